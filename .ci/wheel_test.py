@@ -1,0 +1,108 @@
+"""Use an installed pytest-tempres as a stranger would: nothing but the wheel and pytest.
+
+Run with ``python -I`` in an environment that holds the built wheel. The checkout gives only the
+examples, and those are copied away first, so that no import can reach the package's sources.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Check the files and metadata that were installed, then run the examples."""
+    check_metadata()
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(CHECKOUT / "examples", Path(name, "examples"))
+        check_suite(Path(name, "examples", "suite"))
+        check_failing(Path(name, "examples", "failing"))
+        check_switched_off(Path(name))
+        check_named_plugin(Path(name, "examples", "suite"))
+    print("The wheel works.")
+
+
+def check_metadata() -> None:
+    """The package is what was installed, carries its types, and needs pytest alone."""
+    spec = importlib.util.find_spec("pytest_tempres")
+    expect(spec is not None and spec.origin is not None, "the package is installed")
+    package = Path(spec.origin).parent
+    expect(CHECKOUT not in package.parents or "site-packages" in package.parts, "not the checkout")
+    expect((package / "py.typed").is_file(), "py.typed is in the wheel")
+    metadata = importlib.metadata.metadata("pytest-tempres")
+    needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
+    expect(needed == ["pytest>=8.0"], f"pytest is all it needs: {needed}")
+    expect(metadata["License-Expression"] == "MIT", "the licence is named")
+
+
+def check_suite(directory: Path) -> None:
+    """The example suite passes and its leak is reported."""
+    status, output = run(directory)
+    expect(status == 0, "the example suite passes", output)
+    expect("temporary resources" in output, "there is a report", output)
+    expect("thumbnails.py" in output, "the report names the line that leaked", output)
+    status, output = run(directory, "--tempres-leaks=fail")
+    expect(status == 1, "a leak fails the run when asked to", output)
+    status, output = run(directory, "--tempres-leaks=off")
+    expect(status == 0 and "left 1" not in output, "detection can be switched off", output)
+
+
+def check_failing(directory: Path) -> None:
+    """The failing example fails, and the directory that it names is there."""
+    status, output = run(directory, f"--tempres-root={directory}")
+    expect(status == 1, "the failing example fails", output)
+    kept = [line.split()[-1] for line in output.splitlines() if line.startswith("kept: ")]
+    expect(len(kept) >= 1, "a kept directory is named", output)
+    expect(all(Path(path).is_dir() for path in kept), "what is named as kept is there", output)
+
+
+def check_switched_off(directory: Path) -> None:
+    """With ``-p no:tempres`` nothing of the plugin is left, fixtures included."""
+    Path(directory, "test_off.py").write_text("def test(temp_dir): pass\n", encoding="utf-8")
+    status, output = run(directory, "-p", "no:tempres", "test_off.py")
+    expect(status == 1, "a test of ours cannot run without the plugin", output)
+    expect("fixture 'temp_dir' not found" in output, "the fixtures are gone", output)
+
+
+def check_named_plugin(directory: Path) -> None:
+    """``-p tempres`` loads the plugin once, with and without autoload."""
+    for autoload in ("", "1"):
+        status, output = run(directory, "-p", "tempres", PYTEST_DISABLE_PLUGIN_AUTOLOAD=autoload)
+        expect(status == 0, "-p tempres works", output)
+        expect("temporary resources" in output, "-p tempres reports", output)
+
+
+def run(directory: Path, *args: str, **variables: str) -> tuple[int, str]:
+    """Run pytest in ``directory``; return its exit status and what it printed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env.update({name: value for name, value in variables.items() if value})
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="backslashreplace",
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def expect(condition: bool, what: str, output: str = "") -> None:
+    """Go on when ``condition`` holds; otherwise end and say what did not."""
+    if not condition:
+        sys.exit(f"{output}\nThe wheel does not hold: {what}")
+
+
+if __name__ == "__main__":
+    main()

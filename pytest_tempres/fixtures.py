@@ -1,0 +1,280 @@
+"""The fixtures, and the factory behind all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+from typing import IO
+from typing import Any
+
+import pytest
+
+from pytest_tempres import markers
+from pytest_tempres.primitives import NamedTemporaryFile
+from pytest_tempres.primitives import SpooledTemporaryFile
+from pytest_tempres.primitives import TemporaryFile
+from pytest_tempres.primitives._create import make_directory
+from pytest_tempres.primitives._file import close_and_keep
+from pytest_tempres.state import Lending
+from pytest_tempres.state import SessionState
+from pytest_tempres.state import session_key
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.root import safe_name
+
+__all__ = [
+    "TempResources",
+    "named_temp_file",
+    "spooled_file",
+    "temp_dir",
+    "temp_file",
+    "temp_resources",
+    "temp_resources_class",
+    "temp_resources_module",
+    "temp_resources_package",
+    "temp_resources_session",
+]
+
+#: Bytes of a test's name that stay in the name of its directory.
+_NAME_BYTES = 24
+
+
+class TempResources:
+    """A factory of temporary directories and files; any number of each, from any thread.
+
+    What it gives is closed and removed when the scope of its fixture ends,
+    unless it is kept.
+    """
+
+    def __init__(
+        self, state: SessionState, made: Callable[[Made], None], name: str, base: Path
+    ) -> None:
+        self._state = state
+        self._made = made
+        self._name = f"{safe_name(name, _NAME_BYTES)}-"
+        self._base = base
+        self._closing: list[Callable[[], object]] = []
+
+    def dir(self, **options: Any) -> Path:
+        """Make an empty directory with mode 0700.
+
+        :param prefix: (str) In place of the test's name.
+        :param suffix: (str) After the random characters.
+        :param dir: (path) The directory to make it in.
+        :param keep: (bool) Keep it, or not, whatever the outcome.
+        :param copy: (path) A directory or file to copy into it; relative to the test file.
+        :param chdir: (bool) Make it the working directory until the scope ends.
+        :raises TypeError: For an argument that is unknown or of a wrong type.
+        :raises OSError: When it cannot be made or the copy fails.
+        """
+        if not options:
+            path = make_directory(self._state.worker.given, self._name, "")
+            self._made(Made(path))
+            return Path(path)
+        markers.checked("tempdir", options)
+        prefix = options.get("prefix")
+        path = make_directory(
+            os.path.abspath(options.get("dir") or self._state.worker.given),
+            self._name if prefix is None else prefix,
+            options.get("suffix") or "",
+        )
+        self._lend(path, keep=options.get("keep"))
+        if options.get("copy") is not None:
+            _copy_into(self._base / options["copy"], path)
+        if options.get("chdir"):
+            self._closing.append(_change_directory(path))
+        return Path(path)
+
+    def file(self, **options: Any) -> IO[Any]:
+        """Open a temporary file without a name.
+
+        :param options: Those of `TemporaryFile`, and `content` (str or bytes) to begin with.
+        """
+        markers.checked("tempfile", options)
+        options = {"dir": self._state.worker.given, **options}
+        for name in ("delete", "delete_on_close"):
+            options.pop(name, None)
+        return self._open(TemporaryFile, options)
+
+    def named_file(self, **options: Any) -> IO[Any]:
+        """Open a temporary file with a name, beside the directories of this factory.
+
+        :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes) to begin with.
+        """
+        markers.checked("tempfile", options)
+        options = {"dir": self._state.worker.given, "prefix": self._name, **options}
+        content = options.pop("content", None)
+        _match_content(options.get("mode", "w+b"), content)
+        file: Any = NamedTemporaryFile(**options)
+        self._lend(os.fsdecode(os.path.abspath(file.name)))
+        # What a failed test wrote is evidence: retention removes the path, not the close.
+        self._closing.append(lambda: close_and_keep(file))
+        return _begin_with(file, content)
+
+    def spooled(self, **options: Any) -> IO[Any]:
+        """Open a file that stays in memory until it grows or its descriptor is asked for.
+
+        :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes).
+        """
+        markers.checked("spooled", options)
+        return self._open(SpooledTemporaryFile, {"dir": self._state.worker.given, **options})
+
+    def _lend(self, path: str, *, keep: bool | None = None) -> None:
+        identity = None
+        if os.path.dirname(path) != self._state.worker.given:
+            status = os.lstat(path)
+            identity = (status.st_dev, status.st_ino)
+        self._made(Made(path, keep, identity))
+
+    def close(self) -> None:
+        """Close what is open, last first. Nothing complains if the test did so before."""
+        while self._closing:
+            close = self._closing.pop()
+            try:
+                close()
+            except (OSError, ValueError) as error:
+                self._state.warn("close", f"a temporary resource could not be closed: {error}")
+
+    def _open(self, kind: Callable[..., Any], options: dict[str, Any]) -> IO[Any]:
+        content = options.pop("content", None)
+        _match_content(options.get("mode", "w+b"), content)
+        file = kind(**options)
+        self._closing.append(file.close)
+        return _begin_with(file, content)
+
+
+def _match_content(mode: str, content: str | bytes | None) -> None:
+    if content is not None and isinstance(content, bytes) != ("b" in mode):
+        kind = "bytes" if "b" in mode else "str"
+        raise TypeError(f"content={content!r} must be {kind} for mode {mode!r}")
+
+
+def _begin_with(file: Any, content: str | bytes | None) -> Any:
+    if content is not None:
+        file.write(content)
+        file.seek(0)
+    return file
+
+
+def _copy_into(source: Path, target: str) -> None:
+    import shutil  # noqa: PLC0415 -- dear to import, and few tests copy anything
+
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _change_directory(path: str) -> Callable[[], None]:
+    before = os.getcwd()
+    os.chdir(path)
+
+    def back() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.chdir(before)
+
+    return back
+
+
+def _state(request: pytest.FixtureRequest) -> SessionState:
+    state = request.config.stash.get(session_key, None)
+    if state is None:
+        pytest.fail(
+            "no temporary resources: the session directory could not be made (see the warnings)",
+            pytrace=False,
+        )
+    return state
+
+
+def _for_test(request: pytest.FixtureRequest) -> TempResources:
+    state = _state(request)
+    current = state.current
+    made = current.attempt().made.append if current is not None else Lending("").made.append
+    return TempResources(state, made, request.node.name, request.path.parent)
+
+
+def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    state = _state(request)
+    nodeid = state.current.nodeid if state.current is not None else request.node.nodeid
+    lending = Lending(request.fixturename or "", nodeid=nodeid)
+    state.lent.append(lending)
+    name = os.path.basename(request.node.name) or request.scope
+    base = getattr(request.node, "path", request.config.rootpath)
+    resources = TempResources(
+        state, lending.made.append, name, base if base.is_dir() else base.parent
+    )
+    yield resources
+    resources.close()
+    state.lent.remove(lending)
+    state.due.append(lending)
+
+
+@pytest.fixture
+def temp_dir(request: pytest.FixtureRequest) -> Path:
+    """A pathlib.Path to an empty directory for this test alone.
+
+    Removed after the test, or kept when it failed; see the marker `tempdir`.
+    """
+    resources = _for_test(request)
+    options = markers.arguments(request.node, "tempdir")
+    if options.get("chdir"):
+        request.addfinalizer(resources.close)
+    return resources.dir(**options)
+
+
+@pytest.fixture
+def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
+    """An open temporary file without a name; see the marker `tempfile`."""
+    resources = _for_test(request)
+    yield resources.file(**markers.arguments(request.node, "tempfile"))
+    resources.close()
+
+
+@pytest.fixture
+def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
+    """An open temporary file with a name, not in `temp_dir`; see the marker `tempfile`."""
+    resources = _for_test(request)
+    yield resources.named_file(**markers.arguments(request.node, "tempfile"))
+    resources.close()
+
+
+@pytest.fixture
+def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
+    """An open temporary file that stays in memory while it is small; see the marker `spooled`."""
+    resources = _for_test(request)
+    yield resources.spooled(**markers.arguments(request.node, "spooled"))
+    resources.close()
+
+
+@pytest.fixture
+def temp_resources(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    """A factory of any number of temporary directories and files for this test."""
+    resources = _for_test(request)
+    yield resources
+    resources.close()
+
+
+@pytest.fixture(scope="class")
+def temp_resources_class(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    """The factory `temp_resources` for as long as the test class."""
+    yield from _for_scope(request)
+
+
+@pytest.fixture(scope="module")
+def temp_resources_module(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    """The factory `temp_resources` for as long as the test module."""
+    yield from _for_scope(request)
+
+
+@pytest.fixture(scope="package")
+def temp_resources_package(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    """The factory `temp_resources` for as long as the test package."""
+    yield from _for_scope(request)
+
+
+@pytest.fixture(scope="session")
+def temp_resources_session(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+    """The factory `temp_resources` for as long as the session."""
+    yield from _for_scope(request)

@@ -1,0 +1,1 @@
+"""What was left behind, and by whom?"""

@@ -1,0 +1,184 @@
+"""Who owns what has appeared? Owners come and go; each look books what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+
+from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Phase
+from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.origins import Hint
+from pytest_tempres.leaks.origins import Origins
+from pytest_tempres.leaks.temp_root import Look
+from pytest_tempres.leaks.temp_root import identity
+
+__all__ = ["Ledger", "State"]
+
+#: What :meth:`Ledger.enter` returns and :meth:`Ledger.leave` takes.
+State = tuple[Owner, str | None, Phase | None]
+
+
+class Ledger:
+    """The owners of one session and the entries that they made.
+
+    :param worker_root: The directory that is looked at.
+    :param worker: The name by which reports call this worker.
+    :param rootdir: The directory that source files are named relative to.
+    :param prefixes: Other spellings of the worker root, resolved links for instance.
+    :param inside: Directories in which nothing is foreign.
+    :param ignored: Tells whether the ini file lets a path stay.
+    """
+
+    def __init__(
+        self,
+        worker_root: str,
+        *,
+        worker: str,
+        rootdir: str,
+        prefixes: tuple[str, ...],
+        inside: tuple[str, ...],
+        ignored: Callable[[str], bool],
+    ) -> None:
+        self.running = Running()
+        #: Entries that no report has carried away yet.
+        self.unsent: list[Entry] = []
+        self.folder = Folder(rootdir)
+        self.worker_root = worker_root
+        self._worker = worker
+        self._ignored = ignored
+        self._look = Look(worker_root)
+        self._inodes: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+        self._found_outside: list[str] = []
+        self._last_test: Owner | None = None
+        self._behind = False
+        self.origins = Origins(
+            tuple(os.path.join(path, "") for path in (worker_root, *prefixes)),
+            inside,
+            self._inodes,
+            self.running,
+        )
+
+    def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> State:
+        """Make *owner* the one who is running, and return who was."""
+        running = self.running
+        before = (running.owner, running.test, running.phase)
+        running.owner, running.test, running.phase = owner, test, phase
+        if owner.kind == "test":
+            self._last_test = owner
+        return before
+
+    def leave(self, before: State) -> None:
+        """Give the floor back to who ran before."""
+        running = self.running
+        running.owner, running.test, running.phase = before
+
+    def look(self, *, final: bool = False) -> list[Entry]:
+        """Book what has appeared since the last look.
+
+        Without a hint it belongs to who is running, or, where listings had to be
+        spaced out, to the last test.
+
+        :param final: List the directory whatever it costs.
+        :returns: The new entries, which stand in `unsent` too.
+        :raises FileNotFoundError: When the worker root is gone.
+        """
+        found = self._outside() if self.origins.outside else []
+        if self._look.changed() or final:
+            if final or self._look.affordable():
+                found += self._book(self._look.names(), complete=True)
+                self._behind = False
+            else:
+                found += self._book(self._hinted(), complete=False)
+                self._look.put_off()
+                self._behind = True
+        self.origins.hints.clear()
+        self.unsent += found
+        return found
+
+    def paths(self) -> list[str]:
+        """Return the paths of all entries that the last look knew."""
+        return [*(entry.path for entry in self._entries.values()), *self._found_outside]
+
+    def mark_as_evidence(self, entries: list[Entry]) -> None:
+        """Book *entries*, found just now, as left by something that failed."""
+        self.unsent = [e._replace(evidence=True) if e in entries else e for e in self.unsent]
+
+    def adopt(self, entries: list[Entry]) -> None:
+        """Know *entries*, which a forked child found, so that no look finds them again."""
+        for entry in entries:
+            parent, name = os.path.split(entry.path)
+            inode = identity(entry.path) if parent == self.worker_root else None
+            if inode is not None:
+                self._inodes[name] = inode
+                self._entries[name] = entry
+
+    def forget(self) -> None:
+        """Forget all names, since the worker root was removed and made anew."""
+        self._inodes.clear()
+        self._entries.clear()
+
+    def _hinted(self) -> dict[str, int]:
+        """Return the inodes of the hinted names that exist, without listing."""
+        names = {name: identity(os.path.join(self.worker_root, name)) for name in self.origins.hints}
+        return {name: inode for name, inode in names.items() if inode is not None}
+
+    def _book(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
+        known = self._inodes
+        found = []
+        for name, inode in names.items():
+            if known.get(name) != inode:
+                entry = self._entry(name, self.origins.hints.get(name))
+                self._entries[name] = entry
+                found.append(entry)
+        if complete:
+            for name in known.keys() - names.keys():
+                del known[name]
+                self._entries.pop(name, None)
+        known.update(names)
+        return found
+
+    def _entry(self, name: str, hint: Hint | None) -> Entry:
+        path = os.path.join(self.worker_root, name)
+        if hint is not None and hint.renamed in self._entries:
+            return self._entries[hint.renamed]._replace(path=path)
+        if hint is not None:
+            return self._from_hint(path, hint)
+        running = self.running
+        owner = running.owner
+        if self._behind and self._last_test is not None:
+            owner = self._last_test
+        return Entry(
+            path,
+            owner,
+            running.test,
+            running.phase,
+            command=self.origins.last_command,
+            ignored=self._ignored(path),
+            worker=self._worker,
+        )
+
+    def _from_hint(self, path: str, hint: Hint) -> Entry:
+        return Entry(
+            path,
+            hint.owner,
+            hint.test,
+            hint.phase,
+            self.folder.fold(hint.stack),
+            made_by="python",
+            ignored=self._ignored(path),
+            worker=self._worker,
+        )
+
+    def _outside(self) -> list[Entry]:
+        outside, self.origins.outside = self.origins.outside, {}
+        found = [
+            self._from_hint(path, hint)
+            for path, hint in outside.items()
+            if identity(path) is not None
+        ]
+        self._found_outside += [entry.path for entry in found]
+        return found

@@ -1,0 +1,132 @@
+"""The records of the leak engine, and their plain-data form for the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+__all__ = [
+    "SESSION",
+    "Entry",
+    "Frame",
+    "Leak",
+    "Owner",
+    "OwnerKind",
+    "Phase",
+    "Running",
+    "Status",
+    "entry_from_plain",
+    "fingerprint",
+]
+
+OwnerKind = Literal["test", "fixture", "collection", "session"]
+Phase = Literal["setup", "call", "teardown"]
+Status = Literal["leak", "known", "deferred", "failed-test"]
+
+
+class Frame(NamedTuple):
+    """One line of an origin."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Owner(NamedTuple):
+    """Who was running when an entry appeared."""
+
+    kind: OwnerKind
+    #: The node id of a test or a collector, a fixture's name, or ``session``.
+    id: str
+    #: A fixture's scope.
+    scope: str | None = None
+    #: ``file:line``
+    location: str | None = None
+
+
+SESSION = Owner("session", "session")
+
+
+class Running:
+    """Who is running right now: written by the hooks, read by the detectors."""
+
+    __slots__ = ("owner", "phase", "test")
+
+    def __init__(self) -> None:
+        self.owner = SESSION
+        #: The node id of the test in whose protocol this happens, whoever owns it.
+        self.test: str | None = None
+        #: Known for fixtures; for tests pytest's own variable tells it.
+        self.phase: Phase | None = None
+
+
+class Entry(NamedTuple):
+    """Something that a look found and that may turn out to be a leak."""
+
+    path: str
+    owner: Owner
+    test: str | None = None
+    phase: Phase | None = None
+    #: Nearest frame first.
+    origin: tuple[Frame, ...] = ()
+    made_by: Literal["python", "other"] = "other"
+    #: The last process that was started before, for what no Python code made.
+    command: str | None = None
+    #: It was left by something that failed: a test's attempt, a fixture's setup, an import.
+    evidence: bool = False
+    #: The marker or the ini file says that it may stay.
+    ignored: bool = False
+    worker: str = ""
+
+
+class Leak(NamedTuple):
+    """An entry that outlived its owner, as it was found at the verdict."""
+
+    kind: str
+    path: str
+    #: Apparent size of all files in it, in bytes.
+    bytes: int
+    #: How many files are in a directory; 1 for anything else.
+    items: int
+    #: False where the walk hit its bound, or something unreadable.
+    complete: bool
+    status: Status
+    entry: Entry
+
+    @property
+    def owner(self) -> Owner:
+        """Who made it."""
+        return self.entry.owner
+
+    @property
+    def fingerprint(self) -> str:
+        """What stays the same over runs, machines and line shifts."""
+        return fingerprint(self.kind, self.entry)
+
+
+def entry_from_plain(data: Sequence[Any]) -> Entry:
+    """Rebuild an entry from what JSON made of it (records travel as arrays)."""
+    path, owner, test, phase, origin, *rest = data
+    return Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
+
+
+def fingerprint(kind: str, entry: Entry) -> str:
+    """Return 16 hex digits that tell this leak from others, run after run.
+
+    Line numbers, parameters and paths of this run are left out on purpose.
+    """
+    import hashlib  # noqa: PLC0415 -- loads OpenSSL, which a session without leaks does not need
+
+    nearest = entry.origin[0] if entry.origin else Frame("", 0, "")
+    identity = (
+        entry.owner.kind,
+        entry.owner.id.partition("[")[0],
+        kind,
+        nearest.file,
+        nearest.function,
+        entry.made_by,
+    )
+    text = "\0".join(identity).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]

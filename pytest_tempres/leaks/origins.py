@@ -1,0 +1,213 @@
+"""Which line created it? One audit hook listens for the session that is active.
+
+An audit event comes before the deed and cannot be taken back, so what is
+recorded here is a hint; only a look at the disk makes an entry of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Container
+import os
+import sys
+from types import CodeType
+from typing import Any
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Phase
+from pytest_tempres.leaks.model import Running
+
+__all__ = ["Hint", "Origins", "RawFrame", "activate", "deactivate"]
+
+#: A code object and a line: what a frame costs least to remember by.
+RawFrame = tuple[CodeType, int]
+
+_DEPTH: Final = 100
+_PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
+_getframe = sys._getframe
+_getcwd = os.getcwd
+_fspath = os.fspath
+_fsdecode = os.fsdecode
+
+
+class Hint(NamedTuple):
+    """Who was about to create something, and where in the code."""
+
+    owner: Owner
+    test: str | None
+    phase: Phase | None
+    stack: tuple[RawFrame, ...]
+    #: The name that the entry had before it was renamed.
+    renamed: str | None = None
+
+
+def _opened(args: tuple[Any, ...]) -> object:
+    return args[0] if isinstance(args[2], int) and args[2] & os.O_CREAT else None
+
+
+def _directory(args: tuple[Any, ...]) -> object:
+    # A path relative to a descriptor (anything but -1) cannot be told from here.
+    return args[0] if len(args) < 3 or args[2] in (-1, None) else None
+
+
+def _target(args: tuple[Any, ...]) -> object:
+    return args[1] if all(fd in (-1, None) for fd in args[3:]) else None
+
+
+def _link_target(args: tuple[Any, ...]) -> object:
+    return args[1] if len(args) < 3 or args[2] in (-1, None) else None
+
+
+def _first(args: tuple[Any, ...]) -> object:
+    return args[0]
+
+
+def _address(args: tuple[Any, ...]) -> object:
+    return args[1] if isinstance(args[1], (str, bytes)) else None
+
+
+#: Which argument of an event is the path that is about to exist.
+_CREATED: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
+    "open": _opened,
+    "os.mkdir": _directory,
+    "os.rename": _target,
+    "os.link": _target,
+    "os.symlink": _link_target,
+    "socket.bind": _address,
+    "sqlite3.connect": _first,
+    "tempfile.mkdtemp": _first,
+    "tempfile.mkstemp": _first,
+}
+_TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
+_EVENTS: Final = frozenset({*_CREATED, "subprocess.Popen"})
+
+
+class Origins:
+    """The hints of one session, by the name that stands in its worker root.
+
+    :param prefixes: The worker root as the code under test may spell it, each
+        with a separator at its end.
+    :param inside: Below these nothing is foreign.
+    :param known: Entries found already; what happens below them needs no hint.
+    :param running: Who is running.
+    """
+
+    def __init__(
+        self,
+        prefixes: tuple[str, ...],
+        inside: tuple[str, ...],
+        known: Container[str],
+        running: Running,
+    ) -> None:
+        self.hints: dict[str, Hint] = {}
+        #: Temporary paths outside the worker root, by their full path.
+        self.outside: dict[str, Hint] = {}
+        self.last_command: str | None = None
+        self._prefixes = prefixes
+        self._inside = inside
+        self._known = known
+        self._running = running
+
+    def exclude(self, directory: str) -> None:
+        """Take everything below *directory* for somebody else's."""
+        self._inside += (os.path.join(directory, ""),)
+
+    def saw(self, event: str, args: tuple[Any, ...]) -> None:
+        """Remember what *event* announces, if it concerns this session."""
+        if event == "subprocess.Popen":
+            self.last_command = _command(args)
+            return
+        given = _CREATED[event](args)
+        if given is None or isinstance(given, int):
+            return
+        path = _absolute(given)
+        if not path.startswith(self._prefixes):
+            if event in _TEMPORARY and not path.startswith(self._inside):
+                self.outside[path] = self._hint()
+            return
+        self._inner(event, args, path)
+
+    def _inner(self, event: str, args: tuple[Any, ...], path: str) -> None:
+        name, below = self._name(path)
+        if not name or (below and (name in self.hints or name in self._known)):
+            return
+        if event == "os.rename":
+            source, deeper = self._name(_absolute(args[0]))
+            if source and not deeper:
+                hint = self.hints.get(source) or self._hint()
+                self.hints[name] = hint._replace(renamed=hint.renamed or source)
+                return
+        self.hints[name] = self._hint()
+
+    def _name(self, path: str) -> tuple[str, bool]:
+        """Split *path* into the entry's name and whether it lies below that entry."""
+        for prefix in self._prefixes:
+            if path.startswith(prefix):
+                name, separator, _ = path[len(prefix) :].partition(os.sep)
+                return name, bool(separator)
+        return "", False
+
+    def _hint(self) -> Hint:
+        running = self._running
+        return Hint(running.owner, running.test, running.phase or _phase(), _stack())
+
+
+_active: Final[list[Origins]] = []
+_installed = False
+
+
+def activate(origins: Origins) -> None:
+    """Forward audit events to *origins*, and to nobody else until it is deactivated.
+
+    A session inside another one (`pytest.main` in a test) takes over for its time.
+    """
+    global _installed  # noqa: PLW0603 -- an audit hook can never be taken back
+    if not _installed:
+        _installed = True
+        sys.addaudithook(_forward)
+    _active.append(origins)
+
+
+def deactivate(origins: Origins) -> None:
+    """Stop forwarding to *origins*."""
+    if origins in _active:
+        _active.remove(origins)
+
+
+def _forward(event: str, args: tuple[Any, ...]) -> None:
+    if event in _EVENTS and _active:
+        try:
+            _active[-1].saw(event, args)
+        except Exception:  # noqa: BLE001, S110 -- raising here would break the call under test
+            pass
+
+
+def _absolute(path: Any) -> str:
+    text = _fsdecode(path)
+    return text if os.path.isabs(text) else os.path.join(_getcwd(), text)
+
+
+def _phase() -> Phase | None:
+    """Return the phase that pytest says the current test is in."""
+    return _PHASES.get(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[2])
+
+
+def _stack() -> tuple[RawFrame, ...]:
+    """Return the stack of the code that raised the event, nearest frame first."""
+    frame = _getframe(2)
+    stack: list[RawFrame] = []
+    here = __file__
+    while frame is not None and len(stack) < _DEPTH:
+        if frame.f_code.co_filename != here:
+            stack.append((frame.f_code, frame.f_lineno or 0))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(stack)
+
+
+def _command(args: tuple[Any, ...]) -> str:
+    executable, command = args[:2]
+    if isinstance(command, (list, tuple)):
+        return " ".join(_fsdecode(part) for part in command)
+    return _fsdecode(command or executable)

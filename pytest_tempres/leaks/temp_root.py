@@ -1,0 +1,135 @@
+"""What is in the worker root? Looks at it, and measures what it finds."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import Final
+from typing import NamedTuple
+
+__all__ = ["Look", "Measure", "exists", "identity", "measure"]
+
+# Captured because tests replace these functions, and the clock with them.
+_lstat = os.lstat
+_scandir = os.scandir
+_stat = os.stat
+_monotonic = time.monotonic
+_time_ns = time.time_ns
+
+#: A file system that counts in clock ticks can hide a change this long (nanoseconds).
+_TICK_NS: Final = 10_000_000
+#: Listings may take this share of the session, and this many seconds in any case.
+_SHARE: Final = 0.01
+_FREE_SECONDS: Final = 0.05
+#: The bound of a walk.
+_MOST_ITEMS: Final = 10_000
+
+_KINDS: Final = {
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFIFO: "fifo",
+}
+
+
+class Measure(NamedTuple):
+    """What a bounded walk found."""
+
+    kind: str
+    bytes: int
+    items: int
+    complete: bool
+
+
+class Look:
+    """Looks at a directory: one `stat`, and a listing only when that moved.
+
+    :param path: The worker root.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._again = True
+        self._started = _monotonic()
+        self._listing = 0.0
+
+    def changed(self) -> bool:
+        """Whether a listing could show something new.
+
+        :raises FileNotFoundError: When the directory is gone.
+        """
+        status = _stat(self._path)
+        now = (status.st_mtime_ns, status.st_nlink, status.st_size)
+        if now == self._seen and not self._again:
+            return False
+        self._seen = now
+        self._again = _time_ns() - status.st_mtime_ns < _TICK_NS
+        return True
+
+    def affordable(self) -> bool:
+        """Whether listings have kept within their share of the session's time."""
+        return self._listing < _FREE_SECONDS + _SHARE * (_monotonic() - self._started)
+
+    def put_off(self) -> None:
+        """Make the next :meth:`changed` true whatever the directory looks like."""
+        self._seen = None
+
+    def names(self) -> dict[str, int]:
+        """Return the direct children by name, with the inode of each."""
+        before = _monotonic()
+        try:
+            with _scandir(self._path) as entries:
+                return {entry.name: entry.inode() for entry in entries}
+        finally:
+            self._listing += _monotonic() - before
+
+
+def exists(path: str) -> bool:
+    """Whether something, if only a dangling link, stands at *path*."""
+    return identity(path) is not None
+
+
+def identity(path: str) -> int | None:
+    """Return the inode at *path*, or None when nothing can be seen there."""
+    try:
+        return _lstat(path).st_ino
+    except (OSError, ValueError):
+        return None
+
+
+def measure(path: str) -> Measure | None:
+    """Return kind and size of *path*, or None when it is gone.
+
+    Directories are walked without following links, up to 10,000 items.
+    """
+    try:
+        status = _lstat(path)
+    except OSError:
+        return None
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "file")
+    if kind != "directory":
+        return Measure(kind, status.st_size if kind == "file" else 0, 1, complete=True)
+    return _walk(path)
+
+
+def _walk(path: str) -> Measure:
+    size = files = seen = 0
+    complete = True
+    pending = [path]
+    while pending:
+        try:
+            with _scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if seen == _MOST_ITEMS:
+                        return Measure("directory", size, files, complete=False)
+                    seen += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        files += 1
+                        size += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            complete = False
+    return Measure("directory", size, files, complete)

@@ -1,0 +1,80 @@
+"""Is it a leak? What is still there at the end of the session is judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from collections.abc import Iterable
+import gc
+import os
+
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Status
+from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.leaks.temp_root import measure
+
+__all__ = ["judge", "suspects"]
+
+
+def suspects(entries: Iterable[Entry]) -> list[Entry]:
+    """Return what is still there, after a second look behind a garbage collection.
+
+    The collection runs only when there is something to look for: objects in a
+    reference cycle may have promised to remove it.
+    """
+    there = [entry for entry in entries if not entry.ignored and exists(entry.path)]
+    if there:
+        gc.collect()
+        there = [entry for entry in there if exists(entry.path)]
+    return there
+
+
+def judge(
+    there: Iterable[Entry],
+    *,
+    deferred: AbstractSet[str],
+    failed: Collection[str],
+    pardoned: Callable[[Leak], bool],
+) -> list[Leak]:
+    """Return one record for each entry that is there.
+
+    :param there: What :func:`suspects` found.
+    :param deferred: Paths that somebody will remove at interpreter exit.
+    :param failed: The node ids of the tests that failed.
+    :param pardoned: Whether somebody wants a leak to be passed over.
+    """
+    leaks = []
+    for entry in there:
+        found = measure(entry.path)
+        if found is None:
+            continue
+        leak = Leak(*found[:1], entry.path, *found[1:], _status(entry, deferred, failed), entry)
+        if leak.status != "leak" or not pardoned(leak):
+            leaks.append(leak)
+    return leaks
+
+
+def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -> Status:
+    if deferred and not deferred.isdisjoint(_spellings(entry.path)):
+        return "deferred"
+    if entry.evidence or (entry.test in failed and entry.owner.scope in (None, "function")):
+        return "failed-test"
+    return "leak"
+
+
+def _spellings(path: str) -> set[str]:
+    """Return *path* and its parents, as given and with links resolved.
+
+    Whoever removes a directory removes what is in it, and may call it by its
+    real name where the temp directory is a link, as on macOS.
+    """
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    spellings = set()
+    for spelled in {path, real}:
+        step = spelled
+        while step not in spellings:
+            spellings.add(step)
+            step = os.path.dirname(step)
+    return spellings

@@ -1,0 +1,139 @@
+"""Are a marker's arguments right, and which one wins?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import difflib
+import os
+from typing import Any
+from typing import Final
+
+import pytest
+
+__all__ = ["arguments", "checked", "ignored_patterns", "problems", "register"]
+
+_PATH: Final = (str, os.PathLike)
+_NONE: Final = type(None)
+
+_OPENING: Final[dict[str, tuple[type, ...]]] = {
+    "mode": (str,),
+    "buffering": (int,),
+    "encoding": (str, _NONE),
+    "newline": (str, _NONE),
+    "suffix": (str, _NONE),
+    "prefix": (str, _NONE),
+    "dir": (*_PATH, _NONE),
+    "errors": (str, _NONE),
+    "content": (str, bytes, _NONE),
+}
+
+#: What each marker takes, with the types of each argument.
+_ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
+    "tempdir": {
+        "prefix": (str, _NONE),
+        "suffix": (str, _NONE),
+        "dir": (*_PATH, _NONE),
+        "keep": (bool, _NONE),
+        "copy": (*_PATH, _NONE),
+        "chdir": (bool,),
+    },
+    "tempfile": {**_OPENING, "delete": (bool,), "delete_on_close": (bool,)},
+    "spooled": {**_OPENING, "max_size": (int,)},
+    "tempres_ignore": {"reason": (str,)},
+}
+
+_LINES: Final = (
+    "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
+    "what temp_dir gives. keep: keep it (or not) whatever the outcome; copy: a file or "
+    "directory beside the test file, copied into it; chdir: make it the working directory.",
+    "tempfile(*, content=None, mode='w+b', ...): how temp_file and named_temp_file are opened: "
+    "the arguments of NamedTemporaryFile, and the content to begin with.",
+    "spooled(*, content=None, max_size=0, mode='w+b', ...): how spooled_file is opened: "
+    "the arguments of SpooledTemporaryFile, and the content to begin with.",
+    "tempres_ignore(*patterns, reason=''): glob patterns of what the test may leave in the "
+    "temp directory.",
+)
+
+
+def register(config: pytest.Config) -> None:
+    """Declare the markers, for ``--markers`` and ``--strict-markers``."""
+    for line in _LINES:
+        config.addinivalue_line("markers", line)
+
+
+def arguments(item: pytest.Item, name: str) -> dict[str, Any]:
+    """Return the arguments of marker *name* for *item*, the closest marker winning each.
+
+    An error in them is the test's error at setup.
+    """
+    merged: dict[str, Any] = {}
+    for mark in item.iter_markers(name):
+        for problem in _of_mark(mark):
+            pytest.fail(problem, pytrace=False)
+        for argument, value in mark.kwargs.items():
+            merged.setdefault(argument, value)
+    return merged
+
+
+def ignored_patterns(item: pytest.Item) -> list[str]:
+    """Return the glob patterns of all `tempres_ignore` markers of *item*."""
+    return [pattern for mark in item.iter_markers("tempres_ignore") for pattern in mark.args]
+
+
+def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
+    """Yield what is wrong with the markers that stand on *node* itself."""
+    for mark in node.own_markers:
+        if mark.name in _ARGUMENTS:
+            for problem in _of_mark(mark):
+                yield f"{node.nodeid}: {problem}"
+
+
+def checked(name: str, given: Mapping[str, Any]) -> None:
+    """Check the arguments of a call that takes what marker *name* takes.
+
+    :raises TypeError: For a name that is unknown or a value of the wrong type.
+    :raises ValueError: For a value that cannot be part of a file name.
+    """
+    for argument, value in given.items():
+        error = _of_argument(name, argument, value)
+        if error is not None:
+            raise error
+
+
+def _of_mark(mark: pytest.Mark) -> Iterator[str]:
+    if mark.name == "tempres_ignore":
+        if not mark.args:
+            yield "marker tempres_ignore: give at least one glob pattern"
+        for pattern in mark.args:
+            if not isinstance(pattern, str):
+                yield f"marker tempres_ignore: pattern {pattern!r} must be a str"
+    elif mark.args:
+        yield f"marker {mark.name}: {mark.args[0]!r} must be given by keyword ({_names(mark.name)})"
+    for argument, value in mark.kwargs.items():
+        error = _of_argument(mark.name, argument, value)
+        if error is not None:
+            yield f"marker {error}"
+
+
+def _of_argument(name: str, argument: str, value: object) -> Exception | None:
+    known = _ARGUMENTS[name]
+    if argument not in known:
+        near = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"it takes {_names(name)}"
+        return TypeError(f"{name}: unknown argument {argument!r}; {hint}")
+    if not isinstance(value, known[argument]):
+        allowed = " or ".join("None" if t is _NONE else t.__name__ for t in known[argument])
+        return TypeError(f"{name}: {argument}={value!r} must be {allowed}")
+    if argument in ("prefix", "suffix") and isinstance(value, str):
+        bad = [c for c in (os.sep, os.altsep, "/", "\0") if c and c in value]
+        if bad:
+            return ValueError(
+                f"{name}: {argument}={value!r} must not contain {bad[0]!r}; "
+                "use dir= for another directory"
+            )
+    return None
+
+
+def _names(name: str) -> str:
+    return ", ".join(_ARGUMENTS[name])

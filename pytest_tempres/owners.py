@@ -1,0 +1,169 @@
+"""Who is running? pytest's hooks, as the ledger sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+import os
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_tempres import markers
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.ledger import State
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.state import SessionState
+
+__all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
+
+#: pytest runs xunit and unittest set-up through fixtures that it names so.
+_XUNIT: Final = {
+    "_xunit_setup_module_fixture_": "setup_module",
+    "_xunit_setup_class_fixture_": "setup_class",
+    "_unittest_setUpClass_fixture_": "setUpClass",
+}
+
+
+def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[Entry]:
+    """Book what is new in the worker root; a root that was removed is made again."""
+    try:
+        return ledger.look(final=final)
+    except FileNotFoundError:
+        ledger.forget()
+        try:
+            state.root.restore(state.worker, state.settings.root_mode)
+        except OSError as error:
+            problem = f"and cannot be made again: {error}"
+        else:
+            problem = "and was made again"
+        state.warn("vanished", f"the temp location {state.worker.path} was removed {problem}")
+    except OSError as error:
+        state.warn("look", f"leaks may be missed: {error}", TempresLeakWarning)
+    return []
+
+
+def begin_test(state: SessionState, item: pytest.Item) -> State | None:
+    """Let *item* own what appears from here on."""
+    ledger = state.ledger
+    if ledger is None:
+        return None
+    look(state, ledger)
+    file, line, _ = item.location
+    location = file if line is None else f"{file}:{line + 1}"
+    return ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
+
+
+def end_test(state: SessionState, before: State | None) -> None:
+    """Let the session own what appears from here on."""
+    if state.ledger is not None and before is not None:
+        state.ledger.leave(before)
+
+
+def collecting(
+    state: SessionState, collector: pytest.Collector
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let *collector* own what its import makes, and refuse wrong marker arguments."""
+    ledger = state.ledger
+    if ledger is None:
+        report = yield
+        return _refuse_markers(report)
+    look(state, ledger)
+    before = ledger.enter(Owner("collection", collector.nodeid or "."), test=None)
+    try:
+        report = yield
+    finally:
+        found = look(state, ledger)
+        ledger.leave(before)
+    if report.failed and found:
+        ledger.mark_as_evidence(found)
+    return _refuse_markers(report)
+
+
+def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
+    if report.passed:
+        problems = [text for node in report.result or () for text in markers.problems(node)]
+        if problems:
+            report.outcome = "failed"
+            report.longrepr = "\n".join(problems)
+            report.result = []
+    return report
+
+
+def setting_up(
+    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Let a fixture own what its setup makes, and its teardown when that comes.
+
+    A finalizer registered before the fixture's own ones runs after them, and
+    one registered later runs before them, so the teardown is bracketed too.
+    """
+    ledger = state.ledger
+    owner = _fixture(fixturedef, ledger) if ledger is not None else None
+    if ledger is None or owner is None:
+        return (yield)
+    look(state, ledger)
+    teardown = _Teardown(state, ledger, owner)
+    fixturedef.addfinalizer(teardown.end)
+    before = ledger.enter(owner, test=ledger.running.test, phase="setup")
+    failed = True
+    try:
+        result = yield
+        failed = False
+    except pytest.skip.Exception:
+        failed = False
+        raise
+    finally:
+        found = look(state, ledger)
+        ledger.leave(before)
+        fixturedef.addfinalizer(teardown.begin)
+        if failed and found:
+            ledger.mark_as_evidence(found)
+    return result
+
+
+class _Teardown:
+    """The bracket around one fixture's teardown."""
+
+    def __init__(self, state: SessionState, ledger: Ledger, owner: Owner) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._owner = owner
+        self._before: State | None = None
+
+    def begin(self) -> None:
+        look(self._state, self._ledger)
+        test = self._ledger.running.test
+        self._before = self._ledger.enter(self._owner, test=test, phase="teardown")
+
+    def end(self) -> None:
+        if self._before is not None:
+            look(self._state, self._ledger)
+            self._ledger.leave(self._before)
+            self._before = None
+
+
+def _fixture(fixturedef: pytest.FixtureDef[Any], ledger: Ledger) -> Owner | None:
+    """Return the owner for a fixture; None where the test itself owns what it makes.
+
+    pytest's own fixtures and ours create nothing in the worker root, and what
+    `setUp` or `setup_method` make is made for one test.
+    """
+    func = fixturedef.func
+    name = fixturedef.argname
+    module = getattr(func, "__module__", None) or ""
+    if module.startswith("_pytest."):
+        for prefix, method in _XUNIT.items():
+            if name.startswith(prefix):
+                return Owner("fixture", method, fixturedef.scope, name[len(prefix) :])
+        return None
+    if module == "pytest_tempres.fixtures":
+        return None
+    code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
+    location = None
+    if code is not None:
+        file = ledger.folder.relative(os.path.abspath(code.co_filename))
+        location = f"{file}:{code.co_firstlineno}"
+    return Owner("fixture", name, fixturedef.scope, location)

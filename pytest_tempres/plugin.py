@@ -1,0 +1,143 @@
+"""The entry point: hooks that delegate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_tempres import hookspecs
+from pytest_tempres import markers
+from pytest_tempres import options
+from pytest_tempres import outcomes
+from pytest_tempres import owners
+from pytest_tempres import session as sessions
+from pytest_tempres.fixtures import named_temp_file as named_temp_file
+from pytest_tempres.fixtures import spooled_file as spooled_file
+from pytest_tempres.fixtures import temp_dir as temp_dir
+from pytest_tempres.fixtures import temp_file as temp_file
+from pytest_tempres.fixtures import temp_resources as temp_resources
+from pytest_tempres.fixtures import temp_resources_class as temp_resources_class
+from pytest_tempres.fixtures import temp_resources_module as temp_resources_module
+from pytest_tempres.fixtures import temp_resources_package as temp_resources_package
+from pytest_tempres.fixtures import temp_resources_session as temp_resources_session
+from pytest_tempres.leaks.deferred import settle
+from pytest_tempres.state import SessionState
+from pytest_tempres.state import session_key
+from pytest_tempres.workspace import custody
+
+custody.at_exit(settle)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare our own hooks."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Move the temp location before anything of the project is imported."""
+    _start(early_config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, and start late where a conftest loaded the plugin."""
+    markers.register(config)
+    state = config.stash.get(session_key, None) or _start(config)
+    if state is None:
+        return
+    sessions.leave_basetemp_alone(config, state)
+    if config.pluginmanager.hasplugin("xdist"):
+        from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
+
+        config.pluginmanager.register(ControllerHooks(state), "tempres-xdist")
+
+
+def _start(config: pytest.Config) -> SessionState | None:
+    state = sessions.start(config)
+    if state is not None:
+        config.pluginmanager.register(SessionHooks(state), "tempres-session")
+    return state
+
+
+class SessionHooks:
+    """The hooks of a session that has started: one object, so that none has to look it up."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Know who imports."""
+        return (yield from owners.collecting(self._state, collector))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Know which test runs, and decide what stays after its last report."""
+        before = self._try(owners.begin_test, item)
+        self._try(outcomes.begin, item)
+        try:
+            return (yield)
+        finally:
+            self._try(outcomes.settle, item)
+            self._try(owners.end_test, before)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """Know which fixture runs."""
+        return (yield from owners.setting_up(self._state, fixturedef, request))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let the report carry what the attempt made and left."""
+        report = yield
+        self._try(outcomes.made_report, item, report)
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a report tells."""
+        self._try(outcomes.received, report)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge once all is torn down, before the terminal and xdist say the last word."""
+        from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
+
+        result = yield
+        self._try(finish, session)
+        return result
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the report."""
+        if self._state.summary is not None and self._state.settings.prints:
+            self._try(_print_report, terminalreporter)
+
+    def _try(self, deed: Callable[..., Any], *args: Any) -> Any:
+        """Do *deed*; a failure of ours is told and changes nothing else."""
+        try:
+            return deed(self._state, *args)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            self._state.warn(deed.__name__, f"internal error in {deed.__name__}: {error!r}")
+            return None
+
+
+def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
+    from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
+
+    if state.summary is not None:
+        terminal.write(state.summary, terminalreporter)

@@ -1,0 +1,143 @@
+"""What is a directory that removes itself?"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from types import GenericAlias
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import AnyStr
+from typing import Generic
+from typing import overload
+
+from pytest_tempres.exceptions import RemovalError
+from pytest_tempres.primitives._create import mkdtemp
+from pytest_tempres.primitives._rmtree import remove_tree
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+__all__ = ["TemporaryDirectory"]
+
+
+class TemporaryDirectory(Generic[AnyStr]):
+    """A directory that is removed with all it holds when its context ends.
+
+    :param suffix: The end of its name, ``str`` or ``bytes``; nothing if not given.
+    :param prefix: The start of its name; ``tmp`` if not given.
+    :param dir: The directory to make it in; the temp location if not given.
+    :param ignore_cleanup_errors: Keep silent about what can't be removed (gh-135812: about all of
+        it).
+    :param delete: Whether it is removed by itself; may be changed at any time (gh-128397).
+    :raises OSError: It can't be made; the error names the path.
+
+    If it is never entered nor cleaned up, it is removed with a ``ResourceWarning`` when the object
+    goes or the interpreter ends.
+    """
+
+    name: AnyStr
+
+    @overload
+    def __init__(
+        self: TemporaryDirectory[str],
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | PathLike[str] | None = None,
+        ignore_cleanup_errors: bool = False,
+        *,
+        delete: bool = True,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: TemporaryDirectory[bytes],
+        suffix: bytes | None = None,
+        prefix: bytes | None = None,
+        dir: bytes | PathLike[bytes] | None = None,
+        ignore_cleanup_errors: bool = False,
+        *,
+        delete: bool = True,
+    ) -> None: ...
+    def __init__(
+        self,
+        suffix: Any = None,
+        prefix: Any = None,
+        dir: Any = None,
+        ignore_cleanup_errors: bool = False,
+        *,
+        delete: bool = True,
+    ) -> None:
+        self.name = mkdtemp(suffix, prefix, dir)
+        self._ignore_cleanup_errors = ignore_cleanup_errors
+        self._delete = delete
+        self._finalizer = self._registered()
+
+    @property
+    def delete(self) -> bool:
+        """Whether the directory is removed by itself."""
+        return self._delete
+
+    @delete.setter
+    def delete(self, wanted: bool) -> None:
+        self._delete = wanted
+        # A finalizer can't be changed; one that has run or was detached must not come back.
+        if self._finalizer.detach():
+            self._finalizer = self._registered()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def __enter__(self) -> AnyStr:
+        return self.name
+
+    def __exit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._delete:
+            self.cleanup()
+
+    def cleanup(self) -> None:
+        """Remove the directory now, whatever ``delete`` says; as often as you like.
+
+        :raises RemovalError: Something is left, unless errors are to be ignored. It says what and
+            why, and is a ``PermissionError`` too if that is the reason, as in CPython.
+        """
+        self._finalizer.detach()
+        self._remove(self.name, ignore_errors=self._ignore_cleanup_errors)
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def _registered(self) -> weakref.finalize[Any, Any]:
+        return weakref.finalize(
+            self,
+            self._cleanup,
+            self.name,
+            warn_message=f"Implicitly cleaning up {self!r}",
+            ignore_errors=self._ignore_cleanup_errors,
+            delete=self._delete,
+        )
+
+    @classmethod
+    def _cleanup(
+        cls, name: str | bytes, warn_message: str, *, ignore_errors: bool, delete: bool
+    ) -> None:
+        if delete:
+            cls._remove(name, ignore_errors=ignore_errors)
+            warnings.warn(warn_message, ResourceWarning, stacklevel=1)
+
+    @staticmethod
+    def _remove(name: str | bytes, *, ignore_errors: bool) -> None:
+        failures = remove_tree(name)
+        if failures and not ignore_errors:
+            denied = isinstance(failures[0].error, PermissionError)
+            kind = _RemovalDeniedError if denied else RemovalError
+            raise kind(os.fsdecode(name), list(failures))
+
+
+class _RemovalDeniedError(RemovalError, PermissionError):
+    """What CPython's callers catch as ``PermissionError``."""

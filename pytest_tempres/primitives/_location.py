@@ -1,0 +1,207 @@
+"""Where do temporary things go, and are their paths ``str`` or ``bytes``?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from os import PathLike
+from os import fsdecode
+from os import fsencode
+from os import fspath
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Final
+from typing import TypeVar
+
+from pytest_tempres.primitives._names import random_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "DEFAULT_PREFIX",
+    "OPEN_FLAGS",
+    "candidate_directories",
+    "first_usable",
+    "gettempdir",
+    "gettempdirb",
+    "gettempprefix",
+    "gettempprefixb",
+    "path_type",
+    "resolve",
+    "taken_on_windows",
+]
+
+P = TypeVar("P", str, bytes)
+
+DEFAULT_PREFIX: Final = "tmp"
+
+# O_NOFOLLOW: what stands under the chosen name must not send the file elsewhere.
+OPEN_FLAGS: Final = (
+    os.O_RDWR
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+
+_NAMES_TO_TRY: Final = 100
+
+_POSIX_PLACES: Final = ("/tmp", "/var/tmp", "/usr/tmp")
+_WINDOWS_PLACES: Final = (
+    r"~\AppData\Local\Temp",
+    r"%SYSTEMROOT%\Temp",
+    r"c:\temp",
+    r"c:\tmp",
+    r"\temp",
+    r"\tmp",
+)
+
+# Callers assign ``tempdir`` and ``template`` on the facade, so that is where they are read. Its
+# namespace exists already: a package is in sys.modules before its modules are.
+_FACADE: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
+
+
+def candidate_directories(system: str = os.name) -> list[str]:
+    """Return the places that may become the temp location, best first.
+
+    :param system: A value of ``os.name``.
+    """
+    named = [os.environ.get(variable, "") for variable in ("TMPDIR", "TEMP", "TMP")]
+    usual = [_expanded(place) for place in _WINDOWS_PLACES] if system == "nt" else _POSIX_PLACES
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = os.curdir
+    return [place for place in named if place] + [*usual, here]
+
+
+def first_usable(directories: Sequence[str]) -> str:
+    """Return the first directory in which a file can be made, written and removed.
+
+    :param directories: Candidates, best first; relative ones are made absolute.
+    :raises FileNotFoundError: None of them is usable.
+    """
+    for candidate in directories:
+        directory = candidate if candidate == os.curdir else os.path.abspath(candidate)
+        if _is_usable(directory):
+            return directory
+    message = f"No usable temporary directory found in {directories}"
+    raise FileNotFoundError(errno.ENOENT, message)
+
+
+def taken_on_windows(parent: str | bytes, system: str = os.name) -> bool:
+    """Return whether a ``PermissionError`` may only mean that the name is a directory's.
+
+    :param parent: The directory in which something was to be made.
+    :param system: A value of ``os.name``; elsewhere than on Windows the answer is no.
+    """
+    return system == "nt" and os.path.isdir(parent) and os.access(parent, os.W_OK)
+
+
+def gettempdir() -> str:
+    """Return the directory for temporary things; found at the first call if nobody set it.
+
+    :raises FileNotFoundError: No candidate is usable.
+    """
+    return fsdecode(_temp_location())
+
+
+def gettempdirb() -> bytes:
+    """Return what :func:`gettempdir` returns, as ``bytes``."""
+    return fsencode(_temp_location())
+
+
+def gettempprefix() -> str:
+    """Return the prefix of names for which the caller gave none."""
+    return fsdecode(_FACADE["template"])
+
+
+def gettempprefixb() -> bytes:
+    """Return what :func:`gettempprefix` returns, as ``bytes``."""
+    return fsencode(_FACADE["template"])
+
+
+def path_type(*parts: object) -> type[str] | type[bytes]:
+    """Return the type of path that *parts* ask for.
+
+    :param parts: Prefix, suffix, directory; None asks for nothing, and when all are None the type
+        of ``tempdir`` decides (CPython issue 40701).
+    :raises TypeError: Some ask for ``str``, others for ``bytes``.
+    """
+    asked = {_type_asked_by(part) for part in parts if part is not None}
+    if len(asked) > 1:
+        raise TypeError("Can't mix bytes and non-bytes in path components.")
+    if asked:
+        return asked.pop()
+    return str if isinstance(_FACADE.get("tempdir"), str | None) else bytes
+
+
+def resolve(
+    prefix: P | None, suffix: P | None, directory: P | PathLike[P] | None
+) -> tuple[P, P, P | PathLike[P]]:
+    """Return *prefix*, *suffix* and *directory* with the defaults filled in.
+
+    :raises TypeError: ``str`` and ``bytes`` are mixed.
+    """
+    answer: Any
+    if path_type(prefix, suffix, directory) is str:
+        answer = (
+            gettempprefix() if prefix is None else prefix,
+            "" if suffix is None else suffix,
+            gettempdir() if directory is None else directory,
+        )
+    else:
+        answer = (
+            gettempprefixb() if prefix is None else prefix,
+            b"" if suffix is None else suffix,
+            gettempdirb() if directory is None else directory,
+        )
+    return answer  # type: ignore[no-any-return]
+
+
+def _type_asked_by(part: object) -> type[str] | type[bytes]:
+    if isinstance(part, PathLike):
+        part = fspath(part)
+    return bytes if isinstance(part, bytes) else str
+
+
+def _temp_location() -> Any:
+    location = _FACADE.get("tempdir")
+    if location is None:
+        location = _FACADE["tempdir"] = first_usable(candidate_directories())
+    return location
+
+
+def _expanded(place: str) -> str:
+    return os.path.expandvars(os.path.expanduser(place))
+
+
+def _is_usable(directory: str) -> bool:
+    for _ in range(_NAMES_TO_TRY):
+        probe = os.path.join(directory, random_name())
+        try:
+            _write_and_remove(probe)
+        except FileExistsError:
+            continue
+        except PermissionError:
+            if taken_on_windows(directory):
+                continue
+            return False
+        except OSError:
+            return False
+        return True
+    return False
+
+
+def _write_and_remove(path: str) -> None:
+    descriptor = os.open(path, OPEN_FLAGS, 0o600)
+    try:
+        try:
+            os.write(descriptor, b"blat")
+        finally:
+            os.close(descriptor)
+    finally:
+        os.unlink(path)

@@ -1,0 +1,337 @@
+"""How does a file or a whole directory tree disappear, whatever stands in it?
+
+The one removal routine of this package. It works relative to directory descriptors and follows no
+link, so nobody can lead it out of the tree by swapping a directory for a link (CVE-2023-6597,
+gh-157579). It goes down and comes back up step by step, so neither depth nor the length of paths
+is bounded, and it holds three descriptors at most.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from os import fsdecode
+from os.path import join
+from os.path import split
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Final
+from typing import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Failure", "remove_tree"]
+
+
+class Failure(NamedTuple):
+    """A path that could not be removed, and why."""
+
+    path: str
+    error: OSError
+
+
+class _System:
+    """The operating system as it was at import.
+
+    A class hides these functions from those who patch modules (``monkeypatch``, pyfakefs).
+    """
+
+    chmod = staticmethod(os.chmod)
+    close = staticmethod(os.close)
+    fstat = staticmethod(os.fstat)
+    listdir = staticmethod(os.listdir)
+    open = staticmethod(os.open)
+    rmdir = staticmethod(os.rmdir)
+    unlink = staticmethod(os.unlink)
+
+
+_BY_DESCRIPTOR: Final = (
+    {os.open, os.rmdir, os.unlink} <= os.supports_dir_fd and os.listdir in os.supports_fd
+)
+_LINUX: Final = sys.platform == "linux"
+_CHMOD_AT: Final = os.chmod in os.supports_dir_fd and os.chmod in os.supports_follow_symlinks
+
+_DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_TO_LIST: Final = os.O_RDONLY | _DIRECTORY | getattr(os, "O_NOFOLLOW", 0)
+# A directory that may be searched but not read has no other way to be opened.
+_TO_SEARCH: Final = _DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
+_TO_HOLD: Final = _TO_SEARCH | getattr(os, "O_NOFOLLOW", 0)
+
+# Somebody else is at work in the tree: worth another look, but not for ever.
+_PASSING: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
+_ROUNDS: Final = 5
+
+
+def remove_tree(name: str | bytes, *, dir_fd: int | None = None) -> list[Failure]:
+    """Remove whatever *name* is: a directory with all it holds, a file, a link, a fifo, a socket.
+
+    :param name: A path. What is missing counts as removed; a link is removed, never followed.
+    :param dir_fd: The descriptor of the directory that a relative *name* starts from.
+    :returns: What is left and why; nothing is left if the list is empty.
+
+    Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
+    are left alone with what is on them, and BSD file flags are not cleared: both are failures.
+    Where the platform can't work relative to descriptors (Windows), ``shutil.rmtree`` does it.
+    """
+    try:
+        _System.rmdir(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        pass
+    except OSError:
+        return _remove_contents(name, dir_fd)
+    else:
+        return []
+    try:
+        _System.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return []
+    except OSError:
+        return _remove_contents(name, dir_fd)
+    return []
+
+
+def _remove_contents(name: str | bytes, dir_fd: int | None) -> list[Failure]:
+    path = fsdecode(name)
+    if not _BY_DESCRIPTOR:
+        return _remove_by_path(path)
+    failures: list[Failure] = []
+    for _ in range(_ROUNDS):
+        failures = _remove_from_parent(path, dir_fd)
+        if not any(failure.error.errno in _PASSING for failure in failures):
+            break
+    return failures
+
+
+def _remove_from_parent(path: str, dir_fd: int | None) -> list[Failure]:
+    parent, name = split(path.rstrip("/"))
+    try:
+        base = _System.open(parent or ".", _TO_SEARCH, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        return [Failure(path, error)]
+    try:
+        return _Removal(base, parent, name).run()
+    finally:
+        _System.close(base)
+
+
+class _Level:
+    """A directory on the way from the top to where the removal is at work."""
+
+    __slots__ = ("failed", "identity", "name", "pending")
+
+    def __init__(self, name: str, identity: tuple[int, int] | None, pending: list[str]) -> None:
+        self.name = name
+        self.identity = identity
+        self.pending = pending
+        self.failed = False
+
+
+class _Removal:
+    """One walk through a tree; the first level is the directory that the tree stands in."""
+
+    def __init__(self, base: int, parent: str, name: str) -> None:
+        self._base = base
+        self._here = base
+        self._device: int | None = None
+        self._levels = [_Level(parent, None, [name])]
+        self._failures: list[Failure] = []
+
+    def run(self) -> list[Failure]:
+        try:
+            while self._levels:
+                if self._levels[-1].pending:
+                    self._remove(self._levels[-1].pending.pop())
+                else:
+                    self._leave()
+        finally:
+            self._stand_in(self._base)
+        return self._failures
+
+    def _remove(self, name: str) -> None:
+        try:
+            _System.rmdir(name, dir_fd=self._here)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                self._fail(name, error)
+            else:
+                self._enter(name)
+
+    def _enter(self, name: str) -> None:
+        try:
+            below = self._open(name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+                self._try(_System.unlink, name)
+            else:
+                self._fail(name, error)
+            return
+        status = _System.fstat(below)
+        if self._device is None:
+            self._device = status.st_dev
+        self._stand_in(below)
+        self._levels.append(_Level(name, (status.st_dev, status.st_ino), []))
+        try:
+            self._levels[-1].pending = self._sweep()
+        except OSError as error:
+            self._fail("", error)
+
+    def _open(self, name: str) -> int:
+        try:
+            below = _System.open(name, _TO_LIST, dir_fd=self._here)
+        except PermissionError as error:
+            below = self._unlock(name, error)
+        if self._device not in {None, _System.fstat(below).st_dev}:
+            _System.close(below)
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+        return below
+
+    def _unlock(self, name: str, error: PermissionError) -> int:
+        """Give the directory *name* mode 0700 and open it; links are never followed."""
+        if not _LINUX:
+            if not _CHMOD_AT:
+                raise error
+            _System.chmod(name, 0o700, dir_fd=self._here, follow_symlinks=False)
+            return _System.open(name, _TO_LIST, dir_fd=self._here)
+        held = _System.open(name, _TO_HOLD, dir_fd=self._here)
+        try:
+            if self._device not in {None, _System.fstat(held).st_dev}:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+            # fchmod refuses such a descriptor, and a second look-up of the name could be tricked.
+            _System.chmod(f"/proc/self/fd/{held}", 0o700)
+            return _System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY)
+        except FileNotFoundError:
+            raise error from None
+        finally:
+            _System.close(held)
+
+    def _sweep(self) -> list[str]:
+        """Remove what is no directory from here; return the names of the rest."""
+        left, denied = self._unlink_each(_System.listdir(self._here))
+        if denied and self._repair():
+            left, _ = self._unlink_each(left)
+        return left
+
+    def _unlink_each(self, names: list[str]) -> tuple[list[str], bool]:
+        here, unlink = self._here, _System.unlink
+        left: list[str] = []
+        denied = False
+        for name in names:
+            try:
+                unlink(name, dir_fd=here)
+            except FileNotFoundError:
+                pass
+            except PermissionError:
+                denied = True
+                left.append(name)
+            except OSError:
+                left.append(name)
+        return left, denied
+
+    def _leave(self) -> None:
+        done = self._levels.pop()
+        if not self._levels:
+            return
+        if len(self._levels) == 1:
+            self._stand_in(self._base)
+        else:
+            above = self._parent()
+            if above is None:
+                self._levels.append(done)
+                error = OSError(errno.ESTALE, "moved while it was being removed", done.name)
+                self._fail("", error)
+                self._levels.clear()
+                return
+            self._stand_in(above)
+        if done.failed:
+            self._levels[-1].failed = True
+        else:
+            self._try(_System.rmdir, done.name)
+
+    def _parent(self) -> int | None:
+        """Open the directory above, if it is still the one that the removal came from."""
+        try:
+            above = _System.open("..", _TO_LIST, dir_fd=self._here)
+        except PermissionError:
+            if not self._repair():
+                return None
+            above = _System.open("..", _TO_LIST, dir_fd=self._here)
+        except OSError:
+            return None
+        status = _System.fstat(above)
+        if (status.st_dev, status.st_ino) == self._levels[-1].identity:
+            return above
+        _System.close(above)
+        return None
+
+    def _try(self, remove: Callable[..., None], name: str) -> None:
+        try:
+            try:
+                remove(name, dir_fd=self._here)
+            except PermissionError:
+                if not self._repair():
+                    raise
+                remove(name, dir_fd=self._here)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._fail(name, error)
+
+    def _repair(self) -> bool:
+        """Make this directory writable, unless it is the one that the tree stands in."""
+        if self._here == self._base:
+            return False
+        try:
+            _System.chmod(self._here, 0o700)
+        except OSError:
+            return False
+        return True
+
+    def _stand_in(self, directory: int) -> None:
+        here, self._here = self._here, directory
+        if here != self._base:
+            _System.close(here)
+
+    def _fail(self, name: str, error: OSError) -> None:
+        self._levels[-1].failed = True
+        path = join(*(level.name for level in self._levels), name)
+        self._failures.append(Failure(path.rstrip("/") or path, error))
+
+
+def _remove_by_path(path: str) -> list[Failure]:
+    """Remove *path* as ``shutil`` does; it knows the links and junctions of Windows."""
+    import shutil
+
+    failures: list[Failure] = []
+
+    def note(function: Callable[..., Any], at: str, caught: Any) -> None:
+        error = caught if isinstance(caught, BaseException) else caught[1]
+        if isinstance(error, PermissionError) and function in {os.unlink, os.rmdir}:
+            error = _force(function, at, error)
+        if error is not None and not isinstance(error, FileNotFoundError):
+            failures.append(Failure(at, error))
+
+    handler = "onexc" if sys.version_info >= (3, 12) else "onerror"
+    rmtree: Any = shutil.rmtree
+    rmtree(path, **{handler: note})
+    return failures
+
+
+def _force(function: Callable[..., Any], path: str, error: OSError) -> OSError | None:
+    """Try again without the read-only attribute, which keeps Windows from removing a file."""
+    try:
+        if not os.path.islink(path):
+            _System.chmod(path, 0o700)
+        function(path)
+    except OSError:
+        return error
+    return None

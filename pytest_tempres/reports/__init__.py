@@ -1,0 +1,1 @@
+"""How is it told? One summary, and one file for each format."""

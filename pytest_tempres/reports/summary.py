@@ -1,0 +1,76 @@
+"""The one record that every report is a function of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.workspace.retention import Kept
+
+__all__ = ["SessionFacts", "Summary", "Totals", "shown"]
+
+
+class SessionFacts(NamedTuple):
+    """What is known of the session itself."""
+
+    id: str
+    rootdir: str
+    #: ISO 8601, in UTC.
+    started: str
+    seconds: float
+    exit_status: int
+    python: str
+    pytest: str
+    platform: str
+    workers: tuple[str, ...]
+
+
+class Totals(NamedTuple):
+    """The counts of a session; `leaks` and `bytes` count what is a leak alone."""
+
+    leaks: int
+    known: int
+    deferred: int
+    from_failed: int
+    bytes: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a session left behind and what it kept."""
+
+    session: SessionFacts
+    #: The session root: what lies in it is removed, what lies elsewhere is left where it is.
+    root: str
+    leaks: tuple[Leak, ...]
+    kept: tuple[Kept, ...]
+    #: Whether the leaks changed the exit status.
+    gate_failed: bool
+
+    @property
+    def totals(self) -> Totals:
+        """The counts, made anew from the records."""
+        count = Counter(leak.status for leak in self.leaks)
+        size = sum(leak.bytes for leak in self.leaks if leak.status == "leak")
+        return Totals(
+            count["leak"],
+            count["known"],
+            count["deferred"],
+            count["failed-test"],
+            size,
+            len(self.kept),
+        )
+
+
+def shown(text: str, *, controls: bool = False) -> str:
+    """Return *text* with bytes that are not UTF-8 as ``\\xNN``.
+
+    :param controls: Whether to escape control characters too, as a terminal needs it.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not controls or text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

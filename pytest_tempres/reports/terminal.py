@@ -1,0 +1,187 @@
+"""The report at the end of a session, for a person at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import os
+from typing import TYPE_CHECKING
+from typing import Final
+
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.summary import shown
+
+if TYPE_CHECKING:
+    from pytest import TerminalReporter
+
+__all__ = ["write"]
+
+#: How much stands in the report of a run that is not verbose.
+_OWNERS: Final = 50
+_ORIGINS: Final = 5
+_FRAMES: Final = 4
+
+_PLURALS: Final = {"directory": "directories"}
+_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def write(summary: Summary, terminal: TerminalReporter) -> None:
+    """Write what was left and what was kept; nothing when there is neither."""
+    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
+    if not leaks and not summary.kept:
+        return
+    verbose = terminal.config.get_verbosity() > 0
+    terminal.write_sep("=", "temporary resources")
+    owners = _by_owner(leaks)
+    for owner in owners if verbose else list(owners)[:_OWNERS]:
+        _write_owner(terminal, summary, owner, owners[owner], verbose=verbose)
+    if not verbose and len(owners) > _OWNERS:
+        terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
+    for kept in summary.kept:
+        nodeid = shown(kept.nodeid, controls=True)
+        terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
+    if summary.gate_failed:
+        terminal.write_line("the run fails because of leaks (--tempres-leaks=fail)", red=True)
+    colour = "red" if summary.gate_failed else "yellow"
+    terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
+
+
+def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
+    groups: dict[Owner, list[Leak]] = {}
+    for leak in leaks:
+        groups.setdefault(leak.owner, []).append(leak)
+    return groups
+
+
+def _write_owner(
+    terminal: TerminalReporter,
+    summary: Summary,
+    owner: Owner,
+    leaks: list[Leak],
+    *,
+    verbose: bool,
+) -> None:
+    terminal.write_line(f"{_name(owner)} left {_amount(leaks)}{_workers(leaks)}")
+    by_origin: dict[tuple[Frame, ...], list[Leak]] = {}
+    for leak in leaks:
+        by_origin.setdefault(leak.entry.origin, []).append(leak)
+    for position, alike in enumerate(by_origin.values()):
+        if position == _ORIGINS and not verbose:
+            terminal.write_line(f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)")
+            return
+        more = f" and {len(alike) - 1} more like it" if len(alike) > 1 else ""
+        terminal.write_line(f"  {_place(summary, alike[0].path)}{more}")
+        for line in _origin(alike[0], verbose=verbose):
+            terminal.write_line(f"    {line}")
+
+
+def _name(owner: Owner) -> str:
+    name = shown(owner.id, controls=True)
+    if owner.kind == "fixture":
+        place = f" in {shown(owner.location, controls=True)}" if owner.location else ""
+        return f"fixture {name} ({owner.scope}){place}"
+    if owner.kind == "collection":
+        return f"collecting {name}"
+    return "the session" if owner.kind == "session" else name
+
+
+def _amount(leaks: list[Leak]) -> str:
+    kinds: dict[str, int] = {}
+    for leak in leaks:
+        kinds[leak.kind] = kinds.get(leak.kind, 0) + 1
+    what = " and ".join(count(number, kind) for kind, number in kinds.items())
+    return f"{what} ({_contents(leaks)})"
+
+
+def _contents(leaks: list[Leak]) -> str:
+    total = size(sum(leak.bytes for leak in leaks))
+    bound = "" if all(leak.complete for leak in leaks) else "at least "
+    if "directory" not in {leak.kind for leak in leaks}:
+        return bound + total
+    files = sum(leak.items for leak in leaks)
+    return f"{bound}{count(files, 'file')}, {total}" if files or bound else "empty"
+
+
+def _workers(leaks: list[Leak]) -> str:
+    workers = sorted({leak.entry.worker for leak in leaks})
+    return f" in {', '.join(workers)}" if len(workers) > 1 else ""
+
+
+def _place(summary: Summary, path: str) -> str:
+    parent = os.path.join(os.path.dirname(summary.root), "")
+    inside = path.startswith(os.path.join(summary.root, ""))
+    return shown(path[len(parent) :] if inside else path, controls=True)
+
+
+def _origin(leak: Leak, *, verbose: bool) -> list[str]:
+    frames = leak.entry.origin
+    lines = [
+        f"{shown(_short(frame.file), controls=True)}:{frame.line} in {frame.function}"
+        for frame in frames
+    ]
+    if len(lines) > _FRAMES and not verbose:
+        lines[_FRAMES - 1 : -1] = ["..."]
+    if leak.entry.made_by == "other":
+        command = leak.entry.command
+        last = f"; last process: {shown(command, controls=True)[:60]}" if command else ""
+        lines.append(f"made by a subprocess or native code{last}")
+    return lines
+
+
+def _short(file: str) -> str:
+    """Return a library's file as its users import it."""
+    return file.rpartition(f"{os.sep}site-packages{os.sep}")[2]
+
+
+def _closing(summary: Summary, leaks: list[Leak]) -> str:
+    totals = summary.totals
+    if not leaks:
+        text = f"no leaks; {count(totals.kept, 'path')} kept"
+    else:
+        makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
+        what = count(totals.leaks, "leak")
+        text = f"{what} from {_join(m for m in makers if m)}, {size(totals.bytes)}"
+        text += f"; {_fate(summary, leaks)}"
+    if totals.from_failed:
+        text += f"; {totals.from_failed} more from failed tests"
+    return text
+
+
+def _makers(leaks: list[Leak], kind: str) -> str:
+    owners = {leak.owner for leak in leaks if leak.owner.kind == kind}
+    if kind in ("collection", "session"):
+        return {"collection": "collection", "session": "the session"}[kind] if owners else ""
+    return count(len(owners), kind) if owners else ""
+
+
+def _fate(summary: Summary, leaks: list[Leak]) -> str:
+    inside = os.path.join(summary.root, "")
+    outside = sum(not leak.path.startswith(inside) for leak in leaks)
+    if not outside:
+        return "removed"
+    if outside == len(leaks):
+        return "not removed, since outside the temp location"
+    return f"removed but for {outside} outside the temp location"
+
+
+def _join(parts: Iterable[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def count(number: int, noun: str) -> str:
+    """Return *number* and *noun* in the form that goes with it."""
+    return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
+
+
+def size(amount: float) -> str:
+    """Return *amount* bytes for a person: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
+    if amount < 1000:
+        return count(int(amount), "byte")
+    for unit in _UNITS[1:]:
+        amount /= 1000
+        if amount < 999.5 or unit == _UNITS[-1]:
+            break
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"

@@ -1,0 +1,197 @@
+"""How does a session start and stop? What is between is the hooks' business."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_tempres import distributed
+from pytest_tempres import options
+from pytest_tempres.exceptions import TempresCleanupWarning
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks import deferred
+from pytest_tempres.leaks import origins
+from pytest_tempres.leaks.ignore import SHIPPED
+from pytest_tempres.leaks.ignore import Ignore
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.notices import tell
+from pytest_tempres.options import Settings
+from pytest_tempres.outcomes import remove
+from pytest_tempres.redirect import Redirect
+from pytest_tempres.state import SessionState
+from pytest_tempres.state import session_key
+from pytest_tempres.workspace import custody
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import WorkerRoot
+from pytest_tempres.workspace.root import create
+from pytest_tempres.workspace.sweep import sweep
+
+__all__ = ["leave_basetemp_alone", "start"]
+
+#: How long a session looks after dead ones, in seconds.
+_SWEEP_SECONDS: Final = 2.0
+
+
+def start(config: pytest.Config) -> SessionState | None:
+    """Make the session's directories and move the temp location into them.
+
+    :returns: None when nothing will run, or when the directories cannot be made:
+        the suite then runs as it would without us, but for one warning.
+    :raises pytest.UsageError: For an option that is wrong.
+    """
+    namespace = config.known_args_namespace
+    if namespace.help or namespace.version:
+        return None
+    announced, shared = distributed.shared_root()
+    settings = options.read(config, namespace, joined=announced is not None)
+    try:
+        root, worker = _make_place(config, settings, announced, shared)
+    except OSError as error:
+        if settings.root is not None and announced is None:
+            raise pytest.UsageError(str(error)) from error
+        tell(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
+        return None
+    ledger = _open_ledger(config, settings, root, worker)
+    state = SessionState(config=config, settings=settings, root=root, worker=worker, ledger=ledger)
+    redirect = Redirect()
+    if settings.redirect:
+        state.callbacks = redirect.callbacks
+        redirect.move(worker.path)
+    config.add_cleanup(lambda: _stop(state, redirect))
+    config.stash[session_key] = state
+    if ledger is not None:
+        origins.activate(ledger.origins)
+    return state
+
+
+def _make_place(
+    config: pytest.Config, settings: Settings, announced: str | None, shared: SessionRoot | None
+) -> tuple[SessionRoot, WorkerRoot]:
+    name = distributed.worker_name(worker=announced is not None)
+    if shared is not None:
+        return shared, shared.add_worker(name, settings.root_mode)
+    if announced is not None:
+        text = f"worker {name} cannot see {announced} and has a session directory of its own"
+        tell(config, TempresLeakWarning(text))
+    root = create(
+        settings.root or tempfile.gettempdir(),
+        mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
+        about={"rootdir": str(config.rootpath), "started": time.time()},
+    )
+    try:
+        return root, root.add_worker(name, settings.root_mode)
+    except OSError:
+        root.dissolve()
+        raise
+
+
+def _open_ledger(
+    config: pytest.Config, settings: Settings, root: SessionRoot, worker: WorkerRoot
+) -> Ledger | None:
+    if settings.leaks == "off":
+        return None
+    real = os.path.realpath(root.path)
+    ledger = Ledger(
+        worker.path,
+        worker=worker.name,
+        rootdir=str(config.rootpath),
+        prefixes=() if real == root.path else (os.path.join(real, worker.name),),
+        inside=tuple(os.path.join(path, "") for path in {root.path, real}),
+        ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
+    )
+    try:
+        ledger.origins.exclude(os.path.join(config.rootpath, config.getini("cache_dir")))
+    except ValueError:
+        # Without pytest's cache plugin there is no such option, and no cache.
+        pass
+    return ledger
+
+
+def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
+    """Let `tmp_path` have the place that pytest would give it.
+
+    pytest asks `tempfile` for it when it is first needed, so the answer of that
+    one moment has to be the system's. The factory's name is private to pytest;
+    pytest-xdist relies on it as we do.
+    """
+    factory: Any = getattr(config, "_tmp_path_factory", None)
+    if factory is None:
+        return
+    find = factory.getbasetemp
+
+    def getbasetemp() -> Any:
+        before, tempfile.tempdir = tempfile.tempdir, os.path.dirname(state.root.path)
+        try:
+            basetemp = find()
+        finally:
+            tempfile.tempdir = before
+        if state.ledger is not None:
+            state.ledger.origins.exclude(str(basetemp))
+        del factory.getbasetemp
+        return basetemp
+
+    factory.getbasetemp = getbasetemp
+
+
+def _stop(state: SessionState, redirect: Redirect) -> None:
+    """Put the temp location back, and leave nothing behind but what is kept."""
+    if os.getpid() != state.pid:
+        return
+    if state.ledger is not None:
+        origins.deactivate(state.ledger.origins)
+    redirect.restore()
+    del state.config.stash[session_key]
+    if state.joined:
+        return
+    _clear(state)
+    parent = os.path.dirname(state.root.path)
+    sessions = state.settings.keep_sessions - bool(state.kept)
+    sweep(
+        parent,
+        rootdir=str(state.config.rootpath),
+        keep_sessions=max(sessions, 0),
+        seconds=_SWEEP_SECONDS,
+    )
+
+
+def _clear(state: SessionState) -> None:
+    """Remove all of our root but what is kept, and what others have promised to remove."""
+    kept = {each.path for each in state.kept}
+    left = [path for path in _contents(state.root) if path not in kept]
+    judged = {leak.path for leak in state.summary.leaks} if state.summary is not None else set()
+    if not judged.issuperset(left):
+        # Made after the verdict, or in a session that had none.
+        state.deferred |= deferred.promised(state.callbacks)
+    for path in left:
+        if path not in state.deferred:
+            remove(state, Made(path))
+    if any(os.path.lexists(path) for path in left if path in state.deferred):
+        custody.hand_over(state.root)
+    elif not kept:
+        state.root.dissolve()
+    elif state.root.lock_fd is not None:
+        lock.release(state.root.lock_fd)
+
+
+def _contents(root: SessionRoot) -> list[str]:
+    """Return what is in all the worker roots."""
+    found = []
+    for worker in _children(root.path):
+        if os.path.isdir(worker):
+            found += _children(worker)
+    return found
+
+
+def _children(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries]
+    except OSError:
+        return []

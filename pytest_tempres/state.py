@@ -1,0 +1,120 @@
+"""What does a session carry? One record behind one stash key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+import os
+import time
+
+import pytest
+
+from pytest_tempres.exceptions import TempresCleanupWarning
+from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.notices import tell
+from pytest_tempres.options import Settings
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import WorkerRoot
+
+__all__ = ["Attempt", "CurrentTest", "Lending", "SessionState", "session_key"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One run of a test through setup, call and teardown."""
+
+    made: list[Made] = field(default_factory=list)
+    failed: bool = False
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class CurrentTest:
+    """The test in whose protocol this process is."""
+
+    nodeid: str
+    attempts: list[Attempt] = field(default_factory=list)
+    reports: list[pytest.TestReport] = field(default_factory=list)
+    #: Whether a report of the last attempt said so.
+    failed: bool = False
+
+    def attempt(self) -> Attempt:
+        """Return the attempt that is going on."""
+        if not self.attempts:
+            self.attempts.append(Attempt())
+        return self.attempts[-1]
+
+
+@dataclass(slots=True)
+class Lending:
+    """What a factory of a wider scope gave."""
+
+    fixture: str
+    made: list[Made] = field(default_factory=list)
+    #: The test that asked for it first, then the one that failed with it.
+    nodeid: str = ""
+    failed: bool = False
+    #: How many of `made` a report has carried to the controller.
+    carried: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionState:
+    """All that lives as long as the session."""
+
+    config: pytest.Config
+    settings: Settings
+    root: SessionRoot
+    worker: WorkerRoot
+    #: None where leaks are not looked for.
+    ledger: Ledger | None
+    callbacks: ExitCallbacks | None = None
+    started: float = field(default_factory=time.time)
+    pid: int = field(default_factory=os.getpid)
+
+    current: CurrentTest | None = None
+    #: Factories whose scope goes on, and those whose scope has ended.
+    lent: list[Lending] = field(default_factory=list)
+    due: list[Lending] = field(default_factory=list)
+
+    #: What reports have told: entries and fixtures' paths by path, failed tests.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    made: dict[str, Kept] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    deferred: set[str] = field(default_factory=set)
+    #: What workers judged that have a session root of their own.
+    remote_leaks: list[Leak] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    #: The test that each crashed worker was running.
+    crashed: dict[str, str] = field(default_factory=dict)
+    workers: list[str] = field(default_factory=list)
+    summary: Summary | None = None
+    _told: set[str] = field(default_factory=set)
+
+    @property
+    def joined(self) -> bool:
+        """Whether this is a worker in its controller's session root."""
+        return self.root.lock_fd is None
+
+    @property
+    def travels(self) -> bool:
+        """Whether reports made here are received by another process."""
+        return self.joined or hasattr(self.config, "workerinput") or os.getpid() != self.pid
+
+    def warn(
+        self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning
+    ) -> None:
+        """Tell of a failure of ours, once for each *topic*: a full disk fails a thousand times."""
+        if topic not in self._told:
+            self._told.add(topic)
+            tell(self.config, kind(message))
+
+
+session_key = pytest.StashKey[SessionState]()

@@ -1,0 +1,177 @@
+"""What is said when the tests are over: the verdict, the gate and the files."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import platform
+import time
+
+import pytest
+
+from pytest_tempres import distributed
+from pytest_tempres.leaks.deferred import promised
+from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.outcomes import settle_due
+from pytest_tempres.owners import look
+from pytest_tempres.reports.summary import SessionFacts
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+
+__all__ = ["finish"]
+
+
+def finish(state: SessionState, session: pytest.Session) -> None:
+    """Judge what is left once all fixtures are torn down and all local workers have exited."""
+    if os.getpid() != state.pid:
+        return
+    settle_due(state)
+    if state.ledger is not None:
+        look(state, state.ledger, final=True)
+    if state.joined:
+        distributed.send(state, _promised_by_worker(state))
+        return
+    leaks = _judge(state) if state.ledger is not None else []
+    _keep_evidence(state, leaks)
+    _conclude(state, session, (*leaks, *state.remote_leaks))
+    if hasattr(state.config, "workeroutput"):
+        distributed.send(state, set(), leaks)
+
+
+def _promised_by_worker(state: SessionState) -> set[str]:
+    if state.ledger is None or not state.ledger.paths():
+        return set()
+    gc.collect()
+    return promised(state.callbacks)
+
+
+def _judge(state: SessionState) -> list[Leak]:
+    ledger = state.ledger
+    if ledger is None:
+        return []
+    state.entries.update((entry.path, entry) for entry in ledger.unsent)
+    ledger.unsent.clear()
+    for entry in _unreported(state):
+        state.entries.setdefault(entry.path, entry)
+    there = suspects(state.entries.values())
+    if there:
+        state.deferred |= promised(state.callbacks)
+    ask = state.config.hook.pytest_tempres_ignore_leak
+    return judge(
+        there,
+        deferred=state.deferred,
+        failed=state.failed,
+        pardoned=lambda leak: bool(ask(leak=leak)),
+    )
+
+
+def _unreported(state: SessionState) -> list[Entry]:
+    """Return what lies in the roots of workers that did not tell of it."""
+    found = []
+    for worker in _names(state.root.path):
+        path = os.path.join(state.root.path, worker)
+        if worker == state.worker.name or worker.endswith(".d") or not os.path.isdir(path):
+            continue
+        test = state.crashed.get(worker)
+        owner = SESSION if test is None else Owner("test", test)
+        found += [
+            Entry(os.path.join(path, name), owner, test, evidence=test is not None, worker=worker)
+            for name in _names(path)
+        ]
+    return found
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []
+
+
+def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
+    """Complete the list of what is kept: what workers kept, and what failed tests strewed."""
+    known = {kept.path for kept in state.kept}
+    state.kept += [
+        kept
+        for path, kept in state.made.items()
+        if path not in known and os.path.lexists(path)
+    ]
+    if state.settings.keep == "none":
+        return
+    inside = os.path.join(state.root.path, "")
+    state.kept += [
+        Kept(leak.entry.test, leak.path, "failed", leak.entry.worker)
+        for leak in leaks
+        if leak.status == "failed-test"
+        and leak.entry.test in state.failed
+        and leak.path.startswith(inside)
+    ]
+    known = {kept.path for kept in state.kept}
+    for worker, test in state.crashed.items():
+        given = os.path.join(state.root.path, f"{worker}.d")
+        paths = (os.path.join(given, name) for name in _names(given))
+        state.kept += [Kept(test, path, "crashed", worker) for path in paths if path not in known]
+
+
+def _conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
+    """Set the exit status, write the files and tell other plugins."""
+    gate = (
+        state.settings.leaks == "fail"
+        and session.exitstatus == pytest.ExitCode.OK
+        and any(leak.status == "leak" for leak in leaks)
+    )
+    if gate:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    summary = Summary(
+        session=_facts(state, int(session.exitstatus)),
+        root=state.root.path,
+        leaks=leaks,
+        kept=tuple(state.kept),
+        gate_failed=gate,
+    )
+    state.summary = summary
+    if state.kept:
+        try:
+            write_index(state.root.path, state.kept)
+        except OSError as error:
+            state.warn("index", f"the index of what is kept could not be written: {error}")
+    _write_files(state, summary)
+    state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
+
+
+def _facts(state: SessionState, status: int) -> SessionFacts:
+    started = datetime.datetime.fromtimestamp(state.started, datetime.timezone.utc)
+    return SessionFacts(
+        id=os.path.basename(state.root.path),
+        rootdir=str(state.config.rootpath),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.time() - state.started, 3),
+        exit_status=status,
+        python=platform.python_version(),
+        pytest=pytest.__version__,
+        platform=platform.platform(),
+        workers=tuple(state.workers) or (state.worker.name,),
+    )
+
+
+def _write_files(state: SessionState, summary: Summary) -> None:
+    targets = [target for target in state.settings.reports if target.type == "json"]
+    if not targets or hasattr(state.config, "workerinput"):
+        return
+    from pytest_tempres.reports import jsonfile  # noqa: PLC0415 -- formats load when used
+
+    text = jsonfile.render(summary)
+    for target in targets:
+        try:
+            with open(target.destination or "", "w", encoding="ascii") as file:
+                file.write(text)
+        except OSError as error:
+            state.warn(f"json {target.destination}", f"the JSON report was not written: {error}")

@@ -1,0 +1,85 @@
+"""The lock that says a session is alive: the kernel gives it up when the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Final
+
+__all__ = ["acquire", "forget_in_child", "release", "take"]
+
+_FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+# A forked child inherits the descriptor and with it the lock; it must let go
+# without unlocking, so a process has to know its own lock descriptors.
+_held: Final[set[int]] = set()
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def acquire(path: str) -> int:
+    """Make the lock file *path* and lock it.
+
+    A file system without locks leaves the session unlocked: nobody can prove
+    it dead then, since a sweep removes only what it can lock.
+
+    :returns: The descriptor that holds the lock, close-on-exec.
+    :raises OSError: When the file cannot be made.
+    """
+    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    with contextlib.suppress(OSError):
+        _lock(fd)
+    _held.add(fd)
+    return fd
+
+
+def release(fd: int) -> None:
+    """Give up the lock and its descriptor; a second call does nothing."""
+    if fd in _held:
+        _held.discard(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def take(path: str) -> int | None:
+    """Lock the existing lock file of a session that may be dead.
+
+    :returns: The descriptor that holds the lock, or None when somebody else
+        holds it or it cannot be told: in doubt a session is alive.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError:
+        return None
+    try:
+        _lock(fd)
+    except OSError:
+        os.close(fd)
+        return None
+    _held.add(fd)
+    return fd
+
+
+def forget_in_child() -> None:
+    """Close the inherited descriptors in a forked child, which never unlocks.
+
+    `flock` belongs to the open file, which parent and child share: closing one
+    descriptor leaves the parent's lock alone (POSIX; ``flock(2)``).
+    """
+    for fd in list(_held):
+        release(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_in_child)

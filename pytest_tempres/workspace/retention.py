@@ -1,0 +1,68 @@
+"""What is kept: from policy and outcome to a decision, and the index of what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import json
+import os
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.workspace.root import INDEX
+
+__all__ = ["POLICIES", "Kept", "Made", "reason_to_keep", "write_index"]
+
+#: The values of ``--tempres-keep``.
+POLICIES: Final = ("none", "failed", "all")
+
+
+class Made(NamedTuple):
+    """A path that a fixture gave to a test or to a wider scope."""
+
+    path: str
+    #: What the marker or the call asked for; None leaves it to the policy.
+    keep: bool | None = None
+    #: Device and inode of what was made outside the session root, where no
+    #: breadcrumb can prove that it is ours.
+    identity: tuple[int, int] | None = None
+
+
+class Kept(NamedTuple):
+    """A path that stays on disk on purpose."""
+
+    nodeid: str
+    path: str
+    #: ``failed``, ``all``, ``asked`` (by marker or call), ``hook`` or ``crashed``.
+    reason: str
+    worker: str
+
+
+def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | None:
+    """Return why a path stays, or None when it goes.
+
+    :param policy: One of :data:`POLICIES`, or ``hook`` when a hook asked for it.
+    :param failed: Whether a test that used the path failed in its last attempt.
+    :param asked: The ``keep`` of the marker or call, which outranks the policy.
+    """
+    if policy == "hook":
+        return "hook"
+    if asked is not None:
+        return "asked" if asked else None
+    if policy == "all":
+        return "all"
+    return "failed" if failed and policy == "failed" else None
+
+
+def write_index(root: str, kept: Iterable[Kept]) -> None:
+    """Write the map of node ids to kept paths, atomically.
+
+    :raises OSError: When it cannot be written; the session keeps its paths, but
+        a later sweep will not know of them.
+    """
+    paths: dict[str, list[str]] = {}
+    for item in kept:
+        paths.setdefault(item.nodeid, []).append(item.path)
+    target = os.path.join(root, INDEX)
+    with open(f"{target}.new", "w", encoding="ascii") as file:
+        json.dump({"version": 1, "kept": paths}, file, indent=1)
+    os.replace(f"{target}.new", target)

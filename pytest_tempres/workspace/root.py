@@ -1,0 +1,310 @@
+"""The session root and its worker roots: made, recognised, removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import json
+import os
+import re
+import stat
+import sys
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.exceptions import WorkspaceCreationError
+from pytest_tempres.primitives._create import make_directory
+from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import remove_tree
+from pytest_tempres.workspace import lock
+
+__all__ = [
+    "BREADCRUMB",
+    "INDEX",
+    "LOCK",
+    "PREFIX",
+    "SessionRoot",
+    "WorkerRoot",
+    "attach",
+    "create",
+    "is_ours",
+    "own_uid",
+    "remove_made",
+    "safe_name",
+]
+
+PREFIX: Final = "tempres-"
+BREADCRUMB: Final = ".tempres.json"
+LOCK: Final = ".lock"
+INDEX: Final = "index.json"
+
+# Six bytes keep what we add to the system temp path at 24, so that AF_UNIX
+# paths (104 bytes on macOS) still fit below a worker root.
+_WORKER_NAME_BYTES: Final = 6
+
+# Captured because a test may replace them while we clean up after another one.
+_close = os.close
+_fstat = os.fstat
+_lstat = os.lstat
+_open = os.open
+_rmdir = os.rmdir
+_stat = os.stat
+_unlink = os.unlink
+_geteuid = getattr(os, "geteuid", None)
+_BY_DESCRIPTOR: Final = {_open, _stat, _unlink, _rmdir} <= os.supports_dir_fd
+_DIRECTORY_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_DIRECTORY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def safe_name(text: str, limit: int) -> str:
+    """Return *text* as a file name that is safe on every platform.
+
+    :param text: Anything, such as a test's name.
+    :param limit: The most bytes that the result may have.
+    :returns: ASCII letters, digits, ``_``, ``.`` and ``-`` alone; never empty, no leading dot.
+    """
+    return _UNSAFE.sub("_", text)[:limit].lstrip(".") or "_"
+
+
+class WorkerRoot(NamedTuple):
+    """The two directories of one worker."""
+
+    name: str
+    #: The temp location: only foreign code creates here.
+    path: str
+    #: What fixtures give lies here, so that `path` changes for foreign code alone.
+    given: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRoot:
+    """The one directory of a test session.
+
+    A session that owns its root holds the lock on it; a worker that joined its
+    controller's root has `lock_fd` None and never removes the root itself.
+    """
+
+    path: str
+    uid: int
+    pid: int
+    lock_fd: int | None
+
+    def add_worker(self, name: str, mode: int) -> WorkerRoot:
+        """Make the worker root *name* and the directory for what fixtures give.
+
+        :param name: The worker's name; cut and cleaned to fit the path budget.
+        :param mode: Permission bits of the worker root.
+        :raises WorkspaceCreationError: When the operating system refuses.
+        """
+        short = safe_name(name, _WORKER_NAME_BYTES)
+        try:
+            return self._make_worker(short, mode)
+        except FileExistsError:
+            return self._make_worker(random_name()[:_WORKER_NAME_BYTES], mode)
+        except OSError as error:
+            raise WorkspaceCreationError(self.path, error) from error
+
+    def _make_worker(self, name: str, mode: int) -> WorkerRoot:
+        worker = WorkerRoot(
+            name, os.path.join(self.path, name), os.path.join(self.path, f"{name}.d")
+        )
+        _make_with_mode(worker.path, mode)
+        _make_with_mode(worker.given, mode & 0o711)
+        return worker
+
+    def remove(self, path: str) -> list[Failure]:
+        """Remove *path*, which must lie inside this root, without following a link.
+
+        :param path: A file or directory; one that is gone already counts as removed.
+        :returns: What is still there and why.
+        :raises NotOurDirectoryError: When nothing proves that the root is ours.
+        """
+        inside = os.path.relpath(path, self.path)
+        parts = inside.split(os.sep)
+        if os.pardir in parts or inside == os.curdir:
+            raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
+        if not _BY_DESCRIPTOR:
+            _prove(self.path, self.uid, None)
+            return remove_tree(path)
+        try:
+            return self._remove_relative(parts)
+        except FileNotFoundError:
+            return []
+        except NotOurDirectoryError:
+            raise
+        except OSError as error:
+            return [Failure(path, error)]
+
+    def _remove_relative(self, parts: list[str]) -> list[Failure]:
+        fd = _open(self.path, _DIRECTORY_FLAGS)
+        try:
+            _prove(self.path, self.uid, fd)
+            for part in parts[:-1]:
+                inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                _close(fd)
+                fd = inner
+            return remove_tree(parts[-1], dir_fd=fd)
+        finally:
+            _close(fd)
+
+    def restore(self, worker: WorkerRoot, mode: int) -> None:
+        """Make again what a test has removed of this root.
+
+        :raises OSError: When the operating system refuses.
+        """
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        crumb = os.path.join(self.path, BREADCRUMB)
+        if not os.path.lexists(crumb):
+            _write_breadcrumb(crumb, {})
+        for path, bits in ((worker.path, mode), (worker.given, mode & 0o711)):
+            if not os.path.isdir(path):
+                _make_with_mode(path, bits)
+
+    def dissolve(self) -> bool:
+        """Remove the root if nothing but our own files and empty worker roots is in it.
+
+        :returns: Whether it is gone. When it is not, the lock is given up, so
+            that a later session sweeps it.
+        """
+        if self.pid != os.getpid():
+            return False
+        try:
+            _prove(self.path, self.uid, None)
+            self._remove_empty()
+        except OSError:
+            gone = not os.path.lexists(self.path)
+        else:
+            gone = True
+        if self.lock_fd is not None:
+            lock.release(self.lock_fd)
+        return gone
+
+    def _remove_empty(self) -> None:
+        with os.scandir(self.path) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            if name not in (BREADCRUMB, LOCK):
+                _rmdir(os.path.join(self.path, name))
+        # The breadcrumb goes before the lock: a directory that holds nothing but
+        # an unlocked lock can be recognised as the remains of a creation.
+        for name in (BREADCRUMB, LOCK):
+            _unlink(os.path.join(self.path, name))
+        _rmdir(self.path)
+
+
+def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
+    """Remove a path that this process made outside any session root.
+
+    :param identity: Its device and inode, noted when it was made: what stands
+        there now may be somebody else's.
+    :returns: What is still there and why.
+    :raises NotOurDirectoryError: When it is not the same any more.
+    """
+    parent, name = os.path.split(path)
+    fd = _open(parent, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+    try:
+        where = name if fd is not None else path
+        status = _stat(where, dir_fd=fd, follow_symlinks=False)
+        if (status.st_dev, status.st_ino) != identity:
+            raise NotOurDirectoryError(path, "it is not what was made there")
+        return remove_tree(where, dir_fd=fd)
+    except FileNotFoundError:
+        return []
+    finally:
+        if fd is not None:
+            _close(fd)
+
+
+def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
+    """Make a session root in *parent*, lock it and leave the breadcrumb in it.
+
+    The order (directory, lock, breadcrumb) is what lets a sweep tell a root that
+    is being made from one that was abandoned.
+
+    :param parent: An existing, writable directory.
+    :param mode: Permission bits of the root.
+    :param about: What the breadcrumb says of the session; advice, never proof.
+    :raises WorkspaceCreationError: When the operating system refuses.
+    """
+    try:
+        path = make_directory(os.path.abspath(parent), PREFIX, "")
+    except OSError as error:
+        raise WorkspaceCreationError(parent, error) from error
+    lock_fd = None
+    try:
+        if mode != 0o700:
+            os.chmod(path, mode)
+        lock_fd = lock.acquire(os.path.join(path, LOCK))
+        _write_breadcrumb(os.path.join(path, BREADCRUMB), about)
+        return SessionRoot(path=path, uid=_lstat(path).st_uid, pid=os.getpid(), lock_fd=lock_fd)
+    except OSError as error:
+        if lock_fd is not None:
+            lock.release(lock_fd)
+        remove_tree(path)
+        raise WorkspaceCreationError(parent, error) from error
+
+
+def attach(path: str) -> SessionRoot | None:
+    """Return the session root that a controller made at *path*, if this process sees it.
+
+    :returns: None when it is not here (another host or mount namespace) or not ours.
+    """
+    root = SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=None)
+    return root if is_ours(path) and os.access(path, os.W_OK | os.X_OK) else None
+
+
+def is_ours(path: str) -> bool:
+    """Whether *path* is a session root that this user made."""
+    try:
+        _prove(path, own_uid(path), None)
+    except OSError:
+        return False
+    return True
+
+
+def own_uid(path: str) -> int:
+    """Return the uid that what this process makes belongs to.
+
+    Where there are no uids (Windows), that of *path* itself: the access rights
+    of the user's temp directory are the proof there.
+    """
+    if _geteuid is not None:
+        return int(_geteuid())
+    try:
+        return _lstat(path).st_uid
+    except OSError:
+        return -1
+
+
+def _prove(path: str, uid: int, fd: int | None) -> None:
+    """Raise unless the directory has our breadcrumb and belongs to *uid*."""
+    if fd is None:
+        root, crumb = _lstat(path), _lstat(os.path.join(path, BREADCRUMB))
+    else:
+        root, crumb = _fstat(fd), _stat(BREADCRUMB, dir_fd=fd, follow_symlinks=False)
+    if not stat.S_ISDIR(root.st_mode):
+        raise NotOurDirectoryError(path, "it is not a directory")
+    if not stat.S_ISREG(crumb.st_mode):
+        raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
+    if root.st_uid != uid or crumb.st_uid != uid:
+        raise NotOurDirectoryError(path, "it belongs to another user")
+
+
+def _make_with_mode(path: str, mode: int) -> None:
+    os.mkdir(path, 0o700)
+    if mode != 0o700:
+        # The umask would have cut the bits off a mode given to mkdir.
+        os.chmod(path, mode)
+
+
+def _write_breadcrumb(path: str, about: dict[str, object]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    text = {"pid": os.getpid(), "platform": sys.platform, **about}
+    with open(_open(path, flags, 0o600), "w", encoding="ascii") as file:
+        json.dump(text, file)

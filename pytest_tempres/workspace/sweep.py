@@ -1,0 +1,158 @@
+"""Which dead sessions can go, and which kept ones are too old?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import os
+import stat
+import time
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import INDEX
+from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.root import PREFIX
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import is_ours
+from pytest_tempres.workspace.root import own_uid
+
+__all__ = ["sweep"]
+
+_NAME_LENGTH: Final = len(PREFIX) + 8
+#: A root that is being made is younger than this many seconds.
+_CREATION_SECONDS: Final = 60
+
+
+class _Dead(NamedTuple):
+    root: SessionRoot
+    ended: float
+    rootdir: str
+    kept: frozenset[str]
+
+
+def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> int:
+    """Remove what dead sessions left in *parent*, but for what they kept on purpose.
+
+    :param parent: The directory in which session roots stand.
+    :param rootdir: Kept sessions are counted for each project of its own.
+    :param keep_sessions: How many sessions of *rootdir* that kept something stay.
+    :param seconds: The time after which the rest is left to the next session.
+    :returns: How many session roots went.
+    """
+    deadline = time.monotonic() + seconds
+    gone = 0
+    kept: list[_Dead] = []
+    for path in _candidates(parent):
+        if time.monotonic() > deadline:
+            break
+        dead = _take(path)
+        if dead is None:
+            continue
+        if dead.kept and dead.rootdir == rootdir:
+            kept.append(dead)
+        else:
+            gone += _clear(dead, dead.kept)
+    kept.sort(key=lambda dead: dead.ended, reverse=True)
+    for position, dead in enumerate(kept):
+        gone += _clear(dead, dead.kept if position < keep_sessions else frozenset())
+    return gone
+
+
+def _candidates(parent: str) -> Iterator[str]:
+    try:
+        with os.scandir(parent) as entries:
+            names = [e.name for e in entries if e.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for name in names:
+        if len(name) == _NAME_LENGTH:
+            yield os.path.join(parent, name)
+
+
+def _take(path: str) -> _Dead | None:
+    """Return the session at *path*, locked, if it is ours and dead."""
+    if not is_ours(path):
+        _remove_unfinished(path)
+        return None
+    fd = lock.take(os.path.join(path, LOCK))
+    if fd is None:
+        return None
+    root = SessionRoot(path=path, uid=os.lstat(path).st_uid, pid=os.getpid(), lock_fd=fd)
+    about = _read(os.path.join(path, BREADCRUMB))
+    kept = frozenset(_kept_paths(_read(os.path.join(path, INDEX)), path))
+    # The index is written once, at the end; the root's own time moves with each sweep.
+    ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
+    return _Dead(root, ended, str(about.get("rootdir")), kept)
+
+
+def _clear(dead: _Dead, kept: frozenset[str]) -> bool:
+    """Remove all of a dead session but *kept*; return whether its root went."""
+    for worker in _children(dead.root.path):
+        name = os.path.basename(worker)
+        if name in (BREADCRUMB, LOCK) or (kept and name == INDEX):
+            continue
+        if not any(path.startswith(worker + os.sep) for path in kept):
+            dead.root.remove(worker)
+            continue
+        for path in _children(worker):
+            if path not in kept:
+                dead.root.remove(path)
+    if not kept:
+        return dead.root.dissolve()
+    if dead.root.lock_fd is not None:
+        lock.release(dead.root.lock_fd)
+    return False
+
+
+def _children(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries]
+    except OSError:
+        return []
+
+
+def _read(path: str) -> dict[str, object]:
+    try:
+        with open(path, encoding="ascii") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _kept_paths(index: dict[str, object], root: str) -> Iterator[str]:
+    """Yield the paths that an index names and that are still there."""
+    by_test = index.get("kept")
+    if isinstance(by_test, dict):
+        for paths in by_test.values():
+            for path in paths if isinstance(paths, list) else ():
+                if isinstance(path, str) and path.startswith(root) and os.path.lexists(path):
+                    yield path
+
+
+def _remove_unfinished(path: str) -> None:
+    """Remove what a process left that died while it made its root.
+
+    Without a breadcrumb nothing else may go: not a tree, not another user's
+    directory, and not a lock that is held.
+    """
+    lock_file = os.path.join(path, LOCK)
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != own_uid(path):
+            return
+        if time.time() - status.st_mtime < _CREATION_SECONDS:
+            return
+        if os.listdir(path) == [LOCK]:
+            fd = lock.take(lock_file)
+            if fd is None:
+                return
+            os.unlink(lock_file)
+            lock.release(fd)
+        os.rmdir(path)
+    except OSError:
+        return
