@@ -14,6 +14,7 @@ from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
@@ -79,7 +80,7 @@ class ControllerHooks:
             spec.env[_SESSION] = path
 
     @pytest.hookimpl
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
+    def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker sends at its end; one that crashed sends nothing."""
         output = getattr(node, "workeroutput", None) or {}
         text = output.get(_OUTPUT)
@@ -104,6 +105,4 @@ def _receive(state: SessionState, data: dict[str, Any]) -> None:
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
-    state.remote_leaks.extend(
-        Leak(*record[:-1], entry_from_plain(record[-1])) for record in data["leaks"]
-    )
+    state.remote_leaks.extend(leak_from_plain(record) for record in data["leaks"])

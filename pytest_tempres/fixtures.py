@@ -126,6 +126,8 @@ class TempResources:
         if os.path.dirname(path) != self._state.worker.given:
             status = os.lstat(path)
             identity = (status.st_dev, status.st_ino)
+            if self._state.ledger is not None:
+                self._state.ledger.origins.outside.pop(path, None)
         self._made(Made(path, keep, identity))
 
     def close(self) -> None:
@@ -151,11 +153,12 @@ def _match_content(mode: str, content: str | bytes | None) -> None:
         raise TypeError(f"content={content!r} must be {kind} for mode {mode!r}")
 
 
-def _begin_with(file: Any, content: str | bytes | None) -> Any:
+def _begin_with(file: Any, content: str | bytes | None) -> IO[Any]:
     if content is not None:
         file.write(content)
         file.seek(0)
-    return file
+    opened: IO[Any] = file
+    return opened
 
 
 def _copy_into(source: Path, target: str) -> None:
@@ -220,7 +223,7 @@ def temp_dir(request: pytest.FixtureRequest) -> Path:
     resources = _for_test(request)
     options = markers.arguments(request.node, "tempdir")
     if options.get("chdir"):
-        request.addfinalizer(resources.close)
+        request.addfinalizer(resources.close)  # noqa: PT021 -- a generator costs each test more
     return resources.dir(**options)
 
 

@@ -44,15 +44,23 @@ _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
 }
 
 _LINES: Final = (
-    "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
-    "what temp_dir gives. keep: keep it (or not) whatever the outcome; copy: a file or "
-    "directory beside the test file, copied into it; chdir: make it the working directory.",
-    "tempfile(*, content=None, mode='w+b', ...): how temp_file and named_temp_file are opened: "
-    "the arguments of NamedTemporaryFile, and the content to begin with.",
-    "spooled(*, content=None, max_size=0, mode='w+b', ...): how spooled_file is opened: "
-    "the arguments of SpooledTemporaryFile, and the content to begin with.",
-    "tempres_ignore(*patterns, reason=''): glob patterns of what the test may leave in the "
-    "temp directory.",
+    (
+        "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
+        "what temp_dir gives. keep: keep it (or not) whatever the outcome; copy: a file or "
+        "directory beside the test file, copied into it; chdir: make it the working directory."
+    ),
+    (
+        "tempfile(*, content=None, mode='w+b', ...): how temp_file and named_temp_file are opened: "
+        "the arguments of NamedTemporaryFile, and the content to begin with."
+    ),
+    (
+        "spooled(*, content=None, max_size=0, mode='w+b', ...): how spooled_file is opened: "
+        "the arguments of SpooledTemporaryFile, and the content to begin with."
+    ),
+    (
+        "tempres_ignore(*patterns, reason=''): glob patterns of what the test may leave in the "
+        "temp directory."
+    ),
 )
 
 

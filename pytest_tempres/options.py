@@ -10,6 +10,7 @@ import os
 from typing import Any
 from typing import Final
 from typing import NamedTuple
+from typing import cast
 
 import pytest
 
@@ -95,12 +96,10 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("tempres_ignore", "linelist", [], "glob patterns of what may be left in the temp dir"),
         ("tempres_redirect", "bool", True, "false: leave the temp location where it is"),
     ):
-        parser.addini(name, text, type=kind, default=default)
+        parser.addini(name, text, type=cast("Any", kind), default=default)
 
 
-def read(
-    config: pytest.Config, namespace: argparse.Namespace, *, joined: bool
-) -> Settings:
+def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) -> Settings:
     """Return the settings of this session.
 
     :param namespace: The command line, parsed as far as it is known so early.
@@ -185,9 +184,7 @@ def _mode(value: str | None) -> int:
 def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
     kind, _, destination = text.partition(":")
     if kind not in _REPORT_TYPES:
-        raise _refused(
-            "report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES
-        )
+        raise _refused("report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES)
     if kind == "term":
         if destination not in ("", "none"):
             raise _refused("report", text, "the terminal's report takes no destination but none")

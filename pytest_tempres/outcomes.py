@@ -127,7 +127,7 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
         if here and current is not None:
             current.failed = True
         node = getattr(report, "node", None)
-        if report.when == "???" and node is not None:
+        if node is not None and str(report.when) == "???":
             state.crashed[node.gateway.id] = report.nodeid
     carried = getattr(report, _CARRIED, None)
     if carried is not None:
@@ -150,6 +150,8 @@ def _unpack(
             # A worker sees its own report leave for the controller.
             if state.ledger is not None:
                 state.ledger.unsent.clear()
+            if not state.joined:
+                state.entries.update((entry.path, entry) for entry in entries)
             return
         # The attempt ran in a forked child, and only its report came back.
         attempt = current.attempt()
@@ -171,12 +173,16 @@ def settle(state: SessionState, item: pytest.Item) -> None:
         return
     for lending in _used(state, item) if current.failed else ():
         lending.failed, lending.nodeid = True, current.nodeid
-    if current.failed and not current.attempt().ended:
+    if current.failed and not current.attempts:
         _after_crash(state, current)
     *earlier, last = current.attempts or [Attempt()]
     for attempt in earlier:
         for made in attempt.made:
             remove(state, made)
+    if current.attempts and not last.ended:
+        # Interrupted: its fixtures are torn down at the end of the session.
+        state.due.append(Lending("", last.made, current.nodeid, current.failed))
+        return
     if last.made:
         policy = _policy(state, item, current)
         _dispose(state, current.nodeid, last.made, failed=current.failed, policy=policy)
@@ -220,6 +226,8 @@ def _dispose(
 def remove(state: SessionState, made: Made) -> None:
     """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
     path, _, identity = made
+    if os.getpid() != state.pid:
+        return
     _leave(state, path)
     try:
         failures = state.root.remove(path) if identity is None else remove_made(path, identity)
@@ -237,7 +245,7 @@ def _remaining(path: str, failures: list[Failure]) -> str:
 
 
 def _leave(state: SessionState, path: str) -> None:
-    """Leave *path* if a test made it the working directory: it could not go, or leave us nowhere."""
+    """Leave *path* if a test made it the working directory: its removal would leave us nowhere."""
     with contextlib.suppress(OSError):
         here = os.getcwd()
         if here == path or here.startswith(os.path.join(path, "")):

@@ -40,8 +40,8 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
         else:
             problem = "and was made again"
         state.warn("vanished", f"the temp location {state.worker.path} was removed {problem}")
-    except OSError as error:
-        state.warn("look", f"leaks may be missed: {error}", TempresLeakWarning)
+    except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
+        state.warn("look", f"leaks may be missed: {error!r}", TempresLeakWarning)
     return []
 
 
@@ -93,7 +93,7 @@ def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
 
 
 def setting_up(
-    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    state: SessionState, fixturedef: pytest.FixtureDef[Any]
 ) -> Generator[None, object, object]:
     """Let a fixture own what its setup makes, and its teardown when that comes.
 

@@ -14,19 +14,31 @@ from pytest_tempres import options
 from pytest_tempres import outcomes
 from pytest_tempres import owners
 from pytest_tempres import session as sessions
-from pytest_tempres.fixtures import named_temp_file as named_temp_file
-from pytest_tempres.fixtures import spooled_file as spooled_file
-from pytest_tempres.fixtures import temp_dir as temp_dir
-from pytest_tempres.fixtures import temp_file as temp_file
-from pytest_tempres.fixtures import temp_resources as temp_resources
-from pytest_tempres.fixtures import temp_resources_class as temp_resources_class
-from pytest_tempres.fixtures import temp_resources_module as temp_resources_module
-from pytest_tempres.fixtures import temp_resources_package as temp_resources_package
-from pytest_tempres.fixtures import temp_resources_session as temp_resources_session
+from pytest_tempres.fixtures import named_temp_file
+from pytest_tempres.fixtures import spooled_file
+from pytest_tempres.fixtures import temp_dir
+from pytest_tempres.fixtures import temp_file
+from pytest_tempres.fixtures import temp_resources
+from pytest_tempres.fixtures import temp_resources_class
+from pytest_tempres.fixtures import temp_resources_module
+from pytest_tempres.fixtures import temp_resources_package
+from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.leaks.deferred import settle
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace import custody
+
+__all__ = [
+    "named_temp_file",
+    "spooled_file",
+    "temp_dir",
+    "temp_file",
+    "temp_resources",
+    "temp_resources_class",
+    "temp_resources_module",
+    "temp_resources_package",
+    "temp_resources_session",
+]
 
 custody.at_exit(settle)
 
@@ -94,10 +106,10 @@ class SessionHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
-        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+        self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
         """Know which fixture runs."""
-        return (yield from owners.setting_up(self._state, fixturedef, request))
+        return (yield from owners.setting_up(self._state, fixturedef))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

@@ -25,9 +25,11 @@ class Redirect:
         self.callbacks = ExitCallbacks(atexit.register, atexit.unregister)
         self._undo: list[Callable[[], object]] = []
 
-    def move(self, target: str) -> None:
-        """Let the temp location of this process and its children be *target*."""
-        system = tempfile.gettempdir()
+    def move(self, target: str, system: str) -> None:
+        """Let the temp location of this process and its children be *target*.
+
+        :param system: Where it is now, for tests that need to know.
+        """
         self._set_variable("TMPDIR", target)
         for name in ("TEMP", "TMP"):
             if name in os.environ or os.name == "nt":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -22,6 +23,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
 from pytest_tempres.outcomes import remove
+from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
@@ -52,18 +54,27 @@ def start(config: pytest.Config) -> SessionState | None:
     announced, shared = distributed.shared_root()
     settings = options.read(config, namespace, joined=announced is not None)
     try:
-        root, worker = _make_place(config, settings, announced, shared)
+        system_tmpdir = _system_tmpdir(worker=announced is not None)
+        parent = settings.root or system_tmpdir
+        root, worker = _make_place(config, settings, parent, announced, shared)
     except OSError as error:
         if settings.root is not None and announced is None:
             raise pytest.UsageError(str(error)) from error
         tell(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
         return None
     ledger = _open_ledger(config, settings, root, worker)
-    state = SessionState(config=config, settings=settings, root=root, worker=worker, ledger=ledger)
+    state = SessionState(
+        config=config,
+        settings=settings,
+        root=root,
+        worker=worker,
+        ledger=ledger,
+        system_tmpdir=system_tmpdir,
+    )
     redirect = Redirect()
     if settings.redirect:
         state.callbacks = redirect.callbacks
-        redirect.move(worker.path)
+        redirect.move(worker.path, system_tmpdir)
     config.add_cleanup(lambda: _stop(state, redirect))
     config.stash[session_key] = state
     if ledger is not None:
@@ -71,8 +82,18 @@ def start(config: pytest.Config) -> SessionState | None:
     return state
 
 
+def _system_tmpdir(*, worker: bool) -> str:
+    """Return where the temp location is without us; a worker inherits one that has moved."""
+    system = os.environ.get(SYSTEM_TMPDIR, "") if worker else ""
+    return system if os.path.isdir(system) else tempfile.gettempdir()
+
+
 def _make_place(
-    config: pytest.Config, settings: Settings, announced: str | None, shared: SessionRoot | None
+    config: pytest.Config,
+    settings: Settings,
+    parent: str,
+    announced: str | None,
+    shared: SessionRoot | None,
 ) -> tuple[SessionRoot, WorkerRoot]:
     name = distributed.worker_name(worker=announced is not None)
     if shared is not None:
@@ -81,7 +102,7 @@ def _make_place(
         text = f"worker {name} cannot see {announced} and has a session directory of its own"
         tell(config, TempresLeakWarning(text))
     root = create(
-        settings.root or tempfile.gettempdir(),
+        parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
         about={"rootdir": str(config.rootpath), "started": time.time()},
     )
@@ -106,11 +127,9 @@ def _open_ledger(
         inside=tuple(os.path.join(path, "") for path in {root.path, real}),
         ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
     )
-    try:
+    # Without pytest's cache plugin there is no such option, and no cache.
+    with contextlib.suppress(ValueError):
         ledger.origins.exclude(os.path.join(config.rootpath, config.getini("cache_dir")))
-    except ValueError:
-        # Without pytest's cache plugin there is no such option, and no cache.
-        pass
     return ledger
 
 
@@ -127,7 +146,7 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
     find = factory.getbasetemp
 
     def getbasetemp() -> Any:
-        before, tempfile.tempdir = tempfile.tempdir, os.path.dirname(state.root.path)
+        before, tempfile.tempdir = tempfile.tempdir, state.system_tmpdir
         try:
             basetemp = find()
         finally:

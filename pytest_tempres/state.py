@@ -26,7 +26,7 @@ from pytest_tempres.workspace.root import WorkerRoot
 __all__ = ["Attempt", "CurrentTest", "Lending", "SessionState", "session_key"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One run of a test through setup, call and teardown."""
 
@@ -35,7 +35,7 @@ class Attempt:
     ended: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class CurrentTest:
     """The test in whose protocol this process is."""
 
@@ -52,7 +52,7 @@ class CurrentTest:
         return self.attempts[-1]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lending:
     """What a factory of a wider scope gave."""
 
@@ -65,7 +65,7 @@ class Lending:
     carried: int = 0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class SessionState:
     """All that lives as long as the session."""
 
@@ -75,6 +75,8 @@ class SessionState:
     worker: WorkerRoot
     #: None where leaks are not looked for.
     ledger: Ledger | None
+    #: Where the temp location was before it moved.
+    system_tmpdir: str
     callbacks: ExitCallbacks | None = None
     started: float = field(default_factory=time.time)
     pid: int = field(default_factory=os.getpid)
@@ -104,9 +106,14 @@ class SessionState:
         return self.root.lock_fd is None
 
     @property
+    def is_worker(self) -> bool:
+        """Whether a controller receives what is found here."""
+        return hasattr(self.config, "workerinput")
+
+    @property
     def travels(self) -> bool:
         """Whether reports made here are received by another process."""
-        return self.joined or hasattr(self.config, "workerinput") or os.getpid() != self.pid
+        return self.is_worker or os.getpid() != self.pid
 
     def warn(
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import gc
 import os
 import platform
@@ -17,6 +17,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.outcomes import settle_due
 from pytest_tempres.owners import look
@@ -39,11 +40,14 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     if state.joined:
         distributed.send(state, _promised_by_worker(state))
         return
-    leaks = _judge(state) if state.ledger is not None else []
+    leaks = _judge(state)
     _keep_evidence(state, leaks)
-    _conclude(state, session, (*leaks, *state.remote_leaks))
-    if hasattr(state.config, "workeroutput"):
+    if state.kept:
+        _write_index(state)
+    if state.is_worker:
         distributed.send(state, set(), leaks)
+    else:
+        _conclude(state, session, (*leaks, *state.remote_leaks))
 
 
 def _promised_by_worker(state: SessionState) -> set[str]:
@@ -61,7 +65,9 @@ def _judge(state: SessionState) -> list[Leak]:
     ledger.unsent.clear()
     for entry in _unreported(state):
         state.entries.setdefault(entry.path, entry)
-    there = suspects(state.entries.values())
+    kept = {kept.path for kept in state.kept}
+    # What lies in a directory that a fixture gave is kept with it.
+    there = [e for e in suspects(state.entries.values()) if kept.isdisjoint(parents(e.path))]
     if there:
         state.deferred |= promised(state.callbacks)
     ask = state.config.hook.pytest_tempres_ignore_leak
@@ -100,9 +106,7 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     """Complete the list of what is kept: what workers kept, and what failed tests strewed."""
     known = {kept.path for kept in state.kept}
     state.kept += [
-        kept
-        for path, kept in state.made.items()
-        if path not in known and os.path.lexists(path)
+        kept for path, kept in state.made.items() if path not in known and os.path.lexists(path)
     ]
     if state.settings.keep == "none":
         return
@@ -138,17 +142,19 @@ def _conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, .
         gate_failed=gate,
     )
     state.summary = summary
-    if state.kept:
-        try:
-            write_index(state.root.path, state.kept)
-        except OSError as error:
-            state.warn("index", f"the index of what is kept could not be written: {error}")
     _write_files(state, summary)
     state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
 
 
+def _write_index(state: SessionState) -> None:
+    try:
+        write_index(state.root.path, state.kept)
+    except OSError as error:
+        state.warn("index", f"the index of what is kept could not be written: {error}")
+
+
 def _facts(state: SessionState, status: int) -> SessionFacts:
-    started = datetime.datetime.fromtimestamp(state.started, datetime.timezone.utc)
+    started = dt.datetime.fromtimestamp(state.started, dt.timezone.utc)
     return SessionFacts(
         id=os.path.basename(state.root.path),
         rootdir=str(state.config.rootpath),
@@ -164,7 +170,7 @@ def _facts(state: SessionState, status: int) -> SessionFacts:
 
 def _write_files(state: SessionState, summary: Summary) -> None:
     targets = [target for target in state.settings.reports if target.type == "json"]
-    if not targets or hasattr(state.config, "workerinput"):
+    if not targets:
         return
     from pytest_tempres.reports import jsonfile  # noqa: PLC0415 -- formats load when used
 

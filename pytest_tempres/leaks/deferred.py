@@ -30,9 +30,7 @@ class ExitCallbacks:
     :param unregister: The function that really unregisters.
     """
 
-    def __init__(
-        self, register: Callable[..., Any], unregister: Callable[[Any], object]
-    ) -> None:
+    def __init__(self, register: Callable[..., Any], unregister: Callable[[Any], object]) -> None:
         self._register = register
         self._unregister = unregister
         self._paths: list[tuple[Any, set[str]]] = []

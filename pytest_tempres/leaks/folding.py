@@ -58,14 +58,14 @@ class Folder:
 
     def relative(self, filename: str) -> str:
         """Return *filename* relative to rootdir where it lies in it."""
-        return filename[len(self._root) :] if filename.startswith(self._root) else filename
+        return filename.removeprefix(self._root)
 
     def _is_folded(self, filename: str) -> bool:
         if filename.startswith("<"):
             return not filename.startswith("<doctest")
         if any(site in filename for site in _SITE):
             return filename.startswith(_machinery())
-        return filename.startswith(self._library) or filename.startswith(_machinery())
+        return filename.startswith((*self._library, *_machinery()))
 
 
 def _machinery() -> tuple[str, ...]:

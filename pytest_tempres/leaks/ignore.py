@@ -33,5 +33,5 @@ class Ignore:
 
     def matches(self, path: str) -> bool:
         """Whether any pattern matches *path*."""
-        shown = path[len(self._root) :] if path.startswith(self._root) else path
+        shown = path.removeprefix(self._root)
         return any(fnmatchcase(shown, pattern) for pattern in self._patterns)

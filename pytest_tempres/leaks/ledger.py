@@ -123,8 +123,9 @@ class Ledger:
 
     def _hinted(self) -> dict[str, int]:
         """Return the inodes of the hinted names that exist, without listing."""
-        names = {name: identity(os.path.join(self.worker_root, name)) for name in self.origins.hints}
-        return {name: inode for name, inode in names.items() if inode is not None}
+        names = ((name, os.path.join(self.worker_root, name)) for name in self.origins.hints)
+        inodes = ((name, identity(path)) for name, path in names)
+        return {name: inode for name, inode in inodes if inode is not None}
 
     def _book(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
         known = self._inodes

@@ -19,6 +19,7 @@ __all__ = [
     "Status",
     "entry_from_plain",
     "fingerprint",
+    "leak_from_plain",
 ]
 
 OwnerKind = Literal["test", "fixture", "collection", "session"]
@@ -110,6 +111,13 @@ def entry_from_plain(data: Sequence[Any]) -> Entry:
     """Rebuild an entry from what JSON made of it (records travel as arrays)."""
     path, owner, test, phase, origin, *rest = data
     return Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
+
+
+def leak_from_plain(data: Sequence[Any]) -> Leak:
+    """Rebuild a leak from what JSON made of it."""
+    *found, entry = data
+    kind, path, size, items, complete, status = found
+    return Leak(kind, path, size, items, complete, status, entry_from_plain(entry))
 
 
 def fingerprint(kind: str, entry: Entry) -> str:

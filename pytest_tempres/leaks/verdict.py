@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
-from collections.abc import Set as AbstractSet
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 import gc
 import os
 
@@ -15,7 +15,7 @@ from pytest_tempres.leaks.model import Status
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.temp_root import measure
 
-__all__ = ["judge", "suspects"]
+__all__ = ["judge", "parents", "suspects"]
 
 
 def suspects(entries: Iterable[Entry]) -> list[Entry]:
@@ -50,7 +50,9 @@ def judge(
         found = measure(entry.path)
         if found is None:
             continue
-        leak = Leak(*found[:1], entry.path, *found[1:], _status(entry, deferred, failed), entry)
+        status = _status(entry, deferred, failed)
+        kind, size, items, complete = found
+        leak = Leak(kind, entry.path, size, items, complete, status, entry)
         if leak.status != "leak" or not pardoned(leak):
             leaks.append(leak)
     return leaks
@@ -71,10 +73,13 @@ def _spellings(path: str) -> set[str]:
     real name where the temp directory is a link, as on macOS.
     """
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    spellings = set()
-    for spelled in {path, real}:
-        step = spelled
-        while step not in spellings:
-            spellings.add(step)
-            step = os.path.dirname(step)
-    return spellings
+    return {*parents(path), *parents(real)}
+
+
+def parents(path: str) -> set[str]:
+    """Return *path* and every directory above it."""
+    found = set()
+    while path not in found:
+        found.add(path)
+        path = os.path.dirname(path)
+    return found

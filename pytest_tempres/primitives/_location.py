@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "DEFAULT_PREFIX",
     "OPEN_FLAGS",
+    "SETTINGS",
     "candidate_directories",
     "first_usable",
     "gettempdir",
@@ -34,8 +34,6 @@ __all__ = [
 ]
 
 P = TypeVar("P", str, bytes)
-
-DEFAULT_PREFIX: Final = "tmp"
 
 # O_NOFOLLOW: what stands under the chosen name must not send the file elsewhere.
 OPEN_FLAGS: Final = (
@@ -59,9 +57,9 @@ _WINDOWS_PLACES: Final = (
     r"\tmp",
 )
 
-# Callers assign ``tempdir`` and ``template`` on the facade, so that is where they are read. Its
-# namespace exists already: a package is in sys.modules before its modules are.
-_FACADE: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
+# Callers assign ``tempdir``, ``template`` and ``TMP_MAX`` on the facade, so that is where they are
+# read. Its namespace exists already: a package is in sys.modules before its modules are.
+SETTINGS: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
 
 
 def candidate_directories(system: str = os.name) -> list[str]:
@@ -116,12 +114,12 @@ def gettempdirb() -> bytes:
 
 def gettempprefix() -> str:
     """Return the prefix of names for which the caller gave none."""
-    return fsdecode(_FACADE["template"])
+    return fsdecode(SETTINGS["template"])
 
 
 def gettempprefixb() -> bytes:
     """Return what :func:`gettempprefix` returns, as ``bytes``."""
-    return fsencode(_FACADE["template"])
+    return fsencode(SETTINGS["template"])
 
 
 def path_type(*parts: object) -> type[str] | type[bytes]:
@@ -131,12 +129,18 @@ def path_type(*parts: object) -> type[str] | type[bytes]:
         of ``tempdir`` decides (CPython issue 40701).
     :raises TypeError: Some ask for ``str``, others for ``bytes``.
     """
-    asked = {_type_asked_by(part) for part in parts if part is not None}
-    if len(asked) > 1:
-        raise TypeError("Can't mix bytes and non-bytes in path components.")
-    if asked:
-        return asked.pop()
-    return str if isinstance(_FACADE.get("tempdir"), str | None) else bytes
+    asked: type[str] | type[bytes] | None = None
+    for part in parts:
+        if part is None:
+            continue
+        kind = str if type(part) is str else _type_asked_by(part)
+        if asked not in (None, kind):
+            raise TypeError("Can't mix bytes and non-bytes in path components.")
+        asked = kind
+    if asked is None:
+        location = SETTINGS.get("tempdir")
+        asked = str if location is None or isinstance(location, str) else bytes
+    return asked
 
 
 def resolve(
@@ -147,7 +151,9 @@ def resolve(
     :raises TypeError: ``str`` and ``bytes`` are mixed.
     """
     answer: Any
-    if path_type(prefix, suffix, directory) is str:
+    if prefix is suffix is directory is None and type(SETTINGS.get("tempdir")) is str:
+        answer = (gettempprefix(), "", SETTINGS["tempdir"])
+    elif path_type(prefix, suffix, directory) is str:
         answer = (
             gettempprefix() if prefix is None else prefix,
             "" if suffix is None else suffix,
@@ -169,9 +175,9 @@ def _type_asked_by(part: object) -> type[str] | type[bytes]:
 
 
 def _temp_location() -> Any:
-    location = _FACADE.get("tempdir")
+    location = SETTINGS.get("tempdir")
     if location is None:
-        location = _FACADE["tempdir"] = first_usable(candidate_directories())
+        location = SETTINGS["tempdir"] = first_usable(candidate_directories())
     return location
 
 

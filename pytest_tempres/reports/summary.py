@@ -66,7 +66,7 @@ class Summary:
 
 
 def shown(text: str, *, controls: bool = False) -> str:
-    """Return *text* with bytes that are not UTF-8 as ``\\xNN``.
+    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``.
 
     :param controls: Whether to escape control characters too, as a terminal needs it.
     """

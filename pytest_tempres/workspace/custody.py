@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import os
 from typing import Final
 import weakref
 
@@ -41,5 +42,6 @@ def at_exit(settle: Callable[[str], object]) -> None:
 def _dissolve_all(settle: Callable[[str], object]) -> None:
     while _roots:
         root = _roots.pop()
-        settle(root.path)
-        root.dissolve()
+        if root.pid == os.getpid():
+            settle(root.path)
+            root.dissolve()

@@ -125,9 +125,9 @@ class SessionRoot:
         :returns: What is still there and why.
         :raises NotOurDirectoryError: When nothing proves that the root is ours.
         """
-        inside = os.path.relpath(path, self.path)
-        parts = inside.split(os.sep)
-        if os.pardir in parts or inside == os.curdir:
+        inside = os.path.join(self.path, "")
+        parts = path[len(inside) :].split(os.sep)
+        if not path.startswith(inside) or not {"", os.curdir, os.pardir}.isdisjoint(parts):
             raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
         if not _BY_DESCRIPTOR:
             _prove(self.path, self.uid, None)

@@ -45,7 +45,7 @@ def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> i
     deadline = time.monotonic() + seconds
     gone = 0
     kept: list[_Dead] = []
-    for path in _candidates(parent):
+    for path in _candidates(parent, deadline):
         if time.monotonic() > deadline:
             break
         dead = _take(path)
@@ -61,15 +61,19 @@ def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> i
     return gone
 
 
-def _candidates(parent: str) -> Iterator[str]:
+def _candidates(parent: str, deadline: float) -> Iterator[str]:
+    """Yield the paths that are named like session roots; a shared directory may be huge."""
+    paths = []
     try:
         with os.scandir(parent) as entries:
-            names = [e.name for e in entries if e.name.startswith(PREFIX)]
+            for entry in entries:
+                if entry.name.startswith(PREFIX) and len(entry.name) == _NAME_LENGTH:
+                    paths.append(entry.path)
+                if time.monotonic() > deadline:
+                    break
     except OSError:
         return
-    for name in names:
-        if len(name) == _NAME_LENGTH:
-            yield os.path.join(parent, name)
+    yield from paths
 
 
 def _take(path: str) -> _Dead | None:
