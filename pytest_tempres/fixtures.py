@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import IO
 from typing import Any
+from typing import TypeVar
 
 import pytest
 
@@ -36,6 +38,8 @@ __all__ = [
     "temp_resources_package",
     "temp_resources_session",
 ]
+
+_Made = TypeVar("_Made")
 
 #: Bytes of a test's name that stay in the name of its directory.
 _NAME_BYTES = 24
@@ -70,12 +74,13 @@ class TempResources:
         :raises OSError: When it cannot be made or the copy fails.
         """
         if not options:
-            path = make_directory(self._state.worker.given, self._name, "")
+            path = self._create(make_directory, self._state.worker.given, self._name, "")
             self._made(Made(path))
             return Path(path)
         markers.checked("tempdir", options)
         prefix = options.get("prefix")
-        path = make_directory(
+        path = self._create(
+            make_directory,
             os.path.abspath(options.get("dir") or self._state.worker.given),
             self._name if prefix is None else prefix,
             options.get("suffix") or "",
@@ -107,7 +112,7 @@ class TempResources:
         options = {"dir": self._state.worker.given, "prefix": self._name, **options}
         content = options.pop("content", None)
         _match_content(options.get("mode", "w+b"), content)
-        file: Any = NamedTemporaryFile(**options)
+        file: Any = self._create(NamedTemporaryFile, **options)
         self._lend(os.fsdecode(os.path.abspath(file.name)))
         # What a failed test wrote is evidence: retention removes the path, not the close.
         self._closing.append(lambda: close_and_keep(file))
@@ -120,6 +125,16 @@ class TempResources:
         """
         markers.checked("spooled", options)
         return self._open(SpooledTemporaryFile, {"dir": self._state.worker.given, **options})
+
+    def _create(self, make: Callable[..., _Made], *args: Any, **options: Any) -> _Made:
+        """Call *make*; once more where a test has removed the directory in which all lies."""
+        try:
+            return make(*args, **options)
+        except FileNotFoundError:
+            if os.path.isdir(self._state.worker.given):
+                raise
+            self._state.make_again()
+            return make(*args, **options)
 
     def _lend(self, path: str, *, keep: bool | None = None) -> None:
         identity = None
@@ -137,12 +152,14 @@ class TempResources:
             try:
                 close()
             except (OSError, ValueError) as error:
-                self._state.warn("close", f"a temporary resource could not be closed: {error}")
+                # The test may have closed the descriptor itself.
+                if getattr(error, "errno", None) != errno.EBADF:
+                    self._state.warn("close", f"a temporary resource could not be closed: {error}")
 
     def _open(self, kind: Callable[..., Any], options: dict[str, Any]) -> IO[Any]:
         content = options.pop("content", None)
         _match_content(options.get("mode", "w+b"), content)
-        file = kind(**options)
+        file = self._create(kind, **options)
         self._closing.append(file.close)
         return _begin_with(file, content)
 
@@ -194,13 +211,13 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
 def _for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
     current = state.current
-    made = current.attempt().made.append if current is not None else Lending("").made.append
+    made = current.made.append if current is not None else Lending("").made.append
     return TempResources(state, made, request.node.name, request.path.parent)
 
 
 def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state = _state(request)
-    nodeid = state.current.nodeid if state.current is not None else request.node.nodeid
+    nodeid = state.current.item.nodeid if state.current is not None else request.node.nodeid
     lending = Lending(request.fixturename or "", nodeid=nodeid)
     state.lent.append(lending)
     name = os.path.basename(request.node.name) or request.scope

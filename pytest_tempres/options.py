@@ -108,18 +108,18 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
     :raises pytest.UsageError: Naming the option, the value and what is allowed.
     """
 
-    def given(name: str) -> Any:
-        value = getattr(namespace, name, None)
-        return _ini(config, name) if value is None else value
+    def given(name: str, default: str | None = None) -> Any:
+        values = (getattr(namespace, name, None), _ini(config, name), default)
+        return next((value for value in values if value is not None), None)
 
     base = str(config.invocation_params.dir)
     targets = [_target(text, base, joined=joined) for text in given("tempres_report")]
     return Settings(
-        keep=_choice("keep", given("tempres_keep") or "failed", POLICIES),
+        keep=_choice("keep", given("tempres_keep", "failed"), POLICIES),
         keep_sessions=_count("keep-sessions", given("tempres_keep_sessions")),
         root=_directory(given("tempres_root"), base, joined=joined),
         root_mode=_mode(_ini(config, "tempres_root_mode")),
-        leaks=_choice("leaks", given("tempres_leaks") or "report", _LEAK_MODES),
+        leaks=_choice("leaks", given("tempres_leaks", "report"), _LEAK_MODES),
         reports=tuple(targets),
         ignore=tuple(_ini(config, "tempres_ignore")),
         redirect=_ini(config, "tempres_redirect"),
@@ -129,7 +129,8 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
 def _ini(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        # Newer versions of pytest raise the last one, but do not name the option.
         raise pytest.UsageError(f"{name} in the configuration file: {error}") from error
 
 
@@ -142,7 +143,7 @@ def _choice(name: str, value: str, allowed: Iterable[str]) -> str:
 def _refused(
     name: str, value: object, advice: str, word: str = "", allowed: Iterable[str] = ()
 ) -> pytest.UsageError:
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(allowed), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return pytest.UsageError(f"--tempres-{name}={value}: {advice}{hint}")
 
@@ -154,7 +155,8 @@ def _list(allowed: Iterable[str]) -> str:
 
 def _count(name: str, value: object) -> int:
     text = str(value)
-    if text.isascii() and text.isdigit():
+    # Python itself refuses to read numbers of some thousand digits.
+    if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
     raise _refused(name, value, "give a whole number, 0 or more")
 

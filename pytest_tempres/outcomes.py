@@ -1,4 +1,4 @@
-"""What came of a test? From its reports to what stays on disk."""
+"""What came of a test? From its attempts and reports to what is booked and what stays."""
 
 from __future__ import annotations
 
@@ -12,85 +12,54 @@ import pytest
 
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.keeping import dispose
+from pytest_tempres.keeping import remove
+from pytest_tempres.keeping import settle_due
+from pytest_tempres.keeping import used
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.owners import look
-from pytest_tempres.primitives._rmtree import Failure
-from pytest_tempres.state import Attempt
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
-from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["begin", "made_report", "received", "remove", "settle", "settle_due"]
+__all__ = ["begin_attempt", "pack", "received", "settle"]
 
 #: The attribute of a teardown report that carries findings to another process.
 _CARRIED: Final = "tempres"
 _SECTION: Final = "temporary resources"
 
 
-def begin(state: SessionState, item: pytest.Item) -> None:
-    """Start to note what comes of *item*."""
-    state.current = CurrentTest(item.nodeid)
-
-
-def made_report(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
-    """Note what a phase came to; at the end of an attempt, book what it left."""
+def begin_attempt(state: SessionState) -> None:
+    """Start an attempt; an earlier one of the same test is over then, reported or not."""
     current = state.current
-    if current is None or current.nodeid != item.nodeid:
+    if current is None:
         return
-    if report.when == "setup" and current.attempt().ended:
-        current.attempts.append(Attempt())
-        current.failed = False
-    attempt = current.attempt()
+    if current.started:
+        _book(state, current)
+        current.earlier += current.made
+        current.made = []
+        current.failed = current.ended = False
+    current.started = True
+
+
+def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
+    """Let a report carry to another process what stands only in this one."""
+    current = state.current
+    if current is None or current.item is not item or not state.travels:
+        return
     if report.outcome == "failed":
-        attempt.failed = True
-        _add_section(state, item, attempt, report)
-    if report.when == "teardown" and not attempt.ended:
-        attempt.ended = True
-        _book(state, item, attempt, report)
-
-
-def _add_section(
-    state: SessionState, item: pytest.Item, attempt: Attempt, report: pytest.TestReport
-) -> None:
-    lendings = [lending.made for lending in _used(state, item)]
-    made = [each for group in (attempt.made, *lendings) for each in group]
-    policy = state.settings.keep
-    kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
-    if kept:
-        report.sections.append((_SECTION, "\n".join(f"kept: {path}" for path in kept)))
-
-
-def _used(state: SessionState, item: pytest.Item) -> list[Lending]:
-    """Return the wider factories that *item* asked for, directly or through a fixture."""
-    names = getattr(item, "fixturenames", ())
-    return [
-        lending
-        for lending in (*state.lent, *state.due)
-        if lending.fixture in names or lending.nodeid == item.nodeid
-    ]
-
-
-def _book(
-    state: SessionState, item: pytest.Item, attempt: Attempt, report: pytest.TestReport
-) -> None:
-    ledger = state.ledger
-    if ledger is not None:
-        look(state, ledger)
-        if ledger.unsent:
-            _judge_attempt(ledger, item, attempt)
-            if not state.travels:
-                state.entries.update((entry.path, entry) for entry in ledger.unsent)
-                ledger.unsent.clear()
-    if state.travels:
-        made = [*attempt.made, *_newly_lent(state)]
-        entries = ledger.unsent if ledger is not None else []
+        current.failed = True
+        _add_section(state, current, report)
+    if report.when == "teardown":
+        _book(state, current)
+        made = [*current.made, *_newly_lent(state)]
+        entries = state.ledger.unsent if state.ledger is not None else []
         if made or entries:
             setattr(report, _CARRIED, json.dumps({"made": made, "entries": entries}))
 
@@ -101,15 +70,41 @@ def _newly_lent(state: SessionState) -> Iterator[Made]:
         lending.carried = len(lending.made)
 
 
-def _judge_attempt(ledger: Ledger, item: pytest.Item, attempt: Attempt) -> None:
-    """Mark what this attempt left as evidence if it failed, and as ignored if a marker says so."""
-    ignore = Ignore(ledger.worker_root, markers.ignored_patterns(item))
+def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
+    """Name in a failure's own section what will be kept because of it."""
+    if any(name == _SECTION for name, _ in report.sections):
+        return
+    lendings = [lending.made for lending in used(state, current.item)]
+    made = [each for group in (current.made, *lendings) for each in group]
+    policy = state.settings.keep
+    kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
+    if kept:
+        report.sections.append((_SECTION, "\n".join(f"kept: {path}" for path in kept)))
+
+
+def _book(state: SessionState, current: CurrentTest) -> None:
+    """Book what the attempt that is over has left."""
+    ledger = state.ledger
+    if ledger is None:
+        return
+    look(state, ledger)
+    if ledger.unsent:
+        _judge_attempt(ledger, current)
+        if not state.travels:
+            state.entries.update((entry.path, entry) for entry in ledger.unsent)
+            ledger.unsent.clear()
+
+
+def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
+    """Mark what an attempt left as evidence if it failed, as ignored if a marker says so."""
+    nodeid = current.item.nodeid
+    ignore = Ignore(ledger.worker_root, markers.ignored_patterns(current.item))
 
     def marked(entry: Entry) -> Entry:
-        if entry.test != item.nodeid or entry.owner.scope not in (None, "function"):
+        if entry.test != nodeid or entry.owner.scope not in (None, "function"):
             return entry
         return entry._replace(
-            evidence=entry.evidence or attempt.failed,
+            evidence=entry.evidence or current.failed,
             ignored=entry.ignored or ignore.matches(entry.path),
         )
 
@@ -119,134 +114,106 @@ def _judge_attempt(ledger: Ledger, item: pytest.Item, attempt: Attempt) -> None:
 def received(state: SessionState, report: pytest.TestReport) -> None:
     """Take what a report tells, in whichever process it arrives."""
     current = state.current
-    here = current is not None and current.nodeid == report.nodeid
-    if here and current is not None:
-        current.reports.append(report)
-    if report.outcome == "failed":
+    if current is not None and current.item.nodeid == report.nodeid:
+        _note(state, current, report)
+    elif report.outcome == "failed":
         state.failed.add(report.nodeid)
-        if here and current is not None:
-            current.failed = True
         node = getattr(report, "node", None)
         if node is not None and str(report.when) == "???":
             state.crashed[node.gateway.id] = report.nodeid
-    carried = getattr(report, _CARRIED, None)
-    if carried is not None:
-        _unpack(state, report, carried, current if here else None)
+    if _CARRIED in report.__dict__:
+        _unpack(state, report)
 
 
-def _unpack(
-    state: SessionState, report: pytest.TestReport, carried: str, current: CurrentTest | None
-) -> None:
+def _note(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
+    current.reports.append(report)
+    if report.outcome in ("failed", "rerun"):
+        current.failed = True
+        _add_section(state, current, report)
+        if report.outcome == "failed":
+            state.failed.add(report.nodeid)
+    if report.when == "teardown" and current.started:
+        current.ended = True
+
+
+def _unpack(state: SessionState, report: pytest.TestReport) -> None:
     try:
-        data = json.loads(carried)
+        data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
     except (ValueError, TypeError, KeyError) as problem:
         text = f"the findings of {report.nodeid} could not be read: {problem}"
         state.warn("carried", text, TempresLeakWarning)
         return
-    if current is not None:
-        if current.attempts and current.attempts[-1].ended:
-            # A worker sees its own report leave for the controller.
-            if state.ledger is not None:
-                state.ledger.unsent.clear()
-            if not state.joined:
-                state.entries.update((entry.path, entry) for entry in entries)
-            return
-        # The attempt ran in a forked child, and only its report came back.
-        attempt = current.attempt()
-        attempt.made += made
-        attempt.ended = True
-        if state.ledger is not None:
-            state.ledger.adopt(entries)
-    worker = getattr(getattr(report, "node", None), "gateway", None)
-    name = worker.id if worker is not None else state.worker.name
-    state.entries.update((entry.path, entry) for entry in entries)
-    for each in made:
-        state.made.setdefault(each.path, Kept(report.nodeid, each.path, "failed", name))
+    if not state.joined:
+        state.entries.update((entry.path, entry) for entry in entries)
+    if state.current is None:
+        worker = report.node.gateway.id if hasattr(report, "node") else state.worker.name
+        for each in made:
+            state.made.setdefault(each.path, Kept(report.nodeid, each.path, "failed", worker))
+    else:
+        _take_back(state, state.current, made, entries)
 
 
-def settle(state: SessionState, item: pytest.Item) -> None:
+def _take_back(
+    state: SessionState, current: CurrentTest, made: list[Made], entries: list[Entry]
+) -> None:
+    """Take a report that leaves for the controller, or that came back from a forked child."""
+    ledger = state.ledger
+    if current.started:
+        if ledger is not None:
+            ledger.unsent.clear()
+        return
+    current.made = made
+    current.started = current.ended = True
+    if ledger is not None:
+        ledger.adopt(entries)
+
+
+def settle(state: SessionState) -> None:
     """Remove what a test was given, or keep it: after its last report, outside all teardown."""
     current, state.current = state.current, None
     if current is None:
         return
-    for lending in _used(state, item) if current.failed else ():
-        lending.failed, lending.nodeid = True, current.nodeid
-    if current.failed and not current.attempts:
+    if current.failed:
+        _settle_failure(state, current)
+    if not state.travels:
+        _book(state, current)
+    for made in current.earlier:
+        remove(state, made)
+    if state.due:
+        settle_due(state)
+    if current.made:
+        _settle_made(state, current)
+
+
+def _settle_failure(state: SessionState, current: CurrentTest) -> None:
+    if not current.started:
         _after_crash(state, current)
-    *earlier, last = current.attempts or [Attempt()]
-    for attempt in earlier:
-        for made in attempt.made:
-            remove(state, made)
-    if current.attempts and not last.ended:
-        # Interrupted: its fixtures are torn down at the end of the session.
-        state.due.append(Lending("", last.made, current.nodeid, current.failed))
-        return
-    if last.made:
-        policy = _policy(state, item, current)
-        _dispose(state, current.nodeid, last.made, failed=current.failed, policy=policy)
-    settle_due(state)
+    for lending in used(state, current.item):
+        lending.failed, lending.nodeid = True, current.item.nodeid
 
 
-def _after_crash(state: SessionState, current: CurrentTest) -> None:
-    """Find what a forked child left that died before it could report."""
-    known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
-    known.update(kept.path for kept in state.kept)
-    with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:
-        current.attempt().made += [Made(e.path) for e in entries if e.path not in known]
-    if state.ledger is not None:
-        for entry in look(state, state.ledger):
-            state.entries[entry.path] = entry._replace(evidence=True)
+def _settle_made(state: SessionState, current: CurrentTest) -> None:
+    nodeid = current.item.nodeid
+    if current.ended:
+        policy = _policy(state, current)
+        dispose(state, nodeid, current.made, failed=current.failed, policy=policy)
+    else:
+        # Interrupted: its fixtures are torn down at the end of the session, and it is due then.
+        state.due.append(Lending("", current.made, nodeid, current.failed))
 
 
-def _policy(state: SessionState, item: pytest.Item, current: CurrentTest) -> str:
+def _policy(state: SessionState, current: CurrentTest) -> str:
+    item = current.item
     answers = item.ihook.pytest_tempres_keep(item=item, reports=tuple(current.reports))
     return "hook" if any(answers) else state.settings.keep
 
 
-def settle_due(state: SessionState) -> None:
-    """Remove or keep what factories gave whose scope has ended."""
-    while state.due:
-        due = state.due.pop()
-        _dispose(state, due.nodeid, due.made, failed=due.failed, policy=state.settings.keep)
-
-
-def _dispose(
-    state: SessionState, nodeid: str, made: list[Made], *, failed: bool, policy: str
-) -> None:
-    for each in made:
-        reason = reason_to_keep(policy, failed=failed, asked=each.keep)
-        if reason is None:
-            remove(state, each)
-        elif os.path.lexists(each.path):
-            state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
-
-
-def remove(state: SessionState, made: Made) -> None:
-    """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
-    path, _, identity = made
-    if os.getpid() != state.pid:
-        return
-    _leave(state, path)
-    try:
-        failures = state.root.remove(path) if identity is None else remove_made(path, identity)
-    except OSError as refusal:
-        state.warn("remove", f"could not remove {path}: {refusal}")
-        return
-    if failures:
-        state.warn("remove", _remaining(path, failures))
-
-
-def _remaining(path: str, failures: list[Failure]) -> str:
-    first = failures[0]
-    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-    return f"could not remove {path}: {first.path}: {first.error.strerror}{more}"
-
-
-def _leave(state: SessionState, path: str) -> None:
-    """Leave *path* if a test made it the working directory: its removal would leave us nowhere."""
-    with contextlib.suppress(OSError):
-        here = os.getcwd()
-        if here == path or here.startswith(os.path.join(path, "")):
-            os.chdir(state.config.invocation_params.dir)
+def _after_crash(state: SessionState, current: CurrentTest) -> None:
+    """Find what a forked child left that died before it could report."""
+    current.ended = True
+    known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
+    known.update(kept.path for kept in state.kept)
+    with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:
+        current.made += [Made(entry.path) for entry in entries if entry.path not in known]

@@ -15,6 +15,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.ledger import State
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 
 __all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
@@ -33,13 +34,7 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
         return ledger.look(final=final)
     except FileNotFoundError:
         ledger.forget()
-        try:
-            state.root.restore(state.worker, state.settings.root_mode)
-        except OSError as error:
-            problem = f"and cannot be made again: {error}"
-        else:
-            problem = "and was made again"
-        state.warn("vanished", f"the temp location {state.worker.path} was removed {problem}")
+        state.make_again()
     except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
         state.warn("look", f"leaks may be missed: {error!r}", TempresLeakWarning)
     return []
@@ -47,6 +42,7 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
 
 def begin_test(state: SessionState, item: pytest.Item) -> State | None:
     """Let *item* own what appears from here on."""
+    state.current = CurrentTest(item)
     ledger = state.ledger
     if ledger is None:
         return None

@@ -67,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is None:
         return
     sessions.leave_basetemp_alone(config, state)
+    if state.is_worker or config.pluginmanager.hasplugin("pytest_forked"):
+        config.pluginmanager.register(TravelHooks(state), "tempres-travel")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
 
@@ -97,11 +99,10 @@ class SessionHooks:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know which test runs, and decide what stays after its last report."""
         before = self._try(owners.begin_test, item)
-        self._try(outcomes.begin, item)
         try:
             return (yield)
         finally:
-            self._try(outcomes.settle, item)
+            self._try(outcomes.settle)
             self._try(owners.end_test, before)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -111,19 +112,19 @@ class SessionHooks:
         """Know which fixture runs."""
         return (yield from owners.setting_up(self._state, fixturedef))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let the report carry what the attempt made and left."""
-        report = yield
-        self._try(outcomes.made_report, item, report)
-        return report
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Know each attempt of a test that is run again."""
+        self._try(outcomes.begin_attempt)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a report tells."""
-        self._try(outcomes.received, report)
+        # Called thrice for each test: a call less than by `_try` shows.
+        try:
+            outcomes.received(self._state, report)
+        except Exception as error:  # noqa: BLE001 -- as in `_try`
+            self._tell("received", error)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -144,8 +145,30 @@ class SessionHooks:
         try:
             return deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._state.warn(deed.__name__, f"internal error in {deed.__name__}: {error!r}")
+            self._tell(deed.__name__, error)
             return None
+
+    def _tell(self, deed: str, error: Exception) -> None:
+        self._state.warn(deed, f"internal error in {deed}: {error!r}")
+
+
+class TravelHooks:
+    """What is needed besides where reports are received by another process."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let the report carry what the attempt made and left."""
+        report = yield
+        try:
+            outcomes.pack(self._state, item, report)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            self._state.warn("pack", f"internal error in pack: {error!r}")
+        return report
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,6 +15,7 @@ from pytest_tempres import distributed
 from pytest_tempres import options
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.ignore import SHIPPED
@@ -22,7 +23,6 @@ from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
-from pytest_tempres.outcomes import remove
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
@@ -37,6 +37,8 @@ from pytest_tempres.workspace.sweep import sweep
 
 __all__ = ["leave_basetemp_alone", "start"]
 
+#: Set once a start was tried: what cannot be made early cannot be made later either.
+_tried_key: Final = pytest.StashKey[bool]()
 #: How long a session looks after dead ones, in seconds.
 _SWEEP_SECONDS: Final = 2.0
 
@@ -49,8 +51,9 @@ def start(config: pytest.Config) -> SessionState | None:
     :raises pytest.UsageError: For an option that is wrong.
     """
     namespace = config.known_args_namespace
-    if namespace.help or namespace.version:
+    if namespace.help or namespace.version or config.stash.get(_tried_key, False):
         return None
+    config.stash[_tried_key] = True
     announced, shared = distributed.shared_root()
     settings = options.read(config, namespace, joined=announced is not None)
     try:
@@ -169,15 +172,15 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     del state.config.stash[session_key]
     if state.joined:
         return
-    _clear(state)
-    parent = os.path.dirname(state.root.path)
+    # As long as our own root is locked the sweep passes it by, so it is counted here.
     sessions = state.settings.keep_sessions - bool(state.kept)
     sweep(
-        parent,
+        os.path.dirname(state.root.path),
         rootdir=str(state.config.rootpath),
         keep_sessions=max(sessions, 0),
         seconds=_SWEEP_SECONDS,
     )
+    _clear(state)
 
 
 def _clear(state: SessionState) -> None:

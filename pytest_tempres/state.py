@@ -23,33 +23,25 @@ from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 
-__all__ = ["Attempt", "CurrentTest", "Lending", "SessionState", "session_key"]
+__all__ = ["CurrentTest", "Lending", "SessionState", "session_key"]
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One run of a test through setup, call and teardown."""
-
-    made: list[Made] = field(default_factory=list)
-    failed: bool = False
-    ended: bool = False
-
-
-@dataclass(slots=True, eq=False)
 class CurrentTest:
-    """The test in whose protocol this process is."""
+    """The test in whose protocol this process is, and how far its last attempt has come."""
 
-    nodeid: str
-    attempts: list[Attempt] = field(default_factory=list)
-    reports: list[pytest.TestReport] = field(default_factory=list)
-    #: Whether a report of the last attempt said so.
-    failed: bool = False
+    # Every test pays for one of these, and a dataclass with factories costs twice as much.
+    __slots__ = ("earlier", "ended", "failed", "item", "made", "reports", "started")
 
-    def attempt(self) -> Attempt:
-        """Return the attempt that is going on."""
-        if not self.attempts:
-            self.attempts.append(Attempt())
-        return self.attempts[-1]
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        #: What fixtures gave: to the attempt that goes on, and to those before it.
+        self.made: list[Made] = []
+        self.earlier: list[Made] = []
+        self.reports: list[pytest.TestReport] = []
+        self.failed = False
+        #: Whether its setup began, and whether its teardown was reported, in this process.
+        self.started = False
+        self.ended = False
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +114,17 @@ class SessionState:
         if topic not in self._told:
             self._told.add(topic)
             tell(self.config, kind(message))
+
+    def make_again(self) -> None:
+        """Make the directories of this worker again, which a test has removed, and tell of it."""
+        try:
+            self.root.restore(self.worker, self.settings.root_mode)
+        except OSError as error:
+            outcome = f"cannot be made again: {error}"
+        else:
+            outcome = "was made again"
+        what = f"the session directory {self.root.path} or a part of it"
+        self.warn("vanished", f"{what} was removed, and {outcome}")
 
 
 session_key = pytest.StashKey[SessionState]()

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from pytest_tempres import distributed
+from pytest_tempres.keeping import settle_due
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
@@ -19,7 +20,6 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
-from pytest_tempres.outcomes import settle_due
 from pytest_tempres.owners import look
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary

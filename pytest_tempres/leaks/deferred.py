@@ -6,9 +6,11 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
 import gc
 import os
 import tempfile
+from types import MethodType
 from typing import Any
 from typing import Final
 
@@ -37,7 +39,10 @@ class ExitCallbacks:
 
     def register(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Register *func* as `atexit.register` does."""
-        named = set(_paths_in((func, *args, *kwargs.values())))
+        named: set[str] = set()
+        # An argument may be anybody's object, and do anything when it is asked.
+        with contextlib.suppress(Exception):
+            named.update(_paths_in((func, *args, *kwargs.values())))
         if named:
             self._paths.append((func, named))
         return self._register(func, *args, **kwargs)
@@ -53,18 +58,25 @@ class ExitCallbacks:
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
-    """Yield the absolute paths among *values*, within partials and collections too."""
+    """Yield the absolute paths among *values*, and among what these hold."""
     for value in values:
         if isinstance(value, (str, bytes, os.PathLike)):
-            # A path object may be anybody's, and do anything when it is asked.
-            with contextlib.suppress(Exception):
-                path = os.fsdecode(value)
-                if os.path.isabs(path):
-                    yield os.path.normpath(path)
-        elif depth and isinstance(value, (list, tuple, set, frozenset, dict)):
-            yield from _paths_in(value, depth - 1)
-        elif depth and isinstance(getattr(value, "args", None), tuple) and callable(value):
-            yield from _paths_in((*value.args, *value.keywords.values()), depth - 1)
+            path = os.fsdecode(value)
+            if os.path.isabs(path):
+                yield os.path.normpath(path)
+        elif depth:
+            yield from _paths_in(_parts(value), depth - 1)
+
+
+def _parts(value: object) -> Iterable[Any]:
+    """Return what a collection, a partial or a bound method holds."""
+    if isinstance(value, dict):
+        return (*value, *value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    return (value.__self__,) if isinstance(value, MethodType) else ()
 
 
 def promised(callbacks: ExitCallbacks | None) -> set[str]:
@@ -76,11 +88,11 @@ def promised(callbacks: ExitCallbacks | None) -> set[str]:
     paths = callbacks.paths() if callbacks is not None else set()
     for thing in gc.get_objects():
         kind = type(thing)
-        if issubclass(kind, _CLOSERS):
-            if _deletes(thing):
-                paths.add(os.fsdecode(thing.name))
-        elif issubclass(kind, _DIRECTORIES) and _removes(thing):
-            paths.add(os.fsdecode(thing.name))
+        if issubclass(kind, (*_CLOSERS, *_DIRECTORIES)):
+            # Somebody's subclass may be half made, or have other ideas of a name.
+            with contextlib.suppress(Exception):
+                if _deletes(thing) if issubclass(kind, _CLOSERS) else _removes(thing):
+                    paths.add(os.path.abspath(os.fsdecode(thing.name)))
     return paths
 
 
@@ -92,7 +104,8 @@ def _deletes(closer: Any) -> bool:
 
 def _removes(directory: Any) -> bool:
     finalizer = getattr(directory, "_finalizer", None)
-    wanted = getattr(directory, "delete", getattr(directory, "_delete", True))
+    # Python 3.12 brought it; a subclass may have a method called delete.
+    wanted = getattr(directory, "_delete", True)
     return bool(wanted) and finalizer is not None and finalizer.alive
 
 

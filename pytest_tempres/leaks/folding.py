@@ -18,9 +18,9 @@ _MACHINERY: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempres",
 
 #: Where pytest starts to run what others wrote; all that lies further is pytest's own way there.
 _ENTRANCES: Final = (
-    os.path.join("_pytest", "runner.py"),
-    os.path.join("_pytest", "main.py"),
-    os.path.join("_pytest", "config", "__init__.py"),
+    os.path.join(os.sep, "_pytest", "runner.py"),
+    os.path.join(os.sep, "_pytest", "main.py"),
+    os.path.join(os.sep, "_pytest", "config", "__init__.py"),
 )
 _SITE: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 

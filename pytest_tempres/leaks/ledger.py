@@ -86,16 +86,19 @@ class Ledger:
         :returns: The new entries, which stand in `unsent` too.
         :raises FileNotFoundError: When the worker root is gone.
         """
-        found = self._outside() if self.origins.outside else []
+        found: list[Entry] = []
         if self._look.changed() or final:
             if final or self._look.affordable():
-                found += self._book(self._look.names(), complete=True)
+                found = self._book(self._look.names(), complete=True)
                 self._behind = False
             else:
-                found += self._book(self._hinted(), complete=False)
+                found = self._book(self._hinted(), complete=False)
                 self._look.put_off()
                 self._behind = True
+        if self.origins.outside:
+            found += self._outside()
         self.origins.hints.clear()
+        self.origins.going.clear()
         self.unsent += found
         return found
 
@@ -123,16 +126,18 @@ class Ledger:
 
     def _hinted(self) -> dict[str, int]:
         """Return the inodes of the hinted names that exist, without listing."""
-        names = ((name, os.path.join(self.worker_root, name)) for name in self.origins.hints)
+        # A copy, since threads of the code under test go on.
+        names = ((name, os.path.join(self.worker_root, name)) for name in list(self.origins.hints))
         inodes = ((name, identity(path)) for name, path in names)
         return {name: inode for name, inode in inodes if inode is not None}
 
     def _book(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
         known = self._inodes
+        hints, going = self.origins.hints, self.origins.going
         found = []
         for name, inode in names.items():
-            if known.get(name) != inode:
-                entry = self._entry(name, self.origins.hints.get(name))
+            if known.get(name) != inode or (name in going and name in hints):
+                entry = self._entry(name, inode, hints.get(name))
                 self._entries[name] = entry
                 found.append(entry)
         if complete:
@@ -142,21 +147,22 @@ class Ledger:
         known.update(names)
         return found
 
-    def _entry(self, name: str, hint: Hint | None) -> Entry:
+    def _entry(self, name: str, inode: int, hint: Hint | None) -> Entry:
         path = os.path.join(self.worker_root, name)
-        if hint is not None and hint.renamed in self._entries:
-            return self._entries[hint.renamed]._replace(path=path)
         if hint is not None:
+            source = hint.renamed
+            if source in self._entries and self._inodes.get(source) == inode:
+                return self._entries[source]._replace(path=path)
             return self._from_hint(path, hint)
         running = self.running
-        owner = running.owner
+        owner, test, phase = running.owner, running.test, running.phase
         if self._behind and self._last_test is not None:
-            owner = self._last_test
+            owner, test, phase = self._last_test, self._last_test.id, None
         return Entry(
             path,
             owner,
-            running.test,
-            running.phase,
+            test,
+            phase,
             command=self.origins.last_command,
             ignored=self._ignored(path),
             worker=self._worker,

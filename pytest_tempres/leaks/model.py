@@ -136,5 +136,5 @@ def fingerprint(kind: str, entry: Entry) -> str:
         nearest.function,
         entry.made_by,
     )
-    text = "\0".join(identity).encode("utf-8", "surrogateescape")
+    text = "\0".join(identity).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]

@@ -30,8 +30,8 @@ _DEPTH: Final = 100
 _PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
 _getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
 _getcwd = os.getcwd
-_fspath = os.fspath
 _fsdecode = os.fsdecode
+_normpath = os.path.normpath
 
 
 class Hint(NamedTuple):
@@ -62,6 +62,10 @@ def _link_target(args: tuple[Any, ...]) -> object:
     return args[1] if len(args) < 3 or args[2] in (-1, None) else None
 
 
+def _removed(args: tuple[Any, ...]) -> object:
+    return args[0] if args[1] in (-1, None) else None
+
+
 def _first(args: tuple[Any, ...]) -> object:
     return args[0]
 
@@ -70,12 +74,14 @@ def _address(args: tuple[Any, ...]) -> object:
     return args[1] if isinstance(args[1], (str, bytes)) else None
 
 
-#: Which argument of an event is the path that is about to exist.
-_CREATED: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
+#: Which argument of an event is the path that is about to exist, or to go.
+_PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
     "open": _opened,
     "os.mkdir": _directory,
     "os.rename": _target,
     "os.link": _target,
+    "os.remove": _removed,
+    "os.rmdir": _removed,
     "os.symlink": _link_target,
     "socket.bind": _address,
     "sqlite3.connect": _first,
@@ -83,7 +89,8 @@ _CREATED: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
     "tempfile.mkstemp": _first,
 }
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
-_EVENTS: Final = frozenset({*_CREATED, "subprocess.Popen"})
+_REMOVALS: Final = frozenset({"os.remove", "os.rmdir"})
+_EVENTS: Final = frozenset({*_PATHS, "subprocess.Popen"})
 
 
 class Origins:
@@ -104,6 +111,8 @@ class Origins:
         running: Running,
     ) -> None:
         self.hints: dict[str, Hint] = {}
+        #: Known entries about to go: file systems give the inode of one to the next.
+        self.going: set[str] = set()
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
         self.last_command: str | None = None
@@ -121,7 +130,7 @@ class Origins:
         if event == "subprocess.Popen":
             self.last_command = _command(args)
             return
-        given = _CREATED[event](args)
+        given = _PATHS[event](args)
         if given is None or isinstance(given, int):
             return
         path = _absolute(given)
@@ -133,6 +142,10 @@ class Origins:
 
     def _inner(self, event: str, args: tuple[Any, ...], path: str) -> None:
         name, below = self._name(path)
+        if event in _REMOVALS:
+            if not below and name in self._known:
+                self.going.add(name)
+            return
         if not name or (below and (name in self.hints or name in self._known)):
             return
         if event == "os.rename":
@@ -187,7 +200,11 @@ def _forward(event: str, args: tuple[Any, ...]) -> None:
 
 def _absolute(path: Any) -> str:
     text = _fsdecode(path)
-    return text if os.path.isabs(text) else os.path.join(_getcwd(), text)
+    if not os.path.isabs(text):
+        text = os.path.join(_getcwd(), text)
+    # Most paths are plain, and a look at them costs less than taking them apart.
+    plain = os.altsep is None and "/." not in text and "//" not in text
+    return text if plain else _normpath(text)
 
 
 def _phase() -> Phase | None:

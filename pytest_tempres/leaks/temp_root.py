@@ -82,6 +82,9 @@ class Look:
         try:
             with _scandir(self._path) as entries:
                 return {entry.name: entry.inode() for entry in entries}
+        except OSError:
+            self.put_off()
+            raise
         finally:
             self._listing += _monotonic() - before
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
+from collections.abc import Iterator
+import errno
 from functools import lru_cache
+from io import FileIO
+import os
 from os import PathLike
 from os import fspath
 from os.path import abspath
@@ -23,14 +25,32 @@ from pytest_tempres.primitives._location import gettempdir
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._location import taken_on_windows
 from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._windows import private_mkdir
 
-__all__ = ["TMP_MAX", "make_directory", "make_file", "mkdtemp", "mkstemp", "mktemp"]
+__all__ = [
+    "DESCRIPTOR",
+    "RAW_FILE",
+    "TMP_MAX",
+    "Kind",
+    "current_process",
+    "make_directory",
+    "make_file",
+    "make_unnamed_file",
+    "mkdtemp",
+    "mkstemp",
+    "mktemp",
+    "remove_if_there",
+]
 
 P = TypeVar("P", str, bytes)
 
 TMP_MAX: Final[int] = getattr(os, "TMP_MAX", 10_000)
 
 _TEXT_FLAGS: Final = OPEN_FLAGS & ~getattr(os, "O_BINARY", 0)
+
+# Unlike a name that is to be created, the directory may be a link. O_EXCL: nobody can ever give
+# the file a name.
+_UNNAMED_FLAGS: Final[int] = os.O_TMPFILE | os.O_RDWR | os.O_EXCL if hasattr(os, "O_TMPFILE") else 0
 
 # A Windows directory that an ACL closes looks writable, so a denial there can't be told from a
 # name that is taken. Names collide once in 10**12: so many denials in a row are denials (gh-66305).
@@ -65,7 +85,7 @@ def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool 
     The caller closes the descriptor and removes the file.
     """
     prefix, suffix, dir = resolve(prefix, suffix, dir)
-    return make_file(dir, prefix, suffix, _TEXT_FLAGS if text else OPEN_FLAGS)
+    return make_file(DESCRIPTOR, dir, prefix, suffix, _TEXT_FLAGS if text else OPEN_FLAGS)
 
 
 @overload
@@ -99,9 +119,7 @@ def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
     return abspath(path)
 
 
-def mktemp(
-    suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | None = None
-) -> str:
+def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | None = None) -> str:
     """Return a path at which nothing exists at this moment, and create nothing.
 
     Unsafe: before the caller uses the path, somebody else may. :func:`mkstemp` is the cure.
@@ -128,88 +146,158 @@ def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
     :returns: The path.
     :raises OSError: It can't be made; the error names the path.
     """
-    return _create(_DIRECTORY, ((0o700,),), parent, prefix, suffix)[1]
+    return _create(_DIRECTORY, (), parent, prefix, suffix)[1]
 
 
 def make_file(
-    parent: P | PathLike[P], prefix: P, suffix: P, flags: int = OPEN_FLAGS
-) -> tuple[int, P]:
+    kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P, flags: int = OPEN_FLAGS
+) -> tuple[Any, P]:
     """Create and open a file of mode 0600 in *parent*, with all arguments given.
 
+    :param kind: ``DESCRIPTOR`` or ``RAW_FILE``.
     :param parent: Made absolute.
     :param prefix: The start of the name.
     :param suffix: The end of the name.
     :param flags: Those of ``os.open``.
-    :returns: The descriptor, which children do not inherit, and the absolute path.
+    :returns: The open file, which children do not inherit, and its absolute path.
     :raises OSError: It can't be made; the error names the path.
     """
-    where = parent if _is_plain(parent) else abspath(parent)
-    return _create(_FILE, ((flags,), (0o600,)), where, prefix, suffix)
+    where: Any = parent
+    if not _is_plain(where):
+        where = abspath(where)
+    return _create(kind, (flags,), where, prefix, suffix)
 
 
-class _Kind(NamedTuple):
-    """What can be created: the word for it, its audit event, how to make and how to undo it."""
+def make_unnamed_file(kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P) -> Any:
+    """Create and open a file that has no name; the arguments are those of :func:`make_file`.
+
+    The name is used for a moment where the system or the file system can't do without.
+    """
+    made: list[Any] = []
+    try:
+        if _UNNAMED_FLAGS:
+            made.extend(kind.make(parent, _UNNAMED_FLAGS))
+            return made[0]
+    except OSError:
+        # A directory that is no good does no better below, where the error names the path.
+        pass
+    except BaseException:
+        _discard(kind, made)
+        raise
+    file, path = make_file(kind, parent, prefix, suffix)
+    try:
+        os.unlink(path)
+    except BaseException:
+        _discard(kind, [file], path)
+        raise
+    return file
+
+
+_PROCESS: Final = [object()]
+
+
+def current_process(marks: list[object] = _PROCESS) -> object:
+    """Return a mark of this process: another one than in the process that it was forked from."""
+    # Bound as a default, since at interpreter exit the module may be gone before the last file is.
+    return marks[0]
+
+
+def _mark_child() -> None:
+    _PROCESS[0] = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_child)
+
+
+def remove_if_there(path: str | bytes) -> None:
+    """Remove the file *path*, unless somebody did (on Windows it may be the system)."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+class Kind(NamedTuple):
+    """What can be created, and how it is made and undone.
+
+    ``make`` returns an iterator over its one result, which C code alone runs: the signal handlers
+    of Python wait until the result has reached whoever is to undo it.
+    """
 
     noun: str
     event: str
-    make: Callable[..., Any]
-    undo: Callable[[Any, Any], None]
+    make: Callable[..., Iterator[Any]]
+    close: Callable[[Any], None]
+    remove: Callable[[Any], None]
 
 
-def _undo_directory(_: None, path: str | bytes) -> None:
-    os.rmdir(path)
-
-
-def _undo_file(descriptor: int, path: str | bytes) -> None:
-    os.close(descriptor)
-    os.unlink(path)
-
-
-_DIRECTORY: Final = _Kind("directory", "tempfile.mkdtemp", os.mkdir, _undo_directory)
-_FILE: Final = _Kind("file", "tempfile.mkstemp", os.open, _undo_file)
+_mkdir: Final = private_mkdir()
+_DIRECTORY: Final = Kind(
+    "directory",
+    "tempfile.mkdtemp",
+    lambda path: map(_mkdir, (path,), (0o700,)),
+    lambda nothing: nothing,
+    os.rmdir,
+)
+DESCRIPTOR: Final = Kind(
+    "file",
+    "tempfile.mkstemp",
+    lambda path, flags: map(os.open, (path,), (flags,), (0o600,)),
+    os.close,
+    remove_if_there,
+)
+RAW_FILE: Final = DESCRIPTOR._replace(
+    make=lambda path, flags: map(FileIO, DESCRIPTOR.make(path, flags), ("w+",)),
+    close=FileIO.close,
+)
 
 
 def _create(
-    kind: _Kind,
-    arguments: tuple[tuple[int], ...],
-    parent: P | PathLike[P],
-    prefix: P,
-    suffix: P,
+    kind: Kind, arguments: tuple[int, ...], parent: P | PathLike[P], prefix: P, suffix: P
 ) -> tuple[Any, P]:
     start = _start(parent, prefix)
     denials = 0
     for _ in range(SETTINGS["TMP_MAX"]):
-        name: Any = random_name() if isinstance(start, str) else random_name().encode()
+        name: Any = random_name()
+        if type(start) is bytes:
+            name = name.encode()
         path = start + name + suffix
         audit(kind.event, path)
         made: list[Any] = []
         try:
-            # In one step of the interpreter: a signal can't come between the creation and made.
-            made.extend(map(kind.make, (path,), *arguments))
+            made.extend(kind.make(path, *arguments))
             return made[0], path
         except FileExistsError:
             continue
         except PermissionError:
             denials += 1
-            if denials > _DENIALS_TO_BEAR or not taken_on_windows(parent):
+            if denials > _DENIALS_TO_BEAR or not taken_on_windows(fspath(parent)):
                 raise
         except BaseException:
-            for result in made:
-                kind.undo(result, path)
+            _discard(kind, made, path)
             raise
     message = f"No usable temporary {kind.noun} name found"
     raise FileExistsError(errno.EEXIST, message, fspath(parent))
 
 
-def _start(parent: P | PathLike[P], prefix: P) -> P:
+def _discard(kind: Kind, made: list[Any], path: str | bytes | None = None) -> None:
+    for result in made:
+        kind.close(result)
+        if path is not None:
+            kind.remove(path)
+
+
+def _start(parent: Any, prefix: P) -> P:
     """Return what ``os.path.join`` would, sooner where that is simple."""
     if type(prefix) is str and _is_plain(parent) and "/" not in prefix:
-        return f"{parent}/{prefix}"  # type: ignore[return-value]
+        return f"{parent}/{prefix}"
+    # Adding nothing refuses what is no string: join would take a PathLike, as CPython does not.
     return join(parent, prefix + prefix[:0])
 
 
 @lru_cache(maxsize=64)
-def _is_plain(directory: object) -> bool:
+def _is_plain(directory: Any) -> bool:
     """Return whether *directory* is a ``str`` and ``os.path.abspath`` of what is in it no news.
 
     True can't become false: a path that is its own absolute path does not depend on the working

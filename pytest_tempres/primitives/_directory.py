@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import warnings
-import weakref
 from types import GenericAlias
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import AnyStr
 from typing import Generic
 from typing import overload
+import warnings
+import weakref
 
 from pytest_tempres.exceptions import RemovalError
+from pytest_tempres.primitives._create import current_process
 from pytest_tempres.primitives._create import mkdtemp
 from pytest_tempres.primitives._rmtree import remove_tree
 
@@ -35,7 +36,8 @@ class TemporaryDirectory(Generic[AnyStr]):
     :raises OSError: It can't be made; the error names the path.
 
     If it is never entered nor cleaned up, it is removed with a ``ResourceWarning`` when the object
-    goes or the interpreter ends.
+    goes or the interpreter ends. In a child forked later none of this happens by itself: there,
+    the directory is the parent's.
     """
 
     name: AnyStr
@@ -72,6 +74,7 @@ class TemporaryDirectory(Generic[AnyStr]):
         self.name = mkdtemp(suffix, prefix, dir)
         self._ignore_cleanup_errors = ignore_cleanup_errors
         self._delete = delete
+        self._process = current_process()
         self._finalizer = self._registered()
 
     @property
@@ -98,11 +101,13 @@ class TemporaryDirectory(Generic[AnyStr]):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if self._delete:
+        if self._delete and self._process is current_process():
             self.cleanup()
 
     def cleanup(self) -> None:
-        """Remove the directory now, whatever ``delete`` says; as often as you like.
+        """Remove the directory now, in whatever process and whatever ``delete`` says.
+
+        To call it again is no error.
 
         :raises RemovalError: Something is left, unless errors are to be ignored. It says what and
             why, and is a ``PermissionError`` too if that is the reason, as in CPython.
@@ -110,7 +115,7 @@ class TemporaryDirectory(Generic[AnyStr]):
         self._finalizer.detach()
         self._remove(self.name, ignore_errors=self._ignore_cleanup_errors)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def _registered(self) -> weakref.finalize[Any, Any]:
         return weakref.finalize(
@@ -120,13 +125,20 @@ class TemporaryDirectory(Generic[AnyStr]):
             warn_message=f"Implicitly cleaning up {self!r}",
             ignore_errors=self._ignore_cleanup_errors,
             delete=self._delete,
+            process=self._process,
         )
 
     @classmethod
     def _cleanup(
-        cls, name: str | bytes, warn_message: str, *, ignore_errors: bool, delete: bool
+        cls,
+        name: str | bytes,
+        warn_message: str,
+        *,
+        ignore_errors: bool,
+        delete: bool,
+        process: object,
     ) -> None:
-        if delete:
+        if delete and process is current_process():
             cls._remove(name, ignore_errors=ignore_errors)
             warnings.warn(warn_message, ResourceWarning, stacklevel=1)
 

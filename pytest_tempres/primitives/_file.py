@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _io import text_encoding  # in typeshed, io has it from 3.11 on
 import io
 import os
 import sys
@@ -13,13 +14,17 @@ from typing import Final
 from typing import Literal
 from typing import overload
 
+from pytest_tempres.primitives._create import DESCRIPTOR
+from pytest_tempres.primitives._create import RAW_FILE
 from pytest_tempres.primitives._create import make_file
+from pytest_tempres.primitives._create import make_unnamed_file
+from pytest_tempres.primitives._create import remove_if_there
 from pytest_tempres.primitives._location import OPEN_FLAGS
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._wrapper import TemporaryFileCloser
 from pytest_tempres.primitives._wrapper import _TemporaryFileWrapper
 from pytest_tempres.primitives._wrapper import close_and_keep
-from pytest_tempres.primitives._wrapper import quiet
+from pytest_tempres.primitives._wrapper import observable
 from pytest_tempres.primitives._wrapper import raw_file
 
 if TYPE_CHECKING:
@@ -37,8 +42,9 @@ __all__ = [
     "close_and_keep",
 ]
 
+# Bound at import, since tests like to replace the builtin.
+_open: Final = io.open
 _HAS_UNNAMED_FILES: Final = os.name == "posix" and sys.platform != "cygwin"
-_UNNAMED_FLAGS: Final = (OPEN_FLAGS | getattr(os, "O_TMPFILE", 0)) & ~os.O_CREAT
 
 
 @overload
@@ -111,18 +117,166 @@ def NamedTemporaryFile(
     A ``ResourceWarning`` says so if it had to be closed for want of a reference (gh-126639). A
     process killed by a signal leaves it behind.
     """
-    if "b" not in mode:
-        encoding = io.text_encoding(encoding)
     prefix, suffix, dir = resolve(prefix, suffix, dir)
-    flags = OPEN_FLAGS
-    if os.name == "nt" and delete and delete_on_close:
-        flags |= os.O_TEMPORARY
-    made: list[Any] = []
+    if "b" not in mode:
+        encoding = text_encoding(encoding)
+    flags = _named_flags(delete=delete and delete_on_close)
+    path: Any = None
+    file: Any = None
+
+    def create(*_: object) -> int:
+        nonlocal path
+        descriptor: int
+        descriptor, path = make_file(DESCRIPTOR, dir, prefix, suffix, flags)
+        return descriptor
+
     try:
-        file = _open(mode, buffering, encoding, newline, errors, dir, opener)
-        file = quiet(file)
-        raw_file(file).name = made[0]
-        return _TemporaryFileWrapper(file, made[0], delete, delete_on_close)
+        if _is_plain(mode, buffering, encoding, errors, newline):
+            file, path = make_file(RAW_FILE, dir, prefix, suffix, flags)
+            file = io.BufferedRandom(file)
+        else:
+            file = _open(dir, mode, buffering, encoding, errors, newline, opener=create)
+            file = observable(file)
+        raw_file(file).name = path
+        return _TemporaryFileWrapper(file, path, delete, delete_on_close)
     except BaseException:
-        if made: os.unlink(made[0])
+        if file is not None:
+            file.close()
+        if path is not None:
+            remove_if_there(path)
         raise
+
+
+@overload
+def TemporaryFile(
+    mode: OpenTextMode,
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> io.TextIOWrapper: ...
+@overload
+def TemporaryFile(
+    mode: OpenBinaryMode,
+    buffering: Literal[0],
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> io.FileIO: ...
+@overload
+def TemporaryFile(
+    *,
+    buffering: Literal[0],
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    errors: str | None = None,
+) -> io.FileIO: ...
+@overload
+def TemporaryFile(
+    mode: OpenBinaryModeWriting,
+    buffering: Literal[-1, 1] = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> io.BufferedWriter: ...
+@overload
+def TemporaryFile(
+    mode: OpenBinaryModeReading,
+    buffering: Literal[-1, 1] = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> io.BufferedReader: ...
+@overload
+def TemporaryFile(
+    mode: OpenBinaryModeUpdating = "w+b",
+    buffering: Literal[-1, 1] = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> io.BufferedRandom: ...
+@overload
+def TemporaryFile(
+    mode: str = "w+b",
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: AnyStr | None = None,
+    prefix: AnyStr | None = None,
+    dir: GenericPath[AnyStr] | None = None,
+    *,
+    errors: str | None = None,
+) -> IO[Any]: ...
+def TemporaryFile(
+    mode: str = "w+b",
+    buffering: int = -1,
+    encoding: str | None = None,
+    newline: str | None = None,
+    suffix: Any = None,
+    prefix: Any = None,
+    dir: Any = None,
+    *,
+    errors: str | None = None,
+) -> Any:
+    """Create and open a file that has no name and is gone when it is closed.
+
+    :param mode: That of ``open``; so are *buffering*, *encoding*, *newline* and *errors*.
+    :param suffix: The end of the name that the file has for a moment where the system can't
+        create one without; so are *prefix* and *dir*, the directory, its start and its place.
+    :returns: An ordinary file object. On Windows it is :func:`NamedTemporaryFile`'s.
+    :raises OSError: It can't be made; the error names the path.
+    """
+    if "b" not in mode:
+        encoding = text_encoding(encoding)
+    prefix, suffix, dir = resolve(prefix, suffix, dir)
+
+    if _is_plain(mode, buffering, encoding, errors, newline):
+        return io.BufferedRandom(make_unnamed_file(RAW_FILE, dir, prefix, suffix))
+
+    def create(*_: object) -> int:
+        descriptor: int = make_unnamed_file(DESCRIPTOR, dir, prefix, suffix)
+        return descriptor
+
+    file = _open(dir, mode, buffering, encoding, errors, newline, opener=create)
+    raw_file(file).name = file.fileno()
+    return file
+
+
+if not _HAS_UNNAMED_FILES:
+    TemporaryFile = NamedTemporaryFile  # type: ignore[assignment]
+
+
+def _named_flags(*, delete: bool) -> int:
+    # Windows removes such a file even if the process is killed.
+    return OPEN_FLAGS | getattr(os, "O_TEMPORARY", 0) if delete else OPEN_FLAGS
+
+
+def _is_plain(mode: str, buffering: int, *others: str | None) -> bool:
+    """Return whether ``open`` would make a ``BufferedRandom`` of the usual kind.
+
+    We make that one ourselves. ``open`` asks the system whether a new file is a terminal.
+    """
+    return mode == "w+b" and buffering == -1 and others == (None, None, None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from os import PathLike
 from os import fsdecode
 from os import fsencode
 from os import fspath
+import sys
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
@@ -37,12 +37,7 @@ P = TypeVar("P", str, bytes)
 
 # O_NOFOLLOW: what stands under the chosen name must not send the file elsewhere.
 OPEN_FLAGS: Final = (
-    os.O_RDWR
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
+    os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
 
 _NAMES_TO_TRY: Final = 100
@@ -122,14 +117,14 @@ def gettempprefixb() -> bytes:
     return fsencode(SETTINGS["template"])
 
 
-def path_type(*parts: object) -> type[str] | type[bytes]:
+def path_type(*parts: object) -> type[str | bytes]:
     """Return the type of path that *parts* ask for.
 
     :param parts: Prefix, suffix, directory; None asks for nothing, and when all are None the type
         of ``tempdir`` decides (CPython issue 40701).
     :raises TypeError: Some ask for ``str``, others for ``bytes``.
     """
-    asked: type[str] | type[bytes] | None = None
+    asked: type[str | bytes] | None = None
     for part in parts:
         if part is None:
             continue
@@ -151,8 +146,9 @@ def resolve(
     :raises TypeError: ``str`` and ``bytes`` are mixed.
     """
     answer: Any
-    if prefix is suffix is directory is None and type(SETTINGS.get("tempdir")) is str:
-        answer = (gettempprefix(), "", SETTINGS["tempdir"])
+    location, template = SETTINGS.get("tempdir"), SETTINGS["template"]
+    if prefix is suffix is directory is None and type(location) is type(template) is str:
+        answer = (template, "", location)
     elif path_type(prefix, suffix, directory) is str:
         answer = (
             gettempprefix() if prefix is None else prefix,
@@ -168,7 +164,7 @@ def resolve(
     return answer  # type: ignore[no-any-return]
 
 
-def _type_asked_by(part: object) -> type[str] | type[bytes]:
+def _type_asked_by(part: object) -> type[str | bytes]:
     if isinstance(part, PathLike):
         part = fspath(part)
     return bytes if isinstance(part, bytes) else str

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from os import fsdecode
 from os.path import join
 from os.path import split
+import sys
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
@@ -47,9 +47,11 @@ class _System:
     unlink = staticmethod(os.unlink)
 
 
-_BY_DESCRIPTOR: Final = (
-    {os.open, os.rmdir, os.unlink} <= os.supports_dir_fd and os.listdir in os.supports_fd
-)
+_BY_DESCRIPTOR: Final = {
+    os.open,
+    os.rmdir,
+    os.unlink,
+} <= os.supports_dir_fd and os.listdir in os.supports_fd
 _LINUX: Final = sys.platform == "linux"
 _CHMOD_AT: Final = os.chmod in os.supports_dir_fd and os.chmod in os.supports_follow_symlinks
 
@@ -108,6 +110,8 @@ def _remove_contents(name: str | bytes, dir_fd: int | None) -> list[Failure]:
 
 def _remove_from_parent(path: str, dir_fd: int | None) -> list[Failure]:
     parent, name = split(path.rstrip("/"))
+    if not name:
+        return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
     try:
         base = _System.open(parent or ".", _TO_SEARCH, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -216,7 +220,7 @@ class _Removal:
 
     def _sweep(self) -> list[str]:
         """Remove what is no directory from here; return the names of the rest."""
-        left, denied = self._unlink_each(_System.listdir(self._here))
+        left, denied = self._unlink_each(_System.listdir(self._here))  # type: ignore[arg-type]
         if denied and self._repair():
             left, _ = self._unlink_each(left)
         return left
@@ -260,11 +264,7 @@ class _Removal:
     def _parent(self) -> int | None:
         """Open the directory above, if it is still the one that the removal came from."""
         try:
-            above = _System.open("..", _TO_LIST, dir_fd=self._here)
-        except PermissionError:
-            if not self._repair():
-                return None
-            above = _System.open("..", _TO_LIST, dir_fd=self._here)
+            above = self._open_above()
         except OSError:
             return None
         status = _System.fstat(above)
@@ -272,6 +272,14 @@ class _Removal:
             return above
         _System.close(above)
         return None
+
+    def _open_above(self) -> int:
+        try:
+            return _System.open("..", _TO_LIST, dir_fd=self._here)
+        except PermissionError:
+            if not self._repair():
+                raise
+            return _System.open("..", _TO_LIST, dir_fd=self._here)
 
     def _try(self, remove: Callable[..., None], name: str) -> None:
         try:
@@ -309,29 +317,31 @@ class _Removal:
 
 def _remove_by_path(path: str) -> list[Failure]:
     """Remove *path* as ``shutil`` does; it knows the links and junctions of Windows."""
-    import shutil
+    import shutil  # noqa: PLC0415 - its own imports are dear, and it is rarely needed
 
     failures: list[Failure] = []
 
-    def note(function: Callable[..., Any], at: str, caught: Any) -> None:
-        error = caught if isinstance(caught, BaseException) else caught[1]
+    def note(function: Callable[[str], None], at: str, caught: Any) -> None:
+        error = caught if isinstance(caught, OSError) else caught[1]
         if isinstance(error, PermissionError) and function in {os.unlink, os.rmdir}:
-            error = _force(function, at, error)
+            error = _force(function, at)
         if error is not None and not isinstance(error, FileNotFoundError):
             failures.append(Failure(at, error))
 
-    handler = "onexc" if sys.version_info >= (3, 12) else "onerror"
-    rmtree: Any = shutil.rmtree
-    rmtree(path, **{handler: note})
+    if os.path.islink(path) or not os.path.isdir(path):
+        note(os.unlink, path, PermissionError())
+        return failures
+    handler: Any = {"onexc" if sys.version_info >= (3, 12) else "onerror": note}
+    shutil.rmtree(path, **handler)
     return failures
 
 
-def _force(function: Callable[..., Any], path: str, error: OSError) -> OSError | None:
+def _force(function: Callable[[str], None], path: str) -> OSError | None:
     """Try again without the read-only attribute, which keeps Windows from removing a file."""
     try:
         if not os.path.islink(path):
             _System.chmod(path, 0o700)
         function(path)
-    except OSError:
+    except OSError as error:
         return error
     return None

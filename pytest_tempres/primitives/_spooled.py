@@ -2,21 +2,129 @@
 
 from __future__ import annotations
 
+from _io import text_encoding  # in typeshed, io has it from 3.11 on
 import io
-import warnings
 from types import GenericAlias
+from typing import IO
+from typing import TYPE_CHECKING
 from typing import Any
+from typing import AnyStr
+from typing import overload
+import warnings
 
 from pytest_tempres.primitives._file import TemporaryFile
+from pytest_tempres.primitives._wrapper import observable
+from pytest_tempres.primitives._wrapper import tell_when_unclosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from _typeshed import OpenBinaryMode
+    from _typeshed import OpenTextMode
+    from typing_extensions import Self
+
+    class _FileBase(IO[AnyStr], io.IOBase):  # type: ignore[misc]
+        """What a type checker is told."""
+
+        def __iter__(self) -> Iterator[AnyStr]: ...  # type: ignore[override]
+        def __next__(self) -> AnyStr: ...  # type: ignore[override]
+else:
+    # Subscription is CPython's: it gives a GenericAlias.
+    _FileBase = {AnyStr: io.IOBase}
 
 __all__ = ["SpooledTemporaryFile"]
 
 
-class SpooledTemporaryFile(io.IOBase):
-    """A temporary file that moves from memory to disk when it grows."""
+class SpooledTemporaryFile(_FileBase[AnyStr]):
+    """A temporary file that is kept in memory until it grows or somebody needs a descriptor.
 
+    :param max_size: How many bytes may stay in memory; with 0, any number.
+    :param mode: That of ``open``; so are *buffering*, *encoding*, *newline* and *errors*.
+    :param suffix: As for :func:`TemporaryFile`; so are *prefix* and *dir*.
+
+    ``_rolled`` says whether the contents are on disk, ``_file`` is the file that has them. A
+    rollover that fails leaves them in memory, complete. Iteration goes on in the file on disk when
+    a rollover comes between (gh-87034).
+    """
+
+    # The method of a file on disk, for the class that uses it.
+    __slots__ = ("_write_on_disk",)
+
+    _file: IO[AnyStr] = None  # type: ignore[assignment]
     _rolled = False
 
+    @overload
+    def __init__(
+        self: SpooledTemporaryFile[bytes],
+        max_size: int = 0,
+        mode: OpenBinaryMode = "w+b",
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | None = None,
+        *,
+        errors: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: SpooledTemporaryFile[str],
+        max_size: int,
+        mode: OpenTextMode,
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | None = None,
+        *,
+        errors: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: SpooledTemporaryFile[str],
+        max_size: int = 0,
+        *,
+        mode: OpenTextMode,
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | None = None,
+        errors: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_size: int,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | None = None,
+        *,
+        errors: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_size: int = 0,
+        *,
+        mode: str,
+        buffering: int = -1,
+        encoding: str | None = None,
+        newline: str | None = None,
+        suffix: str | None = None,
+        prefix: str | None = None,
+        dir: str | None = None,
+        errors: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         max_size: int = 0,
@@ -30,157 +138,232 @@ class SpooledTemporaryFile(io.IOBase):
         *,
         errors: str | None = None,
     ) -> None:
-        self._file: Any
-        if "b" in mode:
-            self._file = io.BytesIO()
-        else:
-            encoding = io.text_encoding(encoding)
-            self._file = io.TextIOWrapper(
-                io.BytesIO(), encoding=encoding, errors=errors, newline=newline
-            )
-        self._max_size = max_size
-        self._rolled = False
-        self._arguments = {
-            "mode": mode,
-            "buffering": buffering,
-            "suffix": suffix,
-            "prefix": prefix,
-            "encoding": encoding,
-            "newline": newline,
-            "dir": dir,
-            "errors": errors,
-        }
+        file: Any = io.BytesIO()
+        if "b" not in mode:
+            encoding = text_encoding(encoding)
+            file = io.TextIOWrapper(file, encoding, errors, newline)
+        self._file = file
+        self._max_size = self._limit = max_size
+        self._mode = mode
+        self._arguments = (buffering, encoding, newline, suffix, prefix, dir, errors)
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
-    def rollover(self):
+    def rollover(self) -> None:
+        """Move the contents to disk, if they are not there yet.
+
+        :raises OSError: They could not be moved. They are still in memory, complete.
+        """
         if self._rolled:
             return
-        file = self._file
-        rolled = TemporaryFile(**self._arguments)
+        file: Any = self._file
         position = file.tell()
-        if hasattr(rolled, "buffer"):
-            rolled.buffer.write(file.detach().getvalue())
-        else:
-            rolled.write(file.getvalue())
-        rolled.seek(position)
+        rolled = self._on_disk()
+        try:
+            if isinstance(file, io.BytesIO):
+                rolled.write(file.getvalue())
+            else:
+                file.flush()
+                rolled.buffer.write(file.buffer.getvalue())
+            rolled.seek(position)
+        except BaseException:
+            rolled.close()
+            raise
         self._file = rolled
         self._rolled = True
+        self._limit = 0
+        if type(self) is SpooledTemporaryFile:
+            self._write_on_disk = rolled.write
+            self.__class__ = _RolledTemporaryFile
 
-    def __enter__(self):
+    def _on_disk(self) -> Any:
+        buffering, encoding, newline, suffix, prefix, dir, errors = self._arguments
+        file = observable(
+            TemporaryFile(
+                self._mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors
+            )
+        )
+        tell_when_unclosed(file, _say_nothing)
+        return file
+
+    def __enter__(self) -> Self:
         if self._file.closed:
             raise ValueError("Cannot enter context with closed file")
         return self
 
-    def __exit__(self, exc, value, tb):
+    def __exit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self._file.close()
 
-    def __iter__(self):
-        return self._file.__iter__()
+    def __del__(self) -> None:
+        file: Any = self._file
+        if file is None or file.closed:
+            return
+        warnings.warn(f"Unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        self._let_go()
 
-    def __del__(self):
-        if not self.closed:
-            warnings.warn(f"Unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+    def _let_go(self) -> None:
+        self._file.close()
 
-    def close(self):
+    def close(self) -> None:
+        """Close the file, and with that remove it."""
         self._file.close()
 
     @property
-    def closed(self):
-        return self._file.closed
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        file: Any = self._file
+        return file is None or bool(file.closed)
 
     @property
-    def encoding(self):
-        return self._file.encoding
+    def encoding(self) -> str:
+        """The encoding; only a file in text mode has it, and *errors* and *newlines*."""
+        return self._file.encoding  # type: ignore[attr-defined, no-any-return]
 
     @property
-    def errors(self):
-        return self._file.errors
+    def errors(self) -> str | None:
+        """How encoding errors are handled."""
+        return self._file.errors  # type: ignore[attr-defined, no-any-return]
 
     @property
-    def newlines(self):
-        return self._file.newlines
+    def newlines(self) -> str | tuple[str, ...] | None:
+        """The line ends read so far."""
+        return self._file.newlines  # type: ignore[attr-defined, no-any-return]
 
     @property
-    def mode(self):
-        try:
-            return self._file.mode
-        except AttributeError:
-            return self._arguments["mode"]
+    def mode(self) -> str:
+        """The mode; that of the file on disk, once there is one."""
+        mode: str = getattr(self._file, "mode", self._mode)
+        return mode
 
     @property
-    def name(self):
-        try:
-            return self._file.name
-        except AttributeError:
-            return None
+    def name(self) -> Any:
+        """The descriptor of the file on disk; None before."""
+        return getattr(self._file, "name", None)
 
-    def fileno(self):
+    def fileno(self) -> int:
+        """Return the descriptor of the file on disk, which is made if need be."""
         self.rollover()
-        return self._file.fileno()
+        descriptor: int = self._file.fileno()
+        return descriptor
 
-    def flush(self):
-        self._file.flush()
-
-    def isatty(self):
-        return self._file.isatty()
-
-    def readable(self):
-        return self._file.readable()
-
-    def read(self, *args):
-        return self._file.read(*args)
-
-    def read1(self, *args):
-        return self._file.read1(*args)
-
-    def readinto(self, b):
-        return self._file.readinto(b)
-
-    def readinto1(self, b):
-        return self._file.readinto1(b)
-
-    def readline(self, *args):
-        return self._file.readline(*args)
-
-    def readlines(self, *args):
-        return self._file.readlines(*args)
-
-    def seekable(self):
-        return self._file.seekable()
-
-    def seek(self, *args):
-        return self._file.seek(*args)
-
-    def tell(self):
-        return self._file.tell()
-
-    def truncate(self, size=None):
-        if size is None:
-            return self._file.truncate()
-        if size > self._max_size:
-            self.rollover()
-        return self._file.truncate(size)
-
-    def writable(self):
-        return self._file.writable()
-
-    def write(self, s):
+    def write(self, s: Any) -> int:
+        """Write *s*, and move the contents to disk if they are too many by now."""
         file = self._file
-        written = file.write(s)
-        if not self._rolled and self._max_size and file.tell() > self._max_size:
+        written: int = file.write(s)
+        limit = self._limit
+        if limit and file.tell() > limit:
             self.rollover()
         return written
 
-    def writelines(self, iterable):
+    def writelines(self, iterable: Iterable[Any]) -> None:
+        """Write each item; from a rollover on, straight to disk."""
         if self._max_size == 0 or self._rolled:
-            return self._file.writelines(iterable)
+            self._file.writelines(iterable)
+            return
         lines = iter(iterable)
         for line in lines:
             self.write(line)
             if self._rolled:
-                return self._file.writelines(lines)
+                self._file.writelines(lines)
 
-    def detach(self):
-        return self._file.detach()
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file; on disk, if *size* is over the limit."""
+        if size is not None and size > self._max_size:
+            self.rollover()
+        return self._file.truncate() if size is None else self._file.truncate(size)
+
+    # Found at each call, since a rollover puts another file in the place of the first.
+
+    def __iter__(self) -> Iterator[AnyStr]:  # type: ignore[override]
+        return iter(self._file) if self._rolled else super().__iter__()  # type: ignore[return-value]
+
+    def read(self, *size: int) -> AnyStr:
+        """Read *size* bytes or characters, or all."""
+        return self._file.read(*size)
+
+    def read1(self, *size: int) -> AnyStr:
+        """Read up to *size* bytes with one call of the system at most; binary mode only."""
+        return self._file.read1(*size)  # type: ignore[attr-defined, no-any-return]
+
+    def readinto(self, b: Any) -> int:
+        """Read into the buffer *b*; binary mode only."""
+        return self._file.readinto(b)  # type: ignore[attr-defined, no-any-return]
+
+    def readinto1(self, b: Any) -> int:
+        """Read into *b* with one call of the system at most; binary mode only."""
+        return self._file.readinto1(b)  # type: ignore[attr-defined, no-any-return]
+
+    def readline(self, *size: int) -> AnyStr:  # type: ignore[override]
+        """Read one line, or *size* of it."""
+        return self._file.readline(*size)
+
+    def readlines(self, *hint: int) -> list[AnyStr]:  # type: ignore[override]
+        """Read all lines, or as many as have *hint* bytes or characters."""
+        return self._file.readlines(*hint)
+
+    def seek(self, *position: int) -> int:
+        """Move to an offset, as the ``seek`` of a file does."""
+        return self._file.seek(*position)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._file.flush()
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return self._file.isatty()
+
+    def readable(self) -> bool:
+        """Return whether it can be read."""
+        return self._file.readable()
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return self._file.seekable()
+
+    def writable(self) -> bool:
+        """Return whether it can be written."""
+        return self._file.writable()
+
+    def detach(self) -> Any:
+        """Take away and return what is below the file; the rest is of no use then."""
+        return self._file.detach()  # type: ignore[attr-defined]
+
+
+class _RolledTemporaryFile(SpooledTemporaryFile):  # type: ignore[type-arg]
+    """What a spooled file is once it is on disk: no step of Python stands before a write."""
+
+    __slots__ = ()
+
+    # Not an attribute of the instance: Python 3.13 finds a slot at once, but not what hides a
+    # method of the class.
+    write = vars(SpooledTemporaryFile)["_write_on_disk"]
+
+    def _let_go(self) -> None:
+        # Its method write may live on elsewhere, and with it the file (CPython issue 18879).
+        self._file = _CLOSED
+        del self._write_on_disk
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The file on disk refuses, in the words of this Python.
+        return self._file.__reduce_ex__(protocol)
+
+
+_RolledTemporaryFile.__name__ = SpooledTemporaryFile.__name__
+_RolledTemporaryFile.__qualname__ = SpooledTemporaryFile.__qualname__
+
+_CLOSED: Any = io.BytesIO()
+_CLOSED.close()
+
+
+def _say_nothing(file: object) -> None:
+    """The spooled file has warned already."""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from typing import IO
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import AnyStr
 from typing import overload
+import warnings
 from weakref import ref
+
+from pytest_tempres.primitives._create import current_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import IO as _FileLike
+    from typing import IO as _FileLike  # noqa: N811
 
     from typing_extensions import Buffer
     from typing_extensions import Self
@@ -25,37 +27,48 @@ else:
     # To a type checker a wrapper is a file; at run time nothing must hide the file's attributes.
     from typing import Generic as _FileLike
 
-__all__ = ["TemporaryFileCloser", "close_and_keep", "quiet", "raw_file"]
+__all__ = ["TemporaryFileCloser", "close_and_keep", "observable", "raw_file", "tell_when_unclosed"]
 
 
 def raw_file(file: Any) -> Any:
     """Return the ``io.FileIO`` at the bottom of *file*."""
+    if type(file) is io.BufferedRandom:
+        return file.raw
     buffered = getattr(file, "buffer", file)
     return getattr(buffered, "raw", buffered)
 
 
-def quiet(file: Any) -> Any:
-    """Return *file*, or a file in its place, that does not warn when it goes unclosed.
+def observable(file: Any) -> Any:
+    """Return *file*, or a file in its place, for which :func:`tell_when_unclosed` works.
 
-    What owns the file warns instead. The ``io`` classes ask the raw file to warn, so an attribute
-    there is enough; a raw file that stands alone needs a class of its own. Files keep the exact
-    ``io`` classes, for which the interpreter's writes are fastest.
+    Files keep the exact ``io`` classes, for which the interpreter writes fastest; only a raw file
+    that stands alone needs a class of its own.
     """
-    if isinstance(file, io.FileIO):
-        alone = _Unbuffered(os.dup(file.fileno()), file.mode)
-        file.close()
-        return alone
-    raw_file(file)._dealloc_warn = _say_nothing
-    return file
+    return _Unbuffered(file) if isinstance(file, io.FileIO) else file
 
 
-def _say_nothing(source: object) -> None:
-    pass
+def tell_when_unclosed(file: Any, tell: Callable[[Any], None]) -> None:
+    """Have *tell* called, instead of a ``ResourceWarning``, if *file* goes without a close.
+
+    :param file: What :func:`observable` returned. The ``io`` classes ask the raw file at the bottom
+        to warn, so an attribute there is all it takes.
+    :param tell: Gets the file. It lives as long as the file does, so it must not hold the file.
+    """
+    raw_file(file)._dealloc_warn = tell  # noqa: SLF001 - there is no public hook
 
 
 class _Unbuffered(io.FileIO):
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__(os.dup(file.fileno()), file.mode)
+        file.close()
+
     def __del__(self) -> None:
-        self.close()
+        if not self.closed:
+            self._dealloc_warn(self)  # type: ignore[attr-defined]
+            self.close()
+
+
+_Unbuffered.__name__ = "_io.FileIO"  # what its repr says
 
 
 class TemporaryFileCloser:
@@ -69,72 +82,74 @@ class TemporaryFileCloser:
     :param name: Its path.
     :param delete: Whether the path is removed at all.
     :param delete_on_close: Whether it is removed as soon as the file is closed.
-    :param warn_message: The text of the ``ResourceWarning``.
     """
 
+    cleanup_called = False
+    close_called = False
+
     def __init__(
-        self,
-        file: IO[Any],
-        name: str | bytes,
-        delete: bool,
-        delete_on_close: bool,
-        warn_message: str,
+        self, file: IO[Any], name: str | bytes, delete: bool, delete_on_close: bool
     ) -> None:
-        self._file = ref(file)
-        self._process = os.getpid()
         self.name = name
         self.delete = delete
         self.delete_on_close = delete_on_close
-        self.warn_message = warn_message
-        self.cleanup_called = False
-        self.close_called = False
+        self._process = current_process()
+        self._description: str | None = None
+        self._file = ref(file)
+        tell_when_unclosed(file, self._describe)
 
-    # Bound here, since at interpreter exit the module may be gone before the last file is.
-    def cleanup(
-        self,
-        unlink: Callable[[str | bytes], None] = os.unlink,
-        getpid: Callable[[], int] = os.getpid,
-        system: str = os.name,
-    ) -> None:
+    def cleanup(self) -> None:
         """Close the file and remove its path, if it is to be removed at all.
 
         :raises OSError: The file could not be flushed, or its path not be removed.
         """
-        if self.cleanup_called:
-            return
-        self.cleanup_called = True
-        try:
-            self._close_file()
-        finally:
-            # Windows removes by itself what is open with O_TEMPORARY.
-            removed = system == "nt" and self.delete_on_close
-            if self.delete and not removed and self._process == getpid():
-                try:
-                    unlink(self.name)
-                except FileNotFoundError:
-                    pass
+        if not self.cleanup_called:
+            self.cleanup_called = True
+            try:
+                self.close()
+            finally:
+                self._remove()
 
     def close(self) -> None:
         """Close the file; remove its path if that is to happen on close."""
         if self.close_called:
             return
-        try:
-            self._close_file()
-        finally:
-            if self.delete and self.delete_on_close:
-                self.cleanup()
-
-    def _close_file(self) -> None:
-        file = None if self.close_called else self._file()
         self.close_called = True
-        if file is not None:
-            file.close()
+        try:
+            file = self._file()
+            if file is not None:
+                file.close()
+        finally:
+            if self.delete_on_close and not self.cleanup_called:
+                self.cleanup_called = self.delete
+                self._remove()
+
+    # Bound here, since at interpreter exit the module may be gone before the last file is.
+    def _remove(
+        self,
+        unlink: Callable[[str | bytes], None] = os.unlink,
+        process: Callable[[], object] = current_process,
+        system: str = os.name,
+    ) -> None:
+        # What Windows opened with O_TEMPORARY it removes itself.
+        removed = system == "nt" and self.delete_on_close
+        if self.delete and not removed and self._process is process():
+            try:
+                unlink(self.name)
+            except FileNotFoundError:
+                pass
+
+    def _describe(self, file: IO[Any]) -> None:
+        self._description = f"<_TemporaryFileWrapper file={file!r}>"
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        if self.close_called and self.cleanup_called:
+            return
         closed = self.close_called
         self.cleanup()
         if not closed:
-            warn(self.warn_message, ResourceWarning, stacklevel=1)
+            described = self._description or repr(self.name)
+            warn(f"Implicitly cleaning up {described}", ResourceWarning, stacklevel=1)
 
 
 class _TemporaryFileWrapper(_FileLike[AnyStr]):
@@ -142,7 +157,7 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
 
     Methods of the file become attributes of the wrapper, so that calling them costs nothing extra.
 
-    :param file: The open file.
+    :param file: The open file, as :func:`observable` returned it.
     :param name: Its path.
     :param delete: Whether the path is removed.
     :param delete_on_close: Whether that happens on close.
@@ -156,10 +171,8 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
     ) -> None:
         self.file = file
         self.name = name
-        self.write = file.write
-        message = f"Implicitly cleaning up {self!r}"
-        self._closer = TemporaryFileCloser(file, name, delete, delete_on_close, message)
-        raw_file(file)._closer = self._closer
+        self.write = file.write  # type: ignore[method-assign]
+        self._closer = TemporaryFileCloser(file, name, delete, delete_on_close)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} file={self.file!r}>"
@@ -222,12 +235,14 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         def write(self: _TemporaryFileWrapper[bytes], s: Buffer, /) -> int: ...
         @overload
         def write(self, s: AnyStr, /) -> int: ...
+        def write(self, s: Any, /) -> int: ...
         @overload
         def writelines(self: _TemporaryFileWrapper[str], lines: Iterable[str], /) -> None: ...
         @overload
         def writelines(self: _TemporaryFileWrapper[bytes], lines: Iterable[Buffer], /) -> None: ...
         @overload
         def writelines(self, lines: Iterable[AnyStr], /) -> None: ...
+        def writelines(self, lines: Iterable[Any], /) -> None: ...
 
 
 class _Lent:

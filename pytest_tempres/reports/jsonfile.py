@@ -9,6 +9,7 @@ from typing import Final
 
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.summary import raw
 from pytest_tempres.reports.summary import shown
 from pytest_tempres.workspace.retention import Kept
 
@@ -22,7 +23,7 @@ def render(summary: Summary) -> str:
     """Return *summary* as JSON text, in ASCII."""
     record = {
         "version": VERSION,
-        "session": summary.session._asdict(),
+        "session": {**summary.session._asdict(), "rootdir": shown(summary.session.rootdir)},
         "totals": summary.totals._asdict(),
         "leaks": [_leak(leak) for leak in summary.leaks],
         "kept": [_kept(kept) for kept in summary.kept],
@@ -67,5 +68,4 @@ def _path(path: str) -> dict[str, str]:
     text = shown(path)
     if text == path:
         return {"path": path}
-    raw = path.encode("utf-8", "surrogateescape")
-    return {"path": text, "path_bytes": base64.b64encode(raw).decode("ascii")}
+    return {"path": text, "path_bytes": base64.b64encode(raw(path)).decode("ascii")}

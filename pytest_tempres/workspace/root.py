@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+import errno
 import json
 import os
 import re
@@ -46,6 +48,7 @@ _WORKER_NAME_BYTES: Final = 6
 # Captured because a test may replace them while we clean up after another one.
 _close = os.close
 _fstat = os.fstat
+_listdir = os.listdir
 _lstat = os.lstat
 _open = os.open
 _rmdir = os.rmdir
@@ -53,12 +56,8 @@ _stat = os.stat
 _unlink = os.unlink
 _geteuid = getattr(os, "geteuid", None)
 _BY_DESCRIPTOR: Final = {_open, _stat, _unlink, _rmdir} <= os.supports_dir_fd
-_DIRECTORY_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_DIRECTORY", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-)
+_PARENT_FLAGS: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_DIRECTORY_FLAGS: Final = _PARENT_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -104,8 +103,8 @@ class SessionRoot:
         """
         short = safe_name(name, _WORKER_NAME_BYTES)
         try:
-            return self._make_worker(short, mode)
-        except FileExistsError:
+            with contextlib.suppress(FileExistsError):
+                return self._make_worker(short, mode)
             return self._make_worker(random_name()[:_WORKER_NAME_BYTES], mode)
         except OSError as error:
             raise WorkspaceCreationError(self.path, error) from error
@@ -129,11 +128,11 @@ class SessionRoot:
         parts = path[len(inside) :].split(os.sep)
         if not path.startswith(inside) or not {"", os.curdir, os.pardir}.isdisjoint(parts):
             raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
-        if not _BY_DESCRIPTOR:
+        try:
+            if _BY_DESCRIPTOR:
+                return self._remove_relative(parts)
             _prove(self.path, self.uid, None)
             return remove_tree(path)
-        try:
-            return self._remove_relative(parts)
         except FileNotFoundError:
             return []
         except NotOurDirectoryError:
@@ -158,7 +157,13 @@ class SessionRoot:
 
         :raises OSError: When the operating system refuses.
         """
-        os.makedirs(self.path, 0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _make_with_mode(self.path, mode & 0o711)
+        # The name is known by now: in a shared directory somebody may have put a link there.
+        status = _lstat(self.path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid:
+            raise FileExistsError(errno.EEXIST, "somebody else's file stands there", self.path)
         crumb = os.path.join(self.path, BREADCRUMB)
         if not os.path.lexists(crumb):
             _write_breadcrumb(crumb, {})
@@ -175,7 +180,6 @@ class SessionRoot:
         if self.pid != os.getpid():
             return False
         try:
-            _prove(self.path, self.uid, None)
             self._remove_empty()
         except OSError:
             gone = not os.path.lexists(self.path)
@@ -186,16 +190,26 @@ class SessionRoot:
         return gone
 
     def _remove_empty(self) -> None:
-        with os.scandir(self.path) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
+        fd = _open(self.path, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+        try:
+            _prove(self.path, self.uid, fd)
+            self._remove_what_is_ours(fd)
+        finally:
+            if fd is not None:
+                _close(fd)
+        _rmdir(self.path)
+
+    def _remove_what_is_ours(self, fd: int | None) -> None:
+        here = self.path if fd is None else ""
+        for name in _listdir(self.path if fd is None else fd):
             if name not in (BREADCRUMB, LOCK):
-                _rmdir(os.path.join(self.path, name))
+                _rmdir(os.path.join(here, name), dir_fd=fd)
         # The breadcrumb goes before the lock: a directory that holds nothing but
         # an unlocked lock can be recognised as the remains of a creation.
         for name in (BREADCRUMB, LOCK):
-            _unlink(os.path.join(self.path, name))
-        _rmdir(self.path)
+            # A root that was made again has no lock.
+            with contextlib.suppress(FileNotFoundError):
+                _unlink(os.path.join(here, name), dir_fd=fd)
 
 
 def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
@@ -207,7 +221,11 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     :raises NotOurDirectoryError: When it is not the same any more.
     """
     parent, name = os.path.split(path)
-    fd = _open(parent, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+    # The parent is what the user named, and may be a link (/tmp is, on macOS).
+    try:
+        fd = _open(parent, _PARENT_FLAGS) if _BY_DESCRIPTOR else None
+    except FileNotFoundError:
+        return []
     try:
         where = name if fd is not None else path
         status = _stat(where, dir_fd=fd, follow_symlinks=False)
@@ -284,12 +302,14 @@ def own_uid(path: str) -> int:
 
 def _prove(path: str, uid: int, fd: int | None) -> None:
     """Raise unless the directory has our breadcrumb and belongs to *uid*."""
-    if fd is None:
-        root, crumb = _lstat(path), _lstat(os.path.join(path, BREADCRUMB))
-    else:
-        root, crumb = _fstat(fd), _stat(BREADCRUMB, dir_fd=fd, follow_symlinks=False)
+    root = _lstat(path) if fd is None else _fstat(fd)
     if not stat.S_ISDIR(root.st_mode):
         raise NotOurDirectoryError(path, "it is not a directory")
+    where = os.path.join(path, BREADCRUMB) if fd is None else BREADCRUMB
+    try:
+        crumb = _stat(where, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise NotOurDirectoryError(path, f"it has no {BREADCRUMB}") from error
     if not stat.S_ISREG(crumb.st_mode):
         raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
     if root.st_uid != uid or crumb.st_uid != uid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ import time
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.root import BREADCRUMB
 from pytest_tempres.workspace.root import INDEX
@@ -54,10 +56,11 @@ def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> i
         if dead.kept and dead.rootdir == rootdir:
             kept.append(dead)
         else:
-            gone += _clear(dead, dead.kept)
+            gone += _clear(dead, dead.kept, deadline)
     kept.sort(key=lambda dead: dead.ended, reverse=True)
     for position, dead in enumerate(kept):
-        gone += _clear(dead, dead.kept if position < keep_sessions else frozenset())
+        stays = dead.kept if position < keep_sessions else frozenset()
+        gone += _clear(dead, stays, deadline)
     return gone
 
 
@@ -84,31 +87,47 @@ def _take(path: str) -> _Dead | None:
     fd = lock.take(os.path.join(path, LOCK))
     if fd is None:
         return None
-    root = SessionRoot(path=path, uid=os.lstat(path).st_uid, pid=os.getpid(), lock_fd=fd)
-    about = _read(os.path.join(path, BREADCRUMB))
-    kept = frozenset(_kept_paths(_read(os.path.join(path, INDEX)), path))
-    # The index is written once, at the end; the root's own time moves with each sweep.
-    ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
+    try:
+        root = SessionRoot(path=path, uid=os.lstat(path).st_uid, pid=os.getpid(), lock_fd=fd)
+        about = _read(os.path.join(path, BREADCRUMB))
+        kept = frozenset(_kept_paths(_read(os.path.join(path, INDEX)), path))
+        # The index is written once, at the end; the root's own time moves with each sweep.
+        ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
+    except FileNotFoundError:
+        # The lock was free because its session has just removed all of this.
+        lock.release(fd)
+        return None
     return _Dead(root, ended, str(about.get("rootdir")), kept)
 
 
-def _clear(dead: _Dead, kept: frozenset[str]) -> bool:
+def _clear(dead: _Dead, kept: frozenset[str], deadline: float) -> bool:
     """Remove all of a dead session but *kept*; return whether its root went."""
-    for worker in _children(dead.root.path):
-        name = os.path.basename(worker)
-        if name in (BREADCRUMB, LOCK) or (kept and name == INDEX):
-            continue
-        if not any(path.startswith(worker + os.sep) for path in kept):
-            dead.root.remove(worker)
-            continue
-        for path in _children(worker):
-            if path not in kept:
-                dead.root.remove(path)
+    for path in _superfluous(dead.root.path, kept):
+        if time.monotonic() > deadline:
+            break
+        with contextlib.suppress(NotOurDirectoryError):
+            dead.root.remove(path)
     if not kept:
         return dead.root.dissolve()
     if dead.root.lock_fd is not None:
         lock.release(dead.root.lock_fd)
     return False
+
+
+def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
+    """Yield what may go from *root*: nothing that is kept, holds it or lies in it."""
+    spared = set(kept)
+    for path in kept:
+        worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
+        spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
+    for worker in _children(root):
+        name = os.path.basename(worker)
+        if name in (BREADCRUMB, LOCK) or (kept and name == INDEX):
+            continue
+        if worker not in spared:
+            yield worker
+        elif worker not in kept:
+            yield from (path for path in _children(worker) if path not in spared)
 
 
 def _children(path: str) -> list[str]:
@@ -121,21 +140,32 @@ def _children(path: str) -> list[str]:
 
 def _read(path: str) -> dict[str, object]:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="ascii", opener=_open_at_once) as file:
             content = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    # Whatever stands there now: no link is followed, and a fifo must not keep us waiting.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 def _kept_paths(index: dict[str, object], root: str) -> Iterator[str]:
-    """Yield the paths that an index names and that are still there."""
+    """Yield the paths in *root* that an index names and that are still there."""
+    inside = os.path.join(root, "")
+    for path in _named(index):
+        clean = path.startswith(inside) and path == os.path.normpath(path)
+        if clean and os.path.lexists(path):
+            yield path
+
+
+def _named(index: dict[str, object]) -> Iterator[str]:
     by_test = index.get("kept")
-    if isinstance(by_test, dict):
-        for paths in by_test.values():
-            for path in paths if isinstance(paths, list) else ():
-                if isinstance(path, str) and path.startswith(root) and os.path.lexists(path):
-                    yield path
+    for paths in by_test.values() if isinstance(by_test, dict) else ():
+        if isinstance(paths, list):
+            yield from (path for path in paths if isinstance(path, str))
 
 
 def _remove_unfinished(path: str) -> None:
@@ -155,8 +185,10 @@ def _remove_unfinished(path: str) -> None:
             fd = lock.take(lock_file)
             if fd is None:
                 return
-            os.unlink(lock_file)
-            lock.release(fd)
+            try:
+                os.unlink(lock_file)
+            finally:
+                lock.release(fd)
         os.rmdir(path)
     except OSError:
         return

@@ -1,0 +1,90 @@
+"""What a fixture gave is removed or kept; the only way to a removal from the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import contextlib
+import os
+
+import pytest
+
+from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.state import Lending
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.retention import reason_to_keep
+from pytest_tempres.workspace.root import remove_made
+
+__all__ = ["dispose", "remove", "settle_due", "used"]
+
+
+def used(state: SessionState, item: pytest.Item) -> list[Lending]:
+    """Return the wider factories that *item* asked for, directly or through a fixture."""
+    names = getattr(item, "fixturenames", ())
+    return [
+        lending
+        for lending in (*state.lent, *state.due)
+        if lending.fixture in names or lending.nodeid == item.nodeid
+    ]
+
+
+def settle_due(state: SessionState) -> None:
+    """Remove or keep what factories gave whose scope has ended."""
+    while state.due:
+        due = state.due.pop()
+        dispose(state, due.nodeid, due.made, failed=due.failed, policy=state.settings.keep)
+
+
+def dispose(
+    state: SessionState, nodeid: str, made: Iterable[Made], *, failed: bool, policy: str
+) -> None:
+    """Remove each path, or note that it is kept.
+
+    :param nodeid: The test that the index will name beside the path.
+    :param failed: Whether a test that used them failed.
+    """
+    for each in made:
+        reason = reason_to_keep(policy, failed=failed, asked=each.keep)
+        if reason is None:
+            remove(state, each)
+        elif os.path.lexists(each.path):
+            state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
+
+
+def remove(state: SessionState, made: Made) -> None:
+    """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
+    path, _, identity = made
+    if os.getpid() != state.pid:
+        return
+    _leave(state, path)
+    try:
+        failures = state.root.remove(path) if identity is None else remove_made(path, identity)
+    except OSError as refusal:
+        state.warn("remove", f"could not remove {path}: {refusal}")
+        return
+    if failures:
+        state.warn("remove", _remaining(path, failures))
+
+
+def _remaining(path: str, failures: list[Failure]) -> str:
+    first = failures[0]
+    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return f"could not remove {path}: {first.path}: {first.error.strerror}{more}"
+
+
+def _leave(state: SessionState, path: str) -> None:
+    """Leave *path* if a test made it the working directory: its removal would leave us nowhere."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        # A test has removed it under itself.
+        here = os.path.realpath(path)
+    # getcwd resolves the links on which the temp location may lie.
+    if os.path.basename(path) in here and _is_in(here, os.path.realpath(path)):
+        with contextlib.suppress(OSError):
+            os.chdir(state.config.invocation_params.dir)
+
+
+def _is_in(path: str, directory: str) -> bool:
+    return os.path.join(path, "").startswith(os.path.join(directory, ""))
