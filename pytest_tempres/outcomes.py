@@ -20,6 +20,7 @@ from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
@@ -28,7 +29,7 @@ from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
 
-__all__ = ["begin_attempt", "pack", "received", "settle"]
+__all__ = ["begin_attempt", "failed", "pack", "received", "settle"]
 
 #: The attribute of a teardown report that carries findings to another process.
 _CARRIED: Final = "tempres"
@@ -44,7 +45,7 @@ def begin_attempt(state: SessionState) -> None:
         _book(state, current)
         current.earlier += current.made
         current.made = []
-        current.failed = current.ended = False
+        current.failed = False
     current.started = True
 
 
@@ -111,29 +112,24 @@ def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
     ledger.unsent = [marked(entry) for entry in ledger.unsent]
 
 
-def received(state: SessionState, report: pytest.TestReport) -> None:
-    """Take what a report tells, in whichever process it arrives."""
+def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Take note of a failure in this process, as soon as pytest knows of it."""
     current = state.current
-    if current is not None and current.item.nodeid == report.nodeid:
-        _note(state, current, report)
-    elif report.outcome == "failed":
-        state.failed.add(report.nodeid)
-        node = getattr(report, "node", None)
-        if node is not None and str(report.when) == "???":
-            state.crashed[node.gateway.id] = report.nodeid
-    if _CARRIED in report.__dict__:
-        _unpack(state, report)
-
-
-def _note(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
-    current.reports.append(report)
-    if report.outcome in ("failed", "rerun"):
+    if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
         _add_section(state, current, report)
-        if report.outcome == "failed":
-            state.failed.add(report.nodeid)
-    if report.when == "teardown" and current.started:
-        current.ended = True
+
+
+def received(state: SessionState, report: pytest.TestReport) -> None:
+    """Take what a report tells, in whichever process it arrives."""
+    if state.current is not None:
+        state.current.reports.append(report)
+    elif report.outcome == "failed":
+        state.failed.add(report.nodeid)
+        if hasattr(report, "node") and str(report.when) == "???":
+            state.crashed[report.node.gateway.id] = report.nodeid
+    if _CARRIED in report.__dict__:
+        _unpack(state, report)
 
 
 def _unpack(state: SessionState, report: pytest.TestReport) -> None:
@@ -165,54 +161,59 @@ def _take_back(
             ledger.unsent.clear()
         return
     current.made = made
-    current.started = current.ended = True
+    current.started = True
     if ledger is not None:
         ledger.adopt(entries)
 
 
-def settle(state: SessionState) -> None:
-    """Remove what a test was given, or keep it: after its last report, outside all teardown."""
+def settle(state: SessionState, completed: bool) -> None:
+    """Remove what a test was given, or keep it: after its last report, outside all teardown.
+
+    :param completed: False when the test was interrupted: its fixtures are torn
+        down at the end of the session then, and what it was given has to wait.
+    """
     current, state.current = state.current, None
     if current is None:
         return
+    current.failed = current.item.session.testsfailed != current.failures
     if current.failed:
         _settle_failure(state, current)
     if not state.travels:
         _book(state, current)
     for made in current.earlier:
         remove(state, made)
-    if state.due:
+    if current.made and completed:
+        policy = _policy(state, current)
+        nodeid = current.item.nodeid
+        dispose(state, nodeid, current.made, failed=current.failed, policy=policy)
+    elif current.made:
+        state.due.append(Lending("", current.made, current.item.nodeid, current.failed))
+    if state.due and completed:
         settle_due(state)
-    if current.made:
-        _settle_made(state, current)
+    end_test(state)
 
 
 def _settle_failure(state: SessionState, current: CurrentTest) -> None:
+    nodeid = current.item.nodeid
+    state.failed.add(nodeid)
     if not current.started:
         _after_crash(state, current)
     for lending in used(state, current.item):
-        lending.failed, lending.nodeid = True, current.item.nodeid
-
-
-def _settle_made(state: SessionState, current: CurrentTest) -> None:
-    nodeid = current.item.nodeid
-    if current.ended:
-        policy = _policy(state, current)
-        dispose(state, nodeid, current.made, failed=current.failed, policy=policy)
-    else:
-        # Interrupted: its fixtures are torn down at the end of the session, and it is due then.
-        state.due.append(Lending("", current.made, nodeid, current.failed))
+        lending.failed, lending.nodeid = True, nodeid
 
 
 def _policy(state: SessionState, current: CurrentTest) -> str:
     item = current.item
-    answers = item.ihook.pytest_tempres_keep(item=item, reports=tuple(current.reports))
+    try:
+        answers = item.ihook.pytest_tempres_keep(item=item, reports=tuple(current.reports))
+    except Exception as error:  # noqa: BLE001 -- it is somebody else's code
+        state.warn("keep", f"pytest_tempres_keep failed: {error!r}")
+        answers = []
     return "hook" if any(answers) else state.settings.keep
 
 
 def _after_crash(state: SessionState, current: CurrentTest) -> None:
     """Find what a forked child left that died before it could report."""
-    current.ended = True
     known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
     known.update(kept.path for kept in state.kept)
     with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:

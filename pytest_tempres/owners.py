@@ -13,6 +13,7 @@ from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.ledger import State
+from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.state import CurrentTest
@@ -40,22 +41,22 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
     return []
 
 
-def begin_test(state: SessionState, item: pytest.Item) -> State | None:
+def begin_test(state: SessionState, item: pytest.Item) -> None:
     """Let *item* own what appears from here on."""
     state.current = CurrentTest(item)
     ledger = state.ledger
     if ledger is None:
-        return None
+        return
     look(state, ledger)
     file, line, _ = item.location
     location = file if line is None else f"{file}:{line + 1}"
-    return ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
+    ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
 
 
-def end_test(state: SessionState, before: State | None) -> None:
+def end_test(state: SessionState) -> None:
     """Let the session own what appears from here on."""
-    if state.ledger is not None and before is not None:
-        state.ledger.leave(before)
+    if state.ledger is not None:
+        state.ledger.enter(SESSION, test=None)
 
 
 def collecting(

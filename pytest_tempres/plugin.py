@@ -67,8 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is None:
         return
     sessions.leave_basetemp_alone(config, state)
-    if state.is_worker or config.pluginmanager.hasplugin("pytest_forked"):
-        config.pluginmanager.register(TravelHooks(state), "tempres-travel")
+    forked = config.pluginmanager.hasplugin("pytest_forked")
+    if state.is_worker or forked or config.getoption("dist", "no") != "no":
+        _receive_reports(state)
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
 
@@ -80,6 +81,11 @@ def _start(config: pytest.Config) -> SessionState | None:
     if state is not None:
         config.pluginmanager.register(SessionHooks(state), "tempres-session")
     return state
+
+
+def _receive_reports(state: SessionState) -> None:
+    if not state.config.pluginmanager.hasplugin("tempres-reports"):
+        state.config.pluginmanager.register(ReportHooks(state), "tempres-reports")
 
 
 class SessionHooks:
@@ -98,12 +104,14 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know which test runs, and decide what stays after its last report."""
-        before = self._try(owners.begin_test, item)
+        self._try(owners.begin_test, item)
+        completed = False
         try:
-            return (yield)
+            result = yield
+            completed = True
+            return result
         finally:
-            self._try(outcomes.settle)
-            self._try(owners.end_test, before)
+            self._try(outcomes.settle, completed)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
@@ -117,14 +125,15 @@ class SessionHooks:
         """Know each attempt of a test that is run again."""
         self._try(outcomes.begin_attempt)
 
+    def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        """Know of a failure at once, and name in its report what will be kept."""
+        self._try(outcomes.failed, report)
+
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what a report tells."""
-        # Called thrice for each test: a call less than by `_try` shows.
-        try:
-            outcomes.received(self._state, report)
-        except Exception as error:  # noqa: BLE001 -- as in `_try`
-            self._tell("received", error)
+    def pytest_runtestloop(self) -> None:
+        """See whether a conftest wants to decide what is kept: it is given the reports."""
+        if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
+            _receive_reports(self._state)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -140,20 +149,16 @@ class SessionHooks:
         if self._state.summary is not None and self._state.settings.prints:
             self._try(_print_report, terminalreporter)
 
-    def _try(self, deed: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, deed: Callable[..., object], *args: Any) -> None:
         """Do *deed*; a failure of ours is told and changes nothing else."""
         try:
-            return deed(self._state, *args)
+            deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._tell(deed.__name__, error)
-            return None
-
-    def _tell(self, deed: str, error: Exception) -> None:
-        self._state.warn(deed, f"internal error in {deed}: {error!r}")
+            self._state.warn(deed.__name__, f"internal error in {deed.__name__}: {error!r}")
 
 
-class TravelHooks:
-    """What is needed besides where reports are received by another process."""
+class ReportHooks:
+    """What is needed besides where reports are made in another process, or somebody wants them."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -169,6 +174,14 @@ class TravelHooks:
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             self._state.warn("pack", f"internal error in pack: {error!r}")
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a report tells."""
+        try:
+            outcomes.received(self._state, report)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            self._state.warn("received", f"internal error in received: {error!r}")
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:

@@ -30,7 +30,7 @@ class CurrentTest:
     """The test in whose protocol this process is, and how far its last attempt has come."""
 
     # Every test pays for one of these, and a dataclass with factories costs twice as much.
-    __slots__ = ("earlier", "ended", "failed", "item", "made", "reports", "started")
+    __slots__ = ("earlier", "failed", "failures", "item", "made", "reports", "started")
 
     def __init__(self, item: pytest.Item) -> None:
         self.item = item
@@ -38,10 +38,12 @@ class CurrentTest:
         self.made: list[Made] = []
         self.earlier: list[Made] = []
         self.reports: list[pytest.TestReport] = []
+        #: Whether the attempt that goes on has failed so far.
         self.failed = False
-        #: Whether its setup began, and whether its teardown was reported, in this process.
+        #: How many failures there were before; pytest counts those of subtests too.
+        self.failures = item.session.testsfailed
+        #: Whether its setup began, or its report came, in this process.
         self.started = False
-        self.ended = False
 
 
 @dataclass(slots=True, eq=False)

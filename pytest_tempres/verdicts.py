@@ -70,13 +70,21 @@ def _judge(state: SessionState) -> list[Leak]:
     there = [e for e in suspects(state.entries.values()) if kept.isdisjoint(parents(e.path))]
     if there:
         state.deferred |= promised(state.callbacks)
-    ask = state.config.hook.pytest_tempres_ignore_leak
     return judge(
         there,
         deferred=state.deferred,
         failed=state.failed,
-        pardoned=lambda leak: bool(ask(leak=leak)),
+        pardoned=lambda leak: _pardoned(state, leak),
     )
+
+
+def _pardoned(state: SessionState, leak: Leak) -> bool:
+    """Ask other plugins; one that fails must not silence the report, nor open the gate."""
+    try:
+        return bool(state.config.hook.pytest_tempres_ignore_leak(leak=leak))
+    except Exception as error:  # noqa: BLE001 -- it is somebody else's code
+        state.warn("ignore_leak", f"pytest_tempres_ignore_leak failed: {error!r}")
+        return False
 
 
 def _unreported(state: SessionState) -> list[Entry]:

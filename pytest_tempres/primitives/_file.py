@@ -44,6 +44,8 @@ __all__ = [
 
 # Bound at import, since tests like to replace the builtin.
 _open: Final = io.open
+# What open would make of these we make ourselves: it asks whether a new file is a terminal.
+_DEFAULT: Final = ("w+b", -1, None, None, None)
 _HAS_UNNAMED_FILES: Final = os.name == "posix" and sys.platform != "cygwin"
 
 
@@ -120,31 +122,8 @@ def NamedTemporaryFile(
     prefix, suffix, dir = resolve(prefix, suffix, dir)
     if "b" not in mode:
         encoding = text_encoding(encoding)
-    flags = _named_flags(delete=delete and delete_on_close)
-    path: Any = None
-    file: Any = None
-
-    def create(*_: object) -> int:
-        nonlocal path
-        descriptor: int
-        descriptor, path = make_file(DESCRIPTOR, dir, prefix, suffix, flags)
-        return descriptor
-
-    try:
-        if _is_plain(mode, buffering, encoding, errors, newline):
-            file, path = make_file(RAW_FILE, dir, prefix, suffix, flags)
-            file = io.BufferedRandom(file)
-        else:
-            file = _open(dir, mode, buffering, encoding, errors, newline, opener=create)
-            file = observable(file)
-        raw_file(file).name = path
-        return _TemporaryFileWrapper(file, path, delete, delete_on_close)
-    except BaseException:
-        if file is not None:
-            file.close()
-        if path is not None:
-            remove_if_there(path)
-        raise
+    opening = (mode, buffering, encoding, errors, newline)
+    return _open_named(opening, dir, prefix, suffix, delete, delete_on_close)
 
 
 @overload
@@ -253,14 +232,15 @@ def TemporaryFile(
         encoding = text_encoding(encoding)
     prefix, suffix, dir = resolve(prefix, suffix, dir)
 
-    if _is_plain(mode, buffering, encoding, errors, newline):
+    opening = (mode, buffering, encoding, errors, newline)
+    if opening == _DEFAULT:
         return io.BufferedRandom(make_unnamed_file(RAW_FILE, dir, prefix, suffix))
 
     def create(*_: object) -> int:
         descriptor: int = make_unnamed_file(DESCRIPTOR, dir, prefix, suffix)
         return descriptor
 
-    file = _open(dir, mode, buffering, encoding, errors, newline, opener=create)
+    file = _open(dir, *opening, opener=create)
     raw_file(file).name = file.fileno()
     return file
 
@@ -269,14 +249,40 @@ if not _HAS_UNNAMED_FILES:
     TemporaryFile = NamedTemporaryFile  # type: ignore[assignment]
 
 
+def _open_named(
+    opening: tuple[Any, ...],
+    parent: Any,
+    prefix: Any,
+    suffix: Any,
+    delete: bool,
+    delete_on_close: bool,
+) -> _TemporaryFileWrapper[Any]:
+    flags = _named_flags(delete=delete and delete_on_close)
+    path: Any = None
+    file: Any = None
+
+    def create(*_: object) -> int:
+        nonlocal path
+        descriptor: int
+        descriptor, path = make_file(DESCRIPTOR, parent, prefix, suffix, flags)
+        return descriptor
+
+    try:
+        if opening == _DEFAULT:
+            file, path = make_file(RAW_FILE, parent, prefix, suffix, flags)
+            file = io.BufferedRandom(file)
+        else:
+            file = observable(_open(parent, *opening, opener=create))
+        raw_file(file).name = path
+        return _TemporaryFileWrapper(file, path, delete, delete_on_close)
+    except BaseException:
+        if file is not None:
+            file.close()
+        if path is not None:
+            remove_if_there(path)
+        raise
+
+
 def _named_flags(*, delete: bool) -> int:
     # Windows removes such a file even if the process is killed.
     return OPEN_FLAGS | getattr(os, "O_TEMPORARY", 0) if delete else OPEN_FLAGS
-
-
-def _is_plain(mode: str, buffering: int, *others: str | None) -> bool:
-    """Return whether ``open`` would make a ``BufferedRandom`` of the usual kind.
-
-    We make that one ourselves. ``open`` asks the system whether a new file is a terminal.
-    """
-    return mode == "w+b" and buffering == -1 and others == (None, None, None)

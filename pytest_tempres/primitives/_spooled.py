@@ -100,29 +100,15 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
     @overload
     def __init__(
         self,
-        max_size: int,
-        mode: str,
-        buffering: int = -1,
-        encoding: str | None = None,
-        newline: str | None = None,
-        suffix: str | None = None,
-        prefix: str | None = None,
-        dir: str | None = None,
-        *,
-        errors: str | None = None,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self,
         max_size: int = 0,
-        *,
-        mode: str,
+        mode: str = "w+b",
         buffering: int = -1,
         encoding: str | None = None,
         newline: str | None = None,
         suffix: str | None = None,
         prefix: str | None = None,
         dir: str | None = None,
+        *,
         errors: str | None = None,
     ) -> None: ...
     def __init__(

@@ -177,7 +177,7 @@ class SessionRoot:
         :returns: Whether it is gone. When it is not, the lock is given up, so
             that a later session sweeps it.
         """
-        if self.pid != os.getpid():
+        if self.pid != os.getpid() or self.lock_fd is None:
             return False
         try:
             self._remove_empty()
@@ -185,8 +185,7 @@ class SessionRoot:
             gone = not os.path.lexists(self.path)
         else:
             gone = True
-        if self.lock_fd is not None:
-            lock.release(self.lock_fd)
+        lock.release(self.lock_fd)
         return gone
 
     def _remove_empty(self) -> None:
