@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
-import difflib
 import os
 from typing import Any
 from typing import Final
@@ -127,6 +126,8 @@ def _of_mark(mark: pytest.Mark) -> Iterator[str]:
 def _of_argument(name: str, argument: str, value: object) -> Exception | None:
     known = _ARGUMENTS[name]
     if argument not in known:
+        import difflib  # noqa: PLC0415 -- needed for mistakes alone
+
         near = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"it takes {_names(name)}"
         return TypeError(f"{name}: unknown argument {argument!r}; {hint}")

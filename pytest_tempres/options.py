@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
-import difflib
 import os
 from typing import Any
 from typing import Final
@@ -143,6 +142,8 @@ def _choice(name: str, value: str, allowed: Iterable[str]) -> str:
 def _refused(
     name: str, value: object, advice: str, word: str = "", allowed: Iterable[str] = ()
 ) -> pytest.UsageError:
+    import difflib  # noqa: PLC0415 -- needed for mistakes alone
+
     near = difflib.get_close_matches(word, list(allowed), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return pytest.UsageError(f"--tempres-{name}={value}: {advice}{hint}")

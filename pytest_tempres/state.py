@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dataclasses import field
 import os
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,11 +18,13 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
-from pytest_tempres.reports.summary import Summary
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
+
+if TYPE_CHECKING:
+    from pytest_tempres.reports.summary import Summary
 
 __all__ = ["CurrentTest", "Lending", "SessionState", "session_key"]
 

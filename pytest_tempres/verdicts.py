@@ -1,12 +1,9 @@
-"""What is said when the tests are over: the verdict, the gate and the files."""
+"""What is left when the tests are over, and what stays of it?"""
 
 from __future__ import annotations
 
-import datetime as dt
 import gc
 import os
-import platform
-import time
 
 import pytest
 
@@ -21,8 +18,6 @@ from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.owners import look
-from pytest_tempres.reports.summary import SessionFacts
-from pytest_tempres.reports.summary import Summary
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
@@ -46,8 +41,16 @@ def finish(state: SessionState, session: pytest.Session) -> None:
         _write_index(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
-    else:
-        _conclude(state, session, (*leaks, *state.remote_leaks))
+    elif leaks or state.remote_leaks or state.kept or _is_wanted(state):
+        from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
+
+        conclusion.conclude(state, session, (*leaks, *state.remote_leaks))
+
+
+def _is_wanted(state: SessionState) -> bool:
+    """Whether somebody wants to be told even that nothing was left."""
+    asked = any(target.type != "term" for target in state.settings.reports)
+    return asked or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
 
 
 def _promised_by_worker(state: SessionState) -> set[str]:
@@ -133,59 +136,8 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
         state.kept += [Kept(test, path, "crashed", worker) for path in paths if path not in known]
 
 
-def _conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
-    """Set the exit status, write the files and tell other plugins."""
-    gate = (
-        state.settings.leaks == "fail"
-        and session.exitstatus == pytest.ExitCode.OK
-        and any(leak.status == "leak" for leak in leaks)
-    )
-    if gate:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    summary = Summary(
-        session=_facts(state, int(session.exitstatus)),
-        root=state.root.path,
-        leaks=leaks,
-        kept=tuple(state.kept),
-        gate_failed=gate,
-    )
-    state.summary = summary
-    _write_files(state, summary)
-    state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
-
-
 def _write_index(state: SessionState) -> None:
     try:
         write_index(state.root.path, state.kept)
     except OSError as error:
         state.warn("index", f"the index of what is kept could not be written: {error}")
-
-
-def _facts(state: SessionState, status: int) -> SessionFacts:
-    started = dt.datetime.fromtimestamp(state.started, dt.timezone.utc)
-    return SessionFacts(
-        id=os.path.basename(state.root.path),
-        rootdir=str(state.config.rootpath),
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.time() - state.started, 3),
-        exit_status=status,
-        python=platform.python_version(),
-        pytest=pytest.__version__,
-        platform=platform.platform(),
-        workers=tuple(state.workers) or (state.worker.name,),
-    )
-
-
-def _write_files(state: SessionState, summary: Summary) -> None:
-    targets = [target for target in state.settings.reports if target.type == "json"]
-    if not targets:
-        return
-    from pytest_tempres.reports import jsonfile  # noqa: PLC0415 -- formats load when used
-
-    text = jsonfile.render(summary)
-    for target in targets:
-        try:
-            with open(target.destination or "", "w", encoding="ascii") as file:
-                file.write(text)
-        except OSError as error:
-            state.warn(f"json {target.destination}", f"the JSON report was not written: {error}")

@@ -10,10 +10,12 @@ import functools
 import gc
 import os
 import tempfile
+from types import FunctionType
 from types import MethodType
 from typing import Any
 from typing import Final
 
+from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
 
@@ -26,7 +28,11 @@ _DIRECTORIES: Final = (TemporaryDirectory, tempfile.TemporaryDirectory)
 
 
 class ExitCallbacks:
-    """Stands before `atexit.register` and remembers which paths a callback is given.
+    """Stands before `atexit.register` and remembers which paths a callback knows.
+
+    What we take for a leak we remove, and a callback that was going to remove it
+    would fail: so a path counts however the callback came by it. Only where the
+    process itself stands, its working and its temp directory, nobody removes.
 
     :param register: The function that really registers.
     :param unregister: The function that really unregisters.
@@ -35,26 +41,28 @@ class ExitCallbacks:
     def __init__(self, register: Callable[..., Any], unregister: Callable[[Any], object]) -> None:
         self._register = register
         self._unregister = unregister
-        self._paths: list[tuple[Any, set[str]]] = []
+        self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
+        self._standing = parents(os.getcwd()) | parents(tempfile.gettempdir())
 
     def register(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Register *func* as `atexit.register` does."""
-        named: set[str] = set()
-        # An argument may be anybody's object, and do anything when it is asked.
-        with contextlib.suppress(Exception):
-            named.update(_paths_in((func, *args, *kwargs.values())))
-        if named:
-            self._paths.append((func, named))
-        return self._register(func, *args, **kwargs)
+        result = self._register(func, *args, **kwargs)
+        self._callbacks.append((func, (*args, *kwargs.values())))
+        return result
 
     def unregister(self, func: Any, /) -> None:
         """Unregister *func* as `atexit.unregister` does."""
-        self._paths = [(known, paths) for known, paths in self._paths if known != func]
         self._unregister(func)
+        self._callbacks = [each for each in self._callbacks if each[0] != func]
 
     def paths(self) -> set[str]:
-        """Return the absolute paths that some callback was given."""
-        return set().union(*(paths for _, paths in self._paths))
+        """Return the absolute paths that some callback knows now."""
+        paths: set[str] = set()
+        for func, arguments in self._callbacks:
+            # These may be anybody's objects, and do anything when they are asked.
+            with contextlib.suppress(Exception):
+                paths.update(_paths_in((func, *arguments)))
+        return paths - self._standing
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
@@ -69,14 +77,28 @@ def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
 
 
 def _parts(value: object) -> Iterable[Any]:
-    """Return what a collection, a partial or a bound method holds."""
+    """Return what a collection, a partial, a function or a bound method holds."""
     if isinstance(value, dict):
         return (*value, *value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
         return value
     if isinstance(value, functools.partial):
         return (value.func, *value.args, *value.keywords.values())
-    return (value.__self__,) if isinstance(value, MethodType) else ()
+    if isinstance(value, MethodType):
+        return (value.__self__, *getattr(value.__self__, "__dict__", {}).values())
+    return _seen_by(value) if isinstance(value, FunctionType) else ()
+
+
+def _seen_by(function: FunctionType) -> Iterator[Any]:
+    """Yield what a function finds without being given it: defaults, outer names and globals."""
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    names = function.__code__.co_names
+    yield from (function.__globals__[name] for name in names if name in function.__globals__)
+    for cell in function.__closure__ or ():
+        # A name that was not assigned yet has an empty cell.
+        with contextlib.suppress(ValueError):
+            yield cell.cell_contents
 
 
 def promised(callbacks: ExitCallbacks | None) -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 import os
 import sys
-import sysconfig
 from typing import Final
 
 from pytest_tempres.leaks.model import Frame
@@ -33,8 +32,7 @@ class Folder:
 
     def __init__(self, rootdir: str) -> None:
         self._root = os.path.join(rootdir, "")
-        paths = sysconfig.get_paths()
-        self._library = tuple(os.path.join(paths[key], "") for key in ("stdlib", "platstdlib"))
+        self._library = os.path.join(os.path.dirname(os.__file__), "")
         self._seen: dict[str, str | None] = {}
 
     def fold(self, stack: Iterable[RawFrame]) -> tuple[Frame, ...]:
@@ -65,7 +63,7 @@ class Folder:
             return not filename.startswith("<doctest")
         if any(site in filename for site in _SITE):
             return filename.startswith(_machinery())
-        return filename.startswith((*self._library, *_machinery()))
+        return filename.startswith((self._library, *_machinery()))
 
 
 def _machinery() -> tuple[str, ...]:

@@ -272,7 +272,7 @@ def _open_named(
             file, path = make_file(RAW_FILE, parent, prefix, suffix, flags)
             file = io.BufferedRandom(file)
         else:
-            file = observable(_open(parent, *opening, opener=create))
+            file = observable(_open(parent, *opening, opener=create))  # type: ignore[call-overload]
         raw_file(file).name = path
         return _TemporaryFileWrapper(file, path, delete, delete_on_close)
     except BaseException:

@@ -1,0 +1,68 @@
+"""How is the verdict told? The exit status, the files and the hook; the terminal prints later."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import time
+
+import pytest
+
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.summary import SessionFacts
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.state import SessionState
+
+__all__ = ["conclude"]
+
+
+def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
+    """Set the exit status, write the files and tell other plugins."""
+    gate = (
+        state.settings.leaks == "fail"
+        and session.exitstatus == pytest.ExitCode.OK
+        and any(leak.status == "leak" for leak in leaks)
+    )
+    if gate:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    summary = Summary(
+        session=_facts(state, int(session.exitstatus)),
+        root=state.root.path,
+        leaks=leaks,
+        kept=tuple(state.kept),
+        gate_failed=gate,
+    )
+    state.summary = summary
+    _write_files(state, summary)
+    state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
+
+
+def _facts(state: SessionState, status: int) -> SessionFacts:
+    started = dt.datetime.fromtimestamp(state.started, dt.timezone.utc)
+    return SessionFacts(
+        id=os.path.basename(state.root.path),
+        rootdir=str(state.config.rootpath),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.time() - state.started, 3),
+        exit_status=status,
+        python=platform.python_version(),
+        pytest=pytest.__version__,
+        platform=platform.platform(),
+        workers=tuple(state.workers) or (state.worker.name,),
+    )
+
+
+def _write_files(state: SessionState, summary: Summary) -> None:
+    targets = [target for target in state.settings.reports if target.type == "json"]
+    if not targets:
+        return
+    from pytest_tempres.reports import jsonfile  # noqa: PLC0415 -- formats load when used
+
+    text = jsonfile.render(summary)
+    for target in targets:
+        try:
+            with open(target.destination or "", "w", encoding="ascii") as file:
+                file.write(text)
+        except OSError as error:
+            state.warn(f"json {target.destination}", f"the JSON report was not written: {error}")
