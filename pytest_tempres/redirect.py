@@ -34,8 +34,8 @@ class Redirect:
         for name in ("TEMP", "TMP"):
             if name in os.environ or os.name == "nt":
                 self._set_variable(name, target)
-        if SYSTEM_TMPDIR not in os.environ:
-            self._set_variable(SYSTEM_TMPDIR, system)
+        # A session inside another one leaves what the outer one says, and restores that too.
+        self._set_variable(SYSTEM_TMPDIR, os.environ.get(SYSTEM_TMPDIR, system))
         for module in (tempfile, primitives):
             self._set(module, "tempdir", target)
         self._set(atexit, "register", self.callbacks.register)

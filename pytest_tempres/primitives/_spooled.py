@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         def __iter__(self) -> Iterator[AnyStr]: ...  # type: ignore[override]
         def __next__(self) -> AnyStr: ...  # type: ignore[override]
 else:
-    # Subscription is CPython's: it gives a GenericAlias.
+    # At run time the base is io.IOBase alone; this makes the same line of code say both.
     _FileBase = {AnyStr: io.IOBase}
 
 __all__ = ["SpooledTemporaryFile"]

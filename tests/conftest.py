@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+#: Whatever else is installed must not change an inner session, nor slow its start.
+PLAIN = [
+    *("-p", "no:randomly"),
+    *("-p", "no:hypothesispytest"),
+    *("-p", "no:pytest_cov"),
+    *("-p", "no:platformdirs"),
+]
+
+
+@pytest.fixture(params=["plain", "xdist"])
+def how(request):
+    """How the inner session runs: what is seen from outside must not depend on it."""
+    if request.param == "xdist":
+        pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
+    return request.param
+
+
+@pytest.fixture
+def system_tmp(tmp_path_factory, monkeypatch) -> Path:
+    """The temp directory of inner sessions; empty, and close to the root for socket paths."""
+    path = tmp_path_factory.mktemp("sys", numbered=True)
+    monkeypatch.setenv("TMPDIR", str(path))
+    # What the outer session says of the system is not true for the inner one.
+    monkeypatch.delenv("PYTEST_TEMPRES_SYSTEM_TMPDIR", raising=False)
+    return path
+
+
+@pytest.fixture
+def nothing_left(system_tmp) -> Callable[[], None]:
+    """Check that inner sessions have left nothing in their temp directory."""
+
+    def check() -> None:
+        assert not list(system_tmp.rglob("*"))
+
+    return check
+
+
+@pytest.fixture
+def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
+    """Run an inner session in a subprocess of its own, plain or with two workers."""
+
+    def run(*args: str, workers: bool = True) -> pytest.RunResult:
+        more = ("-n2",) if how == "xdist" and workers else ()
+        return pytester.runpytest_subprocess(*PLAIN, *more, *args)
+
+    return run
+
+
+@pytest.fixture
+def run_here(pytester) -> Callable[..., pytest.RunResult]:
+    """Run an inner session in this process, and see that it leaves nothing behind."""
+
+    def run_here(*args: str) -> pytest.RunResult:
+        before = sorted(os.listdir(tempfile.gettempdir()))
+        result = pytester.runpytest_inprocess(*PLAIN, *args)
+        assert sorted(os.listdir(tempfile.gettempdir())) == before
+        return result
+
+    return run_here
+
+
+@pytest.fixture
+def told(run, pytester) -> Callable[..., tuple[pytest.RunResult, dict[str, Any]]]:
+    """Run an inner session and return its result and its JSON report."""
+
+    def told(*args: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+        result = run(f"--tempres-report=json:{pytester.path / 'report.json'}", *args)
+        return result, json.loads((pytester.path / "report.json").read_text())
+
+    return told
+
+
+@pytest.fixture
+def report(told) -> Callable[..., dict[str, Any]]:
+    """Run an inner session and return its JSON report."""
+    return lambda *args: told(*args)[1]

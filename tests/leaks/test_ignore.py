@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+
+from hypothesis import example
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.leaks.ignore import SHIPPED
+from pytest_tempres.leaks.ignore import Ignore
+
+ROOT = os.path.join(os.sep, "tmp", "tempres-abcdefgh", "main")
+NAMES = st.text(st.characters(codec=None, exclude_characters="\0" + os.sep), min_size=1)
+
+
+@given(NAMES)
+@example("a\nb")
+@example("\udcff")
+def test_a_star_matches_every_name(name):
+    """`*` lets everything stay, newlines and bytes that are no text included."""
+    assert Ignore(ROOT, ["*"]).matches(os.path.join(ROOT, name))
+
+
+@given(NAMES)
+def test_no_pattern_matches_nothing(name):
+    """Without patterns nothing may stay."""
+    assert not Ignore(ROOT, []).matches(os.path.join(ROOT, name))
+
+
+@given(st.from_regex(r"[A-Za-z0-9_.-]+", fullmatch=True))
+def test_a_name_matches_itself_and_no_other(name):
+    """A pattern without wildcards names one entry of the temp directory."""
+    ignore = Ignore(ROOT, [name])
+    assert ignore.matches(os.path.join(ROOT, name))
+    assert not ignore.matches(os.path.join(ROOT, f"{name}x"))
+    assert not ignore.matches(os.path.join(os.sep, "elsewhere", name))
+
+
+def test_a_path_outside_is_matched_in_full():
+    """What lies outside the temp directory is named by its whole path."""
+    ignore = Ignore(ROOT, ["/var/cache/*"])
+    assert ignore.matches("/var/cache/a/b")
+    assert not ignore.matches("/var/cached")
+
+
+def test_case_counts():
+    """A pattern means the same on every platform."""
+    assert not Ignore(ROOT, ["*.LOG"]).matches(os.path.join(ROOT, "a.log"))
+
+
+def test_a_directory_whose_name_begins_alike_is_outside():
+    """`main.d` is not in `main`."""
+    assert not Ignore(ROOT, ["x"]).matches(f"{ROOT}.d{os.sep}x")
+
+
+@pytest.mark.parametrize("name", ["tempres-abcdefgh", "pytest-of-me", "pymp-x1"])
+def test_what_well_known_tools_leave_on_purpose_may_stay(name):
+    """Nobody has to configure away what pytest and multiprocessing do."""
+    assert Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
+
+
+@pytest.mark.parametrize("name", ["tempres-mine", "tempres-abcdefgh-x", "xpymp-1", "tmpabcdefgh"])
+def test_the_shipped_list_hides_nothing_else(name):
+    """A leak that is only named alike is reported."""
+    assert not Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))

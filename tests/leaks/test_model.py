@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import fingerprint
+from pytest_tempres.leaks.model import leak_from_plain
+
+#: Text as paths hold it: any character, lone surrogates among them.
+TEXT = st.text(st.characters(codec=None), max_size=20) | st.binary(max_size=20).map(
+    lambda raw: raw.decode("utf-8", "surrogateescape")
+)
+FRAMES = st.builds(Frame, TEXT, st.integers(0, 10**6), TEXT)
+OWNERS = st.builds(
+    Owner,
+    st.sampled_from(["test", "fixture", "collection", "session"]),
+    TEXT,
+    st.none() | st.sampled_from(["function", "module", "session"]),
+    st.none() | TEXT,
+)
+ENTRIES = st.builds(
+    Entry,
+    TEXT,
+    OWNERS,
+    st.none() | TEXT,
+    st.none() | st.sampled_from(["setup", "call", "teardown"]),
+    st.lists(FRAMES, max_size=4).map(tuple),
+    st.sampled_from(["python", "other"]),
+    st.none() | TEXT,
+    st.booleans(),
+    st.booleans(),
+    TEXT,
+)
+LEAKS = st.builds(
+    Leak,
+    st.sampled_from(["file", "directory", "symlink", "socket", "fifo"]),
+    TEXT,
+    st.integers(0, 2**63),
+    st.integers(0, 10_000),
+    st.booleans(),
+    st.sampled_from(["leak", "known", "deferred", "failed-test"]),
+    ENTRIES,
+)
+
+
+@pytest.fixture
+def entry() -> Entry:
+    """What a test made, in a function that it called."""
+    return Entry(
+        "/tmp/tempres-abcdefgh/main/x",
+        Owner("test", "t.py::test[a/b]", None, "t.py:3"),
+        "t.py::test[a/b]",
+        "call",
+        (Frame("lib.py", 7, "make"), Frame("t.py", 4, "test")),
+        "python",
+    )
+
+
+@given(ENTRIES)
+def test_an_entry_survives_the_wire(entry):
+    """What a worker found reaches the controller unchanged, as one ASCII string."""
+    wire = json.dumps(entry)
+    assert wire.isascii()
+    again = entry_from_plain(json.loads(wire))
+    assert again == entry
+    assert isinstance(again.owner, Owner)
+    assert all(isinstance(frame, Frame) for frame in again.origin)
+    assert hash(again) == hash(entry)
+
+
+@given(LEAKS)
+def test_a_leak_survives_the_wire(leak):
+    """What a remote worker judged reaches the controller unchanged."""
+    again = leak_from_plain(json.loads(json.dumps(leak)))
+    assert again == leak
+    assert again.owner == leak.entry.owner
+    assert again.fingerprint == leak.fingerprint
+
+
+@given(ENTRIES, st.sampled_from(["file", "directory"]))
+def test_a_fingerprint_is_16_hex_digits_whatever_the_names(entry, kind):
+    """Names of any bytes have a fingerprint, of one form."""
+    assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(kind, entry))
+
+
+def test_a_fingerprint_is_the_same_for_ever(entry):
+    """A baseline written by this version is understood by the next."""
+    assert fingerprint("file", entry) == "99db9d676fc907f9"
+
+
+def test_a_fingerprint_ignores_what_changes_from_run_to_run(entry):
+    """Random names, parameters, lines, workers and outer frames do not change it."""
+    moved = entry._replace(
+        path="/tmp/tempres-zzzzzzzz/gw3/y",
+        owner=Owner("test", "t.py::test[c]", None, "t.py:99"),
+        test="t.py::test[c]",
+        phase="teardown",
+        origin=(Frame("lib.py", 70, "make"),),
+        command="ls",
+        evidence=True,
+        worker="gw3",
+    )
+    assert fingerprint("file", moved) == fingerprint("file", entry)
+
+
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        ("directory", {}),
+        ("file", {"owner": Owner("fixture", "t.py::test")}),
+        ("file", {"owner": Owner("test", "t.py::other")}),
+        ("file", {"origin": (Frame("other.py", 7, "make"),)}),
+        ("file", {"origin": (Frame("lib.py", 7, "other"),)}),
+        ("file", {"origin": ()}),
+        ("file", {"made_by": "other"}),
+    ],
+)
+def test_a_fingerprint_tells_different_leaks_apart(entry, kind, changes):
+    """Another owner, place or kind of thing is another leak."""
+    assert fingerprint(kind, entry._replace(**changes)) != fingerprint("file", entry)
+
+
+def test_before_anything_runs_the_session_does():
+    """What appears before the first test or import belongs to the session."""
+    running = Running()
+    assert running.owner is SESSION
+    assert running.test is None
+    assert running.phase is None

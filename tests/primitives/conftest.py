@@ -1,0 +1,105 @@
+"""What the tests of the primitives share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from pytest_tempres import primitives
+
+NOBODY = 65534
+
+
+def open_descriptors() -> set[str]:
+    """Return the descriptors open in this process, with what they are open on."""
+    found = set()
+    for number in os.listdir("/dev/fd"):
+        try:
+            found.add(f"{number} {os.fstat(int(number)).st_ino}")
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Iterator[Path]:
+    """The temp location of our primitives: an empty directory, which has to be empty again."""
+    directory = tmp_path / "place"
+    directory.mkdir()
+    monkeypatch.setattr(primitives, "tempdir", str(directory))
+    before = open_descriptors()
+    yield directory
+    assert list(directory.iterdir()) == []
+    assert open_descriptors() <= before
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that an unprivileged user owns and can reach."""
+    directory = tempfile.mkdtemp(prefix="open-", dir="/tmp")
+    if os.geteuid() == 0:
+        os.chown(directory, NOBODY, NOBODY)
+    yield Path(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _unprivileged() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def unprivileged():
+    """A context in which modes mean something, even for root."""
+    return _unprivileged
+
+
+@pytest.fixture
+def python():
+    """Run a program in an interpreter of its own; return what it printed and complained."""
+
+    def run(program: str, *options: str) -> tuple[str, str]:
+        root = Path(primitives.__file__).parents[2]
+        done = subprocess.run(
+            [sys.executable, *options, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "always"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def in_child():
+    """Call a function in a forked child and return its exit status; 0 if it did not raise."""
+
+    def run(function) -> int:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                function()
+                status = 0
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+import errno
+import os
+from pathlib import Path
+import resource
+import stat
+import sys
+
+import pytest
+
+from pytest_tempres import primitives
+from pytest_tempres.primitives import _create
+from pytest_tempres.primitives._create import DESCRIPTOR
+from pytest_tempres.primitives._create import make_directory
+from pytest_tempres.primitives._create import make_file
+from pytest_tempres.primitives._create import make_unnamed_file
+
+
+def drop(made) -> None:
+    """Remove what mkstemp or mkdtemp made."""
+    if isinstance(made, tuple):
+        os.close(made[0])
+        os.unlink(made[1])
+    else:
+        os.rmdir(made)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Choose the random part of the names to come."""
+
+    def choose(*chosen: str) -> None:
+        remaining = iter(chosen)
+        monkeypatch.setattr(_create, "random_name", lambda: next(remaining))
+
+    return choose
+
+
+class TestMkstemp:
+    def test_private_and_not_inherited(self, place):
+        """Whatever the umask, only the owner may read or write; children do not inherit it."""
+        old = os.umask(0)
+        descriptor, path = primitives.mkstemp()
+        os.umask(old)
+        assert Path(path).parent == place
+        assert stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o600
+        assert not os.get_inheritable(descriptor)
+        os.write(descriptor, b"x")
+        assert Path(path).read_bytes() == b"x"
+        drop((descriptor, path))
+
+    def test_relative_directory_becomes_absolute(self, place, monkeypatch):
+        """A path stays right when the working directory changes later."""
+        monkeypatch.chdir(place)
+        made = primitives.mkstemp(dir="..")
+        assert os.path.dirname(made[1]) == str(place.parent)
+        drop(made)
+
+    @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+    def test_kinds_of_directory(self, kind, place):
+        """A directory may be given as str, bytes or a path; only bytes give bytes."""
+        made = primitives.mkstemp(dir=kind(place), text=True)
+        assert type(made[1]) is (bytes if kind is os.fsencode else str)
+        drop(made)
+
+    def test_prefix_with_a_directory(self, place):
+        """A prefix may lead into another directory, as CPython allows."""
+        (place / "sub").mkdir()
+        drop(primitives.mkstemp(prefix="sub/x"))
+        drop(primitives.mkstemp(prefix=f"{place}/sub/x", dir="/"))
+        (place / "sub").rmdir()
+
+    def test_link_under_the_chosen_name(self, place, names, tmp_path):
+        """A link that waits under the chosen name is not followed: another name is taken."""
+        names("aaaaaaaa", "bbbbbbbb")
+        (place / "tmpaaaaaaaa").symlink_to(tmp_path / "elsewhere")
+        made = primitives.mkstemp()
+        assert made[1].endswith("bbbbbbbb")
+        assert not (tmp_path / "elsewhere").exists()
+        drop(made)
+        (place / "tmpaaaaaaaa").unlink()
+
+
+class TestMkdtemp:
+    def test_private(self, place):
+        """Only the owner may enter, whatever the umask."""
+        old = os.umask(0)
+        path = primitives.mkdtemp("s", "p")
+        os.umask(old)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+        assert os.path.basename(path)[:1] + path[-1] == "ps"
+        drop(path)
+
+    @pytest.mark.parametrize("given", [".", b".", "../place/", Path()])
+    def test_absolute_and_normal(self, given, place, monkeypatch):
+        """The path is absolute and normal however the directory is given (CPython 3.12)."""
+        monkeypatch.chdir(place)
+        path = primitives.mkdtemp(dir=given)
+        assert os.path.dirname(os.fsdecode(path)) == str(place)
+        drop(path)
+
+    @pytest.mark.parametrize("affixes", [("../place/x", ""), ("x", "/../y")])
+    def test_separators_in_affixes(self, affixes, place):
+        """The path is normal too where prefix or suffix lead somewhere else."""
+        prefix, suffix = affixes
+        if ".." in suffix:
+            with pytest.raises(FileNotFoundError, match=r"/\.\./y'$"):
+                primitives.mkdtemp(suffix, prefix)
+        else:
+            path = primitives.mkdtemp(suffix, prefix)
+            assert os.path.normpath(path) == path
+            drop(path)
+
+    def test_taken(self, place, names):
+        """A name that is taken, by a file or a directory, leads to another name."""
+        names("aaaaaaaa", "bbbbbbbb", "cccccccc")
+        (place / "tmpaaaaaaaa").touch()
+        (place / "tmpbbbbbbbb").mkdir()
+        assert primitives.mkdtemp().endswith("cccccccc")
+        (place / "tmpaaaaaaaa").unlink()
+        drop(str(place / "tmpbbbbbbbb"))
+        drop(str(place / "tmpcccccccc"))
+
+
+class TestMktemp:
+    def test_names_nothing_and_makes_nothing(self, place, names):
+        """The path is one at which nothing is, not even a dead link."""
+        names("aaaaaaaa", "bbbbbbbb")
+        (place / "xaaaaaaaay").symlink_to("nowhere")
+        assert primitives.mktemp("y", "x") == str(place / "xbbbbbbbby")
+        (place / "xaaaaaaaay").unlink()
+
+
+@pytest.mark.parametrize("make", [primitives.mkstemp, primitives.mkdtemp, primitives.mktemp])
+class TestNoNameLeft:
+    def test_error_names_the_directory(self, make, place, names, monkeypatch):
+        """After TMP_MAX names that were taken there is an error as CPython's; it names where."""
+        monkeypatch.setattr(primitives, "TMP_MAX", 2)
+        names("aaaaaaaa", "aaaaaaaa")
+        (place / "tmpaaaaaaaa").touch()
+        with pytest.raises(FileExistsError, match="No usable temporary") as caught:
+            make()
+        assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, str(place))
+        (place / "tmpaaaaaaaa").unlink()
+
+
+class TestDenied:
+    """gh-66305: a directory of Windows that an ACL closes was tried 2,147,483,647 times."""
+
+    def test_windows_gives_up(self, place, monkeypatch):
+        """So many denials in a row are taken for what they are, after some twenty names."""
+        tried = []
+
+        def deny(path, *_):
+            tried.append(path)
+            raise PermissionError(errno.EACCES, "denied", path)
+
+        monkeypatch.setattr(_create, "_DIRECTORY", _create._DIRECTORY._replace(make=deny))
+        monkeypatch.setattr(_create, "taken_on_windows", lambda parent: True)
+        with pytest.raises(PermissionError) as caught:
+            primitives.mkdtemp()
+        assert 10 < len(set(tried)) < 100
+        assert caught.value.filename == tried[-1]
+
+    def test_windows_tries_another_name(self, place, monkeypatch):
+        """One denial may only mean that the name is a directory's."""
+        denials = [PermissionError()]
+
+        def deny_once(path):
+            if denials:
+                raise denials.pop()
+            return map(os.mkdir, (path,))
+
+        monkeypatch.setattr(_create, "_DIRECTORY", _create._DIRECTORY._replace(make=deny_once))
+        monkeypatch.setattr(_create, "taken_on_windows", lambda parent: True)
+        drop(primitives.mkdtemp())
+
+    @pytest.mark.parametrize("name", ["mkstemp", "mkdtemp", "TemporaryFile", "NamedTemporaryFile"])
+    def test_posix_tells_at_once(self, name, open_place, unprivileged):
+        """Where a denial is a denial it comes at once and names the path."""
+        open_place.chmod(0o555)
+        with unprivileged(), pytest.raises(PermissionError) as caught:
+            getattr(primitives, name)(dir=str(open_place))
+        assert caught.value.filename.startswith(f"{open_place}/tmp")
+
+
+class Listener:
+    """An audit hook; the interpreter keeps it for ever, so there is one."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, tuple[object, ...]]] | None = None
+        self.refused = ""
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Note an event, or refuse it."""
+        if self.events is not None and event.startswith(("tempfile.", "os.mkdir", "open")):
+            self.events.append((event, arguments))
+        if event == self.refused:
+            raise RuntimeError("no")
+
+
+listener = Listener()
+sys.addaudithook(listener)
+
+
+@pytest.fixture
+def events(place):
+    """What is raised from now on."""
+    listener.events = []
+    yield listener.events
+    listener.events = None
+
+
+class TestAuditEvents:
+    """The events that CPython raises, in its order, with the whole path."""
+
+    @pytest.mark.parametrize(
+        "name,event,deed",
+        [("mkstemp", "tempfile.mkstemp", "open"), ("mkdtemp", "tempfile.mkdtemp", "os.mkdir")],
+    )
+    @pytest.mark.parametrize("kind", [str, os.fsencode])
+    def test_before_the_deed(self, name, event, deed, kind, events, place):
+        """The event comes before the system call and has the path, of the caller's type."""
+        made = getattr(primitives, name)(dir=kind(place))
+        path = made[1] if isinstance(made, tuple) else made
+        told = [(event, arguments[0]) for event, arguments in events]
+        assert told == [(event, path), (deed, path)]
+        drop(made)
+
+    def test_a_hook_that_raises(self, place, events, monkeypatch):
+        """A hook may refuse: then nothing is made."""
+        monkeypatch.setattr(listener, "refused", "tempfile.mkdtemp")
+        with pytest.raises(RuntimeError, match="no"):
+            primitives.mkdtemp()
+
+
+MAKERS = {
+    "mkstemp": primitives.mkstemp,
+    "mkdtemp": primitives.mkdtemp,
+    "TemporaryFile": primitives.TemporaryFile,
+    "TemporaryFile in text mode": lambda: primitives.TemporaryFile("w+", encoding="utf-8"),
+    "NamedTemporaryFile": primitives.NamedTemporaryFile,
+    "NamedTemporaryFile in text mode": lambda: primitives.NamedTemporaryFile("w", encoding="utf-8"),
+    "without O_TMPFILE": lambda: os.close(
+        make_unnamed_file(DESCRIPTOR, primitives.gettempdir(), "tmp", "")
+    ),
+}
+
+
+class InterruptedError2(BaseException):
+    """Stands for KeyboardInterrupt."""
+
+
+def interrupt_after(number: int, make):
+    """Call *make*; raise right after its call number *number* of a C function, as a signal would.
+
+    :returns: What it made, or None if it was interrupted.
+    """
+    calls = 0
+
+    def profile(frame, event, argument):
+        nonlocal calls
+        inside = "pytest_tempres" in frame.f_code.co_filename
+        if inside and event == "c_return":
+            calls += 1
+            if calls == number:
+                sys.setprofile(None)
+                raise InterruptedError2
+
+    sys.setprofile(profile)
+    try:
+        return make()
+    except InterruptedError2:
+        return None
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("maker", MAKERS)
+def test_signal_at_any_time(maker, place, monkeypatch):
+    """A signal handler that raises, after any step, leaves no file and no descriptor behind."""
+    if maker == "without O_TMPFILE":
+        monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
+    for number in range(1, 100):
+        made = interrupt_after(number, MAKERS[maker])
+        if made is not None:
+            break
+        assert list(place.iterdir()) == []
+    assert number > 2
+    if hasattr(made, "close"):
+        made.close()
+    elif made:
+        drop(made)
+
+
+class TestOutOfDescriptors:
+    @pytest.mark.parametrize("name", ["mkstemp", "TemporaryFile", "NamedTemporaryFile"])
+    def test_nothing_is_lost(self, name, place):
+        """EMFILE comes with the path, and leaves nothing behind."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        spare = os.dup(0)
+        os.close(spare)
+        held = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare + 8, 64), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                held.extend(iter(lambda: os.dup(0), None))
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                getattr(primitives, name)()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in held:
+                os.close(descriptor)
+        assert caught.value.errno == errno.EMFILE
+        assert caught.value.filename.startswith(str(place))
+
+
+class TestUnnamed:
+    def test_where_the_system_needs_a_name(self, place, monkeypatch):
+        """Without O_TMPFILE the name is gone before anybody gets the file."""
+        monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
+        descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
+        assert os.fstat(descriptor).st_nlink == 0
+        os.close(descriptor)
+
+    def test_where_the_file_system_refuses(self, place, monkeypatch):
+        """A file system that has no O_TMPFILE is served the other way."""
+        monkeypatch.setattr(_create, "_UNNAMED_FLAGS", os.O_RDWR)
+        descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
+        assert os.write(descriptor, b"x") == 1
+        os.close(descriptor)
+
+    def test_unlink_fails(self, place, monkeypatch):
+        """When the name can't be removed at once, the file is given up and the error told."""
+        refusals = [PermissionError(errno.EPERM, "no")]
+
+        def refuse_once(path):
+            if refusals:
+                raise refusals.pop()
+            real_unlink(path)
+
+        real_unlink = os.unlink
+        monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
+        monkeypatch.setattr(os, "unlink", refuse_once)
+        with pytest.raises(PermissionError, match="no"):
+            make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
+
+
+def test_threads(place):
+    """16 threads that make 1,000 files each lose none and never get the same."""
+    parent = str(place)
+
+    def many(_):
+        paths = []
+        for _ in range(1_000):
+            descriptor, path = make_file(DESCRIPTOR, parent, "t", "")
+            os.close(descriptor)
+            paths.append(path)
+        return paths
+
+    with ThreadPoolExecutor(16) as pool:
+        made = [path for paths in pool.map(many, range(16)) for path in paths]
+    assert len(set(made)) == 16_000
+    assert set(os.listdir(parent)) == {os.path.basename(path) for path in made}
+    for path in made:
+        os.unlink(path)
+
+
+def test_make_directory_takes_the_parent_as_it_is(place, monkeypatch):
+    """The fast way joins and does not look: a relative parent gives a relative path."""
+    monkeypatch.chdir(place.parent)
+    path = make_directory("place", "a", "z")
+    assert os.path.dirname(path) == "place"
+    drop(path)
+    drop(make_directory(b"place", b"", b""))
+
+
+def test_root_as_parent():
+    """A path in the root directory has one slash."""
+    assert _create._start("/", "tmp") == "/tmp"
+    assert _create._start("/a/", "tmp") == "/a/tmp"

@@ -1,0 +1,571 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import threading
+
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.primitives import _rmtree
+from pytest_tempres.primitives._rmtree import remove_tree
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """A directory with three levels, two files and a directory that is empty."""
+    top = tmp_path / "tree"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "empty").mkdir()
+    (top / "file").write_text("x")
+    (top / "a" / "b" / "file").write_text("x")
+    return top
+
+
+@pytest.fixture
+def meddle(monkeypatch):
+    """Have something happen just before the removal calls a function of the system."""
+
+    def before(name: str, act, matches=lambda *arguments, **keywords: True) -> None:
+        real = getattr(_rmtree._System, name)
+        pending = [act]
+
+        def call(*arguments, **keywords):
+            if pending and matches(*arguments, **keywords):
+                pending.pop()()
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(_rmtree._System, name, staticmethod(call))
+
+    return before
+
+
+class TestKinds:
+    """Whatever a path is, it goes."""
+
+    def test_tree(self, tree):
+        """A directory goes with all it holds."""
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+
+    def test_missing(self, tmp_path):
+        """What is not there counts as removed; so does a path into what is not there."""
+        assert remove_tree(str(tmp_path / "missing")) == []
+        assert remove_tree(str(tmp_path / "missing" / "below")) == []
+
+    def test_special_files(self, tmp_path):
+        """Files, fifos, sockets and links, dead or alive, go, at the top and inside."""
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside" / "kept").touch()
+        for where in (tmp_path, tmp_path / "tree"):
+            where.mkdir(exist_ok=True)
+            (where / "file").touch()
+            os.mkfifo(where / "fifo")
+            (where / "dead").symlink_to("nowhere")
+            (where / "alive").symlink_to(tmp_path / "outside", target_is_directory=True)
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(os.path.relpath(where / "socket"))
+        for name in ("file", "fifo", "dead", "alive", "socket", "tree"):
+            assert remove_tree(str(tmp_path / name)) == []
+        assert [path.name for path in tmp_path.rglob("*")] == ["outside", "kept"]
+
+    def test_bytes_and_slashes(self, tree):
+        """A path may be bytes and may end in slashes."""
+        assert remove_tree(os.fsencode(tree) + b"//") == []
+        assert not tree.exists()
+
+    def test_relative_to_a_descriptor(self, tree):
+        """A relative path starts from the directory that the descriptor is open on."""
+        descriptor = os.open(tree, os.O_RDONLY)
+        assert remove_tree("a", dir_fd=descriptor) == []
+        assert remove_tree("file", dir_fd=descriptor) == []
+        os.close(descriptor)
+        assert sorted(os.listdir(tree)) == ["empty"]
+
+    def test_names(self, tmp_path):
+        """Names of 255 bytes, names that are not UTF-8 and names with newlines are names."""
+        top = os.fsencode(tmp_path / "tree")
+        os.mkdir(top)
+        for name in (b"n" * 255, b"\xff\xfe", b"a\nb", b" ", b"-rf"):
+            os.mkdir(top + b"/" + name)
+            os.close(os.open(top + b"/" + name + b"/" + name, os.O_CREAT))
+        assert remove_tree(top) == []
+        assert not os.path.exists(top)
+
+    @pytest.mark.parametrize("path", ["/", "//"])
+    def test_root(self, path):
+        """The root directory is a failure, not a job."""
+        (failure,) = remove_tree(path)
+        assert failure.error.errno == errno.EBUSY
+
+    def test_file_on_the_way(self, tree):
+        """A path through a file is told as what it is."""
+        (failure,) = remove_tree(str(tree / "file" / "below"))
+        assert isinstance(failure.error, NotADirectoryError)
+        assert tree.exists()
+
+
+@pytest.fixture
+def memory() -> Path:
+    """A directory in memory where there is such a thing: the disk takes its time for each level."""
+    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    path = tempfile.mkdtemp(dir=where)
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+def test_depth(memory):
+    """5,000 levels go, with no more than a handful of descriptors and no recursion."""
+    top = memory / "deep"
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(5_000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    highest: list[int] = []
+    real_open = _rmtree._System.open
+
+    class Watched(_rmtree._System):
+        @staticmethod
+        def open(*arguments, **keywords):
+            descriptor = real_open(*arguments, **keywords)
+            highest.append(descriptor)
+            return descriptor
+
+    lowest = os.dup(0)
+    os.close(lowest)
+    original, _rmtree._System = _rmtree._System, Watched
+    try:
+        assert remove_tree(str(top)) == []
+    finally:
+        _rmtree._System = original
+    assert not top.exists()
+    assert max(highest) - lowest < 12
+
+
+class TestModes:
+    @pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600])
+    def test_any_mode(self, mode, open_place, unprivileged):
+        """No mode of the owner's own directories keeps them, nor one of his files."""
+        with unprivileged():
+            top = open_place / "top"
+            (top / "a" / "b").mkdir(parents=True)
+            (top / "empty").mkdir()
+            (top / "a" / "file").touch(mode=mode)
+            (top / "a" / "b" / "file").touch()
+            for path in (top / "a" / "b", top / "empty", top / "a", top):
+                path.chmod(mode)
+            assert remove_tree(str(top)) == []
+            assert not os.path.lexists(top)
+
+    def test_outside_stays_as_it_is(self, open_place, unprivileged):
+        """The directory that the tree stands in is not made writable: that is a failure."""
+        with unprivileged():
+            (open_place / "top").mkdir()
+            (open_place / "top" / "file").touch()
+            open_place.chmod(0o500)
+            failures = remove_tree(str(open_place / "top"))
+            assert stat.S_IMODE(open_place.stat().st_mode) == 0o500
+            assert [failure.path for failure in failures] == [str(open_place / "top")]
+            assert isinstance(failures[0].error, PermissionError)
+            open_place.chmod(0o700)
+            assert os.listdir(open_place / "top") == []
+
+    def test_target_of_a_link_keeps_its_mode(self, open_place, unprivileged):
+        """CVE-2023-6597: repairing modes never reaches what a link points to."""
+        with unprivileged():
+            outside = open_place / "outside"
+            outside.mkdir()
+            top = open_place / "top"
+            top.mkdir()
+            (top / "link").symlink_to(outside)
+            outside.chmod(0o500)
+            top.chmod(0o000)
+            assert remove_tree(str(top)) == []
+            assert stat.S_IMODE(outside.stat().st_mode) == 0o500
+
+    def test_directory_of_somebody_else(self, open_place, unprivileged):
+        """What can't be removed is named with its reason, and the rest goes."""
+        if os.geteuid() != 0:
+            foreign, reason = Path("/proc/self/fd"), PermissionError
+        else:
+            foreign, reason = open_place / "top" / "foreign", PermissionError
+            (foreign / "below").mkdir(parents=True)
+            (open_place / "top" / "mine").touch()
+            os.chown(open_place / "top", 65534, 65534)
+        with unprivileged():
+            failures = remove_tree(str(foreign.parent if os.getuid() == 0 else foreign))
+        assert all(isinstance(failure.error, reason) for failure in failures)
+        assert str(foreign) in str(failures[0].path)
+        assert not (open_place / "top" / "mine").exists()
+
+    def test_chmod_by_name(self, tree, monkeypatch, unprivileged, open_place):
+        """Where there is no /proc but a chmod that follows no link, that one repairs."""
+        calls = []
+
+        def chmod(name, mode, *, dir_fd, follow_symlinks):
+            calls.append((name, follow_symlinks))
+            os.chmod(name, mode, dir_fd=dir_fd)
+
+        monkeypatch.setattr(_rmtree, "_LINUX", False)
+        monkeypatch.setattr(_rmtree, "_CHMOD_AT", True)
+        with unprivileged():
+            (open_place / "top" / "sub" / "x").mkdir(parents=True)
+            (open_place / "top" / "sub").chmod(0)
+            real = _rmtree._System.chmod
+            monkeypatch.setattr(_rmtree._System, "chmod", staticmethod(chmod))
+            assert remove_tree(str(open_place / "top")) == []
+            monkeypatch.setattr(_rmtree._System, "chmod", real)
+        assert calls == [("sub", False)]
+
+    def test_no_safe_chmod(self, monkeypatch, unprivileged, open_place):
+        """Where neither exists, a closed directory is a failure, not a risk."""
+        monkeypatch.setattr(_rmtree, "_LINUX", False)
+        monkeypatch.setattr(_rmtree, "_CHMOD_AT", False)
+        with unprivileged():
+            (open_place / "top" / "sub" / "x").mkdir(parents=True)
+            (open_place / "top" / "sub").chmod(0)
+            (failure,) = remove_tree(str(open_place / "top"))
+        assert failure.path == str(open_place / "top" / "sub")
+        assert isinstance(failure.error, PermissionError)
+
+    def test_no_proc(self, meddle, unprivileged, open_place, monkeypatch):
+        """Without /proc the denial itself is told."""
+
+        def missing():
+            raise FileNotFoundError
+
+        with unprivileged():
+            (open_place / "top" / "sub" / "x").mkdir(parents=True)
+            (open_place / "top" / "sub").chmod(0)
+            meddle("chmod", missing, lambda path, mode: str(path).startswith("/proc"))
+            (failure,) = remove_tree(str(open_place / "top"))
+        assert isinstance(failure.error, PermissionError)
+
+
+class TestRaces:
+    """Somebody else is at work in the tree."""
+
+    @pytest.fixture
+    def victim(self, tmp_path) -> Path:
+        """A directory outside, whose file must survive."""
+        (tmp_path / "victim").mkdir()
+        (tmp_path / "victim" / "kept").touch()
+        (tmp_path / "victim").chmod(0o750)
+        return tmp_path / "victim"
+
+    @pytest.mark.parametrize("when", ["open", "rmdir", "listdir"])
+    def test_directory_swapped_for_a_link(self, when, tree, victim, meddle):
+        """gh-157579: a directory that becomes a link at the worst moment leads nowhere."""
+
+        def swap():
+            if (tree / "a").exists():
+                shutil.move(tree / "a", tree.parent / "moved")
+                (tree / "a").symlink_to(victim)
+
+        meddle(when, swap, lambda path, *_, **__: when == "listdir" or path == "a")
+        remove_tree(str(tree))
+        assert (victim / "kept").exists()
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o750
+        assert not tree.exists()
+
+    def test_closed_directory_swapped_for_a_link(self, open_place, unprivileged, meddle):
+        """gh-157579: the repair of a mode holds on to the directory it was meant for."""
+        with unprivileged():
+            victim = open_place / "victim"
+            victim.mkdir()
+            (victim / "kept").touch()
+            top = open_place / "top"
+            (top / "a" / "b").mkdir(parents=True)
+            (top / "a").chmod(0)
+
+            def swap():
+                (top / "a").rename(open_place / "moved")
+                (top / "a").symlink_to(victim)
+
+            meddle("chmod", swap)
+            victim.chmod(0o500)
+            remove_tree(str(top))
+            assert (victim / "kept").exists()
+            assert stat.S_IMODE(victim.stat().st_mode) == 0o500
+            victim.chmod(0o700)
+
+    def test_directory_moved_while_inside(self, tree, meddle):
+        """A directory that is moved away is left where it went; the rest of the tree goes."""
+        elsewhere = tree.parent / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "kept").mkdir()
+
+        def move():
+            (tree / "a" / "b").rename(elsewhere / "b")
+
+        meddle("open", move, lambda path, *_, **__: path == "..")
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+        assert (elsewhere / "kept").exists()
+
+    def test_directory_that_keeps_moving(self, tree, monkeypatch):
+        """A way back that is lost again and again is a failure, never a removal elsewhere."""
+        deepest = tree.joinpath(*"d" * 20)
+        deepest.mkdir(parents=True)
+        for path in (deepest, *deepest.parents[:20]):
+            (path / "file").touch()
+        real = _rmtree._System.fstat
+
+        class Status:
+            def __init__(self, descriptor):
+                self.st_dev = real(descriptor).st_dev
+                self.st_ino = object()
+
+        monkeypatch.setattr(_rmtree._System, "fstat", staticmethod(Status))
+        (failure,) = remove_tree(str(tree))
+        assert failure.error.errno == errno.ESTALE
+        assert failure.path.startswith(str(tree / "d"))
+
+    def test_file_appears(self, tree, meddle):
+        """What appears in a directory that was just emptied goes too."""
+        meddle("open", (tree / "a" / "new").touch, lambda path, *_, **__: path == "..")
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+
+    def test_files_appear_for_ever(self, tree, monkeypatch):
+        """Somebody who never stops is a failure after some rounds, and it says what is left."""
+        real = _rmtree._System.rmdir
+
+        def refill(name, *, dir_fd):
+            if name == "tree" or str(name).endswith("/tree"):
+                (tree / "again").touch()
+            real(name, dir_fd=dir_fd)
+
+        monkeypatch.setattr(_rmtree._System, "rmdir", staticmethod(refill))
+        (failure,) = remove_tree(str(tree))
+        assert (failure.path, failure.error.errno) == (str(tree), errno.ENOTEMPTY)
+
+    @pytest.mark.parametrize("when", ["unlink", "open", "rmdir"])
+    def test_vanishes(self, when, tree, meddle):
+        """What somebody else removes first counts as removed."""
+        meddle(when, lambda: shutil.rmtree(tree / "a"), lambda path, *_, **__: path == "a")
+        meddle("unlink", (tree / "file").unlink, lambda path, **_: path == "file")
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+
+    def test_file_in_place_of_a_directory(self, tree, meddle):
+        """A directory that turned into a file goes as a file."""
+
+        def swap():
+            shutil.rmtree(tree / "a")
+            (tree / "a").touch()
+
+        meddle("open", swap, lambda path, *_, **__: path == "a")
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+
+    def test_many_at_once(self, tmp_path):
+        """Eight threads that remove one tree finish it together, without an error."""
+        top = tmp_path / "top"
+        for number in range(40):
+            (top / f"{number}" / "x" / "y").mkdir(parents=True)
+            (top / f"{number}" / "x" / "f").touch()
+        told: list[list[_rmtree.Failure]] = []
+        threads = [
+            threading.Thread(target=lambda: told.append(remove_tree(str(top)))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told == [[]] * 8
+        assert not top.exists()
+
+
+class TestBoundaries:
+    def test_other_file_system(self, tree, monkeypatch):
+        """What is mounted in the tree is left alone, and named."""
+        real = _rmtree._System.fstat
+        inode = (tree / "a").stat().st_ino
+
+        class Status:
+            def __init__(self, descriptor):
+                status = real(descriptor)
+                self.st_ino = status.st_ino
+                self.st_dev = -1 if status.st_ino == inode else status.st_dev
+
+        monkeypatch.setattr(_rmtree._System, "fstat", staticmethod(Status))
+        (failure,) = remove_tree(str(tree))
+        assert (failure.path, failure.error.errno) == (str(tree / "a"), errno.EXDEV)
+        assert (tree / "a" / "b" / "file").exists()
+        assert sorted(os.listdir(tree)) == ["a"]
+
+    def test_mount_point(self, tree, monkeypatch):
+        """So is what the system calls busy, though it may be the same file system."""
+        real = _rmtree._System.rmdir
+
+        def busy(name, *, dir_fd):
+            if name == "a":
+                raise OSError(errno.EBUSY, "busy", name)
+            real(name, dir_fd=dir_fd)
+
+        monkeypatch.setattr(_rmtree._System, "rmdir", staticmethod(busy))
+        (failure,) = remove_tree(str(tree))
+        assert (failure.path, failure.error.errno) == (str(tree / "a"), errno.EBUSY)
+        assert (tree / "a" / "b" / "file").exists()
+
+    def test_directory_that_can_not_be_read(self, tree, monkeypatch):
+        """An error of the disk is told for the directory it came from."""
+
+        def broken(descriptor):
+            raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(_rmtree._System, "listdir", staticmethod(broken))
+        (failure,) = remove_tree(str(tree))
+        assert (failure.path, failure.error.errno) == (str(tree), errno.EIO)
+
+    def test_no_descriptor_left(self, tree, meddle):
+        """Without descriptors there is a failure, not an exception."""
+
+        def exhausted():
+            raise OSError(errno.EMFILE, "too many")
+
+        meddle("open", exhausted)
+        (failure,) = remove_tree(str(tree))
+        assert failure.error.errno == errno.EMFILE
+        assert remove_tree(str(tree)) == []
+
+
+def test_patched_system(tree, monkeypatch):
+    """A test that replaces os, shutil or what modules took from them can't misdirect a removal."""
+
+    def wrong(*arguments, **keywords):
+        raise AssertionError
+
+    names = [name for name in dir(os) if callable(getattr(os, name))]
+    reached = {"chmod", "close", "fstat", "listdir", "lstat", "open", "rmdir", "scandir", "stat"}
+    with monkeypatch.context() as patched:
+        for name in reached | {"remove", "unlink"}:
+            assert name in names
+            patched.setattr(os, name, wrong)
+        patched.setattr(shutil, "rmtree", wrong)
+        for name, value in vars(_rmtree).items():
+            if getattr(value, "__module__", None) in {"posix", "nt"}:
+                patched.setattr(_rmtree, name, wrong)
+        failures = remove_tree(str(tree))
+    assert failures == []
+    assert not tree.exists()
+
+
+class TestByPath:
+    """The way of platforms that know no directory descriptors."""
+
+    @pytest.fixture(autouse=True)
+    def without_descriptors(self, monkeypatch):
+        """This platform knows none."""
+        monkeypatch.setattr(_rmtree, "_BY_DESCRIPTOR", False)
+
+    def test_tree(self, tree):
+        """A tree goes."""
+        assert remove_tree(str(tree)) == []
+        assert not tree.exists()
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_read_only_file(self, inside, tree, monkeypatch):
+        """Windows refuses to remove a read-only file until it is not; then it goes."""
+        path = tree / "file"
+        path.chmod(0o400)
+        real = os.unlink
+
+        def unlink(target, *, dir_fd=None):
+            status = os.stat(target, dir_fd=dir_fd)
+            if status.st_mode & stat.S_IWUSR == 0:
+                raise PermissionError(errno.EACCES, "read-only", target)
+            real(target, dir_fd=dir_fd)
+
+        monkeypatch.setattr(shutil, "_use_fd_functions", False)
+        monkeypatch.setattr(os, "unlink", unlink)
+        monkeypatch.setattr(_rmtree._System, "unlink", staticmethod(unlink))
+        if sys.version_info < (3, 13):
+            monkeypatch.setattr(shutil, "_rmtree_unsafe", shutil._rmtree_unsafe)
+        target = tree if inside else path
+        assert remove_tree(str(target)) == []
+        assert not target.exists()
+
+    def test_what_stays(self, tree, monkeypatch):
+        """What can't be removed is named with its reason."""
+
+        def unlink(target, *, dir_fd=None):
+            raise PermissionError(errno.EACCES, "in use", target)
+
+        monkeypatch.setattr(shutil, "_use_fd_functions", False)
+        monkeypatch.setattr(os, "unlink", unlink)
+        failures = remove_tree(str(tree))
+        assert {failure.path for failure in failures} >= {
+            str(tree / "file"),
+            str(tree / "a" / "b" / "file"),
+        }
+
+    def test_gone_meanwhile(self, tree, monkeypatch):
+        """What vanishes meanwhile is no failure."""
+
+        def rmtree(path, **handlers):
+            (handler,) = handlers.values()
+            error = FileNotFoundError(errno.ENOENT, "gone", path)
+            handler(os.unlink, path, error)
+            handler(os.unlink, path, (type(error), error, None))
+
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        assert remove_tree(str(tree)) == []
+
+
+TREES = st.recursive(
+    st.sampled_from(["file", "link", "fifo", "dead"]),
+    lambda below: st.dictionaries(
+        st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20).filter(
+            lambda name: name not in {".", ".."}
+        ),
+        below,
+        max_size=4,
+    ),
+    max_leaves=15,
+)
+
+
+def build(where: bytes, shape, outside: Path) -> None:
+    """Make in the directory *where* what *shape* says."""
+    for name, kind in shape.items():
+        path = where + b"/" + os.fsencode(name.encode("utf-8", "surrogatepass"))
+        if isinstance(kind, dict):
+            os.mkdir(path)
+            build(path, kind, outside)
+        elif kind == "file":
+            os.close(os.open(path, os.O_CREAT))
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            os.symlink(outside if kind == "link" else "nowhere", path)
+
+
+@given(TREES.filter(lambda shape: isinstance(shape, dict)))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_tree(tmp_path, shape):
+    """Any tree goes, and what its links point to stays."""
+    outside = tmp_path / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "kept").touch()
+    top = os.fsencode(tmp_path / "top")
+    os.mkdir(top)
+    build(top, shape, outside)
+    assert remove_tree(top) == []
+    assert os.listdir(tmp_path) == ["outside"]
+    assert os.listdir(outside) == ["kept"]

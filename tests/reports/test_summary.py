@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.reports.summary import Totals
+from pytest_tempres.reports.summary import raw
+from pytest_tempres.reports.summary import shown
+from pytest_tempres.workspace.retention import Kept
+
+ANY_TEXT = st.text(st.characters(codec=None))
+ANY_NAME = st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
+
+
+def test_totals_count_each_status_for_itself(a_leak, summarize):
+    """Only what is a leak counts as one, and only its bytes are summed up."""
+    leaks = [
+        a_leak(size=10),
+        a_leak(size=5),
+        a_leak(size=100, status="deferred"),
+        a_leak(size=100, status="failed-test"),
+        a_leak(size=100, status="failed-test"),
+        a_leak(size=100, status="known"),
+    ]
+    kept = (Kept("t", "/x", "failed", "main"),)
+    assert summarize(*leaks, kept=kept).totals == Totals(
+        leaks=2, known=1, deferred=1, from_failed=2, bytes=15, kept=1
+    )
+
+
+def test_nothing_counts_nothing(summarize):
+    """A session that left nothing has zeros throughout."""
+    assert summarize().totals == Totals(0, 0, 0, 0, 0, 0)
+
+
+@given(ANY_NAME | ANY_TEXT)
+def test_whatever_is_shown_can_be_written_anywhere(text):
+    """No name, of any bytes or characters, can keep a report from being written."""
+    shown(text).encode("utf-8")
+    escaped = shown(text, controls=True)
+    escaped.encode("utf-8")
+    assert escaped.isprintable()
+
+
+@given(st.text())
+def test_proper_text_is_shown_as_it_is(text):
+    """Text in any script stays readable."""
+    assert shown(text) == text
+    if text.isprintable():
+        assert shown(text, controls=True) == text
+
+
+@given(st.binary())
+def test_the_bytes_of_a_name_are_those_on_disk(name):
+    """A program that needs the very name gets the very bytes."""
+    assert raw(name.decode("utf-8", "surrogateescape")) == name
+
+
+@pytest.mark.parametrize(
+    "text, plain, escaped",
+    [
+        ("a\nb", "a\nb", r"a\nb"),
+        ("\x1b[31m", "\x1b[31m", r"\x1b[31m"),
+        ("é", "é", "é"),
+        (os.fsdecode(b"\xff\xfe"), r"\xff\xfe", r"\xff\xfe"),
+        (os.fsdecode(b"\xc3\xa9\xff"), r"é\xff", r"é\xff"),
+        ("\u202e", "\u202e", r"\u202e"),
+        ("\ud800", r"\xed\xa0\x80", r"\xed\xa0\x80"),
+    ],
+)
+def test_what_is_no_text_is_shown_as_escapes(text, plain, escaped):
+    """Bytes that are not UTF-8 are shown as such; controls too, where they could do harm."""
+    assert shown(text) == plain
+    assert shown(text, controls=True) == escaped

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import os
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.reports.terminal import count
+from pytest_tempres.reports.terminal import size
+from pytest_tempres.reports.terminal import write
+from pytest_tempres.workspace.retention import Kept
+
+ROOT = "/tmp/tempres-abcdefgh"
+
+
+class Terminal:
+    """A terminal that remembers what was written, and how."""
+
+    def __init__(self, verbosity: int = 0) -> None:
+        self.config = self
+        self.verbosity = verbosity
+        self.lines: list[str] = []
+        self.marks: dict[str, dict[str, bool]] = {}
+
+    def get_verbosity(self) -> int:
+        """Return how often -v was given."""
+        return self.verbosity
+
+    def write_line(self, line: str, **markup: bool) -> None:
+        """Write a line."""
+        self.lines.append(line)
+        self.marks[line] = markup
+
+    def write_sep(self, sep: str, title: str, **markup: bool) -> None:
+        """Write a line across the screen."""
+        self.write_line(f"{sep * 3} {title}", **markup)
+
+
+@pytest.fixture
+def lines(summarize):
+    """Return the lines of a report."""
+
+    def lines(*leaks, verbosity=0, **more):
+        terminal = Terminal(verbosity)
+        write(summarize(*leaks, **more), terminal)
+        return terminal.lines
+
+    return lines
+
+
+def test_nothing_left_and_nothing_kept_says_nothing(a_leak, lines):
+    """A session without findings is as quiet as one without the plugin."""
+    assert lines() == []
+    others = [a_leak(status=status) for status in ("known", "deferred", "failed-test")]
+    assert lines(*others) == []
+
+
+def test_a_leak_is_told_with_its_owner_its_place_and_its_line(a_leak, lines):
+    """The report says who left what, how big it is, where it was and which line made it."""
+    leak = a_leak(size=12_345, origin=(Frame("lib.py", 7, "make"), Frame("t.py", 4, "test")))
+    assert lines(leak) == [
+        "=== temporary resources",
+        "t.py::test left 1 file (12 kB)",
+        "  tempres-abcdefgh/main/x",
+        "    lib.py:7 in make",
+        "    t.py:4 in test",
+        "=== 1 leak from 1 test, 12 kB; removed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "owner, name",
+    [
+        (Owner("test", "t.py::test[a]"), "t.py::test[a]"),
+        (Owner("fixture", "f", "module", "conftest.py:3"), "fixture f (module) in conftest.py:3"),
+        (Owner("fixture", "f", "session"), "fixture f (session)"),
+        (Owner("collection", "t.py"), "collecting t.py"),
+        (Owner("session", "session"), "the session"),
+    ],
+)
+def test_every_kind_of_owner_has_a_name(a_leak, lines, owner, name):
+    """Tests, fixtures, imports and the session are told apart."""
+    assert lines(a_leak(owner=owner))[1] == f"{name} left 1 file (0 bytes)"
+
+
+@pytest.mark.parametrize(
+    "leaks, said",
+    [
+        ([{"size": 1}], "1 file (1 byte)"),
+        ([{"size": 1}, {"size": 1}], "2 files (2 bytes)"),
+        ([{"kind": "directory", "items": 0}], "1 directory (empty)"),
+        ([{"kind": "directory", "items": 1, "size": 9}], "1 directory (1 file, 9 bytes)"),
+        ([{"kind": "directory", "items": 0}] * 2, "2 directories (empty)"),
+        (
+            [{"kind": "directory", "items": 3, "size": 5}, {"size": 2}],
+            "1 directory and 1 file (4 files, 7 bytes)",
+        ),
+        ([{"kind": "fifo"}, {"kind": "socket"}], "1 fifo and 1 socket (0 bytes)"),
+        (
+            [{"kind": "directory", "items": 10_000, "size": 10**7, "complete": False}],
+            "1 directory (at least 10000 files, 10 MB)",
+        ),
+        (
+            [{"kind": "directory", "items": 0, "complete": False}],
+            "1 directory (at least 0 files, 0 bytes)",
+        ),
+    ],
+)
+def test_what_was_left_is_counted_and_measured(a_leak, lines, leaks, said):
+    """Kinds, files and bytes are counted; a lower bound says that it is one."""
+    assert lines(*(a_leak(**leak) for leak in leaks))[1] == f"t.py::test left {said}"
+
+
+def test_leaks_from_one_line_are_told_once(a_leak, lines):
+    """A loop that leaks a hundred files takes two lines, not two hundred."""
+    leaks = [a_leak(f"{ROOT}/main/{number}") for number in range(100)]
+    assert lines(*leaks)[1:-1] == [
+        "t.py::test left 100 files (0 bytes)",
+        "  tempres-abcdefgh/main/0 and 99 more like it",
+        "    t.py:4 in test",
+    ]
+
+
+def test_workers_are_named_where_there_are_several(a_leak, lines):
+    """What every worker repeats is told once, with the workers' names."""
+    owner = Owner("fixture", "f", "session")
+    leaks = [a_leak(owner=owner, worker=worker) for worker in ("gw1", "gw0", "gw1")]
+    assert lines(*leaks)[1] == "fixture f (session) left 3 files (0 bytes) in gw0, gw1"
+
+
+def test_what_no_python_code_made_is_told_as_such(a_leak, lines):
+    """Where there is no line, the last command is a hint, cut to fit."""
+    unknown = a_leak(made_by="other", origin=())
+    known = a_leak(made_by="other", origin=(), command="touch \x1b " + "x" * 100)
+    assert lines(unknown)[3] == "    made by a subprocess or native code"
+    said = "touch \\x1b " + "x" * 49
+    assert lines(known)[3] == f"    made by a subprocess or native code; last process: {said}"
+
+
+def test_a_long_stack_shows_its_ends(a_leak, lines):
+    """The line that made it and the test that called it matter most; -v shows all."""
+    frames = tuple(Frame(f"{number}.py", number, "f") for number in range(9))
+    shown = [line.strip() for line in lines(a_leak(origin=frames))[3:-1]]
+    assert shown == ["0.py:0 in f", "1.py:1 in f", "2.py:2 in f", "...", "8.py:8 in f"]
+    assert len(lines(a_leak(origin=frames), verbosity=1)[3:-1]) == 9
+    assert len(lines(a_leak(origin=frames[:4]))[3:-1]) == 4
+
+
+def test_many_places_and_owners_are_cut_and_counted(a_leak, lines):
+    """A run with very many leaks stays readable and says what it left out."""
+    places = [a_leak(origin=(Frame("t.py", number, "f"),)) for number in range(7)]
+    text = lines(*places)
+    assert text[-2] == "  ... from 2 more places (-v: all)"
+    assert len(text) == 2 + 5 * 2 + 2
+    assert len(lines(*places, verbosity=1)) == 2 + 7 * 2 + 1
+    owners = [a_leak(owner=Owner("test", str(number))) for number in range(53)]
+    text = lines(*owners)
+    assert text[-2] == "... and 3 more that left something (-v: all)"
+    assert len(text) == 1 + 50 * 3 + 2
+    assert "=== 53 leaks from 53 tests" in text[-1]
+    assert len(lines(*owners, verbosity=1)) == 1 + 53 * 3 + 1
+
+
+def test_a_library_is_named_as_it_is_imported(a_leak, lines):
+    """Where a library is installed does not matter to who calls it."""
+    path = os.path.join(os.sep, "venv", "lib", "site-packages", "requests", "api.py")
+    frame = Frame(path, 3, "get")
+    assert lines(a_leak(origin=(frame,)))[3] == f"    {os.path.join('requests', 'api.py')}:3 in get"
+
+
+def test_what_is_kept_is_listed(lines):
+    """Each kept path stands once more at the end, whole, to be copied."""
+    kept = (
+        Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),
+        Kept("t.py::b", f"{ROOT}/main.d/b-1", "failed", "main"),
+    )
+    assert lines(kept=kept) == [
+        "=== temporary resources",
+        f"kept: t.py::a  {ROOT}/main.d/a-1",
+        f"kept: t.py::b  {ROOT}/main.d/b-1",
+        "=== no leaks; 2 paths kept",
+    ]
+
+
+def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines):
+    """The last line sums up: how many, from whom, how much, and what was done about it."""
+    leaks = [
+        a_leak(size=1000, owner=Owner("test", "a")),
+        a_leak(owner=Owner("test", "a")),
+        a_leak(owner=Owner("test", "b")),
+        a_leak(owner=Owner("fixture", "f")),
+        a_leak(owner=Owner("collection", "t.py")),
+        a_leak(owner=Owner("session", "session")),
+        a_leak("/elsewhere/x", owner=Owner("session", "session")),
+        a_leak(status="failed-test"),
+    ]
+    assert lines(*leaks)[-1] == (
+        "=== 7 leaks from 2 tests, 1 fixture, collection and the session, 1.0 kB; "
+        "removed but for 1 outside the temp location; 1 more from failed tests"
+    )
+
+
+def test_what_lies_elsewhere_is_named_in_full_and_left(a_leak, lines):
+    """A path outside the session's directory is whole, and the report says that it stays."""
+    text = lines(a_leak("/elsewhere/x"), a_leak(f"{ROOT}x/y"))
+    assert text[2] == "  /elsewhere/x and 1 more like it"
+    assert text[-1].endswith("; not removed, since outside the temp location")
+
+
+def test_evidence_is_mentioned_beside_what_is_kept(a_leak, lines):
+    """What failed tests left is counted apart."""
+    kept = (Kept("t", "/x", "failed", "main"),)
+    text = lines(a_leak(status="failed-test"), kept=kept)
+    assert text[-1] == "=== no leaks; 1 path kept; 1 more from failed tests"
+
+
+@pytest.mark.parametrize("failed, colour", [(False, "yellow"), (True, "red")])
+def test_a_failed_gate_is_red_and_says_why(a_leak, summarize, failed, colour):
+    """Who sees a red run without a failed test learns which option did it."""
+    terminal = Terminal()
+    write(summarize(a_leak(), gate_failed=failed), terminal)
+    assert terminal.marks[terminal.lines[-1]] == {colour: True}
+    assert ("--tempres-leaks=fail" in terminal.lines[-2]) is failed
+
+
+def test_only_kept_paths_are_no_reason_for_a_colour(summarize):
+    """What was kept on purpose is no warning."""
+    terminal = Terminal()
+    write(summarize(kept=(Kept("t", "/x", "all", "main"),)), terminal)
+    assert terminal.marks[terminal.lines[-1]] == {}
+
+
+def test_no_name_can_disturb_the_terminal(a_leak, lines):
+    """Control characters and bytes that are no text are shown as escapes, wherever they stand."""
+    bad = os.fsdecode(b"\x1b[2J\xff\n")
+    text = lines(
+        a_leak(
+            f"{ROOT}/main/{bad}",
+            owner=Owner("fixture", bad, "module", bad),
+            origin=(Frame(bad, 1, "f"),),
+        ),
+        a_leak(f"/{bad}", owner=Owner("test", bad), made_by="other", command=bad),
+        kept=(Kept(bad, bad, "failed", "main"),),
+    )
+    assert all(line.isprintable() for line in text)
+    assert sum(r"\x1b[2J\xff\n" in line for line in text) == 7
+
+
+# -- numbers
+
+
+@pytest.mark.parametrize(
+    "amount, text",
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (9_949, "9.9 kB"),
+        (9_950, "10 kB"),
+        (12_345, "12 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (1_200_000, "1.2 MB"),
+        (5 * 10**9, "5.0 GB"),
+        (10**12, "1.0 TB"),
+        (10**15, "1.0 PB"),
+        (10**18, "1000 PB"),
+    ],
+)
+def test_sizes_for_a_person(amount, text):
+    """Two or three digits and a unit of a thousand, never 1000 of the smaller unit."""
+    assert size(amount) == text
+
+
+@given(st.integers(0, 10**18 - 10**15))
+def test_a_size_is_short_and_nearly_right(amount):
+    """Rounding costs five parts in a hundred at most, and never reaches the next unit."""
+    number, unit = size(amount).split()
+    scale = {"byte": 1, "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}[unit]
+    assert re.fullmatch(r"\d{1,3}|\d\.\d", number)
+    assert abs(float(number) * scale - amount) <= 0.051 * amount
+
+
+@pytest.mark.parametrize(
+    "number, noun, text",
+    [
+        (0, "file", "0 files"),
+        (1, "directory", "1 directory"),
+        (2, "directory", "2 directories"),
+        (2, "leak", "2 leaks"),
+    ],
+)
+def test_counts_agree_with_their_nouns(number, noun, text):
+    """One is one, and all else is several."""
+    assert count(number, noun) == text

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+RAN = "from pathlib import Path\ndef test_ran(): Path('ran').touch()\n"
+
+
+def refused(result, *texts):
+    """Check that a session was refused in one line, without a traceback, before any test."""
+    lines = [line for line in result.stderr.lines if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("ERROR: ")
+    for text in texts:
+        assert text in lines[0]
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.no_fnmatch_line("*test session starts*")
+
+
+@pytest.mark.parametrize(
+    "option, texts",
+    [
+        ("keep=maybe", ["none, failed or all"]),
+        ("keep=al", ["did you mean all?"]),
+        ("keep=", ["none, failed or all"]),
+        ("keep-sessions=-1", ["whole number"]),
+        ("keep-sessions=few", ["whole number"]),
+        ("leaks=fial", ["off, report or fail", "did you mean fail?"]),
+        ("root=missing", ["no such directory"]),
+        ("root=file", ["no such directory"]),
+        ("report=jsn:x", ["term, term:none or json:PATH", "did you mean json?"]),
+        ("report=json", ["json:PATH"]),
+        ("report=term:x", ["none"]),
+        ("report=json:missing/x.json", ["no directory", "missing"]),
+        ("report=json:.", ["directory"]),
+    ],
+)
+def test_wrong_options_are_refused(pytester, run_here, option, texts):
+    """One message names the option, the value and what is allowed, before the first test."""
+    pytester.makepyfile(RAN)
+    (pytester.path / "file").touch()
+    refused(run_here(f"--tempres-{option}"), f"--tempres-{option}", *texts)
+    assert not (pytester.path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "line, texts",
+    [
+        ("tempres_keep = maybe", ["maybe", "none, failed or all"]),
+        ("tempres_keep_sessions = few", ["keep", "sessions", "few"]),
+        ("tempres_leaks = loud", ["loud", "off, report or fail"]),
+        ("tempres_root = missing", ["missing", "no such directory"]),
+        ("tempres_root_mode = 0777", ["0777", "0700, 0711, 0755 or 1777"]),
+        ("tempres_report = term jsn:x", ["jsn:x", "json"]),
+        ("tempres_redirect = perhaps", ["perhaps"]),
+    ],
+)
+def test_wrong_ini_values_are_refused(pytester, run_here, line, texts):
+    """What the configuration file says is checked like the command line."""
+    pytester.makeini(f"[pytest]\n{line}\n")
+    pytester.makepyfile(RAN)
+    refused(run_here(), *texts)
+    assert not (pytester.path / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["xdist"], indirect=True)
+@pytest.mark.parametrize("option", ["keep=maybe", "root=missing", "report=json:missing/x.json"])
+def test_controller_refuses_for_its_workers(pytester, run, nothing_left, option):
+    """Under xdist the message comes once, from the controller, and no worker starts."""
+    pytester.makepyfile(RAN)
+    refused(run(f"--tempres-{option}"), f"--tempres-{option}")
+    assert not (pytester.path / "ran").exists()
+    nothing_left()
+
+
+def test_root_that_cannot_be_written_is_refused(pytester, run_here):
+    """A directory that is there but not writable is named in the message."""
+    if os.geteuid() == 0:
+        # Nothing stops root from writing, but a file system that is never writable does.
+        place = "/proc"
+        if not sys.platform.startswith("linux"):
+            pytest.skip("root can write everywhere here")
+    else:
+        place = str(pytester.mkdir("locked"))
+        os.chmod(place, 0o500)
+    pytester.makepyfile(RAN)
+    refused(run_here(f"--tempres-root={place}"), place)
+    assert not (pytester.path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "marker, texts",
+    [
+        ("tempdir(prefiks='x')", ["tempdir", "'prefiks'", "'prefix'"]),
+        ("tempdir(prefix='a/b')", ["tempdir", "prefix='a/b'", "'/'"]),
+        ("tempdir(suffix='a\\0b')", ["tempdir", "suffix='a\\x00b'"]),
+        ("tempdir(keep='yes')", ["tempdir", "keep='yes'", "bool"]),
+        ("tempdir('name')", ["tempdir", "'name'", "keyword"]),
+        ("tempdir(zzzzzz=1)", ["tempdir", "'zzzzzz'", "prefix", "chdir"]),
+        ("tempfile(mod='w')", ["tempfile", "'mod'", "'mode'"]),
+        ("tempfile(content=7)", ["tempfile", "content=7", "str or bytes"]),
+        ("spooled(maxsize=7)", ["spooled", "'maxsize'", "'max_size'"]),
+        ("spooled(max_size='7')", ["spooled", "max_size='7'", "int"]),
+        ("tempres_ignore()", ["tempres_ignore", "glob pattern"]),
+        ("tempres_ignore(7)", ["tempres_ignore", "7", "str"]),
+        ("tempres_ignore('x', raison='y')", ["tempres_ignore", "'raison'", "'reason'"]),
+    ],
+)
+def test_wrong_marker_arguments_are_refused(pytester, run_here, marker, texts):
+    """The message names the test, the marker, the argument and the nearest right one."""
+    path = pytester.makepyfile(
+        f"""
+        import pytest
+        from pathlib import Path
+
+        @pytest.mark.{marker}
+        def test_it(temp_dir, temp_file, spooled_file): Path("ran").touch()
+        """
+    )
+    result = run_here("--tempres-keep=none")
+    assert result.ret not in (0, 5)
+    (line,) = (x for x in result.stdout.lines if all(text in x for text in texts))
+    assert f"{path.name}::test_it" in result.stdout.str()
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert not (pytester.path / "ran").exists(), line
+
+
+def test_wrong_marker_of_a_class_or_module(pytester, run, nothing_left):
+    """A marker that stands on a class or a module is checked, and added ones at setup."""
+    pytester.makepyfile(
+        test_class="""
+        import pytest
+
+        @pytest.mark.tempdir(prefiks="x")
+        class TestIt:
+            def test_one(self, temp_dir): pass
+        """,
+        test_module="""
+        import pytest
+        pytestmark = pytest.mark.tempfile(sufix="x")
+
+        def test_two(named_temp_file): pass
+        """,
+        test_added="""
+        import pytest
+
+        @pytest.fixture
+        def adds(request):
+            request.node.add_marker(pytest.mark.spooled(maxsize=1))
+
+        def test_three(adds, spooled_file): pass
+        """,
+    )
+    result = run("--continue-on-collection-errors")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines_random(
+        ["*'prefiks'*'prefix'*", "*'sufix'*'suffix'*", "*'maxsize'*'max_size'*"]
+    )
+    result.stdout.no_fnmatch_line("*passed*")
+    nothing_left()
+
+
+def test_copy_of_something_missing(pytester, run, nothing_left):
+    """A source that is not there is the test's error at setup, and names it."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.tempdir(copy="not-there")
+        def test_it(temp_dir): pass
+        """
+    )
+    result = run("--tempres-keep=none")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*not-there*"])
+    nothing_left()
+
+
+def test_json_destination_lost_during_the_run(pytester, run, nothing_left):
+    """A directory that vanishes under the report is a warning; the outcome stands."""
+    pytester.mkdir("out")
+    pytester.makepyfile(
+        """
+        import os
+        def test_it(pytestconfig):
+            os.rmdir(os.path.join(pytestconfig.invocation_params.dir, "out"))
+        """
+    )
+    for strict in ((), ("-W", "error")):
+        (pytester.path / "out").mkdir(exist_ok=True)
+        result = run("--tempres-report=json:out/report.json", *strict)
+        result.assert_outcomes(passed=1, warnings=1)
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(["*JSON report was not written*"])
+    nothing_left()

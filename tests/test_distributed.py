@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
+
+MANY = """
+import os, tempfile
+from pathlib import Path
+import pytest
+
+class TestIt:
+    @pytest.mark.parametrize("number", range(4))
+    def test_it(self, number, temp_dir):
+        here = Path(tempfile.gettempdir())
+        assert here.name == os.environ["PYTEST_XDIST_WORKER"]
+        assert temp_dir.parent == here.with_name(here.name + ".d")
+        if number == 3:
+            tempfile.mkdtemp(prefix="leak-")
+        assert number != 2, temp_dir
+"""
+
+
+@pytest.fixture
+def how():
+    """Say that the inner session has workers."""
+    return "xdist"
+
+
+@pytest.mark.parametrize(
+    "mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
+)
+def test_one_report_in_every_mode(pytester, told, system_tmp, mode):
+    """Whoever schedules, findings and kept paths come together in one report."""
+    pytester.makepyfile(test_a=MANY, test_b=MANY)
+    result, report = told(f"--dist={mode}")
+    times = 2 if mode == "each" else 1
+    assert report["totals"]["leaks"] == report["totals"]["kept"] == 2 * times
+    owners = {leak["owner"]["id"] for leak in report["leaks"]}
+    assert owners == {f"test_{x}.py::TestIt::test_it[3]" for x in "ab"}
+    kept = {each["nodeid"] for each in report["kept"]}
+    assert kept == {f"test_{x}.py::TestIt::test_it[2]" for x in "ab"}
+    assert {str(path) for path in system_tmp.glob("tempres-*/*/*")} == {
+        each["path"] for each in report["kept"]
+    }
+    assert all(f"/{each['worker']}.d/" in each["path"] for each in report["kept"])
+    assert all(f"/{leak['worker']}/" in leak["path"] for leak in report["leaks"])
+    assert result.stdout.str().count("= temporary resources =") == 1
+    assert len(re.findall("- temporary resources -", result.stdout.str())) == 2 * times
+    assert sorted(report["session"]["workers"]) == ["gw0", "gw1"]
+
+
+def test_announcement_is_for_workers_alone(pytester, run, nothing_left):
+    """Neither tests nor the controller's environment ever see how a worker finds its root."""
+    pytester.makeconftest(
+        """
+        import os
+        NAME = "PYTEST_TEMPRES_SESSION"
+        assert NAME not in os.environ
+
+        def pytest_sessionstart(session):
+            assert NAME not in os.environ
+
+        def pytest_sessionfinish(session):
+            assert NAME not in os.environ
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os, subprocess, sys
+
+        def test_it():
+            code = "import os; assert 'PYTEST_TEMPRES_SESSION' not in os.environ"
+            subprocess.run([sys.executable, "-c", code], check=True)
+            assert "PYTEST_TEMPRES_SESSION" not in os.environ
+        """
+    )
+    result = run("-W", "error")
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+    nothing_left()
+
+
+def test_name_of_a_worker_makes_no_worker(pytester, told, monkeypatch):
+    """A session that inherits `PYTEST_XDIST_WORKER` is a controller all the same."""
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    _, report = told("-n0")
+    assert report["session"]["workers"] == ["main"]
+    assert [leak["worker"] for leak in report["leaks"]] == ["main"]
+
+
+@pytest.mark.parametrize("count", ["-n1", "-n2"])
+def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
+    """What a crashed test left is attributed to it and kept; all that was reported stands."""
+    path = pytester.makepyfile(
+        """
+        import os, tempfile
+
+        def test_1_leaks(temp_dir):
+            tempfile.mkdtemp(prefix="leak-")
+
+        def test_2_crashes(temp_dir):
+            (temp_dir / "evidence").touch()
+            tempfile.mkdtemp(prefix="stray-")
+            os._exit(1)
+
+        def test_3_after(temp_dir): pass
+
+        def test_4_fails(temp_dir): assert 0
+        """
+    )
+    result, report = told(count, "--tempres-leaks=fail")
+    assert result.ret == 1
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running *test_2_crashes*"])
+    by_status = {leak["status"]: leak for leak in report["leaks"]}
+    assert len(report["leaks"]) == 2
+    assert by_status["leak"]["owner"]["id"] == f"{path.name}::test_1_leaks"
+    stray = by_status["failed-test"]
+    assert stray["owner"] == {
+        "kind": "test",
+        "id": f"{path.name}::test_2_crashes",
+        "scope": None,
+        "location": stray["owner"]["location"],
+    }
+    kept = {}
+    for each in report["kept"]:
+        kept.setdefault(each["nodeid"].rpartition("::")[2], []).append(each["path"])
+    assert set(kept) == {"test_2_crashes", "test_4_fails"}
+    assert sorted(os.path.basename(x).partition("-")[0] for x in kept["test_2_crashes"]) == [
+        "stray",
+        "test_2_crashes",
+    ]
+    on_disk = {str(path) for path in system_tmp.glob("tempres-*/*/*")}
+    assert on_disk == {path for paths in kept.values() for path in paths}
+    assert any(os.path.isdir(x) and os.listdir(x) == ["evidence"] for x in on_disk)
+
+
+def test_crash_with_nothing_kept_leaves_nothing(pytester, run, nothing_left):
+    """With `--tempres-keep=none` the controller removes what crashed workers left."""
+    pytester.makepyfile(
+        """
+        import os, tempfile
+        import pytest
+        tempfile.mkdtemp()
+
+        @pytest.fixture(scope="session")
+        def wide(temp_resources_session):
+            return temp_resources_session.dir()
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_crashes(temp_dir, wide, number):
+            tempfile.mkdtemp()
+            (temp_dir / "file").touch()
+            os._exit(number)
+        """
+    )
+    result = run("--tempres-keep=none", "--max-worker-restart=1")
+    assert result.ret != 0
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    nothing_left()
+
+
+def test_crash_outside_of_any_test(pytester, run, nothing_left):
+    """A worker that dies while it collects or finishes breaks nothing of ours."""
+    pytester.makepyfile("def test_it(temp_dir): pass")
+    pytester.makeconftest(
+        """
+        import os, tempfile
+
+        def pytest_sessionfinish(session):
+            if hasattr(session.config, "workerinput"):
+                tempfile.mkdtemp()
+                os._exit(3)
+        """
+    )
+    result = run("-n1")
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    nothing_left()
+
+
+def test_fork_in_a_worker_with_crash_of_the_child(pytester, told, nothing_left):
+    """A forked child that dies is not a crash of the worker."""
+    pytester.makepyfile(
+        """
+        import os, tempfile
+
+        def test_it(temp_dir):
+            pid = os.fork()
+            if pid == 0:
+                os.kill(os.getpid(), 9)
+            os.waitpid(pid, 0)
+            assert temp_dir.is_dir() and os.path.isdir(tempfile.gettempdir())
+        """
+    )
+    result, report = told("-W", "ignore::DeprecationWarning")
+    result.assert_outcomes(passed=1)
+    assert report["leaks"] == report["kept"] == []
+    nothing_left()
+
+
+def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
+    """A worker elsewhere makes a root of its own, says so, and its findings still arrive."""
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(trylast=True, optionalhook=True)
+        def pytest_xdist_setupnodes(config, specs):
+            for spec in specs:
+                spec.env["PYTEST_TEMPRES_SESSION"] = "/on/another/host"
+        """
+    )
+    path = pytester.makepyfile(
+        """
+        import tempfile
+
+        def test_leaks(): tempfile.mkdtemp()
+        def test_fails(temp_dir): assert 0
+        """
+    )
+    result, report = told("--dist=loadfile")
+    result.assert_outcomes(passed=1, failed=1, warnings=2)
+    result.stdout.fnmatch_lines(["*worker gw? cannot see /on/another/host*own*"])
+    (leak,) = report["leaks"]
+    assert (leak["status"], leak["owner"]["id"]) == ("leak", f"{path.name}::test_leaks")
+    (kept,) = report["kept"]
+    assert kept["nodeid"] == f"{path.name}::test_fails"
+    assert [str(path) for path in system_tmp.glob("tempres-*/*/*")] == [kept["path"]]
+    assert leak["worker"] == kept["worker"]
+    assert leak["worker"].startswith("gw")
+
+
+def test_stopping_early_with_workers(pytester, run, system_tmp):
+    """`-x` under xdist ends without trouble, and only failures' directories stay."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_it(temp_dir, number):
+            assert number != 1
+        """
+    )
+    result = run("-x")
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    kept = list(system_tmp.glob("tempres-*/*/*"))
+    assert [path.name.partition("-")[0] for path in kept] == ["test_it_1_"]
+
+
+def test_interrupted_worker(pytester, run, system_tmp):
+    """`pytest.exit` and Ctrl-C in a worker's test leave nothing behind."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def user(temp_dir):
+            yield
+            assert temp_dir.is_dir()
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(user, number):
+            if number == 1:
+                pytest.exit("enough")
+        """
+    )
+    result = run()
+    assert result.ret == 2
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    assert not list(system_tmp.iterdir())
+
+
+def test_without_xdist_nothing_is_missed(pytester, told, nothing_left):
+    """`-p no:xdist` takes no hook of ours with it."""
+    pytester.makepyfile("import tempfile\ndef test_it(temp_dir): tempfile.mkdtemp()")
+    result = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:randomly", "-W", "error")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 leak from 1 test*"])
+    nothing_left()

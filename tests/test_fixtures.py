@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import pytest
+
+
+def test_each_fixture_gives_what_its_name_says(pytester, run, nothing_left):
+    """Every fixture gives a real resource, beside the temp location, and takes it back."""
+    pytester.makepyfile(
+        """
+        import os, pathlib, re, stat, tempfile
+        import pytest
+
+        def test_directory(temp_dir):
+            assert isinstance(temp_dir, pathlib.Path) and not list(temp_dir.iterdir())
+            assert stat.S_IMODE(temp_dir.stat().st_mode) == 0o700
+            assert str(temp_dir.parent) == tempfile.gettempdir() + ".d"
+
+        def test_files(temp_dir, temp_file, named_temp_file, spooled_file):
+            for file in (temp_file, named_temp_file, spooled_file):
+                file.write(b"text")
+                file.seek(0)
+                assert file.read() == b"text"
+            path = pathlib.Path(named_temp_file.name)
+            assert path.is_file() and path.parent == temp_dir.parent
+            assert not list(temp_dir.iterdir()), "files lie beside the directory"
+            assert not isinstance(temp_file.name, str), "no name: a descriptor"
+            assert not spooled_file._rolled
+
+        def test_same_for_one_test(temp_dir, request):
+            assert request.getfixturevalue("temp_dir") is temp_dir
+
+        @pytest.mark.parametrize("x", ["a/b", "\\N{SNOWMAN}", "..", "y" * 50])
+        def test_of_a_name_that_is_long(temp_dir, x):
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+-[a-z0-9_]{8}", temp_dir.name)
+            assert temp_dir.name[:-9] == "test_of_a_name_that_is_l"
+
+        @pytest.mark.parametrize("x", ["\\N{SNOWMAN}/"])
+        def test_t(temp_dir, named_temp_file, x):
+            for path in (temp_dir, pathlib.Path(named_temp_file.name)):
+                assert path.name.startswith("test_t_")
+                assert re.fullmatch(r"[A-Za-z0-9_.-]{1,24}-[a-z0-9_]{8}", path.name)
+
+        def test_factory(temp_resources):
+            paths = [temp_resources.dir() for _ in range(3)]
+            paths += [pathlib.Path(temp_resources.named_file().name) for _ in range(3)]
+            assert len(set(paths)) == 6 and all(path.exists() for path in paths)
+            files = [temp_resources.file(), temp_resources.spooled(content=b"x")]
+            assert files[1].read() == b"x"
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=9)
+    nothing_left()
+
+
+def test_what_was_given_is_closed_and_gone_after_the_test(pytester, run, nothing_left):
+    """After the test its files are closed and its paths are gone, before the next test starts."""
+    pytester.makepyfile(
+        """
+        import os
+        GIVEN = []
+
+        def check():
+            assert len(GIVEN) == 8
+            assert all(thing.closed for thing in GIVEN if hasattr(thing, "closed"))
+            assert not any(os.path.lexists(thing) for thing in GIVEN if isinstance(thing, str))
+
+        def test_one(temp_dir, temp_file, named_temp_file, spooled_file, temp_resources):
+            (temp_dir / "deep").mkdir()
+            (temp_dir / "deep" / "file").write_text("x")
+            os.symlink("/", temp_dir / "link")
+            more = temp_resources.named_file(delete=False)
+            GIVEN.extend([str(temp_dir), temp_file, named_temp_file, named_temp_file.name])
+            GIVEN.extend([spooled_file, more, more.name, str(temp_resources.dir())])
+
+        def test_two():
+            check()
+        """
+    )
+    run("-W", "error", "--dist=loadfile").assert_outcomes(passed=2)
+    nothing_left()
+
+
+def test_markers_say_how_a_directory_is_made(pytester, run, nothing_left):
+    """Each argument of `tempdir` does what the table says."""
+    pytester.mkdir("elsewhere").joinpath("stays").write_text("x")
+    data = pytester.mkdir("data")
+    data.joinpath("one.txt").write_text("one")
+    data.joinpath("sub").mkdir()
+    data.joinpath("sub", "two.txt").write_text("two")
+    pytester.makefile(".txt", single="single")
+    pytester.makepyfile(
+        f"""
+        import os, re
+        from pathlib import Path
+        import pytest
+        START = os.getcwd()
+        ELSEWHERE = {str(pytester.path / "elsewhere")!r}
+
+        @pytest.mark.tempdir(prefix="pre.", suffix=".d")
+        def test_name(temp_dir):
+            assert re.fullmatch(r"pre\\.[a-z0-9_]{{8}}\\.d", temp_dir.name)
+
+        @pytest.mark.tempdir(dir=ELSEWHERE)
+        def test_dir(temp_dir):
+            assert str(temp_dir.parent) == ELSEWHERE
+            (temp_dir / "file").touch()
+
+        @pytest.mark.tempdir(copy="data")
+        def test_copy_directory(temp_dir):
+            assert (temp_dir / "one.txt").read_text() == "one"
+            assert (temp_dir / "sub" / "two.txt").read_text() == "two"
+
+        @pytest.mark.tempdir(copy=Path("single.txt"))
+        def test_copy_file(temp_dir):
+            assert [path.read_text() for path in temp_dir.iterdir()] == ["single"]
+
+        @pytest.fixture
+        def probe():
+            yield
+            assert os.getcwd() == START, "the last fixture set up is torn down first"
+
+        @pytest.mark.tempdir(chdir=True)
+        def test_chdir(probe, temp_dir):
+            assert os.getcwd() == os.path.realpath(temp_dir)
+
+        def test_back():
+            assert os.getcwd() == START
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=6)
+    assert [path.name for path in (pytester.path / "elsewhere").iterdir()] == ["stays"]
+    nothing_left()
+
+
+def test_closest_marker_wins_argument_by_argument(pytester, run):
+    """Function over class over module, each argument for itself."""
+    pytester.makepyfile(
+        """
+        import pytest
+        pytestmark = [
+            pytest.mark.tempdir(prefix="module-", suffix="-module"),
+            pytest.mark.tempfile(mode="w+", content="module"),
+            pytest.mark.spooled(mode="w+", max_size=1),
+        ]
+
+        def test_module(temp_dir):
+            assert temp_dir.name.startswith("module-") and temp_dir.name.endswith("-module")
+
+        @pytest.mark.tempdir(prefix="class-")
+        @pytest.mark.tempfile(content="class")
+        class TestIt:
+            def test_class(self, temp_dir, named_temp_file):
+                assert temp_dir.name.startswith("class-") and temp_dir.name.endswith("-module")
+                assert named_temp_file.read() == "class"
+
+            @pytest.mark.tempdir(suffix="-function")
+            @pytest.mark.tempfile(suffix=".txt")
+            def test_function(self, temp_dir, named_temp_file, temp_file):
+                assert temp_dir.name.startswith("class-") and temp_dir.name.endswith("-function")
+                assert named_temp_file.name.endswith(".txt")
+                assert named_temp_file.read() == temp_file.read() == "class"
+
+            @pytest.mark.spooled(content="spooled")
+            def test_spooled(self, spooled_file):
+                assert spooled_file._rolled and spooled_file.read() == "spooled"
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=4)
+
+
+def test_file_markers_take_the_arguments_of_the_primitives(pytester, run, nothing_left):
+    """`tempfile` and `spooled` open files as their arguments say, and begin with the content."""
+    pytester.makepyfile(
+        r"""
+        import pytest
+
+        @pytest.mark.tempfile(mode="w+", encoding="utf-16", newline="\r\n", content="a\n")
+        def test_text(named_temp_file, temp_file):
+            named_temp_file.flush()
+            raw = open(named_temp_file.name, "rb")
+            with raw:
+                assert raw.read().decode("utf-16") == "a\r\n"
+            assert temp_file.encoding == "utf-16"
+
+        @pytest.mark.tempfile(buffering=0, content=b"now", prefix="p.", suffix=".s")
+        def test_unbuffered(named_temp_file):
+            with open(named_temp_file.name, "rb") as file:
+                assert file.read() == b"now"
+
+        @pytest.mark.tempfile(delete_on_close=False)
+        def test_closed_and_still_there(named_temp_file):
+            named_temp_file.close()
+            open(named_temp_file.name).close()
+
+        @pytest.mark.spooled(max_size=3, content=b"four")
+        def test_rolled(spooled_file):
+            assert spooled_file._rolled and spooled_file.read() == b"four"
+
+        @pytest.mark.tempfile(mode="w+", content=b"bytes")
+        @pytest.mark.xfail(reason="text files take text", strict=True)
+        def test_wrong_content(temp_file):
+            pass
+        """
+    )
+    result = run("-W", "error")
+    result.assert_outcomes(passed=4, xfailed=1)
+    nothing_left()
+
+
+def test_factory_is_thread_safe(pytester, run, nothing_left):
+    """Many threads can ask one factory at once, and all that it gave goes."""
+    pytester.makepyfile(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        def test_it(temp_resources):
+            def make(number):
+                (temp_resources.dir() / "file").write_text(str(number))
+                temp_resources.named_file(content=b"x")
+                temp_resources.file()
+                return temp_resources.dir(prefix="same-")
+
+            with ThreadPoolExecutor(8) as pool:
+                paths = list(pool.map(make, range(100)))
+            assert len(set(paths)) == 100
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+def test_wider_factories_live_as_long_as_their_scope(pytester, run, nothing_left):
+    """What a class, module, package or session factory made lives to the end of that scope."""
+    pytester.makepyfile(conftest="SEEN = {}")
+    body = """
+        import pytest
+        from conftest import SEEN
+
+        @pytest.fixture(scope="class")
+        def in_class(temp_resources_class):
+            return temp_resources_class.dir()
+
+        @pytest.fixture(scope="module")
+        def in_module(temp_resources_module):
+            return temp_resources_module.dir(prefix="m-")
+
+        @pytest.fixture(scope="package")
+        def in_package(temp_resources_package):
+            return temp_resources_package.dir()
+
+        @pytest.fixture(scope="session")
+        def in_session(temp_resources_session):
+            return temp_resources_session.dir()
+
+        class TestOne:
+            def test_made(self, in_class, in_module, in_package, in_session):
+                paths = in_class, in_module, in_package, in_session
+                for path in paths:
+                    (path / __name__).touch()
+                # pytest lets a package's scope end with the session where a plugin's fixture
+                # has it, so nothing is said here of the other package.
+                assert not SEEN or not (SEEN["class"].exists() or SEEN["module"].exists())
+                SEEN.update(zip(("class", "module", "package", "session"), paths))
+
+            def test_still_there(self, in_class, in_module):
+                assert (in_class / __name__).exists() and (in_module / __name__).exists()
+                assert in_class == SEEN["class"] and in_module == SEEN["module"]
+
+        def test_after_class(in_module, in_package, in_session, temp_resources_module):
+            assert not SEEN["class"].exists()
+            assert (in_module / __name__).exists() and (in_package / __name__).exists()
+            file = temp_resources_module.named_file()
+            assert not file.closed
+        """
+    for package in ("a", "b"):
+        folder = pytester.mkpydir(package)
+        text = "\n".join(line[8:] for line in body.splitlines())
+        folder.joinpath(f"test_{package}.py").write_text(text)
+    run("-W", "error", "--dist=loadfile").assert_outcomes(passed=6)
+    nothing_left()
+
+
+def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_left):
+    """A test may close, move, delete, lock or chdir into what it was given."""
+    target = pytester.mkdir("target")
+    pytester.makepyfile(
+        f"""
+        import os, shutil
+        import pytest
+        TARGET = {str(target)!r}
+
+        def test_close(temp_file, named_temp_file, spooled_file):
+            for file in (temp_file, named_temp_file, spooled_file):
+                file.close()
+
+        def test_close_descriptor(temp_file, named_temp_file):
+            os.close(temp_file.fileno())
+
+        def test_delete(temp_dir, named_temp_file, temp_resources):
+            temp_dir.rmdir()
+            os.unlink(named_temp_file.name)
+            shutil.rmtree(temp_resources.dir())
+
+        def test_move(temp_dir, named_temp_file):
+            (temp_dir / "content").write_text("x")
+            temp_dir.rename(os.path.join(TARGET, "directory"))
+            os.rename(named_temp_file.name, os.path.join(TARGET, "file"))
+
+        def test_modes(temp_dir):
+            (temp_dir / "sub").mkdir()
+            (temp_dir / "sub" / "file").touch()
+            (temp_dir / "sub" / "file").chmod(0)
+            (temp_dir / "sub").chmod(0)
+            temp_dir.chmod(0)
+
+        def test_chdir(temp_dir):
+            (temp_dir / "sub").mkdir()
+            os.chdir(temp_dir / "sub")
+
+        def test_chdir_into_what_is_removed(temp_dir):
+            os.chdir(temp_dir)
+            temp_dir.rmdir()
+
+        @pytest.mark.tempdir(chdir=True)
+        def test_chdir_marker_and_removed(temp_dir):
+            shutil.rmtree(temp_dir)
+
+        def test_replaced_by_a_link(temp_dir):
+            temp_dir.rmdir()
+            temp_dir.symlink_to(TARGET)
+
+        def test_replaced_by_a_file(temp_dir):
+            temp_dir.rmdir()
+            temp_dir.write_text("a file now")
+
+        def test_still_works(temp_dir, named_temp_file):
+            assert os.path.isdir(os.getcwd())
+        """
+    )
+    result, report = told("-W", "error", "-W", "ignore::ResourceWarning")
+    result.assert_outcomes(passed=11)
+    assert report["leaks"] == report["kept"] == []
+    result.stdout.no_fnmatch_line("*warning*")
+    assert sorted(path.name for path in target.rglob("*")) == ["content", "directory", "file"]
+    nothing_left()
+
+
+def test_monkeypatched_functions_do_not_stop_the_removal(pytester, run, nothing_left):
+    """A test may replace functions of `os` and `shutil`; what it was given goes all the same."""
+    pytester.makepyfile(
+        """
+        import os, shutil
+
+        def test_it(monkeypatch, temp_dir, named_temp_file):
+            (temp_dir / "file").touch()
+            def broken(*args, **kwargs):
+                raise OSError("patched")
+            for name in ("lstat", "scandir", "listdir", "unlink", "rmdir", "remove"):
+                monkeypatch.setattr(os, name, broken)
+            monkeypatch.setattr(shutil, "rmtree", broken)
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+def test_fixtures_serve_unittest_and_doctest(pytester, run, nothing_left):
+    """Fixtures reach `TestCase` classes by `usefixtures`, and doctests by `getfixture`."""
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+
+        class Case(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def given(self, temp_dir):
+                self.path = temp_dir
+
+            def test_it(self):
+                (self.path / "file").touch()
+        """
+    )
+    pytester.makefile(".txt", test_doc=">>> len(list(getfixture('temp_dir').iterdir()))\n0\n")
+    run("-W", "error").assert_outcomes(passed=2)
+    nothing_left()
+
+
+def test_factory_refuses_what_markers_refuse(pytester, run, nothing_left):
+    """A call with a wrong argument raises, and names the argument and the nearest right one."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_it(temp_resources):
+            with pytest.raises(TypeError, match="'prefiks'.*'prefix'"):
+                temp_resources.dir(prefiks="x")
+            with pytest.raises(ValueError, match="prefix='a/b'"):
+                temp_resources.dir(prefix="a/b")
+            with pytest.raises(TypeError, match="keep='yes' must be bool"):
+                temp_resources.dir(keep="yes")
+            with pytest.raises(TypeError, match="content=b'x' must be str"):
+                temp_resources.file(mode="w+", content=b"x")
+            with pytest.raises(TypeError, match="max_sise"):
+                temp_resources.spooled(max_sise=1)
+            with pytest.raises(OSError, match="missing"):
+                temp_resources.dir(copy="missing")
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_what_stands_in_its_place_outside_is_not_touched(pytester, run):
+    """What was made with `dir=` and then replaced by something else belongs to somebody else."""
+    elsewhere = pytester.mkdir("elsewhere")
+    pytester.makepyfile(
+        f"""
+        import os
+        import pytest
+
+        @pytest.mark.tempdir(dir={str(elsewhere)!r}, prefix="mine-")
+        def test_it(temp_dir):
+            os.rename(temp_dir, {str(elsewhere / "moved")!r})
+            temp_dir.mkdir()
+            (temp_dir / "precious").touch()
+        """
+    )
+    run().assert_outcomes(passed=1)
+    assert (elsewhere / "moved").is_dir()
+    assert len(list(elsewhere.glob("mine-*/precious"))) == 1

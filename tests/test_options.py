@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import argparse
+import os
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres import options
+from pytest_tempres.options import ReportTarget
+from pytest_tempres.options import Settings
+from pytest_tempres.options import add_options
+from pytest_tempres.options import read
+
+#: What an ini file says that says nothing.
+DEFAULTS = {
+    "tempres_keep": None,
+    "tempres_keep_sessions": 3,
+    "tempres_root": None,
+    "tempres_root_mode": None,
+    "tempres_leaks": None,
+    "tempres_report": [],
+    "tempres_ignore": [],
+    "tempres_redirect": True,
+}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Read settings from an ini file (a mapping) and a command line (keywords)."""
+
+    def settings(ini=None, *, joined=False, **given) -> Settings:
+        values = {**DEFAULTS, **(ini or {})}
+
+        def getini(name):
+            if isinstance(values[name], Exception):
+                raise values[name]
+            return values[name]
+
+        config = SimpleNamespace(
+            getini=getini, invocation_params=SimpleNamespace(dir=tmp_path), rootpath=tmp_path
+        )
+        namespace = argparse.Namespace(**{f"tempres_{name}": v for name, v in given.items()})
+        return read(config, namespace, joined=joined)
+
+    return settings
+
+
+class Parser:
+    """Notes what is declared."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, dict[str, object]] = {}
+        self.ini: dict[str, tuple[str, object]] = {}
+
+    def getgroup(self, name, description):
+        """Return a group, which is the parser itself."""
+        return self
+
+    def addoption(self, name, **attributes):
+        """Declare an option."""
+        self.options[name] = attributes
+
+    def addini(self, name, text, *, type, default):  # noqa: A002 -- pytest's name for it
+        """Declare an ini value."""
+        assert text
+        self.ini[name] = (type, default)
+
+
+def test_every_ini_value_is_declared_with_its_type_and_default():
+    """The names, types and defaults are those that the documentation promises."""
+    parser = Parser()
+    add_options(parser)
+    number = "int" if pytest.version_tuple >= (8, 4) else "string"
+    assert parser.ini == {
+        "tempres_keep": ("string", None),
+        "tempres_keep_sessions": (number, 3),
+        "tempres_root": ("string", None),
+        "tempres_root_mode": ("string", None),
+        "tempres_leaks": ("string", None),
+        "tempres_report": ("args", []),
+        "tempres_ignore": ("linelist", []),
+        "tempres_redirect": ("bool", True),
+    }
+
+
+def test_every_option_has_help_and_most_can_stand_in_the_ini_file():
+    """What is given for one run can be written down for all runs."""
+    parser = Parser()
+    add_options(parser)
+    assert all(attributes["help"] for attributes in parser.options.values())
+    names = {name.removeprefix("--").replace("-", "_") for name in parser.options}
+    assert names <= set(parser.ini)
+
+
+def test_the_defaults(settings):
+    """Without any configuration: failed tests' directories, three sessions, a report."""
+    given = settings()
+    assert given == Settings(
+        keep="failed",
+        keep_sessions=3,
+        root=None,
+        root_mode=given.root_mode,
+        leaks="report",
+        reports=(),
+        ignore=(),
+        redirect=True,
+    )
+    assert given.prints
+
+
+def test_the_command_line_wins_over_the_ini_file(settings):
+    """What was asked for this run counts for this run."""
+    ini = {"tempres_keep": "all", "tempres_keep_sessions": "5", "tempres_leaks": "off"}
+    assert settings(ini).keep == "all"
+    assert settings(ini).keep_sessions == 5
+    given = settings(ini, keep="none", keep_sessions="0", leaks="fail")
+    assert (given.keep, given.keep_sessions, given.leaks) == ("none", 0, "fail")
+
+
+def test_what_the_ini_file_alone_can_say(settings):
+    """Patterns and the temp location are matters of the project, not of a run."""
+    given = settings({"tempres_ignore": ["*.log", "x"], "tempres_redirect": False})
+    assert given.ignore == ("*.log", "x")
+    assert given.redirect is False
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("keep", "maybe", r"--tempres-keep=maybe: choose none, failed or all$"),
+        ("keep", "fail", r"choose none, failed or all \(did you mean failed\?\)$"),
+        ("keep", "Failed", r"did you mean failed"),
+        ("leaks", "repotr", r"--tempres-leaks=repotr: choose off, report or fail .*mean report"),
+        ("keep_sessions", "-1", r"--tempres-keep-sessions=-1: give a whole number, 0 or more"),
+        ("keep_sessions", "1.5", r"whole number"),
+        ("keep_sessions", "\u0663", r"whole number"),
+        ("keep_sessions", "", r"whole number"),
+        ("keep_sessions", "9" * 5000, r"whole number"),
+        ("root", "missing", r"--tempres-root=missing: there is no such directory"),
+        ("report", ["jsn:x"], r"--tempres-report=jsn:x: .*json:PATH \(did you mean json\?\)"),
+        ("report", ["html:x"], r"choose term, term:none or json:PATH$"),
+        ("report", [""], r"choose term"),
+        ("report", ["json"], r"--tempres-report=json: name the file: json:PATH"),
+        ("report", ["json:"], r"name the file"),
+        ("report", ["term:file"], r"takes no destination but none"),
+        ("report", ["json:missing/r.json"], r"there is no directory .*missing; make it first"),
+        ("report", ["json:."], r"this is a directory; name a file in it"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_message(settings, name, value, message):
+    """The message names the option, the value, what is allowed and the nearest right one."""
+    with pytest.raises(pytest.UsageError, match=message):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("tempres_keep", "maybe", "maybe: choose none, failed or all"),
+        ("tempres_report", ["jsn:x"], "did you mean json"),
+        ("tempres_root_mode", "700", "tempres_root_mode=700: choose 0700, 0711, 0755 or 1777"),
+        ("tempres_root_mode", "0777", "choose"),
+        ("tempres_keep_sessions", TypeError("expects an int"), "tempres_keep_sessions in the conf"),
+        ("tempres_redirect", ValueError("invalid truth value 'x'"), "tempres_redirect in.*truth"),
+    ],
+)
+def test_a_bad_value_in_the_ini_file_is_refused(settings, name, value, message):
+    """What pytest itself refuses to read becomes a message about the configuration as well."""
+    with pytest.raises(pytest.UsageError, match=message):
+        settings({name: value})
+
+
+@given(st.text())
+def test_a_choice_is_right_or_refused(value):
+    """No text gets past the check, and a refusal can always be printed."""
+    allowed = ("none", "failed")
+    if value in allowed:
+        assert options._choice("keep", value, allowed) == value
+        return
+    with pytest.raises(pytest.UsageError) as caught:
+        options._choice("keep", value, allowed)
+    assert str(caught.value).startswith(f"--tempres-keep={value}: choose none or failed")
+
+
+@given(st.integers(0, 10**8) | st.text(max_size=12))
+def test_a_count_is_a_number_or_refused(value):
+    """A count is what Python reads, in plain digits, or a message."""
+    try:
+        number = options._count("keep-sessions", value)
+    except pytest.UsageError:
+        assert not isinstance(value, int)
+    else:
+        assert number == int(value) >= 0
+
+
+def test_a_root_is_relative_to_where_pytest_was_started(settings, tmp_path, monkeypatch):
+    """A relative directory means what the shell means by it, and `~` is the user's own."""
+    (tmp_path / "place").mkdir()
+    assert settings(root="place").root == str(tmp_path / "place")
+    assert settings({"tempres_root": "place"}).root == str(tmp_path / "place")
+    assert settings(root=str(tmp_path / "place")).root == str(tmp_path / "place")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert settings(root=os.path.join("~", "place")).root == os.path.join(str(tmp_path), "place")
+
+
+def test_a_root_is_not_resolved(settings, tmp_path):
+    """Sockets below it depend on the length that the user chose."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert settings(root="link").root == str(tmp_path / "link")
+
+
+@pytest.mark.parametrize("value", ["file", "\0", "x" * 5000])
+def test_a_root_must_be_a_directory(settings, tmp_path, value):
+    """A file, and what cannot be a path, is refused before the first test."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(pytest.UsageError, match="no such directory"):
+        settings(root=value)
+
+
+def test_a_root_must_be_writable(settings, tmp_path, monkeypatch):
+    """A directory in which nothing can be made is refused before the first test."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+    with pytest.raises(pytest.UsageError, match="not writable"):
+        settings(root=".")
+
+
+def test_a_worker_does_not_refuse_what_its_controller_accepted(settings):
+    """A worker on another host may not see the controller's directories."""
+    given = settings(root="missing", report=["json:missing/r.json"], joined=True)
+    assert given.root is None
+    assert [target.type for target in given.reports] == ["json"]
+
+
+@pytest.mark.parametrize("uid, mode", [(0, 0o711), (1000, 0o700)])
+def test_roots_of_root_let_others_through(settings, monkeypatch, uid, mode):
+    """A suite that runs as root and starts servers as another user works by itself."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert settings().root_mode == mode
+
+
+def test_without_uids_a_root_is_private(settings, monkeypatch):
+    """Where there are no uids there is no root user to care for."""
+    monkeypatch.delattr(os, "geteuid", raising=False)
+    assert settings().root_mode == 0o700
+
+
+@pytest.mark.parametrize("text", ["0700", "0711", "0755", "1777"])
+def test_the_modes_of_a_root_are_octal(settings, text):
+    """The digits mean what they mean to chmod."""
+    assert settings({"tempres_root_mode": text}).root_mode == int(text, 8)
+
+
+def test_reports_are_those_asked_for(settings, tmp_path):
+    """Each report has its type and its place; several can be asked for."""
+    given = settings(report=["json:a.json", "term", f"json:{tmp_path}/b:c.json"])
+    assert given.reports == (
+        ReportTarget("json", str(tmp_path / "a.json")),
+        ReportTarget("term", None),
+        ReportTarget("json", f"{tmp_path}/b:c.json"),
+    )
+    assert given.prints
+
+
+def test_the_terminals_report_can_be_silenced(settings):
+    """`term:none` is the one way to have no section at the end."""
+    assert not settings(report=["term:none"]).prints
+    assert not settings({"tempres_report": ["json:x", "term:none"]}).prints

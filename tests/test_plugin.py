@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+FIXTURES = (
+    *("temp_dir", "temp_file", "named_temp_file", "spooled_file", "temp_resources"),
+    *("temp_resources_class", "temp_resources_module"),
+    *("temp_resources_package", "temp_resources_session"),
+)
+MARKERS = ("tempdir", "tempfile", "spooled", "tempres_ignore")
+USES_IT = """
+    import os, tempfile
+
+    def test_it(temp_dir):
+        assert "tempres-" in os.environ["TMPDIR"]
+        assert temp_dir.is_dir()
+    """
+
+
+def test_switched_off_it_is_not_there(pytester, run, system_tmp):
+    """`-p no:tempres` takes away fixtures, markers, options and the moved temp location."""
+    pytester.makepyfile(
+        f"""
+        import os, tempfile
+
+        def test_off():
+            assert tempfile.gettempdir() == os.environ["TMPDIR"] == {str(system_tmp)!r}
+            os.rmdir(tempfile.mkdtemp())
+
+        def test_no_fixture(temp_dir): pass
+        """
+    )
+    result = run("-p", "no:tempres")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*fixture 'temp_dir' not found*"])
+    assert run("-p", "no:tempres", "--tempres-keep=all", workers=False).ret == 4
+    assert not list(system_tmp.iterdir())
+
+
+@pytest.mark.parametrize(
+    "autoload, name", [(True, "tempres"), (False, "tempres"), (False, "pytest_tempres.plugin")]
+)
+def test_it_can_be_asked_for_by_name(pytester, how, system_tmp, monkeypatch, autoload, name):
+    """`-p tempres` works with plugin autoload and without it, and the module's name without."""
+    workers = ["-p", "xdist", "-n2"] if how == "xdist" else []
+    if not autoload:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(USES_IT)
+    pytester.runpytest_subprocess(*workers, "-p", name, "-W", "error").assert_outcomes(passed=1)
+    assert not list(system_tmp.iterdir())
+
+
+def test_without_autoload_it_is_off_unless_asked_for(pytester, system_tmp, monkeypatch):
+    """No autoload and no `-p`: nothing of ours is there; a conftest may load it late."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(USES_IT)
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    pytester.makeconftest("pytest_plugins = ['pytest_tempres.plugin']")
+    pytester.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
+    assert not list(system_tmp.iterdir())
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_markers_and_fixtures_read_well(pytester, run, nothing_left):
+    """`--markers` and `--fixtures` list each with a description, and `--help` the options."""
+    pytester.makepyfile("def test_it(): pass")
+    result = run("--markers")
+    for name in MARKERS:
+        result.stdout.fnmatch_lines([f"@pytest.mark.{name}(*): *"])
+    result = run("--fixtures")
+    lines = result.stdout.lines
+    for name in FIXTURES:
+        (at,) = (i for i, line in enumerate(lines) if line.split(" ")[0] == name)
+        text = lines[at + 1].strip()
+        assert text.endswith((".", "`.")) or len(text) > 30
+        assert "no docstring" not in text
+        scope = name.rpartition("_")[2]
+        assert (f"[{scope} scope]" in lines[at]) is (scope in ("class", "module", "session")) or (
+            scope == "package" and "[package scope]" in lines[at]
+        )
+    text = run("--help").stdout.str()
+    for option in ("keep", "keep-sessions", "root", "leaks", "report"):
+        assert f"--tempres-{option}=" in text
+    for ini in ("keep", "keep_sessions", "root", "root_mode", "leaks", "report", "ignore"):
+        assert f"  tempres_{ini} (" in text
+    assert "  tempres_redirect (bool)" in text
+    nothing_left()
+
+
+def test_strict_runs_pass(pytester, run, nothing_left):
+    """Our markers and ini options are known to `--strict-markers` and `--strict-config`."""
+    pytester.makeini(
+        """
+        [pytest]
+        tempres_keep = all
+        tempres_keep_sessions = 0
+        tempres_leaks = fail
+        tempres_root_mode = 0700
+        tempres_redirect = true
+        tempres_report = term:none
+        tempres_ignore =
+            x-*
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.tempdir(keep=False)
+        @pytest.mark.tempfile(suffix=".x")
+        @pytest.mark.spooled(max_size=1)
+        @pytest.mark.tempres_ignore("*")
+        def test_it(temp_dir, temp_file, spooled_file): pass
+        """
+    )
+    run("--strict-markers", "--strict-config", "-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+def test_native_toml_configuration(pytester, run, nothing_left):
+    """Options stand in `[tool.pytest.ini_options]`, and typed in `[tool.pytest]` from pytest 9."""
+    table = "[tool.pytest]" if pytest.version_tuple >= (9,) else "[tool.pytest.ini_options]"
+    count = "2" if pytest.version_tuple >= (9,) else '"2"'
+    pytester.makepyprojecttoml(
+        f"""
+        {table}
+        tempres_leaks = "fail"
+        tempres_keep_sessions = {count}
+        tempres_redirect = true
+        tempres_report = ["term:none"]
+        tempres_ignore = ["pardoned-*"]
+        """
+    )
+    pytester.makepyfile(
+        """
+        import tempfile
+
+        def test_it():
+            tempfile.mkdtemp(prefix="pardoned-")
+        """
+    )
+    assert run("--strict-config").ret == 0
+    assert run("-o", "tempres_ignore=").ret == 1
+    nothing_left()
+
+
+def test_other_plugins_may_be_missing(pytester, run, system_tmp):
+    """It works without pytest's own terminal, tmp_path, cache and capture."""
+    pytester.makepyfile(USES_IT + "\n    def test_leak():\n        tempfile.mkdtemp()\n")
+    run("-p", "no:tmpdir", "-p", "no:cacheprovider").assert_outcomes(passed=2)
+    run("-p", "no:capture", workers=False).assert_outcomes(passed=2)
+    assert run("-p", "no:terminal", "--tempres-leaks=fail", workers=False).ret == 1
+    assert not list(system_tmp.iterdir())
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_runs_without_tests(pytester, run, nothing_left):
+    """`--collect-only`, `--setup-plan` and empty runs leave nothing and print nothing."""
+    pytester.makepyfile(USES_IT)
+    for args in (["--collect-only"], ["--setup-plan"], ["--setup-only"], ["-k", "nothing"]):
+        result = run(*args)
+        assert result.ret in (0, 5)
+        result.stdout.no_fnmatch_line("*= temporary resources*")
+    nothing_left()
+
+
+def test_importing_the_package_loads_nothing_dear(pytester):
+    """The plugin's import leaves formats, detectors and `shutil` to those who need them."""
+    code = (
+        "import sys; before = set(sys.modules); import pytest; import pytest_tempres.plugin\n"
+        "names = {'pytest_tempres.reports.terminal', 'pytest_tempres.reports.jsonfile',"
+        " 'pytest_tempres.distributed.xdist', 'xdist'}\n"
+        "assert not names & set(sys.modules), names & set(sys.modules)\n"
+    )
+    result = pytester.run(sys.executable, "-c", code)
+    assert result.ret == 0

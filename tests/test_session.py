@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+#: A suite that leaks, and says in which session root it ran.
+NESTED = """
+import tempfile
+
+def test_inner(temp_dir):
+    print("INNER", tempfile.gettempdir())
+    tempfile.mkdtemp(prefix="inner-")
+"""
+
+
+def inner_roots(text):
+    """Return the worker roots that nested sessions named."""
+    return [line.split()[-1] for line in text.splitlines() if "INNER " in line]
+
+
+def test_session_root_is_named_locked_and_proved(pytester, run, nothing_left):
+    """While it runs, a session has one private root with a lock and a breadcrumb."""
+    pytester.makepyfile(
+        """
+        import fcntl, json, os, re, stat, tempfile
+        from pathlib import Path
+        import pytest
+
+        def test_it():
+            root = Path(tempfile.gettempdir()).parent
+            assert re.fullmatch("tempres-[a-z0-9_]{8}", root.name)
+            assert root.stat().st_uid == os.geteuid()
+            assert stat.S_IMODE(root.stat().st_mode) & 0o066 == 0
+            assert isinstance(json.loads((root / ".tempres.json").read_text()), dict)
+            with open(root / ".lock") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            names = {path.name for path in root.iterdir()} - {".lock", ".tempres.json"}
+            assert {"main", "main.d"} <= names
+            assert not names - {"main", "main.d", "gw0", "gw0.d", "gw1", "gw1.d"}
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+def test_root_can_stand_elsewhere(pytester, run, system_tmp, nothing_left):
+    """`--tempres-root` is the parent of the session root; what else is there stays."""
+    place = pytester.mkdir("place")
+    (place / "precious").touch()
+    pytester.makepyfile(
+        """
+        import tempfile
+        from pathlib import Path
+
+        def test_it(temp_dir):
+            place = Path("place").resolve()
+            assert Path(tempfile.gettempdir()).parent.parent == place
+            assert temp_dir.parent.parent.parent == place
+        """
+    )
+    run("--tempres-root=place", "-W", "error").assert_outcomes(passed=1)
+    pytester.makeini("[pytest]\ntempres_root = place\n")
+    run("-W", "error").assert_outcomes(passed=1)
+    assert [path.name for path in place.iterdir()] == ["precious"]
+    nothing_left()
+
+
+@pytest.mark.parametrize("strict", [(), ("-W", "error")], ids=["lenient", "strict"])
+@pytest.mark.parametrize("what", ["here", "here.parent", "here.with_suffix('.d')"])
+def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict):
+    """A removed root is made again with one warning; no test and no session breaks."""
+    pytester.makepyfile(
+        f"""
+        import shutil, tempfile
+        from pathlib import Path
+
+        def test_removes(temp_dir, named_temp_file):
+            here = Path(tempfile.gettempdir())
+            shutil.rmtree({what})
+
+        def test_after(temp_dir):
+            (temp_dir / "file").touch()
+
+        def test_temp():
+            tempfile.mkdtemp()
+        """
+    )
+    result, report = told("--dist=loadfile", *strict)
+    result.assert_outcomes(passed=3, warnings=result.parseoutcomes()["warnings"])
+    result.stdout.fnmatch_lines(["*TempresCleanupWarning: the session directory * was removed*"])
+    assert result.ret == 0
+    assert report["totals"]["leaks"] == 1
+    for noise in ("*INTERNALERROR*", "*internal error*"):
+        result.stdout.no_fnmatch_line(noise)
+    nothing_left()
+
+
+@pytest.fixture
+def tiny(tmp_path_factory, monkeypatch):
+    """A file system with little room."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
+    path = tmp_path_factory.mktemp("tiny")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=30", "none", str(path)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("this container may not mount")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_temp_location_that_fills_up(pytester, run, how, tiny):
+    """A full disk fails who writes; to us it is a warning, and what was made goes at the end."""
+    (tiny / "out").mkdir()
+    pytester.makepyfile(
+        """
+        import errno, os, tempfile
+        import pytest
+        HERE = tempfile.gettempdir()
+
+        def test_fills(temp_dir):
+            with pytest.raises(OSError) as caught, open(temp_dir / "big", "wb", 0) as file:
+                while True:
+                    file.write(bytes(4096))
+            assert caught.value.errno == errno.ENOSPC
+
+        def test_goes_on(temp_dir): pass
+
+        def test_leaves_no_room():
+            with pytest.raises(OSError):
+                for number in range(100):
+                    with open(os.path.join(HERE, f"blocks-{number}"), "wb") as file:
+                        file.write(bytes(4096))
+            with pytest.raises(OSError):
+                for number in range(100):
+                    os.mkdir(os.path.join(HERE, f"inodes-{number}"))
+
+        def test_has_no_room(temp_dir): pass
+
+        def test_needs_none(): pass
+        """
+    )
+    report = tiny / "out" / "report.json"
+    args = [f"--tempres-root={tiny}", f"--tempres-report=json:{report}", "-W", "error"]
+    if how == "xdist":
+        # A second worker would free what its captured output takes, at a moment of its own.
+        args.append("-n1")
+    result = run(*args)
+    result.assert_outcomes(passed=4, errors=1, warnings=1)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*No space left on device*", "*JSON report was not written*"])
+    for noise in ("*INTERNALERROR*", "*internal error*"):
+        result.stdout.no_fnmatch_line(noise)
+    assert [path.name for path in tiny.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_start_where_there_is_no_room(pytester, run, tiny):
+    """A named root in which nothing can be made is refused with the reason."""
+    for number in range(40):
+        try:
+            (tiny / str(number)).mkdir()
+        except OSError:
+            break
+    pytester.makepyfile("def test_it(): pass")
+    result = run(f"--tempres-root={tiny}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = (line for line in result.stderr.lines if line)
+    assert line.startswith("ERROR: ")
+    assert str(tiny) in line
+    assert "No space left" in line
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_start_without_a_place_runs_the_suite_all_the_same(pytester, run, nothing_left):
+    """Where the default place refuses, the suite runs as without us, but for one warning."""
+    pytester.makepyfile(
+        refuses="""
+        import os
+        mkdir = os.mkdir
+
+        def broken(path, *args, **kwargs):
+            if "tempres-" in os.fsdecode(path):
+                raise OSError(30, "Read-only file system", path)
+            return mkdir(path, *args, **kwargs)
+
+        os.mkdir = broken
+        """,
+        test_it="""
+        def test_fine(): pass
+        def test_asks(temp_dir): pass
+        """,
+    )
+    for strict in ((), ("-W", "error")):
+        result = run("-p", "refuses", *strict)
+        result.assert_outcomes(passed=1, errors=1, warnings=1)
+        result.stdout.fnmatch_lines(["*no temporary resources*", "*temporary resources are off*"])
+        result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    nothing_left()
+
+
+def test_forked_children_remove_nothing(pytester, run, nothing_left):
+    """A child that leaves, in whichever way, takes nothing of its parent's with it."""
+    pytester.makepyfile(
+        """
+        import multiprocessing, os, sys, tempfile
+        from pathlib import Path
+        HERE = Path(tempfile.gettempdir())
+
+        def leave(way):
+            pid = os.fork()
+            if pid == 0:
+                if way == "exit":
+                    os._exit(0)
+                os.execv(sys.executable, [sys.executable, "-c", ""])
+            assert os.waitpid(pid, 0)[1] == 0
+
+        def check(temp_dir, named_temp_file, temp_resources_session):
+            assert (temp_dir / "file").exists() and Path(named_temp_file.name).exists()
+            assert HERE.is_dir() and (HERE.parent / ".lock").exists()
+            assert temp_resources_session.dir().is_dir()
+
+        def work(path):
+            Path(path, "from-child").touch()
+            with tempfile.TemporaryDirectory():
+                pass
+
+        def test_fork(temp_dir, named_temp_file, temp_resources_session):
+            (temp_dir / "file").touch()
+            for way in ("exit", "exec"):
+                leave(way)
+                check(temp_dir, named_temp_file, temp_resources_session)
+
+        def test_multiprocessing(temp_dir, named_temp_file, temp_resources_session):
+            (temp_dir / "file").touch()
+            for method in ("fork", "spawn"):
+                process = multiprocessing.get_context(method).Process(target=work, args=[temp_dir])
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+                (temp_dir / "from-child").unlink()
+                check(temp_dir, named_temp_file, temp_resources_session)
+        """
+    )
+    run("-W", "ignore::DeprecationWarning").assert_outcomes(passed=2)
+    nothing_left()
+
+
+def test_nested_sessions_are_sessions_of_their_own(pytester, told, nothing_left):
+    """In this process or in another, a nested run has its own root and its own report."""
+    pytester.makepyfile(nested=NESTED)
+    pytester.makeconftest("pytest_plugins = ['pytester']")
+    pytester.makepyfile(
+        test_outer=f"""
+        import os, re, subprocess, sys, tempfile
+        import pytest
+        NESTED = {NESTED!r}
+        HERE = tempfile.gettempdir()
+
+        def check(text):
+            (inner,) = re.findall("INNER (.*)", text)
+            assert re.fullmatch(re.escape(HERE) + "/tempres-[a-z0-9_]{{8}}/main", inner)
+            assert "1 leak from 1 test, 0 bytes; removed" in text
+            assert tempfile.gettempdir() == os.environ["TMPDIR"] == HERE
+            assert os.listdir(HERE) == []
+
+        def test_subprocess():
+            command = [sys.executable, "-m", "pytest", "-s", "-p", "no:randomly", "nested.py"]
+            check(subprocess.check_output(command, text=True))
+
+        def test_in_process(capsys):
+            for _ in range(2):
+                assert pytest.main(["-s", "-p", "no:randomly", "nested.py"]) == 0
+                check(capsys.readouterr().out)
+
+        def test_pytester(pytester):
+            pytester.makepyfile(NESTED)
+            check(pytester.runpytest_inprocess("-s", "-p", "no:randomly").stdout.str())
+        """
+    )
+    result, report = told("test_outer.py")
+    result.assert_outcomes(passed=3)
+    assert report["leaks"] == report["kept"] == []
+    nothing_left()
+
+
+def test_pytest_main_twice_in_one_process(pytester, system_tmp):
+    """Two runs in one process are two sessions, and the program's own files are its own."""
+    pytester.makepyfile(nested=NESTED)
+    script = pytester.makepyfile(
+        script="""
+        import atexit, os, sys, tempfile
+        import pytest
+
+        # pytest takes this one away itself.
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        before = tempfile.gettempdir(), dict(os.environ)
+        mine = tempfile.mkdtemp()
+        for _ in range(2):
+            assert pytest.main(["-s", "-p", "no:randomly", "nested.py"]) == 0
+            assert (tempfile.gettempdir(), dict(os.environ)) == before
+        assert os.listdir(before[0]) == [os.path.basename(mine)]
+        os.rmdir(mine)
+        """
+    )
+    result = pytester.run(sys.executable, script)
+    assert result.ret == 0, result.stderr.str()
+    roots = inner_roots(result.stdout.str())
+    assert len(set(roots)) == 2
+    assert result.stdout.str().count("1 leak from 1 test") == 2
+    assert not list(system_tmp.iterdir())
+
+
+def test_exit_handlers_find_what_they_were_promised(pytester, run, nothing_left, monkeypatch):
+    """What is deferred lives until its own finalizer has run, also after `pytest.main`."""
+    pytester.makepyfile(
+        """
+        import atexit, os, shutil, sys, tempfile
+        HOLD = []
+
+        def last(path, holder):
+            os.mkdir(os.path.join(path, "more"))
+            found = sorted(os.listdir(path)), os.listdir(holder)
+            with open(os.path.join(os.environ["OUT"], f"out-{os.getpid()}"), "w") as f:
+                f.write(repr(found))
+            shutil.rmtree(path)
+
+        def test_it():
+            path = tempfile.mkdtemp()
+            HOLD.append(tempfile.TemporaryDirectory())
+            for each in (path, HOLD[0].name):
+                open(os.path.join(each, "file"), "w").close()
+            atexit.register(last, path, HOLD[0].name)
+        """
+    )
+    monkeypatch.setenv("OUT", str(pytester.path))
+    result = run("--tempres-leaks=fail")
+    assert result.ret == 0
+    (out,) = pytester.path.glob("out-*")
+    assert out.read_text() == "(['file', 'more'], ['file'])"
+    nothing_left()
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+def test_killed_session_is_swept_by_the_next(pytester, run, system_tmp, nothing_left, monkeypatch):
+    """What a killed session left goes with the next one; what others own does not."""
+    foreign = system_tmp / "tempres-abcdefgh"
+    foreign.mkdir()
+    (foreign / "precious").touch()
+    pytester.makepyfile(
+        """
+        import os, tempfile
+
+        def test_it(temp_dir):
+            (temp_dir / "file").touch()
+            tempfile.mkdtemp()
+            if "LIVE" not in os.environ:
+                os.kill(os.getpid(), 9)
+        """
+    )
+    assert run().ret == -9
+    assert len(list(system_tmp.glob("tempres-*/main*/*"))) == 2
+    monkeypatch.setenv("LIVE", "1")
+    assert run().ret == 0
+    assert [path.name for path in system_tmp.rglob("*")] == [foreign.name, "precious"]
+    shutil.rmtree(foreign)
+    nothing_left()
+
+
+def test_session_inside_a_session_gives_the_events_back(pytester, run_here):
+    """After a nested run the outer session sees its own tests' entries again."""
+    pytester.makepyfile(nested=NESTED)
+    pytester.makepyfile(
+        """
+        import tempfile
+        import pytest
+
+        def test_outer():
+            tempfile.mkdtemp(prefix="before-")
+            assert pytest.main(["-p", "no:randomly", "nested.py"]) == 0
+            tempfile.mkdtemp(prefix="after-")
+        """
+    )
+    result = run_here()
+    result.stdout.fnmatch_lines_random(
+        [
+            "  tempres-*/main/before-*",
+            "  tempres-*/main/after-*",
+            "*= 2 leaks from 1 test, 0 bytes; removed =*",
+        ]
+    )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from pytest_tempres.workspace import custody
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import is_ours
+
+#: A session that ends while others still have to clean up in its root.
+PROGRAM = """
+import atexit, os, sys, tempfile
+{before}
+from pytest_tempres.leaks.deferred import settle
+from pytest_tempres.workspace import custody
+from pytest_tempres.workspace.root import create
+custody.at_exit(settle)
+root = create(sys.argv[1], mode=0o700, about={{}})
+worker = root.add_worker("main", 0o700)
+{after}
+custody.hand_over(root)
+"""
+
+
+@pytest.fixture
+def handed(monkeypatch) -> list[SessionRoot]:
+    """The roots that were handed over; the outer session's own ones are set aside."""
+    roots: list[SessionRoot] = []
+    monkeypatch.setattr(custody, "_roots", roots)
+    return roots
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a program that hands over a root, and return what is left of it."""
+
+    def run(after: str, before: str = "") -> list[str]:
+        place = tmp_path / "place"
+        place.mkdir()
+        program = PROGRAM.format(before=before, after=after)
+        child = subprocess.run(
+            [sys.executable, "-c", program, str(place)], capture_output=True, text=True, check=False
+        )
+        assert child.returncode == 0, child.stderr
+        assert "Error" not in child.stderr
+        return [str(path.relative_to(place)) for path in place.rglob("*")]
+
+    return run
+
+
+def test_roots_handed_over_are_settled_and_then_dissolved(root, handed):
+    """What only the end of the process releases goes first, then the root."""
+    left = Path(root.add_worker("main", 0o700).path, "left")
+    left.write_text("x")
+    custody.hand_over(root)
+    custody._dissolve_all(lambda path: path == root.path and left.unlink())
+    assert not os.path.exists(root.path)
+    assert handed == []
+
+
+def test_a_forked_child_neither_settles_nor_dissolves(root, handed, in_child):
+    """A child that ends by itself leaves its parent's root alone."""
+    settled = []
+    custody.hand_over(root)
+    assert in_child(lambda: custody._dissolve_all(settled.append) is None and not settled)
+    assert is_ours(root.path)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "kept = tempfile.TemporaryDirectory(dir=worker.path)",
+        "kept = tempfile.NamedTemporaryFile(dir=worker.path)",
+        "import pytest_tempres.primitives as ours; kept = ours.TemporaryDirectory(dir=worker.path)",
+        "import pytest_tempres.primitives as ours; kept = ours.NamedTemporaryFile(dir=worker.path)",
+        "import shutil; atexit.register(shutil.rmtree, tempfile.mkdtemp(dir=worker.path))",
+    ],
+)
+def test_the_root_goes_after_everybody_else_has_cleaned_up(run, after):
+    """Whoever promised to clean up at exit does so in time, and then the root is gone."""
+    assert run(after) == []
+
+
+def test_the_root_goes_also_when_finalizers_began_before_us(run):
+    """All finalizers run where the first one ever made stands; ours comes last among them."""
+    before = "early = tempfile.TemporaryDirectory(dir=sys.argv[1])"
+    after = "kept = tempfile.TemporaryDirectory(dir=worker.path)"
+    assert run(after, before) == []
+
+
+def test_a_root_that_is_not_empty_at_exit_waits_for_a_sweep(run):
+    """What nobody removed is not ours to remove here: it stays, with the proof that it is ours."""
+    left = run("tempfile.mkstemp(dir=worker.path)")
+    assert {os.path.basename(path) for path in left} >= {".tempres.json", ".lock", "main"}

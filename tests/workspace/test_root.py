@@ -1,0 +1,537 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+import re
+import socket
+import stat
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.exceptions import WorkspaceCreationError
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace import root as module
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import create
+from pytest_tempres.workspace.root import is_ours
+from pytest_tempres.workspace.root import own_uid
+from pytest_tempres.workspace.root import remove_made
+from pytest_tempres.workspace.root import safe_name
+
+
+@pytest.fixture(params=["descriptors", "paths"])
+def way(request, monkeypatch):
+    """How things are removed: relative to descriptors, or by path where a platform has no such."""
+    if request.param == "paths":
+        monkeypatch.setattr(module, "_BY_DESCRIPTOR", False)
+
+
+@pytest.fixture
+def worker(root):
+    """A worker root in the session root."""
+    return root.add_worker("main", 0o700)
+
+
+@pytest.fixture
+def outside(tmp_path) -> Path:
+    """A directory with a file in it that no removal may touch."""
+    path = tmp_path / "outside"
+    path.mkdir()
+    (path / "precious").write_text("precious")
+    return path
+
+
+def mode(path) -> int:
+    """Return the permission bits of *path*."""
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def identity(path) -> tuple[int, int]:
+    """Return what tells *path* from all others."""
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+# -- names
+
+
+@given(st.text(), st.integers(1, 300))
+def test_safe_name_is_safe_and_never_longer_than_asked(text, limit):
+    """Whatever a test is called, its directory's name is short, plain ASCII and not hidden."""
+    name = safe_name(text, limit)
+    assert re.fullmatch(r"[A-Za-z0-9_.-]+", name, re.ASCII)
+    assert len(name) <= limit
+    assert not name.startswith(".")
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,20}", fullmatch=True))
+def test_safe_name_leaves_safe_names_alone(text):
+    """A name that is safe already is not changed, so a person finds it again."""
+    assert safe_name(text, 24) == text[:24]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("", "_"), ("...", "_"), (".hidden", "hidden"), ("test[a/b c]", "test_a_b_c_"), ("é\n", "_")],
+)
+def test_safe_name_in_hard_cases(text, expected):
+    """Nothing, dots, brackets, separators and controls come out as a name all the same."""
+    assert safe_name(text, 24) == expected
+
+
+# -- creation
+
+
+def test_create_makes_a_private_locked_directory_with_a_breadcrumb(tmp_path, make):
+    """A new root is unguessable, 0700, locked, ours, and says what the caller wanted it to."""
+    root = make(rootdir="/p")
+    path = Path(root.path)
+    assert path.parent == tmp_path
+    assert re.fullmatch(r"tempres-[a-z0-9_]{8}", path.name)
+    assert mode(path) == 0o700
+    assert mode(path / BREADCRUMB) == 0o600
+    assert {p.name for p in path.iterdir()} == {BREADCRUMB, LOCK}
+    about = json.loads((path / BREADCRUMB).read_text())
+    assert about["rootdir"] == "/p"
+    assert about["pid"] == os.getpid()
+    assert lock.take(str(path / LOCK)) is None
+    assert is_ours(root.path)
+
+
+def test_create_gives_the_mode_that_was_asked_for_whatever_the_umask(tmp_path, make):
+    """A suite that starts servers as another user lets them through, umask or not."""
+    before = os.umask(0o077)
+    try:
+        root = make(mode=0o711)
+        worker = root.add_worker("gw0", 0o1777)
+    finally:
+        os.umask(before)
+    assert mode(root.path) == 0o711
+    assert mode(worker.path) == 0o1777
+    assert mode(worker.given) == 0o711
+
+
+def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_path, monkeypatch):
+    """The root's path stays as short as the temp directory's: no link in it is resolved."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    root = create("link", mode=0o700, about={})
+    assert os.path.dirname(root.path) == str(tmp_path / "link")
+    assert root.dissolve()
+
+
+def test_create_says_where_it_failed_and_what_to_do(tmp_path):
+    """A parent that is missing is named, with the option that helps."""
+    with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
+        create(str(tmp_path / "missing"), mode=0o700, about={})
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.path == str(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("step", ["acquire", "_write_breadcrumb"])
+def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, step):
+    """A disk that is full while the root is made leaves neither a directory nor a descriptor."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    held = set(lock._held)
+    monkeypatch.setattr(lock if step == "acquire" else module, step, full)
+    with pytest.raises(WorkspaceCreationError, match="No space left"):
+        create(str(tmp_path), mode=0o700, about={})
+    assert list(tmp_path.iterdir()) == []
+    assert lock._held == held
+
+
+def test_a_worker_root_adds_at_most_24_bytes_to_the_temp_path(tmp_path, root):
+    """A socket that fits below the system's temp path fits below a worker root too."""
+    worker = root.add_worker("gw123456789", 0o700)
+    assert len(os.fsencode(worker.path)) - len(os.fsencode(tmp_path)) <= 24
+
+
+def test_a_socket_can_be_bound_in_a_worker_root(tmp_path_factory, monkeypatch, make, worker):
+    """AF_UNIX sockets work in a worker root as in the temp directory."""
+    monkeypatch.chdir(worker.path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+    assert stat.S_ISSOCK(os.lstat(os.path.join(worker.path, "s")).st_mode)
+
+
+def test_worker_names_that_are_cut_to_the_same_get_roots_of_their_own(root):
+    """Two workers never share a root, even when their names are alike."""
+    first = root.add_worker("worker-one", 0o700)
+    second = root.add_worker("worker-two", 0o700)
+    assert first.path != second.path
+    assert first.given != second.given
+    for path in (*first[1:], *second[1:]):
+        assert os.path.isdir(path)
+
+
+@pytest.mark.parametrize("missing", ["root", "names"])
+def test_a_worker_root_that_cannot_be_made_is_one_clear_error(root, monkeypatch, missing):
+    """A worker that cannot make its root says so in one error, at the second try as well."""
+    if missing == "root":
+        os.rename(root.path, f"{root.path}.away")
+    else:
+        monkeypatch.setattr(module, "random_name", lambda: "main")
+        root.add_worker("main", 0o700)
+    with pytest.raises(WorkspaceCreationError) as caught:
+        root.add_worker("main", 0o700)
+    assert caught.value.path == root.path
+
+
+# -- recognition
+
+
+def test_attach_gives_a_worker_its_controllers_root_without_the_lock(root):
+    """A worker joins the root that it was told of, and does not own its lock."""
+    joined = attach(root.path)
+    assert joined is not None
+    assert joined.path == root.path
+    assert joined.lock_fd is None
+
+
+def test_attach_refuses_what_is_not_a_session_root(tmp_path):
+    """A path of another host, or any directory without our breadcrumb, is not joined."""
+    assert attach(str(tmp_path / "missing")) is None
+    assert attach(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("fake", ["directory", "symlink", "fifo"])
+def test_a_breadcrumb_that_is_no_regular_file_proves_nothing(tmp_path, fake):
+    """Only a regular file is proof: what else bears its name could lead anywhere."""
+    crumb = tmp_path / BREADCRUMB
+    if fake == "directory":
+        crumb.mkdir()
+    elif fake == "symlink":
+        (tmp_path / "real").write_text("{}")
+        crumb.symlink_to("real")
+    else:
+        os.mkfifo(crumb)
+    assert not is_ours(str(tmp_path))
+
+
+def test_a_link_to_a_root_is_no_root(tmp_path, root):
+    """A link that bears a root's name is not taken for the root."""
+    os.symlink(root.path, tmp_path / "tempres-00000000")
+    assert not is_ours(str(tmp_path / "tempres-00000000"))
+
+
+def test_another_users_root_is_not_ours(root, monkeypatch):
+    """A directory of another user is refused, whatever is in it."""
+    monkeypatch.setattr(module, "_geteuid", lambda: os.lstat(root.path).st_uid + 1)
+    assert not is_ours(root.path)
+    assert attach(root.path) is None
+
+
+def test_where_there_are_no_uids_the_path_tells_whose_it_is(root, tmp_path, monkeypatch):
+    """On Windows what is in the user's own temp directory counts as the user's."""
+    monkeypatch.setattr(module, "_geteuid", None)
+    assert own_uid(root.path) == os.lstat(root.path).st_uid
+    assert own_uid(str(tmp_path / "missing")) == -1
+    assert is_ours(root.path)
+    assert not is_ours(str(tmp_path / "missing"))
+
+
+# -- removal
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_takes_whatever_stands_there(root, worker):
+    """Files, trees, links, fifos, sockets and odd names go, and so do those modes would keep."""
+    base = Path(worker.path)
+    (base / "file").write_text("x")
+    (base / "a" / "b").mkdir(parents=True)
+    (base / "a" / "b" / "c\nd").write_text("x")
+    (base / "a").chmod(0)
+    (base / "link").symlink_to("nowhere")
+    os.mkfifo(base / "fifo")
+    os.mkdir(os.path.join(os.fsencode(base), b"\xff"))
+    for name in os.listdir(base):
+        assert root.remove(os.path.join(worker.path, name)) == []
+    assert os.listdir(base) == []
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_says_nothing_of_what_is_gone_already(root, worker):
+    """A test may have removed its things itself, or all around them."""
+    assert root.remove(os.path.join(worker.path, "gone")) == []
+    assert root.remove(os.path.join(root.path, "gone", "deeper")) == []
+    os.rename(root.path, f"{root.path}.away")
+    assert root.remove(os.path.join(worker.path, "gone")) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{root}",
+        "{root}/",
+        "{root}/.",
+        "{root}/..",
+        "{root}/../outside",
+        "{root}/main/../../outside",
+        "{root}//main",
+        "{root}x/main",
+        "{outside}",
+        "main",
+        "",
+    ],
+)
+@pytest.mark.usefixtures("way", "worker")
+def test_remove_refuses_every_path_that_leads_outside(root, outside, path):
+    """A path that is not plainly inside the root is refused, and everything stays."""
+    with pytest.raises(NotOurDirectoryError, match="does not lie inside"):
+        root.remove(path.format(root=root.path, outside=outside))
+    assert (outside / "precious").exists()
+    assert os.path.isdir(os.path.join(root.path, "main"))
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_refuses_a_root_without_its_breadcrumb(root, worker):
+    """Without the proof that a directory is ours nothing in it goes, and nobody claims it went."""
+    made = Path(worker.path, "made")
+    made.mkdir()
+    os.unlink(os.path.join(root.path, BREADCRUMB))
+    with pytest.raises(NotOurDirectoryError, match=re.escape(f"has no {BREADCRUMB}")):
+        root.remove(str(made))
+    assert made.exists()
+
+
+def test_remove_refuses_a_root_that_became_another_users(root, worker, monkeypatch):
+    """A root that does not belong to who made it is not touched any more."""
+    made = Path(worker.path, "made")
+    made.mkdir()
+    stranger = module.SessionRoot(path=root.path, uid=root.uid + 1, pid=root.pid, lock_fd=None)
+    with pytest.raises(NotOurDirectoryError, match="another user"):
+        stranger.remove(str(made))
+    assert made.exists()
+
+
+def test_remove_does_not_follow_a_root_that_was_swapped_for_a_link(root, worker, outside):
+    """Who swaps the root for a link to a directory like ours has nothing removed in there."""
+    (outside / "main").mkdir()
+    (outside / "main" / "made").mkdir()
+    (outside / BREADCRUMB).write_text("{}")
+    os.rename(root.path, f"{root.path}.away")
+    os.symlink(outside, root.path)
+    failures = root.remove(os.path.join(worker.path, "made"))
+    assert [failure.path for failure in failures] == [os.path.join(worker.path, "made")]
+    assert (outside / "main" / "made").exists()
+
+
+def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, worker, outside):
+    """Nor does a link on the way to a path lead a removal out of the root."""
+    os.rmdir(worker.path)
+    os.symlink(outside, worker.path)
+    failures = root.remove(os.path.join(worker.path, "precious"))
+    assert [failure.error.errno for failure in failures] in ([errno.ENOTDIR], [errno.ELOOP])
+    assert (outside / "precious").exists()
+    assert root.remove(worker.path) == []
+    assert (outside / "precious").exists()
+    assert not os.path.lexists(worker.path)
+
+
+def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
+    """A link in a tree goes as a link; what it points to stays."""
+    tree = Path(worker.path, "tree")
+    tree.mkdir()
+    (tree / "link").symlink_to(outside)
+    assert root.remove(str(tree)) == []
+    assert (outside / "precious").exists()
+
+
+def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker, monkeypatch):
+    """A mock of `os` that outlives its test does not disturb the cleaning up."""
+    made = Path(worker.path, "made")
+    made.mkdir()
+
+    def broken(*args, **kwargs):
+        raise AssertionError(args)
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "close", "stat", "lstat", "fstat", "unlink", "rmdir", "listdir"):
+            patch.setattr(os, name, broken)
+        failures = root.remove(str(made))
+    assert failures == []
+    assert not made.exists()
+
+
+def test_removal_holds_on_to_no_descriptor(root, worker, outside):
+    """Neither a removal nor a refusal leaves a descriptor open."""
+    probe = os.dup(0)
+    os.close(probe)
+    os.makedirs(os.path.join(worker.path, "a", "b"))
+    root.remove(os.path.join(worker.path, "a", "b"))
+    root.remove(os.path.join(worker.path, "gone", "b"))
+    os.unlink(os.path.join(root.path, BREADCRUMB))
+    with pytest.raises(NotOurDirectoryError):
+        root.remove(os.path.join(worker.path, "a"))
+    after = os.dup(0)
+    os.close(after)
+    assert after == probe
+
+
+# -- what was made outside any root
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_made_takes_what_was_made_there(tmp_path):
+    """A directory made elsewhere for a test goes while it is the same directory."""
+    made = tmp_path / "made"
+    (made / "deep").mkdir(parents=True)
+    assert remove_made(str(made), identity(made)) == []
+    assert not made.exists()
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_made_leaves_what_took_its_place(tmp_path):
+    """A directory moved away belongs to the mover, and what stands there now to somebody else."""
+    made = tmp_path / "made"
+    made.mkdir()
+    before = identity(made)
+    made.rename(tmp_path / "moved")
+    made.mkdir()
+    with pytest.raises(NotOurDirectoryError, match="not what was made"):
+        remove_made(str(made), before)
+    assert made.exists()
+    assert (tmp_path / "moved").exists()
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_made_says_nothing_of_what_is_gone(tmp_path):
+    """What is gone is no problem, not even when the directory around it is gone too."""
+    assert remove_made(str(tmp_path / "gone"), (0, 0)) == []
+    assert remove_made(str(tmp_path / "gone" / "deeper"), (0, 0)) == []
+
+
+@pytest.mark.usefixtures("way")
+def test_remove_made_goes_through_a_directory_that_is_a_link(tmp_path):
+    """The directory that a user named may be a link, as /tmp is on macOS."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    made = tmp_path / "link" / "made"
+    made.mkdir()
+    assert remove_made(str(made), identity(made)) == []
+    assert not made.exists()
+
+
+# -- a root that a test has damaged
+
+
+def test_restore_makes_again_what_a_test_removed(root):
+    """A test that empties the temp directory takes nothing from the next one."""
+    worker = root.add_worker("main", 0o711)
+    module.remove_tree(root.path)
+    root.restore(worker, 0o711)
+    assert is_ours(root.path)
+    assert mode(root.path) == 0o711
+    assert mode(worker.path) == 0o711
+    assert os.path.isdir(worker.given)
+
+
+def test_restore_leaves_alone_what_is_still_there(root, worker):
+    """Only what is missing is made; what fixtures gave stays."""
+    Path(worker.given, "given").mkdir()
+    os.rmdir(worker.path)
+    crumb = Path(root.path, BREADCRUMB).read_text()
+    root.restore(worker, 0o700)
+    assert os.path.isdir(worker.path)
+    assert Path(worker.given, "given").exists()
+    assert Path(root.path, BREADCRUMB).read_text() == crumb
+
+
+@pytest.mark.usefixtures("way")
+def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
+    """A root that was made again has no lock file, and goes at the end nevertheless."""
+    module.remove_tree(root.path)
+    root.restore(worker, 0o700)
+    assert root.dissolve()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_restore_makes_nothing_behind_a_link_that_took_the_roots_place(root, worker, outside):
+    """Once its name is known somebody may squat on it: nothing is made behind a link."""
+    module.remove_tree(root.path)
+    os.symlink(outside, root.path)
+    with pytest.raises(FileExistsError):
+        root.restore(worker, 0o700)
+    assert os.listdir(outside) == ["precious"]
+
+
+def test_restore_reports_what_the_system_refuses(root, worker):
+    """A file in the worker root's place is an error, and stays."""
+    os.rmdir(worker.path)
+    Path(worker.path).write_text("x")
+    with pytest.raises(FileExistsError):
+        root.restore(worker, 0o700)
+    assert Path(worker.path).read_text() == "x"
+
+
+# -- the end
+
+
+@pytest.mark.usefixtures("way", "worker")
+def test_dissolve_removes_an_empty_root_and_gives_up_the_lock(tmp_path, root):
+    """A session that left nothing leaves nothing behind."""
+    assert root.dissolve()
+    assert list(tmp_path.iterdir()) == []
+    assert root.lock_fd not in lock._held
+
+
+@pytest.mark.usefixtures("way")
+def test_dissolve_removes_nothing_that_is_not_ours(root, worker):
+    """A root with something in it stays, and a later session can take its lock."""
+    Path(worker.path, "late").write_text("x")
+    assert not root.dissolve()
+    assert Path(worker.path, "late").read_text() == "x"
+    assert is_ours(root.path)
+    taken = lock.take(os.path.join(root.path, LOCK))
+    assert taken is not None
+    lock.release(taken)
+
+
+def test_dissolve_of_a_root_that_is_gone_is_done(root):
+    """A root that a test has removed counts as dissolved, and is dissolved once."""
+    module.remove_tree(root.path)
+    assert root.dissolve()
+    assert root.dissolve()
+
+
+@pytest.mark.usefixtures("worker")
+def test_dissolve_refuses_without_the_breadcrumb(root):
+    """Nothing of a directory goes that is not proved to be ours, empty or not."""
+    os.unlink(os.path.join(root.path, BREADCRUMB))
+    assert not root.dissolve()
+    assert os.path.isdir(os.path.join(root.path, "main"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_dissolve_does_not_follow_a_root_that_was_swapped_for_a_link(root, outside):
+    """Not even an empty directory goes behind a link."""
+    (outside / "main").mkdir()
+    (outside / BREADCRUMB).write_text("{}")
+    os.rename(root.path, f"{root.path}.away")
+    os.symlink(outside, root.path)
+    assert not root.dissolve()
+    assert (outside / "main").exists()
+    assert (outside / BREADCRUMB).exists()
+
+
+def test_a_worker_that_joined_does_not_dissolve_the_root(root):
+    """The controller's root is the controller's to remove, however empty it is."""
+    assert not attach(root.path).dissolve()
+    assert is_ours(root.path)
+
+
+def test_a_forked_child_dissolves_nothing(root, in_child):
+    """A child removes nothing that it did not create."""
+    assert in_child(lambda: not root.dissolve())
+    assert is_ours(root.path)

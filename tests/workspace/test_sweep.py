@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+import shutil
+import stat
+
+import pytest
+
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace import sweep as module
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import INDEX
+from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.root import is_ours
+
+PROJECT = "/home/me/project"
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """The directory in which session roots stand."""
+    path = tmp_path / "place"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def dead(make, place) -> Callable[..., Path]:
+    """Make the root of a session that died, with what it kept (paths relative to the root)."""
+
+    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO) -> Path:
+        root = make(place, rootdir=rootdir)
+        worker = root.add_worker("main", 0o700)
+        Path(worker.path, "left").write_text("left")
+        Path(worker.given, "given").mkdir()
+        for name in kept:
+            Path(root.path, name).mkdir(parents=True)
+            Path(root.path, name, "evidence").write_text("evidence")
+        if kept:
+            write_index(root.path, [Kept("t", f"{root.path}/{n}", "failed", "main") for n in kept])
+            os.utime(os.path.join(root.path, INDEX), (ended, ended))
+        lock.release(root.lock_fd)
+        return Path(root.path)
+
+    return dead
+
+
+@pytest.fixture
+def sweep(place) -> Callable[..., int]:
+    """Sweep the place, with time enough."""
+
+    def sweep(rootdir: str = PROJECT, keep: int = 3, seconds: float = 60) -> int:
+        return module.sweep(str(place), rootdir=rootdir, keep_sessions=keep, seconds=seconds)
+
+    return sweep
+
+
+def unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = True) -> Path:
+    """Make what a process leaves that dies while it makes its root."""
+    path = place / name
+    path.mkdir()
+    if locked:
+        (path / LOCK).write_text("")
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def forge(root: Path, content: object) -> None:
+    """Let *content* be the index of a session."""
+    (root / INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+# -- dead and alive
+
+
+def test_a_dead_session_goes_with_all_it_left(place, dead, sweep):
+    """Who was killed leaves nothing for long, and the sweep counts it."""
+    dead()
+    dead()
+    assert sweep() == 2
+    assert list(place.iterdir()) == []
+
+
+def test_a_session_that_lives_is_left_alone(make, place, sweep):
+    """A session that holds its lock loses nothing, however old its directory looks."""
+    root = make(place)
+    worker = root.add_worker("main", 0o700)
+    Path(worker.path, "at work").write_text("x")
+    os.utime(root.path, (LONG_AGO, LONG_AGO))
+    assert sweep() == 0
+    assert Path(worker.path, "at work").exists()
+
+
+def test_a_session_whose_lock_cannot_be_told_is_left_alone(dead, sweep, monkeypatch):
+    """In doubt a session is alive: without a lock file, and without locks."""
+    without = dead()
+    (without / LOCK).unlink()
+    other = dead()
+
+    def refuse(fd):
+        raise OSError
+
+    monkeypatch.setattr(lock, "_lock", refuse)
+    assert sweep() == 0
+    assert (without / "main" / "left").exists()
+    assert (other / "main" / "left").exists()
+
+
+@pytest.mark.parametrize("name", ["tempres-short", "tempres-longer_than8", "pytest-of-me", "x"])
+def test_other_names_are_left_alone(place, dead, sweep, name):
+    """Only what is named like a session root is looked at at all."""
+    other = dead().rename(place / name)
+    assert sweep() == 0
+    assert is_ours(str(other))
+
+
+def test_without_a_breadcrumb_nothing_is_removed(dead, sweep):
+    """A directory of our name that nothing proves ours stays with all that is in it."""
+    root = dead()
+    (root / BREADCRUMB).unlink()
+    os.utime(root, (LONG_AGO, LONG_AGO))
+    assert sweep() == 0
+    assert (root / "main" / "left").exists()
+
+
+def test_another_users_directories_are_left_alone(place, dead, sweep, monkeypatch):
+    """What belongs to somebody else is not ours to remove, finished or not."""
+    root = dead()
+    half = unfinished(place)
+    uid = root.stat().st_uid
+    monkeypatch.setattr(module, "is_ours", lambda path: False)
+    monkeypatch.setattr(module, "own_uid", lambda path: uid + 1)
+    assert sweep() == 0
+    assert root.exists()
+    assert half.exists()
+
+
+def test_a_link_named_like_a_root_is_left_alone(place, dead, sweep, tmp_path):
+    """Nothing is removed through a link, not even a dead session elsewhere."""
+    root = dead().rename(tmp_path / "tempres-elsewher")
+    (place / "tempres-elsewher").symlink_to(root)
+    assert sweep() == 0
+    assert (root / "main" / "left").exists()
+    assert (place / "tempres-elsewher").is_symlink()
+
+
+def test_links_in_a_dead_session_lead_nowhere(place, dead, sweep, tmp_path):
+    """A worker root that was swapped for a link goes as a link; what it points to stays."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "precious").write_text("x")
+    root = dead()
+    (root / "gw0").symlink_to(tmp_path / "outside")
+    (root / "main" / "link").symlink_to(tmp_path / "outside")
+    assert sweep() == 1
+    assert (tmp_path / "outside" / "precious").exists()
+    assert list(place.iterdir()) == []
+
+
+def test_everything_that_can_stand_in_a_root_goes(place, dead, sweep):
+    """Fifos, closed directories, bytes that are no text: none keeps a dead session on disk."""
+    root = dead()
+    os.mkfifo(root / "main" / "fifo")
+    os.mkfifo(root / INDEX)
+    os.mkdir(os.path.join(os.fsencode(root), b"main", b"\xff\n"))
+    (root / "main" / "closed").mkdir()
+    (root / "main" / "closed" / "x").write_text("x")
+    (root / "main" / "closed").chmod(0)
+    assert sweep() == 1
+    assert list(place.iterdir()) == []
+
+
+def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
+    """A temp directory that vanished is no error at the end of a session."""
+    place.rmdir()
+    assert sweep() == 0
+    assert module._children(str(place)) == []
+
+
+# -- what others do meanwhile
+
+
+def test_a_session_that_ends_while_it_is_looked_at_is_no_error(dead, sweep, monkeypatch):
+    """A lock that came free because its session had just removed itself is given back."""
+    root = dead()
+    take = lock.take
+
+    def take_late(path):
+        fd = take(path)
+        (root / BREADCRUMB).unlink()
+        os.rename(root, f"{root}.gone")
+        return fd
+
+    held = set(lock._held)
+    monkeypatch.setattr(lock, "take", take_late)
+    assert sweep() == 0
+    assert lock._held == held
+
+
+def test_two_sweeps_at_once_do_not_meet(dead, sweep):
+    """A dead session that another process is sweeping is left to that process."""
+    root = dead()
+    fd = lock.take(str(root / LOCK))
+    assert sweep() == 0
+    assert (root / "main" / "left").exists()
+    lock.release(fd)
+    assert sweep() == 1
+
+
+def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeypatch):
+    """The proof is asked for at each removal, not once."""
+    root = dead()
+
+    def children(path):
+        (root / BREADCRUMB).unlink(missing_ok=True)
+        return [str(child) for child in Path(path).iterdir()]
+
+    monkeypatch.setattr(module, "_children", children)
+    assert sweep() == 0
+    assert (root / "main" / "left").exists()
+
+
+def test_a_root_that_is_being_made_is_left_alone(place, sweep):
+    """A young directory without a breadcrumb is a session about to start."""
+    for name in ("tempres-aaaaaaaa", "tempres-bbbbbbbb"):
+        (place / name).mkdir()
+    (place / "tempres-bbbbbbbb" / LOCK).write_text("")
+    assert sweep() == 0
+    assert len(list(place.iterdir())) == 2
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_what_a_failed_start_left_goes_after_a_minute(place, sweep, locked):
+    """An old directory that holds nothing, or nothing but a free lock, is tidied away."""
+    unfinished(place, locked=locked)
+    sweep()
+    assert list(place.iterdir()) == []
+
+
+def test_an_old_unfinished_root_whose_lock_is_held_stays(place, sweep):
+    """A process that was stopped while it made its root finds it when it goes on."""
+    path = unfinished(place)
+    fd = lock.take(str(path / LOCK))
+    assert sweep() == 0
+    assert path.exists()
+    lock.release(fd)
+
+
+@pytest.mark.parametrize("other", ["file", "directory", LOCK])
+def test_an_unfinished_root_with_anything_else_in_it_stays(place, sweep, other):
+    """Without a breadcrumb no tree goes and no file but a regular lock that can be taken."""
+    path = unfinished(place, locked=False)
+    if other == LOCK:
+        (path / LOCK).mkdir()
+    elif other == "file":
+        (path / "file").write_text("x")
+    else:
+        (path / "directory").mkdir()
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    sweep()
+    assert (path / other).exists()
+
+
+def test_a_file_named_like_a_root_stays(place, sweep):
+    """Only directories are session roots."""
+    path = place / "tempres-abcdefgh"
+    path.write_text("x")
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    sweep()
+    assert path.exists()
+
+
+def test_a_lock_that_cannot_be_removed_is_given_back(place, sweep, monkeypatch):
+    """A removal that fails half way holds on to no lock."""
+    unfinished(place)
+
+    def refuse(path):
+        raise PermissionError
+
+    held = set(lock._held)
+    monkeypatch.setattr(module.os, "unlink", refuse)
+    sweep()
+    assert lock._held == held
+
+
+# -- what was kept
+
+
+def test_a_dead_session_keeps_what_its_index_names_and_nothing_else(dead, sweep):
+    """Evidence stays where the failure said it is; what lay beside it goes."""
+    root = dead("main.d/test-1", "gw0/stray")
+    assert sweep() == 0
+    assert (root / "main.d" / "test-1" / "evidence").read_text() == "evidence"
+    assert (root / "gw0" / "stray" / "evidence").read_text() == "evidence"
+    assert {p.name for p in root.iterdir()} == {BREADCRUMB, LOCK, INDEX, "main.d", "gw0"}
+    assert [p.name for p in (root / "main.d").iterdir()] == ["test-1"]
+
+
+def test_a_kept_path_inside_another_directory_stays_with_it(dead, sweep):
+    """A kept path never changes, however deep it lies."""
+    root = dead("main.d/outer/inner")
+    sweep()
+    assert (root / "main.d" / "outer" / "inner" / "evidence").exists()
+    assert not (root / "main.d" / "given").exists()
+
+
+def test_a_whole_worker_root_can_be_kept(dead, sweep):
+    """Where an index names a worker root, all of it stays."""
+    root = dead("gw0")
+    sweep()
+    assert (root / "gw0" / "evidence").exists()
+    assert not (root / "main").exists()
+
+
+def test_only_the_last_sessions_that_kept_something_stay(dead, sweep):
+    """The newest ones stay, as many as were asked for; those that kept nothing do not count."""
+    roots = [dead("main.d/t", ended=LONG_AGO + age) for age in (30, 10, 20, 0)]
+    dead()
+    assert sweep(keep=2) == 3
+    assert [root.exists() for root in roots] == [True, False, True, False]
+    assert sweep(keep=2) == 0
+    assert sweep(keep=0) == 2
+    assert not any(root.exists() for root in roots)
+
+
+def test_each_project_counts_its_own_sessions(dead, sweep):
+    """Another project's evidence stays until that project runs again; its rubbish goes."""
+    other = dead("main.d/t", rootdir="/other")
+    assert sweep(keep=0) == 0
+    assert (other / "main.d" / "t" / "evidence").exists()
+    assert not (other / "main").exists()
+    assert sweep("/other", keep=0) == 1
+    assert not other.exists()
+
+
+def test_a_session_whose_evidence_was_removed_by_hand_goes(dead, sweep):
+    """When a person has tidied up what was kept, the rest is not kept either."""
+    root = dead("main.d/t")
+    shutil.rmtree(root / "main.d" / "t")
+    assert sweep() == 1
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{place}/precious",
+        "{root}",
+        "{root}/",
+        "{root}/../precious",
+        "{root}/main/../../precious",
+        "{root}/main//left",
+        "{root}x/main",
+        "/",
+        "",
+        "main/left",
+        "\ud800",
+        "{root}/main/\0",
+        None,
+        7,
+    ],
+)
+def test_a_forged_index_neither_keeps_nor_removes_anything_elsewhere(place, dead, sweep, path):
+    """A path outside the session, or spelled oddly, is as if the index did not name it."""
+    (place / "precious").mkdir()
+    root = dead()
+    neighbour = root.with_name(root.name + "x")
+    (neighbour / "main").mkdir(parents=True)
+    if isinstance(path, str):
+        path = path.format(root=root, place=place)
+    forge(root, {"kept": {"t": [path]}})
+    assert sweep() == 1
+    assert not root.exists()
+    assert (place / "precious").exists()
+    assert (neighbour / "main").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", "é", '{"kept": 1}', '{"kept": {"t": "path"}}', "[" * 100_000, {}],
+)
+def test_an_index_that_cannot_be_understood_keeps_nothing(dead, sweep, content):
+    """Rubbish in the index is no error: it names nothing that could be kept."""
+    root = dead()
+    forge(root, content)
+    assert sweep() == 1
+    assert not root.exists()
+
+
+def test_a_breadcrumb_that_cannot_be_understood_proves_and_says_nothing(dead, sweep):
+    """That it exists is the proof; what it says is advice."""
+    plain = dead()
+    kept = dead("main.d/t")
+    for root in (plain, kept):
+        (root / BREADCRUMB).write_text("not JSON")
+    assert sweep(keep=0) == 1
+    assert not plain.exists()
+    assert (kept / "main.d" / "t").exists()
+
+
+def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
+    """What is kept is said in the root itself and nowhere else."""
+    root = dead()
+    index = {"kept": {"t": [str(root / "main" / "left")]}}
+    (tmp_path / "elsewhere").write_text(json.dumps(index))
+    (root / INDEX).symlink_to(tmp_path / "elsewhere")
+    assert sweep() == 1
+    assert (tmp_path / "elsewhere").exists()
+
+
+# -- the budget
+
+
+class Clock:
+    """A clock that stands still for some looks at it, and has then run out."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def __call__(self) -> float:
+        """Return the time, in seconds."""
+        self.looks -= 1
+        return 0.0 if self.looks >= 0 else 100.0
+
+
+def test_without_time_nothing_is_swept_and_nothing_is_held(dead, sweep, monkeypatch):
+    """Whenever the time runs out, no lock is held and the next session can go on."""
+    for looks in range(1, 40):
+        roots = [dead(), dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)]
+        held = set(lock._held)
+        with monkeypatch.context() as patch:
+            patch.setattr(module.time, "monotonic", Clock(looks))
+            sweep(keep=1, seconds=10)
+        assert lock._held == held
+        assert (roots[2] / "main.d" / "t" / "evidence").exists()
+        sweep(keep=0)
+        assert not any(root.exists() for root in roots)
+
+
+def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monkeypatch):
+    """A shared directory with very many entries does not hold up the end of a session."""
+    root = dead()
+    monkeypatch.setattr(module.time, "monotonic", Clock(1))
+    assert sweep(seconds=10) == 0
+    assert root.exists()
+
+
+def test_the_modes_of_a_kept_directory_are_not_touched(dead, sweep):
+    """What is kept stays as the test left it."""
+    root = dead("main.d/t")
+    (root / "main.d" / "t" / "evidence").chmod(0o400)
+    sweep()
+    assert stat.S_IMODE((root / "main.d" / "t" / "evidence").stat().st_mode) == 0o400
