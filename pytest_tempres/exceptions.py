@@ -42,6 +42,10 @@ class RemovalError(OSError):
         self.path: Final = path
         self.remaining: Final = remaining
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy from what was given: OSError fills `args` in its own way."""
+        return type(self), (self.path, self.remaining)
+
 
 class NotOurDirectoryError(PermissionError):
     """A removal was refused because nothing proves that the directory is ours.
@@ -53,6 +57,11 @@ class NotOurDirectoryError(PermissionError):
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(f"refusing to remove {os.fspath(path)}: {reason}")
         self.path: Final = os.fspath(path)
+        self.reason: Final = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy from what was given, as above."""
+        return type(self), (self.path, self.reason)
 
 
 class WorkspaceCreationError(OSError):
@@ -70,3 +79,8 @@ class WorkspaceCreationError(OSError):
             os.fspath(path),
         )
         self.path: Final = os.fspath(path)
+        self.cause: Final = cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy from what was given, as above."""
+        return type(self), (self.path, self.cause)

@@ -44,12 +44,17 @@ def dispose(
     :param nodeid: The test that the index will name beside the path.
     :param failed: Whether a test that used them failed.
     """
+    unwanted = []
     for each in made:
         reason = reason_to_keep(policy, failed=failed, asked=each.keep)
         if reason is None:
-            remove(state, each)
+            unwanted.append(each)
         elif os.path.lexists(each.path):
             state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
+    for each in unwanted:
+        # What is kept may lie in what would go, by `dir=`.
+        if not any(_is_in(kept.path, each.path) for kept in state.kept):
+            remove(state, each)
 
 
 def remove(state: SessionState, made: Made) -> None:

@@ -75,6 +75,8 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any]:
     An error in them is the test's error at setup.
     """
     merged: dict[str, Any] = {}
+    if name not in item.keywords:
+        return merged
     for mark in item.iter_markers(name):
         for problem in _of_mark(mark):
             pytest.fail(problem, pytrace=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
 import os
 from typing import Any
 from typing import Final
@@ -29,8 +28,7 @@ class ReportTarget(NamedTuple):
     destination: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user asked for, checked."""
 
     keep: str
@@ -111,15 +109,22 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
         values = (getattr(namespace, name, None), _ini(config, name), default)
         return next((value for value in values if value is not None), None)
 
-    base = str(config.invocation_params.dir)
-    targets = [_target(text, base, joined=joined) for text in given("tempres_report")]
+    def base(name: str) -> str:
+        """Return what a path is relative to: as everywhere in pytest, to where it was written."""
+        if getattr(namespace, name, None) is not None or config.inipath is None:
+            return str(config.invocation_params.dir)
+        return str(config.inipath.parent)
+
+    reports = [
+        _target(text, base("tempres_report"), joined=joined) for text in given("tempres_report")
+    ]
     return Settings(
         keep=_choice("keep", given("tempres_keep", "failed"), POLICIES),
         keep_sessions=_count("keep-sessions", given("tempres_keep_sessions")),
-        root=_directory(given("tempres_root"), base, joined=joined),
+        root=_directory(given("tempres_root"), base("tempres_root"), joined=joined),
         root_mode=_mode(_ini(config, "tempres_root_mode")),
         leaks=_choice("leaks", given("tempres_leaks", "report"), _LEAK_MODES),
-        reports=tuple(targets),
+        reports=tuple(reports),
         ignore=tuple(_ini(config, "tempres_ignore")),
         redirect=_ini(config, "tempres_redirect"),
     )
@@ -163,10 +168,10 @@ def _count(name: str, value: object) -> int:
 
 
 def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
-    if not value:
+    if value is None:
         return None
     path = os.path.join(base, os.path.expanduser(value))
-    if not os.path.isdir(path):
+    if not value or not os.path.isdir(path):
         if joined:
             return None
         raise _refused("root", value, "there is no such directory; name one that exists")

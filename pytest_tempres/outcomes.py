@@ -203,6 +203,9 @@ def _settle_failure(state: SessionState, current: CurrentTest) -> None:
 
 
 def _policy(state: SessionState, current: CurrentTest) -> str:
+    if not current.reports:
+        # They are collected only where somebody wants to decide.
+        return state.settings.keep
     item = current.item
     try:
         answers = item.ihook.pytest_tempres_keep(item=item, reports=tuple(current.reports))

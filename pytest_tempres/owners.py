@@ -23,9 +23,9 @@ __all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
 
 #: pytest runs xunit and unittest set-up through fixtures that it names so.
 _XUNIT: Final = {
-    "_xunit_setup_module_fixture_": "setup_module",
-    "_xunit_setup_class_fixture_": "setup_class",
-    "_unittest_setUpClass_fixture_": "setUpClass",
+    "_xunit_setup_module_fixture_": ("setup_module", "setUpModule"),
+    "_xunit_setup_class_fixture_": ("setup_class",),
+    "_unittest_setUpClass_fixture_": ("setUpClass",),
 }
 
 
@@ -90,7 +90,7 @@ def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
 
 
 def setting_up(
-    state: SessionState, fixturedef: pytest.FixtureDef[Any]
+    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Let a fixture own what its setup makes, and its teardown when that comes.
 
@@ -98,7 +98,7 @@ def setting_up(
     one registered later runs before them, so the teardown is bracketed too.
     """
     ledger = state.ledger
-    owner = _fixture(fixturedef, ledger) if ledger is not None else None
+    owner = _fixture(fixturedef, request, ledger) if ledger is not None else None
     if ledger is None or owner is None:
         return (yield)
     look(state, ledger)
@@ -142,7 +142,9 @@ class _Teardown:
             self._before = None
 
 
-def _fixture(fixturedef: pytest.FixtureDef[Any], ledger: Ledger) -> Owner | None:
+def _fixture(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, ledger: Ledger
+) -> Owner | None:
     """Return the owner for a fixture; None where the test itself owns what it makes.
 
     pytest's own fixtures and ours create nothing in the worker root, and what
@@ -152,15 +154,36 @@ def _fixture(fixturedef: pytest.FixtureDef[Any], ledger: Ledger) -> Owner | None
     name = fixturedef.argname
     module = getattr(func, "__module__", None) or ""
     if module.startswith("_pytest."):
-        for prefix, method in _XUNIT.items():
+        for prefix, methods in _XUNIT.items():
             if name.startswith(prefix):
-                return Owner("fixture", method, fixturedef.scope, name[len(prefix) :])
+                return _xunit(fixturedef, request, ledger, methods)
         return None
     if module == "pytest_tempres.fixtures":
         return None
+    return Owner("fixture", name, fixturedef.scope, _location(func, ledger))
+
+
+def _xunit(
+    fixturedef: pytest.FixtureDef[Any],
+    request: pytest.FixtureRequest,
+    ledger: Ledger,
+    methods: tuple[str, ...],
+) -> Owner:
+    """Return the owner for the set-up of a module or class, named after its method."""
+    # A wider request has no class, and says so by an error.
+    holder = request.cls if fixturedef.scope == "class" else request.module
+    for method in methods:
+        func = getattr(holder, method, None)
+        if func is not None:
+            return Owner("fixture", method, fixturedef.scope, _location(func, ledger))
+    return Owner("fixture", methods[0], fixturedef.scope)
+
+
+def _location(func: Any, ledger: Ledger) -> str | None:
+    """Return where *func* is written; None for what the standard library wrote."""
+    func = getattr(func, "__func__", func)
     code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
-    location = None
-    if code is not None:
-        file = ledger.folder.relative(os.path.abspath(code.co_filename))
-        location = f"{file}:{code.co_firstlineno}"
-    return Owner("fixture", name, fixturedef.scope, location)
+    if code is None:
+        return None
+    file = ledger.folder.show(os.path.abspath(code.co_filename))
+    return None if file is None else f"{file}:{code.co_firstlineno}"

@@ -38,6 +38,7 @@ class Redirect:
         self._set_variable(SYSTEM_TMPDIR, os.environ.get(SYSTEM_TMPDIR, system))
         for module in (tempfile, primitives):
             self._set(module, "tempdir", target)
+        self.callbacks.exempt(target)
         self._set(atexit, "register", self.callbacks.register)
         self._set(atexit, "unregister", self.callbacks.unregister)
 

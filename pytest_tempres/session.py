@@ -21,6 +21,7 @@ from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.ignore import SHIPPED
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
 from pytest_tempres.redirect import SYSTEM_TMPDIR
@@ -185,7 +186,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
 
 def _clear(state: SessionState) -> None:
     """Remove all of our root but what is kept, and what others have promised to remove."""
-    kept = {each.path for each in state.kept}
+    kept = set().union(*(parents(each.path) for each in state.kept))
     left = [path for path in _contents(state.root) if path not in kept]
     judged = {leak.path for leak in state.summary.leaks} if state.summary is not None else set()
     if not judged.issuperset(left):

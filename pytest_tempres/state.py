@@ -49,7 +49,7 @@ class CurrentTest:
         self.started = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False, repr=False)
 class Lending:
     """What a factory of a wider scope gave."""
 
@@ -62,7 +62,7 @@ class Lending:
     carried: int = 0
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class SessionState:
     """All that lives as long as the session."""
 

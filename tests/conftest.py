@@ -20,6 +20,13 @@ PLAIN = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch):
+    """Let pytest print the same on every machine: where CI is set it cuts no line."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(params=["plain", "xdist"])
 def how(request):
     """How the inner session runs: what is seen from outside must not depend on it."""

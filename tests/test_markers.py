@@ -29,6 +29,7 @@ def item(*marks):
     return SimpleNamespace(
         nodeid="t.py::test",
         own_markers=list(marks),
+        keywords={mark.name for mark in marks},
         iter_markers=lambda name: (mark for mark in marks if mark.name == name),
     )
 

@@ -40,7 +40,9 @@ def settings(tmp_path):
             return values[name]
 
         config = SimpleNamespace(
-            getini=getini, invocation_params=SimpleNamespace(dir=tmp_path), rootpath=tmp_path
+            getini=getini,
+            invocation_params=SimpleNamespace(dir=tmp_path),
+            inipath=tmp_path / "project" / "tox.ini" if ini else None,
         )
         namespace = argparse.Namespace(**{f"tempres_{name}": v for name, v in given.items()})
         return read(config, namespace, joined=joined)
@@ -196,11 +198,16 @@ def test_a_count_is_a_number_or_refused(value):
         assert number == int(value) >= 0
 
 
-def test_a_root_is_relative_to_where_pytest_was_started(settings, tmp_path, monkeypatch):
-    """A relative directory means what the shell means by it, and `~` is the user's own."""
-    (tmp_path / "place").mkdir()
+def test_a_path_is_relative_to_where_it_was_written(settings, tmp_path, monkeypatch):
+    """On the command line it means what the shell means; in a file it does not move with it."""
+    inside = tmp_path / "project" / "place"
+    for path in (tmp_path / "place", inside):
+        path.mkdir(parents=True)
     assert settings(root="place").root == str(tmp_path / "place")
-    assert settings({"tempres_root": "place"}).root == str(tmp_path / "place")
+    assert settings({"tempres_root": "place"}).root == str(inside)
+    assert settings({"tempres_keep": "all"}, root="place").root == str(tmp_path / "place")
+    (target,) = settings({"tempres_report": ["json:place/r.json"]}).reports
+    assert target.destination == str(inside / "r.json")
     assert settings(root=str(tmp_path / "place")).root == str(tmp_path / "place")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -266,7 +273,8 @@ def test_reports_are_those_asked_for(settings, tmp_path):
     assert given.prints
 
 
-def test_the_terminals_report_can_be_silenced(settings):
+def test_the_terminals_report_can_be_silenced(settings, tmp_path):
     """`term:none` is the one way to have no section at the end."""
     assert not settings(report=["term:none"]).prints
+    (tmp_path / "project").mkdir()
     assert not settings({"tempres_report": ["json:x", "term:none"]}).prints

@@ -44,6 +44,10 @@ class ExitCallbacks:
         self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
         self._standing = parents(os.getcwd()) | parents(tempfile.gettempdir())
 
+    def exempt(self, directory: str) -> None:
+        """Take it that nobody removes *directory*, since the process needs it to the end."""
+        self._standing |= parents(directory)
+
     def register(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Register *func* as `atexit.register` does."""
         result = self._register(func, *args, **kwargs)

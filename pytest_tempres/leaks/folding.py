@@ -56,7 +56,7 @@ class Folder:
 
     def relative(self, filename: str) -> str:
         """Return *filename* relative to rootdir where it lies in it."""
-        return filename.removeprefix(self._root)
+        return os.path.normpath(filename).removeprefix(self._root)
 
     def _is_folded(self, filename: str) -> bool:
         if filename.startswith("<"):
