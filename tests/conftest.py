@@ -60,8 +60,12 @@ def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
     """Run an inner session in a subprocess of its own, plain or with two workers."""
 
     def run(*args: str, workers: bool = True) -> pytest.RunResult:
-        more = ("-n2",) if how == "xdist" and workers else ()
-        return pytester.runpytest_subprocess(*PLAIN, *more, *args)
+        if how == "xdist" and workers:
+            args = ("-n2", *args)
+        elif how == "plain":
+            # It says how workers share the tests, and is theirs alone.
+            args = tuple(arg for arg in args if not arg.startswith("--dist"))
+        return pytester.runpytest_subprocess(*PLAIN, *args)
 
     return run
 
