@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Container
+from collections.abc import Set as AbstractSet
 import contextlib
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.leaks.detector import Detector
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
@@ -116,6 +118,9 @@ class Origins:
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
         self.last_command: str | None = None
+        #: All events that this session wants to hear of; those of detectors come before it starts.
+        self.events: AbstractSet[str] = _EVENTS
+        self._detectors: list[Detector] = []
         self._prefixes = prefixes
         self._inside = inside
         self._known = known
@@ -125,10 +130,20 @@ class Origins:
         """Take everything below *directory* for somebody else's."""
         self._inside += (os.path.join(directory, ""),)
 
+    def add(self, detector: Detector) -> None:
+        """Let *detector* hear of its events too."""
+        self._detectors.append(detector)
+        self.events |= detector.events
+
     def saw(self, event: str, args: tuple[Any, ...]) -> None:
         """Remember what *event* announces, if it concerns this session."""
+        for detector in self._detectors:
+            if event in detector.events:
+                detector.saw(event, args)
         if event == "subprocess.Popen":
             self.last_command = _command(args)
+            return
+        if event not in _PATHS:
             return
         given = _PATHS[event](args)
         if given is None or isinstance(given, int):
@@ -170,6 +185,8 @@ class Origins:
 
 
 _active: Final[list[Origins]] = []
+#: Every process raises thousands of events, and most concern nobody: one look-up tells.
+_wanted: Final = set(_EVENTS)
 _installed = False
 
 
@@ -182,6 +199,7 @@ def activate(origins: Origins) -> None:
     if not _installed:
         _installed = True
         sys.addaudithook(_forward)
+    _wanted.update(origins.events)
     _active.append(origins)
 
 
@@ -192,7 +210,7 @@ def deactivate(origins: Origins) -> None:
 
 
 def _forward(event: str, args: tuple[Any, ...]) -> None:
-    if event in _EVENTS and _active:
+    if event in _wanted and _active:
         # Raising here would break the call under test.
         with contextlib.suppress(Exception):
             _active[-1].saw(event, args)
