@@ -9,21 +9,25 @@ import time
 
 import pytest
 
+from pytest_tempres.course import no_longer
+from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.state import SessionState
 
-__all__ = ["conclude"]
+__all__ = ["conclude", "write_files"]
 
 
 def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
     """Set the exit status, write the files and tell other plugins."""
     gate = (
-        state.settings.leaks == "fail"
+        state.settings.leaks in ("fail", "strict")
+        and state.settings.update_baseline != "all"
         and session.exitstatus == pytest.ExitCode.OK
         and any(leak.status == "leak" for leak in leaks)
     )
+    gone = no_longer(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     summary = Summary(
@@ -31,10 +35,13 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
         root=state.root.path,
         leaks=leaks,
         kept=tuple(state.kept),
+        stale=tuple(gone),
         gate_failed=gate,
     )
     state.summary = summary
-    _write_files(state, summary)
+    if state.settings.update_baseline is not None:
+        _update_baseline(state, summary)
+    write_files(state, summary)
     state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
 
 
@@ -53,7 +60,24 @@ def _facts(state: SessionState, status: int) -> SessionFacts:
     )
 
 
-def _write_files(state: SessionState, summary: Summary) -> None:
+def _update_baseline(state: SessionState, summary: Summary) -> None:
+    found = {
+        leak.fingerprint: baseline.Known.of(leak)
+        for leak in summary.leaks
+        if leak.status in ("leak", "known")
+    }
+    if state.settings.update_baseline == "shrink":
+        gone = {known.fingerprint for known in summary.stale}
+        found = {key: known for key, known in state.baseline.items() if key not in gone}
+    path = state.settings.baseline or ""
+    try:
+        baseline.write(path, found.values())
+    except OSError as error:
+        state.warn("baseline", f"the baseline {path} was not written: {error}")
+
+
+def write_files(state: SessionState, summary: Summary) -> None:
+    """Write the reports that are files; one that cannot be written becomes a warning."""
     targets = [target for target in state.settings.reports if target.type == "json"]
     if not targets:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 import json
 import os
@@ -57,6 +58,8 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "deferred": sorted(deferred),
             "kept": state.kept,
             "leaks": leaks,
+            "collected": state.course.collected,
+            "narrowed": state.course.narrowed,
         }
     )
 
@@ -105,4 +108,7 @@ def _receive(state: SessionState, data: dict[str, Any]) -> None:
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
+    # Every worker collects the same tests.
+    state.course.collected |= Counter(data["collected"])
+    state.course.narrowed |= data["narrowed"]
     state.remote_leaks.extend(leak_from_plain(record) for record in data["leaks"])

@@ -16,7 +16,9 @@ from pytest_tempres.workspace.retention import POLICIES
 
 __all__ = ["ReportTarget", "Settings", "add_options", "read"]
 
-_LEAK_MODES: Final = ("off", "report", "fail")
+_LEAK_MODES: Final = ("off", "report", "fail", "strict")
+_DETECTORS: Final = ("temp", "fds", "watch")
+_UPDATES: Final = ("shrink", "all")
 _REPORT_TYPES: Final = ("term", "json")
 _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
 
@@ -37,8 +39,14 @@ class Settings(NamedTuple):
     root: str | None
     root_mode: int
     leaks: str
-    reports: tuple[ReportTarget, ...]
+    detect: frozenset[str]
+    #: The directories in which `watch` looks for what changed.
+    watch: tuple[str, ...]
     ignore: tuple[str, ...]
+    #: The file of known leaks, and how it is to be rewritten, if at all.
+    baseline: str | None
+    update_baseline: str | None
+    reports: tuple[ReportTarget, ...]
     redirect: bool
 
     @property
@@ -68,7 +76,25 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--tempres-leaks",
         metavar="MODE",
-        help="off, report, or fail: exit status 1 when something is left (default: report)",
+        help="off, report, fail: exit status 1 when something is left, or strict: also an error "
+        "in the test that left it (default: report)",
+    )
+    group.addoption(
+        "--tempres-detect",
+        metavar="LIST",
+        help="what to look for, separated by commas: temp, fds (file descriptors), watch (the "
+        "directories in tempres_watch) (default: temp)",
+    )
+    group.addoption(
+        "--tempres-baseline",
+        metavar="FILE",
+        help="known leaks, which are counted apart and never fail the run",
+    )
+    group.addoption(
+        "--tempres-update-baseline",
+        metavar="HOW",
+        help="rewrite the baseline: shrink drops what no longer leaks, all writes what this run "
+        "found",
     )
     group.addoption(
         "--tempres-report",
@@ -89,8 +115,11 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("tempres_root", "string", None, "like --tempres-root"),
         ("tempres_root_mode", "string", None, f"permissions of the root: {_list(_ROOT_MODES)}"),
         ("tempres_leaks", "string", None, "like --tempres-leaks"),
+        ("tempres_detect", "args", [], "like --tempres-detect, separated by spaces"),
+        ("tempres_watch", "linelist", [], "directories to watch (default: rootdir)"),
+        ("tempres_baseline", "string", None, "like --tempres-baseline"),
         ("tempres_report", "args", [], "like --tempres-report, separated by spaces"),
-        ("tempres_ignore", "linelist", [], "glob patterns of what may be left in the temp dir"),
+        ("tempres_ignore", "linelist", [], "glob patterns of what may be left behind"),
         ("tempres_redirect", "bool", True, "false: leave the temp location where it is"),
     ):
         parser.addini(name, text, type=cast("Any", kind), default=default)
@@ -115,6 +144,9 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
             return str(config.invocation_params.dir)
         return str(config.inipath.parent)
 
+    update = getattr(namespace, "tempres_update_baseline", None)
+    if update is not None:
+        update = _choice("update-baseline", update, _UPDATES)
     reports = [
         _target(text, base("tempres_report"), joined=joined) for text in given("tempres_report")
     ]
@@ -124,8 +156,14 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
         root=_directory(given("tempres_root"), base("tempres_root"), joined=joined),
         root_mode=_mode(_ini(config, "tempres_root_mode")),
         leaks=_choice("leaks", given("tempres_leaks", "report"), _LEAK_MODES),
-        reports=tuple(reports),
+        detect=_detectors(given("tempres_detect")),
+        watch=_watched(config, _ini(config, "tempres_watch"), joined=joined),
         ignore=tuple(_ini(config, "tempres_ignore")),
+        baseline=_baseline(
+            given("tempres_baseline"), base("tempres_baseline"), update, joined=joined
+        ),
+        update_baseline=update,
+        reports=tuple(reports),
         redirect=_ini(config, "tempres_redirect"),
     )
 
@@ -177,6 +215,42 @@ def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
         raise _refused("root", value, "there is no such directory; name one that exists")
     if not os.access(path, os.W_OK | os.X_OK):
         raise _refused("root", value, "the directory is not writable; name one that is")
+    return path
+
+
+def _detectors(value: str | list[str]) -> frozenset[str]:
+    words = [value] if isinstance(value, str) else value
+    names = [name for word in words for name in word.split(",")] or ["temp"]
+    return frozenset(_choice("detect", name, _DETECTORS) for name in names)
+
+
+def _watched(config: pytest.Config, names: list[str], *, joined: bool) -> tuple[str, ...]:
+    if not names:
+        return (str(config.rootpath),)
+    base = str(config.inipath.parent) if config.inipath is not None else str(config.rootpath)
+    paths = [os.path.normpath(os.path.join(base, os.path.expanduser(name))) for name in names]
+    for name, path in zip(names, paths, strict=True):
+        if not joined and not os.path.isdir(path):
+            text = f"tempres_watch: {name}: there is no such directory; name ones that exist"
+            raise pytest.UsageError(text)
+    return tuple(paths)
+
+
+def _baseline(value: str | None, base: str, update: str | None, *, joined: bool) -> str | None:
+    if value is None:
+        if update is not None:
+            advice = "there is no baseline to rewrite; name one with --tempres-baseline"
+            raise _refused("update-baseline", update, advice)
+        return None
+    path = os.path.join(base, os.path.expanduser(value))
+    if joined or os.path.isfile(path):
+        return path
+    if update != "all" or os.path.isdir(path) or not value:
+        advice = "there is no such file; --tempres-update-baseline=all makes it"
+        raise _refused("baseline", value, advice)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise _refused("baseline", value, f"there is no directory {folder}; make it first")
     return path
 
 

@@ -29,7 +29,7 @@ from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
 
-__all__ = ["begin_attempt", "failed", "pack", "received", "settle"]
+__all__ = ["begin_attempt", "failed", "own_entries", "pack", "received", "settle"]
 
 #: The attribute of a teardown report that carries findings to another process.
 _CARRIED: Final = "tempres"
@@ -45,7 +45,7 @@ def begin_attempt(state: SessionState) -> None:
         _book(state, current)
         current.earlier += current.made
         current.made = []
-        current.failed = False
+        current.failed = current.accused = False
     current.started = True
 
 
@@ -61,8 +61,9 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
         entries = state.ledger.unsent if state.ledger is not None else []
-        if made or entries:
-            setattr(report, _CARRIED, json.dumps({"made": made, "entries": entries}))
+        if made or entries or current.accused:
+            data = {"made": made, "entries": entries, "accused": current.accused}
+            setattr(report, _CARRIED, json.dumps(data))
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -89,6 +90,8 @@ def _book(state: SessionState, current: CurrentTest) -> None:
     if ledger is None:
         return
     look(state, ledger)
+    if ledger.detectors:
+        _allow(state, current)
     if ledger.unsent:
         _judge_attempt(ledger, current)
         if not state.travels:
@@ -96,20 +99,44 @@ def _book(state: SessionState, current: CurrentTest) -> None:
             ledger.unsent.clear()
 
 
+def _allow(state: SessionState, current: CurrentTest) -> None:
+    """Note what a test's markers let detectors find, for when they judge."""
+    patterns = markers.ignored_patterns(current.item)
+    if patterns:
+        state.allowed[current.item.nodeid] = Ignore(str(state.config.rootpath), patterns)
+
+
 def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
     """Mark what an attempt left as evidence if it failed, as ignored if a marker says so."""
     nodeid = current.item.nodeid
     ignore = Ignore(ledger.worker_root, markers.ignored_patterns(current.item))
 
+    failed_itself = current.failed and not current.accused
+
     def marked(entry: Entry) -> Entry:
         if entry.test != nodeid or entry.owner.scope not in (None, "function"):
             return entry
         return entry._replace(
-            evidence=entry.evidence or current.failed,
+            evidence=entry.evidence or failed_itself,
             ignored=entry.ignored or ignore.matches(entry.path),
         )
 
     ledger.unsent = [marked(entry) for entry in ledger.unsent]
+
+
+def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> list[Entry]:
+    """Return what the attempt that is just over has left and may not leave."""
+    look(state, ledger)
+    if ledger.detectors:
+        _allow(state, current)
+    if ledger.unsent:
+        _judge_attempt(ledger, current)
+    nodeid = current.item.nodeid
+    return [
+        entry
+        for entry in ledger.unsent
+        if entry.test == nodeid and entry.owner.scope in (None, "function") and not entry.ignored
+    ]
 
 
 def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
@@ -125,11 +152,20 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     if state.current is not None:
         state.current.reports.append(report)
     elif report.outcome == "failed":
-        state.failed.add(report.nodeid)
+        if not _is_accusation(report):
+            state.failed.add(report.nodeid)
         if hasattr(report, "node") and str(report.when) == "???":
             state.crashed[report.node.gateway.id] = report.nodeid
     if _CARRIED in report.__dict__:
         _unpack(state, report)
+
+
+def _is_accusation(report: pytest.TestReport) -> bool:
+    """Whether a report that came from a worker failed only because of what the test left."""
+    try:
+        return bool(json.loads(report.__dict__.get(_CARRIED, "{}")).get("accused"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def _unpack(state: SessionState, report: pytest.TestReport) -> None:
@@ -195,7 +231,8 @@ def settle(state: SessionState, completed: bool) -> None:
 
 def _settle_failure(state: SessionState, current: CurrentTest) -> None:
     nodeid = current.item.nodeid
-    state.failed.add(nodeid)
+    if not current.accused:
+        state.failed.add(nodeid)
     if not current.started:
         _after_crash(state, current)
     for lending in used(state, current.item):

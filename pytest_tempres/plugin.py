@@ -23,7 +23,6 @@ from pytest_tempres.fixtures import temp_resources_class
 from pytest_tempres.fixtures import temp_resources_module
 from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
-from pytest_tempres.leaks.deferred import settle
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace import custody
@@ -40,7 +39,7 @@ __all__ = [
     "temp_resources_session",
 ]
 
-custody.at_exit(settle)
+custody.at_exit()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,6 +66,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is None:
         return
     sessions.leave_basetemp_alone(config, state)
+    if state.settings.leaks == "strict":
+        from pytest_tempres.strict import StrictHooks  # noqa: PLC0415 -- few are so strict
+
+        config.pluginmanager.register(StrictHooks(state), "tempres-strict")
+    if state.baseline:
+        from pytest_tempres.course import CourseHooks  # noqa: PLC0415 -- few have a baseline
+
+        config.pluginmanager.register(CourseHooks(state), "tempres-course")
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)

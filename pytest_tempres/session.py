@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import contextlib
 import os
 import tempfile
 import time
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 
@@ -36,6 +38,9 @@ from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
 from pytest_tempres.workspace.sweep import sweep
 
+if TYPE_CHECKING:
+    from pytest_tempres.leaks.baseline import Known
+
 __all__ = ["leave_basetemp_alone", "start"]
 
 #: Set once a start was tried: what cannot be made early cannot be made later either.
@@ -57,6 +62,7 @@ def start(config: pytest.Config) -> SessionState | None:
     config.stash[_tried_key] = True
     announced, shared = distributed.shared_root()
     settings = options.read(config, namespace, joined=announced is not None)
+    baseline = _read_baseline(settings, joined=announced is not None)
     try:
         system_tmpdir = _system_tmpdir(worker=announced is not None)
         parent = settings.root or system_tmpdir
@@ -73,6 +79,7 @@ def start(config: pytest.Config) -> SessionState | None:
         root=root,
         worker=worker,
         ledger=ledger,
+        baseline=baseline,
         system_tmpdir=system_tmpdir,
     )
     redirect = Redirect()
@@ -84,6 +91,21 @@ def start(config: pytest.Config) -> SessionState | None:
     if ledger is not None:
         origins.activate(ledger.origins)
     return state
+
+
+def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
+    path = settings.baseline
+    # A worker on another host does without: it accuses nobody that its controller pardons.
+    if path is None or not os.path.exists(path):
+        return {}
+    from pytest_tempres.leaks import baseline  # noqa: PLC0415 -- few have one
+
+    try:
+        return baseline.read(path)
+    except (OSError, ValueError) as error:
+        if joined or settings.update_baseline == "all":
+            return {}
+        raise pytest.UsageError(f"--tempres-baseline={path}: {error}") from error
 
 
 def _system_tmpdir(*, worker: bool) -> str:
@@ -130,6 +152,7 @@ def _open_ledger(
         prefixes=() if real == root.path else (os.path.join(real, worker.name),),
         inside=tuple(os.path.join(path, "") for path in {root.path, real}),
         ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
+        temp="temp" in settings.detect,
     )
     # Without pytest's cache plugin there is no such option, and no cache.
     with contextlib.suppress(ValueError):
@@ -192,12 +215,53 @@ def _clear(state: SessionState) -> None:
     if not judged.issuperset(left):
         # Made after the verdict, or in a session that had none.
         state.deferred |= deferred.promised(state.callbacks)
-    for path in left:
+    if not _somebody_may_come(state):
+        _remove_all(state, left)
+    accused = _accused(state)
+    waiting = [path for path in left if os.path.lexists(path)]
+    if waiting or accused:
+        custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
+    else:
+        _give_up(state, kept)
+
+
+def _somebody_may_come(state: SessionState) -> bool:
+    """Whether an exit handler may know a path in ways that nobody can tell, and want it there."""
+    callbacks, ledger = state.callbacks, state.ledger
+    return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
+
+
+def _accused(state: SessionState) -> set[str]:
+    """Return the paths that were reported as leaks and are still there."""
+    if state.summary is None:
+        return set()
+    from pytest_tempres import correction  # noqa: PLC0415 -- most sessions leave nothing
+
+    return correction.open_to_correction(state.summary)
+
+
+def _remove_all(state: SessionState, paths: list[str]) -> None:
+    for path in paths:
         if path not in state.deferred:
             remove(state, Made(path))
-    if any(os.path.lexists(path) for path in left if path in state.deferred):
-        custody.hand_over(state.root)
-    elif not kept:
+
+
+def _at_exit(
+    state: SessionState, accused: set[str], waiting: list[str], kept: Collection[str]
+) -> None:
+    """Do after all exit handlers what could not be done before them."""
+    if accused:
+        from pytest_tempres import correction  # noqa: PLC0415 -- as above
+
+        correction.correct(state, accused)
+    _remove_all(state, [path for path in waiting if os.path.lexists(path)])
+    if not kept:
+        deferred.settle(state.root.path)
+    _give_up(state, kept)
+
+
+def _give_up(state: SessionState, kept: Collection[str]) -> None:
+    if not kept:
         state.root.dissolve()
     elif state.root.lock_fd is not None:
         lock.release(state.root.lock_fd)

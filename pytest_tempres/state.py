@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field
 import os
@@ -13,6 +14,7 @@ import pytest
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
@@ -24,16 +26,17 @@ from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 
 if TYPE_CHECKING:
+    from pytest_tempres.leaks.baseline import Known
     from pytest_tempres.reports.summary import Summary
 
-__all__ = ["CurrentTest", "Lending", "SessionState", "session_key"]
+__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
 
 
 class CurrentTest:
     """The test in whose protocol this process is, and how far its last attempt has come."""
 
     # Every test pays for one of these, and a dataclass with factories costs twice as much.
-    __slots__ = ("earlier", "failed", "failures", "item", "made", "reports", "started")
+    __slots__ = ("accused", "earlier", "failed", "failures", "item", "made", "reports", "started")
 
     def __init__(self, item: pytest.Item) -> None:
         self.item = item
@@ -43,10 +46,25 @@ class CurrentTest:
         self.reports: list[pytest.TestReport] = []
         #: Whether the attempt that goes on has failed so far.
         self.failed = False
+        #: Whether it failed only because we said so: what it left is a leak all the same.
+        self.accused = False
         #: How many failures there were before; pytest counts those of subtests too.
         self.failures = item.session.testsfailed
         #: Whether its setup began, or its report came, in this process.
         self.started = False
+
+
+class Course:
+    """What has run of the tests that a baseline names."""
+
+    def __init__(self) -> None:
+        #: The variants of each test (by its id without parameters), and those that passed.
+        self.collected: Counter[str] = Counter()
+        self.passed: Counter[str] = Counter()
+        #: The node ids of those that did not pass straight away.
+        self.stumbled: set[str] = set()
+        #: Whether some tests were deselected.
+        self.narrowed = False
 
 
 @dataclass(eq=False, repr=False)
@@ -72,6 +90,8 @@ class SessionState:
     worker: WorkerRoot
     #: None where leaks are not looked for.
     ledger: Ledger | None
+    #: The known leaks, by fingerprint.
+    baseline: dict[str, Known]
     #: Where the temp location was before it moved.
     system_tmpdir: str
     callbacks: ExitCallbacks | None = None
@@ -94,6 +114,9 @@ class SessionState:
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
+    #: What the markers of tests say that other detectors may find: patterns by node id.
+    allowed: dict[str, Ignore] = field(default_factory=dict)
     summary: Summary | None = None
     _told: set[str] = field(default_factory=set)
 
@@ -111,6 +134,13 @@ class SessionState:
     def travels(self) -> bool:
         """Whether reports made here are received by another process."""
         return self.is_worker or os.getpid() != self.pid
+
+    def may_stay(self, leak: Leak) -> bool:
+        """Whether the marker of the test that left it says so."""
+        entry = leak.entry
+        allowed = self.allowed.get(entry.test or "")
+        own = entry.owner.scope in (None, "function")
+        return allowed is not None and own and allowed.matches(entry.path)
 
     def warn(
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning

@@ -8,16 +8,20 @@ import os
 import pytest
 
 from pytest_tempres import distributed
+from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.verdict import is_evidence
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.owners import look
+from pytest_tempres.pardon import excused
+from pytest_tempres.pardon import pardoned
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
@@ -32,10 +36,11 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     settle_due(state)
     if state.ledger is not None:
         look(state, state.ledger, final=True)
+    detected = _detected(state)
     if state.joined:
-        distributed.send(state, _promised_by_worker(state))
+        distributed.send(state, _promised_by_worker(state), detected)
         return
-    leaks = _judge(state)
+    leaks = [*_judge(state), *excused(state, detected)]
     _keep_evidence(state, leaks)
     if state.kept:
         _write_index(state)
@@ -44,12 +49,13 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     elif leaks or state.remote_leaks or state.kept or _is_wanted(state):
         from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
 
-        conclusion.conclude(state, session, (*leaks, *state.remote_leaks))
+        conclusion.conclude(state, session, (*leaks, *excused(state, state.remote_leaks)))
 
 
 def _is_wanted(state: SessionState) -> bool:
     """Whether somebody wants to be told even that nothing was left."""
     asked = any(target.type != "term" for target in state.settings.reports)
+    asked = asked or bool(state.baseline) or state.settings.update_baseline is not None
     return asked or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
 
 
@@ -60,9 +66,25 @@ def _promised_by_worker(state: SessionState) -> set[str]:
     return promised(state.callbacks)
 
 
+def _detected(state: SessionState) -> list[Leak]:
+    """Return what the other detectors found in this process."""
+    leaks = []
+    for detector in state.ledger.detectors if state.ledger is not None else ():
+        try:
+            leaks += detector.judge()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            name = type(detector).__name__
+            state.warn(name, f"internal error in {name}: {error!r}", TempresLeakWarning)
+    return [
+        leak._replace(status="failed-test") if is_evidence(leak.entry, state.failed) else leak
+        for leak in leaks
+        if not state.may_stay(leak)
+    ]
+
+
 def _judge(state: SessionState) -> list[Leak]:
     ledger = state.ledger
-    if ledger is None:
+    if ledger is None or "temp" not in state.settings.detect:
         return []
     state.entries.update((entry.path, entry) for entry in ledger.unsent)
     ledger.unsent.clear()
@@ -77,17 +99,9 @@ def _judge(state: SessionState) -> list[Leak]:
         there,
         deferred=state.deferred,
         failed=state.failed,
-        pardoned=lambda leak: _pardoned(state, leak),
+        pardoned=lambda leak: pardoned(state, leak),
+        known=state.baseline,
     )
-
-
-def _pardoned(state: SessionState, leak: Leak) -> bool:
-    """Ask other plugins; one that fails must not silence the report, nor open the gate."""
-    try:
-        return bool(state.config.hook.pytest_tempres_ignore_leak(leak=leak))
-    except Exception as error:  # noqa: BLE001 -- it is somebody else's code
-        state.warn("ignore_leak", f"pytest_tempres_ignore_leak failed: {error!r}")
-        return False
 
 
 def _unreported(state: SessionState) -> list[Entry]:

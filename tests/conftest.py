@@ -71,6 +71,12 @@ def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
 
 
 @pytest.fixture
+def run_plain(pytester, system_tmp) -> Callable[..., pytest.RunResult]:
+    """Run an inner session in a subprocess of its own, without workers."""
+    return lambda *args: pytester.runpytest_subprocess(*PLAIN, *args)
+
+
+@pytest.fixture
 def run_here(pytester) -> Callable[..., pytest.RunResult]:
     """Run an inner session in this process, and see that it leaves nothing behind."""
 

@@ -28,7 +28,7 @@ def refused(result, *texts):
         ("keep=", ["none, failed or all"]),
         ("keep-sessions=-1", ["whole number"]),
         ("keep-sessions=few", ["whole number"]),
-        ("leaks=fial", ["off, report or fail", "did you mean fail?"]),
+        ("leaks=fial", ["off, report, fail or strict", "did you mean fail?"]),
         ("root=missing", ["no such directory"]),
         ("root=file", ["no such directory"]),
         ("report=jsn:x", ["term, term:none or json:PATH", "did you mean json?"]),
@@ -51,7 +51,7 @@ def test_wrong_options_are_refused(pytester, run_here, option, texts):
     [
         ("tempres_keep = maybe", ["maybe", "none, failed or all"]),
         ("tempres_keep_sessions = few", ["keep", "sessions", "few"]),
-        ("tempres_leaks = loud", ["loud", "off, report or fail"]),
+        ("tempres_leaks = loud", ["loud", "off, report, fail or strict"]),
         ("tempres_root = missing", ["missing", "no such directory"]),
         ("tempres_root_mode = 0777", ["0777", "0700, 0711, 0755 or 1777"]),
         ("tempres_report = term jsn:x", ["jsn:x", "json"]),

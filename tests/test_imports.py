@@ -20,9 +20,10 @@ ROWS = (
     {"reports"},
     {"options", "notices", "hookspecs"},
     {"state", "markers"},
-    {"fixtures", "redirect", "distributed", "owners", "keeping"},
+    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
     {"outcomes", "conclusion"},
-    {"session", "verdicts"},
+    {"correction"},
+    {"session", "verdicts", "strict"},
     {"plugin"},
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}

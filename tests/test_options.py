@@ -21,6 +21,9 @@ DEFAULTS = {
     "tempres_root": None,
     "tempres_root_mode": None,
     "tempres_leaks": None,
+    "tempres_detect": [],
+    "tempres_watch": [],
+    "tempres_baseline": None,
     "tempres_report": [],
     "tempres_ignore": [],
     "tempres_redirect": True,
@@ -43,6 +46,7 @@ def settings(tmp_path):
             getini=getini,
             invocation_params=SimpleNamespace(dir=tmp_path),
             inipath=tmp_path / "project" / "tox.ini" if ini else None,
+            rootpath=tmp_path / "project",
         )
         namespace = argparse.Namespace(**{f"tempres_{name}": v for name, v in given.items()})
         return read(config, namespace, joined=joined)
@@ -82,6 +86,9 @@ def test_every_ini_value_is_declared_with_its_type_and_default():
         "tempres_root": ("string", None),
         "tempres_root_mode": ("string", None),
         "tempres_leaks": ("string", None),
+        "tempres_detect": ("args", []),
+        "tempres_watch": ("linelist", []),
+        "tempres_baseline": ("string", None),
         "tempres_report": ("args", []),
         "tempres_ignore": ("linelist", []),
         "tempres_redirect": ("bool", True),
@@ -94,10 +101,11 @@ def test_every_option_has_help_and_most_can_stand_in_the_ini_file():
     add_options(parser)
     assert all(attributes["help"] for attributes in parser.options.values())
     names = {name.removeprefix("--").replace("-", "_") for name in parser.options}
-    assert names <= set(parser.ini)
+    # To rewrite a file is a matter of one run.
+    assert names - set(parser.ini) == {"tempres_update_baseline"}
 
 
-def test_the_defaults(settings):
+def test_the_defaults(settings, tmp_path):
     """Without any configuration: failed tests' directories, three sessions, a report."""
     given = settings()
     assert given == Settings(
@@ -106,8 +114,12 @@ def test_the_defaults(settings):
         root=None,
         root_mode=given.root_mode,
         leaks="report",
-        reports=(),
+        detect=frozenset({"temp"}),
+        watch=(str(tmp_path / "project"),),
         ignore=(),
+        baseline=None,
+        update_baseline=None,
+        reports=(),
         redirect=True,
     )
     assert given.prints
@@ -135,7 +147,7 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("keep", "maybe", r"--tempres-keep=maybe: choose none, failed or all$"),
         ("keep", "fail", r"choose none, failed or all \(did you mean failed\?\)$"),
         ("keep", "Failed", r"did you mean failed"),
-        ("leaks", "repotr", r"--tempres-leaks=repotr: choose off, report or fail .*mean report"),
+        ("leaks", "repotr", r"--tempres-leaks=repotr: choose off, .* or strict .*mean report"),
         ("keep_sessions", "-1", r"--tempres-keep-sessions=-1: give a whole number, 0 or more"),
         ("keep_sessions", "1.5", r"whole number"),
         ("keep_sessions", "\u0663", r"whole number"),
@@ -150,6 +162,12 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("report", ["term:file"], r"takes no destination but none"),
         ("report", ["json:missing/r.json"], r"there is no directory .*missing; make it first"),
         ("report", ["json:."], r"this is a directory; name a file in it"),
+        ("detect", "fd", r"--tempres-detect=fd: choose temp, fds or watch \(did you mean fds\?\)"),
+        ("detect", "temp,", r"choose temp, fds or watch"),
+        ("baseline", "missing", r"no such file; --tempres-update-baseline=all makes it"),
+        ("baseline", "", r"no such file"),
+        ("update_baseline", "al", r"choose shrink or all \(did you mean all\?\)"),
+        ("update_baseline", "all", r"no baseline to rewrite; name one with --tempres-baseline"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_message(settings, name, value, message):
@@ -165,6 +183,8 @@ def test_a_bad_value_is_refused_in_one_message(settings, name, value, message):
         ("tempres_report", ["jsn:x"], "did you mean json"),
         ("tempres_root_mode", "700", "tempres_root_mode=700: choose 0700, 0711, 0755 or 1777"),
         ("tempres_root_mode", "0777", "choose"),
+        ("tempres_detect", ["temp", "all"], "all: choose temp, fds or watch"),
+        ("tempres_watch", ["missing"], "tempres_watch: missing: there is no such directory"),
         ("tempres_keep_sessions", TypeError("expects an int"), "tempres_keep_sessions in the conf"),
         ("tempres_redirect", ValueError("invalid truth value 'x'"), "tempres_redirect in.*truth"),
     ],
@@ -173,6 +193,40 @@ def test_a_bad_value_in_the_ini_file_is_refused(settings, name, value, message):
     """What pytest itself refuses to read becomes a message about the configuration as well."""
     with pytest.raises(pytest.UsageError, match=message):
         settings({name: value})
+
+
+@pytest.mark.parametrize(
+    "ini, given, names",
+    [
+        ([], None, {"temp"}),
+        (["fds", "watch"], None, {"fds", "watch"}),
+        (["temp,fds"], None, {"temp", "fds"}),
+        (["fds"], "temp,watch", {"temp", "watch"}),
+    ],
+)
+def test_detectors_are_those_named(settings, ini, given, names):
+    """A list is written with commas; in the file, spaces do as well."""
+    assert settings({"tempres_detect": ini}, detect=given).detect == names
+
+
+def test_watched_directories_are_relative_to_the_file(settings, tmp_path):
+    """They mean the same from wherever pytest is started."""
+    (tmp_path / "project" / "src").mkdir(parents=True)
+    given = settings({"tempres_watch": ["src", ".."]})
+    assert given.watch == (str(tmp_path / "project" / "src"), str(tmp_path))
+
+
+def test_a_new_baseline_can_be_made_and_an_old_one_read(settings, tmp_path):
+    """Only a run that writes all of it may name a file that is not there yet."""
+    path = tmp_path / "known.txt"
+    assert settings(baseline="known.txt", update_baseline="all").baseline == str(path)
+    with pytest.raises(pytest.UsageError, match="no such file"):
+        settings(baseline="known.txt", update_baseline="shrink")
+    with pytest.raises(pytest.UsageError, match="there is no directory"):
+        settings(baseline="missing/known.txt", update_baseline="all")
+    path.touch()
+    given = settings(baseline="known.txt", update_baseline="shrink")
+    assert (given.baseline, given.update_baseline) == (str(path), "shrink")
 
 
 @given(st.text())

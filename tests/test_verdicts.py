@@ -221,7 +221,7 @@ def test_mode_and_exit_status(pytester, told, nothing_left, mode):
     assert report["totals"]["leaks"] == (mode != "off")
     seen = "temporary resources" in result.stdout.str()
     assert seen is (mode != "off")
-    gate = "the run fails because of leaks (--tempres-leaks=fail)"
+    gate = "the run fails because of leaks (--tempres-leaks)"
     assert (gate in result.stdout.str()) is (mode == "fail")
     nothing_left()
 

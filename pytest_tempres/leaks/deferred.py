@@ -10,11 +10,13 @@ import functools
 import gc
 import os
 import tempfile
+from types import CodeType
 from types import FunctionType
 from types import MethodType
 from typing import Any
 from typing import Final
 
+from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
@@ -59,6 +61,15 @@ class ExitCallbacks:
         self._unregister(func)
         self._callbacks = [each for each in self._callbacks if each[0] != func]
 
+    def pending(self, folder: Folder) -> bool:
+        """Whether a callback of the code under test waits for the end.
+
+        :param folder: Tells the code under test from the standard library and the
+            machinery, whose callbacks remove nothing but what they were given.
+        """
+        codes = (_code(func) for func, _ in self._callbacks)
+        return any(code and folder.show(os.path.abspath(code.co_filename)) for code in codes)
+
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
         paths: set[str] = set()
@@ -67,6 +78,16 @@ class ExitCallbacks:
             with contextlib.suppress(Exception):
                 paths.update(_paths_in((func, *arguments)))
         return paths - self._standing
+
+
+def _code(func: Any) -> CodeType | None:
+    """Return the code that a callback runs; None for a builtin."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    func = getattr(func, "__func__", func)
+    if not hasattr(func, "__code__"):
+        func = type(func).__call__
+    return getattr(func, "__code__", None)
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 
+from pytest_tempres.leaks.detector import Detector
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
@@ -30,6 +31,7 @@ class Ledger:
     :param prefixes: Other spellings of the worker root, resolved links for instance.
     :param inside: Directories in which nothing is foreign.
     :param ignored: Tells whether the ini file lets a path stay.
+    :param temp: Whether the worker root is looked at at all.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Ledger:
         prefixes: tuple[str, ...],
         inside: tuple[str, ...],
         ignored: Callable[[str], bool],
+        temp: bool = True,
     ) -> None:
         self.running = Running()
         #: Entries that no report has carried away yet.
@@ -55,12 +58,20 @@ class Ledger:
         self._found_outside: list[str] = []
         self._last_test: Owner | None = None
         self._behind = False
+        self._temp = temp
+        #: What is looked at besides the worker root.
+        self.detectors: list[Detector] = []
         self.origins = Origins(
             tuple(os.path.join(path, "") for path in (worker_root, *prefixes)),
             inside,
             self._inodes,
             self.running,
         )
+
+    def add(self, detector: Detector) -> None:
+        """Let *detector* look whenever the owner changes."""
+        self.detectors.append(detector)
+        self.origins.add(detector)
 
     def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> State:
         """Make *owner* the one who is running, and return who was."""
@@ -86,7 +97,13 @@ class Ledger:
         :returns: The new entries, which stand in `unsent` too.
         :raises FileNotFoundError: When the worker root is gone.
         """
+        for detector in self.detectors:
+            detector.look()
         found: list[Entry] = []
+        if not self._temp:
+            self.origins.outside.clear()
+            self.origins.forget()
+            return found
         if self._look.changed() or final:
             if final or self._look.affordable():
                 found = self._book(self._look.names(), complete=True)
@@ -97,8 +114,7 @@ class Ledger:
                 self._behind = True
         if self.origins.outside:
             found += self._outside()
-        self.origins.hints.clear()
-        self.origins.going.clear()
+        self.origins.forget()
         self.unsent += found
         return found
 

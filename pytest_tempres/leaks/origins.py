@@ -126,6 +126,11 @@ class Origins:
         self._known = known
         self._running = running
 
+    def forget(self) -> None:
+        """Drop the hints that the last look has used."""
+        self.hints.clear()
+        self.going.clear()
+
     def exclude(self, directory: str) -> None:
         """Take everything below *directory* for somebody else's."""
         self._inside += (os.path.join(directory, ""),)

@@ -15,7 +15,7 @@ from pytest_tempres.leaks.model import Status
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.temp_root import measure
 
-__all__ = ["judge", "parents", "suspects"]
+__all__ = ["excuse", "is_evidence", "judge", "parents", "suspects"]
 
 
 def suspects(entries: Iterable[Entry]) -> list[Entry]:
@@ -37,6 +37,7 @@ def judge(
     deferred: AbstractSet[str],
     failed: Collection[str],
     pardoned: Callable[[Leak], bool],
+    known: Collection[str] = (),
 ) -> list[Leak]:
     """Return one record for each entry that is there.
 
@@ -44,6 +45,7 @@ def judge(
     :param deferred: Paths that somebody will remove at interpreter exit.
     :param failed: The node ids of the tests that failed.
     :param pardoned: Whether somebody wants a leak to be passed over.
+    :param known: The fingerprints in the baseline.
     """
     leaks = []
     for entry in there:
@@ -52,18 +54,33 @@ def judge(
             continue
         status = _status(entry, deferred, failed)
         kind, size, items, complete = found
-        leak = Leak(kind, entry.path, size, items, complete, status, entry)
-        if leak.status != "leak" or not pardoned(leak):
-            leaks.append(leak)
-    return leaks
+        leaks.append(Leak(kind, entry.path, size, items, complete, status, entry))
+    return excuse(leaks, pardoned=pardoned, known=known)
+
+
+def excuse(
+    leaks: Iterable[Leak], *, pardoned: Callable[[Leak], bool], known: Collection[str]
+) -> list[Leak]:
+    """Return *leaks* without those that are pardoned, and with the known ones marked as such."""
+    kept = []
+    for leak in leaks:
+        if leak.status != "leak":
+            kept.append(leak)
+        elif not pardoned(leak):
+            is_known = bool(known) and leak.fingerprint in known
+            kept.append(leak._replace(status="known") if is_known else leak)
+    return kept
 
 
 def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -> Status:
     if deferred and not deferred.isdisjoint(_spellings(entry.path)):
         return "deferred"
-    if entry.evidence or (entry.test in failed and entry.owner.scope in (None, "function")):
-        return "failed-test"
-    return "leak"
+    return "failed-test" if is_evidence(entry, failed) else "leak"
+
+
+def is_evidence(entry: Entry, failed: Collection[str]) -> bool:
+    """Whether *entry* shows what something that failed did, and is no leak."""
+    return entry.evidence or (entry.test in failed and entry.owner.scope in (None, "function"))
 
 
 def _spellings(path: str) -> set[str]:

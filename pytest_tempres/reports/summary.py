@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.workspace.retention import Kept
 
@@ -47,8 +48,10 @@ class Summary:
     root: str
     leaks: tuple[Leak, ...]
     kept: tuple[Kept, ...]
+    #: Known leaks that are gone, though their owners ran to the end.
+    stale: tuple[Known, ...] = ()
     #: Whether the leaks changed the exit status.
-    gate_failed: bool
+    gate_failed: bool = False
 
     @property
     def totals(self) -> Totals:

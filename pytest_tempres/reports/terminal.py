@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import os
 from typing import TYPE_CHECKING
 from typing import Final
@@ -16,13 +17,15 @@ from pytest_tempres.reports.summary import shown
 if TYPE_CHECKING:
     from pytest import TerminalReporter
 
-__all__ = ["write"]
+__all__ = ["describe", "write"]
 
 #: How much stands in the report of a run that is not verbose.
 _OWNERS: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
 
+#: Kinds that are no thing that was left, but what was done to one.
+_DEEDS: Final = ("changed", "deleted")
 _PLURALS: Final = {"directory": "directories"}
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -30,22 +33,34 @@ _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 def write(summary: Summary, terminal: TerminalReporter) -> None:
     """Write what was left and what was kept; nothing when there is neither."""
     leaks = [leak for leak in summary.leaks if leak.status == "leak"]
-    if not leaks and not summary.kept:
+    if not (leaks or summary.kept or summary.stale or summary.totals.known):
         return
     verbose = terminal.config.get_verbosity() > 0
     terminal.write_sep("=", "temporary resources")
     owners = _by_owner(leaks)
     for owner in owners if verbose else list(owners)[:_OWNERS]:
-        _write_owner(terminal, summary, owner, owners[owner], verbose=verbose)
+        for line in _of_owner(owner, owners[owner], summary.root, verbose=verbose):
+            terminal.write_line(line)
     if not verbose and len(owners) > _OWNERS:
         terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
     for kept in summary.kept:
         nodeid = shown(kept.nodeid, controls=True)
         terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
+    for known in summary.stale:
+        terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
     if summary.gate_failed:
-        terminal.write_line("the run fails because of leaks (--tempres-leaks=fail)", red=True)
+        terminal.write_line("the run fails because of leaks (--tempres-leaks)", red=True)
     colour = "red" if summary.gate_failed else "yellow"
     terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
+
+
+def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
+    """Yield the lines that tell of *leaks*, as the report of the session does.
+
+    :param root: The session root; what lies in it is shown relative to its parent.
+    """
+    for owner, group in _by_owner(leaks).items():
+        yield from _of_owner(owner, group, root, verbose=False)
 
 
 def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
@@ -55,26 +70,19 @@ def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
     return groups
 
 
-def _write_owner(
-    terminal: TerminalReporter,
-    summary: Summary,
-    owner: Owner,
-    leaks: list[Leak],
-    *,
-    verbose: bool,
-) -> None:
-    terminal.write_line(f"{_name(owner)} left {_amount(leaks)}{_workers(leaks)}")
+def _of_owner(owner: Owner, leaks: list[Leak], root: str, *, verbose: bool) -> Iterator[str]:
+    yield f"{_name(owner)} {_amount(leaks)}{_workers(leaks)}"
     by_origin: dict[tuple[Frame, ...], list[Leak]] = {}
     for leak in leaks:
         by_origin.setdefault(leak.entry.origin, []).append(leak)
     for position, alike in enumerate(by_origin.values()):
         if position == _ORIGINS and not verbose:
-            terminal.write_line(f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)")
+            yield f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)"
             return
         more = f" and {len(alike) - 1} more like it" if len(alike) > 1 else ""
-        terminal.write_line(f"  {_place(summary, alike[0].path)}{more}")
+        yield f"  {_place(root, alike[0].path)}{more}"
         for line in _origin(alike[0], verbose=verbose):
-            terminal.write_line(f"    {line}")
+            yield f"    {line}"
 
 
 def _name(owner: Owner) -> str:
@@ -88,14 +96,28 @@ def _name(owner: Owner) -> str:
 
 
 def _amount(leaks: list[Leak]) -> str:
+    """Return what an owner did, in words: nobody leaves what is gone."""
+    left = [leak for leak in leaks if leak.kind not in _DEEDS]
+    deeds = [f"left {_kinds(left)}"] if left else []
+    for kind in _DEEDS:
+        number = sum(leak.kind == kind for leak in leaks)
+        if number:
+            deeds.append(f"{kind} {count(number, 'path')}")
+    return ", ".join(deeds)
+
+
+def _kinds(leaks: list[Leak]) -> str:
     kinds: dict[str, int] = {}
     for leak in leaks:
         kinds[leak.kind] = kinds.get(leak.kind, 0) + 1
     what = " and ".join(count(number, kind) for kind, number in kinds.items())
-    return f"{what} ({_contents(leaks)})"
+    contents = _contents([leak for leak in leaks if leak.kind != "descriptor"])
+    return f"{what} ({contents})" if contents else what
 
 
 def _contents(leaks: list[Leak]) -> str:
+    if not leaks:
+        return ""
     total = size(sum(leak.bytes for leak in leaks))
     bound = "" if all(leak.complete for leak in leaks) else "at least "
     if "directory" not in {leak.kind for leak in leaks}:
@@ -109,9 +131,9 @@ def _workers(leaks: list[Leak]) -> str:
     return f" in {', '.join(workers)}" if len(workers) > 1 else ""
 
 
-def _place(summary: Summary, path: str) -> str:
-    parent = os.path.join(os.path.dirname(summary.root), "")
-    inside = path.startswith(os.path.join(summary.root, ""))
+def _place(root: str, path: str) -> str:
+    parent = os.path.join(os.path.dirname(root), "")
+    inside = path.startswith(os.path.join(root, ""))
     return shown(path[len(parent) :] if inside else path, controls=True)
 
 
@@ -137,16 +159,23 @@ def _short(file: str) -> str:
 
 def _closing(summary: Summary, leaks: list[Leak]) -> str:
     totals = summary.totals
-    if not leaks:
-        text = f"no leaks; {count(totals.kept, 'path')} kept"
-    else:
-        makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
-        what = count(totals.leaks, "leak")
-        text = f"{what} from {_join(m for m in makers if m)}, {size(totals.bytes)}"
-        text += f"; {_fate(summary, leaks)}"
+    parts = [_verdict(summary, leaks)] if leaks else ["no leaks"]
+    if totals.kept and not leaks:
+        parts.append(f"{count(totals.kept, 'path')} kept")
+    if totals.known:
+        parts.append(f"{totals.known} known")
     if totals.from_failed:
-        text += f"; {totals.from_failed} more from failed tests"
-    return text
+        parts.append(f"{totals.from_failed} more from failed tests")
+    return "; ".join(parts)
+
+
+def _verdict(summary: Summary, leaks: list[Leak]) -> str:
+    makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
+    text = f"{count(len(leaks), 'leak')} from {_join(m for m in makers if m)}"
+    paths = [leak.path for leak in leaks if leak.kind not in ("descriptor", *_DEEDS)]
+    if not paths:
+        return text
+    return f"{text}, {size(summary.totals.bytes)}; {_fate(summary, paths)}"
 
 
 def _makers(leaks: list[Leak], kind: str) -> str:
@@ -156,12 +185,12 @@ def _makers(leaks: list[Leak], kind: str) -> str:
     return count(len(owners), kind) if owners else ""
 
 
-def _fate(summary: Summary, leaks: list[Leak]) -> str:
+def _fate(summary: Summary, paths: list[str]) -> str:
     inside = os.path.join(summary.root, "")
-    outside = sum(not leak.path.startswith(inside) for leak in leaks)
+    outside = sum(not path.startswith(inside) for path in paths)
     if not outside:
         return "removed"
-    if outside == len(leaks):
+    if outside == len(paths):
         return "not removed, since outside the temp location"
     return f"removed but for {outside} outside the temp location"
 

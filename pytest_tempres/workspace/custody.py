@@ -1,17 +1,16 @@
-"""Which session roots must still go when the interpreter exits?"""
+"""What must still be done when the interpreter exits, after everybody else?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import os
 from typing import Final
 import weakref
 
-from pytest_tempres.workspace.root import SessionRoot
-
 __all__ = ["at_exit", "hand_over"]
 
-_roots: Final[list[SessionRoot]] = []
+_duties: Final[list[tuple[int, Callable[[], object]]]] = []
 
 
 class _Anchor:
@@ -21,27 +20,25 @@ class _Anchor:
 _anchor: Final = _Anchor()
 
 
-def hand_over(root: SessionRoot) -> None:
-    """Leave *root*, in which others still have to clean up, to the end of the process."""
-    _roots.append(root)
+def hand_over(duty: Callable[[], object]) -> None:
+    """Leave *duty* to the end of this process; a forked child does not do it."""
+    _duties.append((os.getpid(), duty))
 
 
-def at_exit(settle: Callable[[str], object]) -> None:
-    """Dissolve the roots handed over, after every exit handler registered from now on.
+def at_exit() -> None:
+    """Do what was handed over after every exit handler that is registered from now on.
 
     A `weakref.finalize` does this better than `atexit.register`: all finalizers
     run at the exit position of the first one ever made, the youngest first. So
     those of temporary directories made later come before ours in either case.
-
-    :param settle: Called with each root's path first, to let go of what only
-        module teardown would release.
     """
-    weakref.finalize(_anchor, _dissolve_all, settle)
+    weakref.finalize(_anchor, _do_all)
 
 
-def _dissolve_all(settle: Callable[[str], object]) -> None:
-    while _roots:
-        root = _roots.pop()
-        if root.pid == os.getpid():
-            settle(root.path)
-            root.dissolve()
+def _do_all() -> None:
+    while _duties:
+        pid, duty = _duties.pop()
+        # At this point nobody is left to be told.
+        with contextlib.suppress(Exception):
+            if pid == os.getpid():
+                duty()

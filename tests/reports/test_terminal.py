@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.terminal import count
@@ -55,8 +56,29 @@ def lines(summarize):
 def test_nothing_left_and_nothing_kept_says_nothing(a_leak, lines):
     """A session without findings is as quiet as one without the plugin."""
     assert lines() == []
-    others = [a_leak(status=status) for status in ("known", "deferred", "failed-test")]
+    others = [a_leak(status=status) for status in ("deferred", "failed-test")]
     assert lines(*others) == []
+
+
+def test_what_is_known_is_counted_and_what_is_stale_is_named(a_leak, lines):
+    """A baseline says in one line that it held, and what to take out of it."""
+    stale = Known("test", "t.py::old", "file", "t.py:old", "0" * 16)
+    assert lines(a_leak(status="known"), stale=(stale,)) == [
+        "=== temporary resources",
+        "stale in the baseline: t.py::old leaves no file any more",
+        "=== no leaks; 1 known",
+    ]
+
+
+def test_descriptors_and_changes_are_told_in_their_own_words(a_leak, lines):
+    """Nobody leaves what is gone, a descriptor has no size, and neither is removed."""
+    kinds = ("descriptor", "descriptor", "deleted", "changed", "file")
+    first, *others = lines(*(a_leak(kind=kind) for kind in kinds[:4]))[1:]
+    assert first == "t.py::test left 2 descriptors, changed 1 path, deleted 1 path"
+    assert others[-1] == "=== 4 leaks from 1 test"
+    first, *others = lines(*(a_leak(kind=kind, size=5) for kind in kinds))[1:]
+    assert first.startswith("t.py::test left 2 descriptors and 1 file (5 bytes), changed")
+    assert others[-1].endswith("; removed")
 
 
 def test_a_leak_is_told_with_its_owner_its_place_and_its_line(a_leak, lines):
@@ -224,7 +246,7 @@ def test_a_failed_gate_is_red_and_says_why(a_leak, summarize, failed, colour):
     terminal = Terminal()
     write(summarize(a_leak(), gate_failed=failed), terminal)
     assert terminal.marks[terminal.lines[-1]] == {colour: True}
-    assert ("--tempres-leaks=fail" in terminal.lines[-2]) is failed
+    assert ("(--tempres-leaks)" in terminal.lines[-2]) is failed
 
 
 def test_only_kept_paths_are_no_reason_for_a_colour(summarize):

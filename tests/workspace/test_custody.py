@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 import subprocess
 import sys
 
 import pytest
 
 from pytest_tempres.workspace import custody
-from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import is_ours
 
 #: A session that ends while others still have to clean up in its root.
 PROGRAM = """
@@ -18,20 +15,20 @@ import atexit, os, sys, tempfile
 from pytest_tempres.leaks.deferred import settle
 from pytest_tempres.workspace import custody
 from pytest_tempres.workspace.root import create
-custody.at_exit(settle)
+custody.at_exit()
 root = create(sys.argv[1], mode=0o700, about={{}})
 worker = root.add_worker("main", 0o700)
 {after}
-custody.hand_over(root)
+custody.hand_over(lambda: (settle(root.path), root.dissolve()))
 """
 
 
 @pytest.fixture
-def handed(monkeypatch) -> list[SessionRoot]:
-    """The roots that were handed over; the outer session's own ones are set aside."""
-    roots: list[SessionRoot] = []
-    monkeypatch.setattr(custody, "_roots", roots)
-    return roots
+def handed(monkeypatch) -> list[object]:
+    """What was handed over; what the outer session has is set aside."""
+    duties: list[object] = []
+    monkeypatch.setattr(custody, "_duties", duties)
+    return duties
 
 
 @pytest.fixture
@@ -52,22 +49,24 @@ def run(tmp_path):
     return run
 
 
-def test_roots_handed_over_are_settled_and_then_dissolved(root, handed):
-    """What only the end of the process releases goes first, then the root."""
-    left = Path(root.add_worker("main", 0o700).path, "left")
-    left.write_text("x")
-    custody.hand_over(root)
-    custody._dissolve_all(lambda path: path == root.path and left.unlink())
-    assert not os.path.exists(root.path)
+def test_duties_are_done_once_and_one_that_fails_hinders_none(handed):
+    """At the end of the process nobody is left to be told of a failure."""
+    done = []
+    custody.hand_over(lambda: done.append("first"))
+    custody.hand_over(lambda: 1 / 0)
+    custody.hand_over(lambda: done.append("last"))
+    custody._do_all()
+    assert sorted(done) == ["first", "last"]
     assert handed == []
 
 
-def test_a_forked_child_neither_settles_nor_dissolves(root, handed, in_child):
+def test_a_forked_child_does_no_duty_of_its_parent(handed, in_child):
     """A child that ends by itself leaves its parent's root alone."""
-    settled = []
-    custody.hand_over(root)
-    assert in_child(lambda: custody._dissolve_all(settled.append) is None and not settled)
-    assert is_ours(root.path)
+    done = []
+    custody.hand_over(lambda: done.append(1))
+    assert in_child(lambda: custody._do_all() is None and not done)
+    custody._do_all()
+    assert done == [1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Was somebody accused who cleaned up after all, at the very end? The report is put right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+import os
+import sys
+
+from pytest_tempres.conclusion import write_files
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.summary import shown
+from pytest_tempres.state import SessionState
+
+__all__ = ["correct", "open_to_correction"]
+
+#: Kinds that no longer being there says nothing about.
+_NO_PATHS = ("changed", "deleted", "descriptor")
+
+
+def open_to_correction(summary: Summary) -> set[str]:
+    """Return the paths that were called leaks and that are still there."""
+    return {
+        leak.path
+        for leak in summary.leaks
+        if leak.status == "leak" and leak.kind not in _NO_PATHS and os.path.lexists(leak.path)
+    }
+
+
+def correct(state: SessionState, paths: Collection[str]) -> None:
+    """Say which of *paths* were removed by an exit handler, and correct the JSON report.
+
+    :param paths: What :func:`open_to_correction` returned, and nobody of ours has removed.
+    """
+    summary = state.summary
+    if summary is None:
+        return
+    gone = {path for path in paths if not os.path.lexists(path)}
+    if not gone:
+        return
+    state.summary = replace(summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks))
+    write_files(state, state.summary)
+    lines = "".join(f"  {shown(path, controls=True)}\n" for path in sorted(gone))
+    text = "pytest-tempres: reported as left, but removed when Python exited:\n"
+    sys.stderr.write(text + lines)
+
+
+def _put_right(leak: Leak, gone: Collection[str]) -> Leak:
+    return leak._replace(status="deferred") if leak.path in gone else leak

@@ -1,0 +1,83 @@
+"""Who ran to the end? A known leak is stale only when its owner did, and left nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+import os
+
+import pytest
+
+from pytest_tempres.leaks.baseline import Known
+from pytest_tempres.leaks.baseline import base_id
+from pytest_tempres.leaks.baseline import stale
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.state import SessionState
+
+__all__ = ["CourseHooks", "no_longer"]
+
+#: Options that leave out tests before anybody can count them.
+_NARROWING = ("lf", "ignore", "ignore_glob")
+
+
+class CourseHooks:
+    """What counts tests and their variants, registered only where there is a baseline."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Count the variants of each test before anybody deselects some."""
+        course = self._state.course
+        before = len(items)
+        # A worker tells the controller of those alone that may turn out to be stale.
+        known = {each.owner for each in self._state.baseline.values()}
+        course.collected = Counter(base_id(item.nodeid) for item in items)
+        course.collected = Counter({k: v for k, v in course.collected.items() if k in known})
+        result = yield
+        course.narrowed |= len(items) != before
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the variants that passed, in the process that knows all reports."""
+        course = self._state.course
+        if report.outcome != "passed":
+            course.stumbled.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid not in course.stumbled:
+            course.passed[base_id(report.nodeid)] += 1
+
+
+def no_longer(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> list[Known]:
+    """Return the known leaks that are gone, though their owners ran to the end."""
+    if not state.baseline:
+        return []
+    over = _tests(state)
+    if _is_whole(state, session):
+        known = state.baseline.values()
+        over |= {(each.owner_kind, each.owner) for each in known if each.owner_kind != "test"}
+    return stale(state.baseline, {leak.fingerprint for leak in leaks}, over)
+
+
+def _tests(state: SessionState) -> set[tuple[str, str]]:
+    """Return the tests of which every variant was collected and has passed."""
+    course, config = state.course, state.config
+    if config.getoption("lf", False) or any("[" in arg.partition("::")[2] for arg in config.args):
+        return set()
+    return {
+        ("test", base) for base, number in course.collected.items() if course.passed[base] >= number
+    }
+
+
+def _is_whole(state: SessionState, session: pytest.Session) -> bool:
+    """Whether this run had every test of the project, and all of them passed."""
+    config = state.config
+    if session.exitstatus != pytest.ExitCode.OK or state.course.narrowed:
+        return False
+    if any(config.getoption(name, None) for name in _NARROWING):
+        return False
+    root = os.path.realpath(config.rootpath)
+    given = config.args_source is config.ArgsSource.ARGS
+    return not given or any(os.path.realpath(arg) == root for arg in config.args)

@@ -1,0 +1,113 @@
+"""Which leaks are known? A file that people commit: one line for each, in a stable order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Mapping
+import os
+import re
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.leaks.model import Leak
+
+__all__ = ["Known", "base_id", "read", "render", "stale", "write"]
+
+_HEADER: Final = (
+    "# Known leaks, as pytest-tempres found them: they are reported as known and fail nothing.\n"
+    "# --tempres-update-baseline=shrink drops those that are gone, =all writes the file anew.\n"
+)
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
+_FIELDS: Final = 5
+
+
+class Known(NamedTuple):
+    """A leak that somebody has decided to live with.
+
+    No line number, count, size or time is part of it, so that it changes only
+    when the leak does, and two branches merge.
+    """
+
+    owner_kind: str
+    #: Without the parameters of a test.
+    owner: str
+    kind: str
+    #: ``file:function`` of the line that made it, or ``-``.
+    place: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, leak: Leak) -> Known:
+        """Return the line that stands for *leak*."""
+        entry = leak.entry
+        place = f"{entry.origin[0].file}:{entry.origin[0].function}" if entry.origin else "-"
+        owner = base_id(entry.owner.id)
+        return cls(
+            entry.owner.kind, _printable(owner), leak.kind, _printable(place), leak.fingerprint
+        )
+
+
+def base_id(nodeid: str) -> str:
+    """Return *nodeid* without the parameters of a test."""
+    return nodeid.partition("[")[0]
+
+
+def read(path: str) -> dict[str, Known]:
+    """Return the known leaks of the file at *path* by fingerprint.
+
+    :raises ValueError: For a line that is none of ours, a conflict marker for instance.
+    :raises OSError: When it cannot be read.
+    """
+    found = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            text = line.rstrip("\n")
+            if not text.strip() or text.startswith("#"):
+                continue
+            fields = text.split("\t")
+            if len(fields) != _FIELDS or not _FINGERPRINT.match(fields[-1]):
+                raise ValueError(
+                    f"line {number} is no known leak: {text[:60]!r}; "
+                    "write the file anew with --tempres-update-baseline=all"
+                )
+            known = Known(*fields)
+            found[known.fingerprint] = known
+    return found
+
+
+def render(known: Iterable[Known]) -> str:
+    """Return the text of a baseline: sorted, each leak once."""
+    return _HEADER + "".join("\t".join(each) + "\n" for each in sorted(set(known)))
+
+
+def write(path: str, known: Iterable[Known]) -> None:
+    """Write a baseline in one step, so that an interrupted session leaves the old one.
+
+    :raises OSError: When it cannot be written.
+    """
+    # Beside the file that a link stands for: the link is somebody's choice.
+    path = os.path.realpath(path)
+    with open(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
+        file.write(render(known))
+    os.replace(f"{path}.new", path)
+
+
+def stale(
+    baseline: Mapping[str, Known], found: Collection[str], over: Collection[tuple[str, str]]
+) -> list[Known]:
+    """Return the known leaks that are known no more.
+
+    :param found: The fingerprints of what was left in this run.
+    :param over: Kind and id of the owners that ran to their end, in every variant.
+    """
+    return [
+        known
+        for fingerprint, known in sorted(baseline.items(), key=lambda item: item[1])
+        if fingerprint not in found and (known.owner_kind, known.owner) in over
+    ]
+
+
+def _printable(text: str) -> str:
+    """Return *text* on one line: what a terminal cannot show, and tabs, are escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

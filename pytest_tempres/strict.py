@@ -1,0 +1,89 @@
+"""What does a test get that leaves something behind, in strict mode? An error at teardown."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from pytest_tempres.leaks.deferred import promised
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.outcomes import own_entries
+from pytest_tempres.pardon import excused
+from pytest_tempres.state import CurrentTest
+from pytest_tempres.state import SessionState
+
+__all__ = ["StrictHooks"]
+
+
+class StrictHooks:
+    """The hook of strict mode, registered only there."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Judge a test once its last finalizer has run."""
+        try:
+            result = yield
+        except Exception as error:
+            # The test has failed: what it left is evidence, and its own error comes first.
+            leaks = self._leaks()
+            if leaks:
+                _chain(error, self._complaint(leaks))
+            raise
+        leaks = self._leaks()
+        if leaks and self._state.current is not None:
+            self._state.current.accused = True
+            raise self._complaint(leaks)
+        return result
+
+    def _leaks(self) -> list[Leak]:
+        current = self._state.current
+        if current is None or _failed(current):
+            return []
+        try:
+            return _due(self._state, current)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            self._state.warn("strict", f"internal error at a test's due: {error!r}")
+            return []
+
+    def _complaint(self, leaks: list[Leak]) -> BaseException:
+        from pytest_tempres.reports.terminal import describe  # noqa: PLC0415 -- loads when used
+
+        text = "\n".join(describe(leaks, self._state.root.path))
+        return pytest.fail.Exception(f"{text}\n(--tempres-leaks=strict)", pytrace=False)
+
+
+def _failed(current: CurrentTest) -> bool:
+    """Whether the attempt has failed so far, or a subtest of it."""
+    return current.failed or current.item.session.testsfailed != current.failures
+
+
+def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
+    ledger = state.ledger
+    if ledger is None:
+        return []
+    there = suspects(own_entries(state, ledger, current))
+    leaks = []
+    if there:
+        deferred = promised(state.callbacks)
+        leaks = judge(there, deferred=deferred, failed=(), pardoned=lambda _: False)
+    for detector in ledger.detectors:
+        leaks += (leak for leak in detector.due(current.item.nodeid) if not state.may_stay(leak))
+    return [leak for leak in excused(state, leaks) if leak.status == "leak"]
+
+
+def _chain(error: BaseException, complaint: BaseException) -> None:
+    """Let *error* be shown after *complaint*, which happened before it was known."""
+    seen = {id(error)}
+    while True:
+        earlier = error.__cause__ or error.__context__
+        if earlier is None or id(earlier) in seen:
+            break
+        seen.add(id(earlier))
+        error = earlier
+    error.__context__ = complaint

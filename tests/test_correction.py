@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+#: A handler that knows a path only by way of an object that nobody can look through.
+SOURCE = """
+    import atexit, os, shutil, tempfile
+    HERE = os.environ["PLACE"]
+
+    class Far:
+        def __init__(self, path): self.hidden = {"a": {"b": {"c": [path]}}}
+        def clean(self): shutil.rmtree(self.hidden["a"]["b"]["c"][0])
+
+    def test_inside(): atexit.register(Far(tempfile.mkdtemp(prefix="in-")).clean)
+    def test_outside(): atexit.register(Far(tempfile.mkdtemp(prefix="out-", dir=HERE)).clean)
+    def test_leaks(): tempfile.mkdtemp(prefix="left-")
+    def test_leaks_outside(): tempfile.mkdtemp(prefix="stays-", dir=HERE)
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A directory outside the temp location."""
+    path = tmp_path / "place"
+    path.mkdir()
+    monkeypatch.setenv("PLACE", str(path))
+    return path
+
+
+def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, nothing_left):
+    """It fails nobody's handler, stderr names it in short, and the JSON file is corrected."""
+    pytester.makepyfile(SOURCE)
+    result = run_plain("--tempres-report=json:report.json")
+    assert "Traceback" not in result.stderr.str()
+    lines = result.stderr.lines
+    start = lines.index("pytest-tempres: reported as left, but removed when Python exited:")
+    named = sorted(line.rpartition("/")[2].partition("-")[0] for line in lines[start + 1 :] if line)
+    assert named == ["in", "out"]
+    report = json.loads((pytester.path / "report.json").read_text())
+    found = {leak["owner"]["id"].rpartition("::")[2]: leak["status"] for leak in report["leaks"]}
+    assert found == {
+        "test_inside": "deferred",
+        "test_outside": "deferred",
+        "test_leaks": "leak",
+        "test_leaks_outside": "leak",
+    }
+    assert report["totals"]["leaks"] == 2
+    assert [path.name.partition("-")[0] for path in place.iterdir()] == ["stays"]
+    nothing_left()
+
+
+def test_nothing_to_put_right_says_nothing(pytester, run_plain, place, nothing_left):
+    """Without a handler that came late, standard error stays empty."""
+    text = SOURCE.partition("    def test_inside")[0] + "    def test_leaks(): tempfile.mkdtemp()"
+    pytester.makepyfile(text)
+    result = run_plain()
+    assert result.stderr.str() == ""
+    result.stdout.fnmatch_lines(["*= 1 leak from 1 test, 0 bytes; removed =*"])
+    nothing_left()
+
+
+def test_without_the_redirect_the_json_file_is_corrected_too(pytester, run_plain, place):
+    """Nothing is removed by us there, so exit handlers may come for all of it."""
+    pytester.makeini("[pytest]\ntempres_redirect = false")
+    pytester.makepyfile(SOURCE)
+    run_plain("--tempres-report=json:report.json", "-k", "outside or inside")
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert (report["totals"]["leaks"], report["totals"]["deferred"]) == (1, 2)

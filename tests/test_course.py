@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+SOURCE = """
+    import tempfile
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def shared(): {fixture}
+
+    def test_plain(shared): {plain}
+
+    @pytest.mark.parametrize("x", [1, 2])
+    def test_param(x): {param}
+
+    def test_other(): tempfile.mkdtemp()
+"""
+LEAK = "tempfile.mkdtemp()"
+GATE = ("--tempres-leaks=fail", "--tempres-baseline=known.txt")
+
+
+@pytest.fixture
+def suite(pytester):
+    """Write the suite; what is named leaks no more."""
+
+    def suite(*mended):
+        given = {name: "pass" if name in mended else LEAK for name in ("fixture", "plain", "param")}
+        pytester.makepyfile(test_it=SOURCE.format(**given))
+
+    return suite
+
+
+@pytest.fixture
+def known(pytester, suite, run):
+    """A baseline that holds all that the suite leaves; returns its lines."""
+    suite()
+    result = run(*GATE, "--tempres-update-baseline=all")
+    assert result.ret == 0
+
+    def known():
+        lines = (pytester.path / "known.txt").read_text().splitlines()
+        return [tuple(line.split("\t")[:3]) for line in lines if not line.startswith("#")]
+
+    return known
+
+
+def stale(result):
+    """Return whom the report calls stale."""
+    start = "stale in the baseline: "
+    return [line[len(start) :].split()[0] for line in result.stdout.lines if start in line]
+
+
+def test_known_leaks_are_told_apart_and_fail_nothing(pytester, suite, known, run, nothing_left):
+    """With the baseline the gate holds for what is new, and for that alone."""
+    assert known() == [
+        ("fixture", "shared", "directory"),
+        ("test", "test_it.py::test_other", "directory"),
+        ("test", "test_it.py::test_param", "directory"),
+        ("test", "test_it.py::test_plain", "directory"),
+    ]
+    result = run(*GATE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*= no leaks; 5 known =*"])
+    pytester.makepyfile(test_new=f"import tempfile\ndef test_new(): {LEAK}")
+    result = run(*GATE)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*= 1 leak from 1 test, 0 bytes; removed; 5 known =*"])
+    nothing_left()
+
+
+@pytest.mark.parametrize(
+    "args, gone",
+    [
+        ((), ["shared", "test_it.py::test_param", "test_it.py::test_plain"]),
+        (("test_it.py",), ["test_it.py::test_param", "test_it.py::test_plain"]),
+        (("-k", "test_param"), ["test_it.py::test_param"]),
+        (("-k", "param and 2"), []),
+        (("test_it.py::test_param[1]",), []),
+        (("test_it.py::test_plain",), ["test_it.py::test_plain"]),
+        (("--lf",), []),
+        (
+            ("--deselect=test_it.py::test_other",),
+            ["test_it.py::test_param", "test_it.py::test_plain"],
+        ),
+    ],
+)
+def test_stale_is_what_ran_to_its_end_and_left_nothing(suite, known, run, args, gone):
+    """A part of the suite never calls stale what the other part would have shown."""
+    suite("fixture", "plain", "param")
+    result = run(*GATE, *args)
+    assert result.ret == 0
+    assert stale(result) == gone
+
+
+def test_a_test_that_did_not_pass_proves_nothing(pytester, suite, known, run):
+    """What failed or was skipped may not have come to the line that leaks."""
+    suite("fixture", "plain", "param")
+    path = pytester.path / "test_it.py"
+    text = path.read_text()
+    text = text.replace("test_plain(shared): pass", "test_plain(shared): assert 0")
+    path.write_text(text.replace("test_param(x): pass", "test_param(x): pytest.skip()"))
+    assert stale(run(*GATE)) == []
+
+
+def test_shrink_takes_out_what_is_stale_and_nothing_else(suite, known, run):
+    """A partial run may shrink, and a new leak does not get in by the way."""
+    suite("plain", "param")
+    run(*GATE, "--tempres-update-baseline=shrink", "-k", "test_plain")
+    assert [owner for _, owner, _ in known()] == [
+        "shared",
+        "test_it.py::test_other",
+        "test_it.py::test_param",
+    ]
+
+
+def test_all_writes_what_this_run_found(suite, known, run):
+    """New leaks come in, and the run that writes them down does not fail for them."""
+    suite("plain", "param", "fixture")
+    result = run(*GATE, "--tempres-update-baseline=all")
+    assert result.ret == 0
+    assert [owner for _, owner, _ in known()] == ["test_it.py::test_other"]
+
+
+def test_strict_mode_accuses_nobody_of_what_is_known(known, run):
+    """The baseline holds at a test's end as at the session's."""
+    result = run("--tempres-leaks=strict", "--tempres-baseline=known.txt")
+    result.assert_outcomes(passed=4)
+    assert result.ret == 0
+
+
+def test_a_broken_baseline_is_refused(pytester, run_here):
+    """A conflict marker is named with its line before any test runs."""
+    (pytester.path / "known.txt").write_text("# x\n<<<<<<< HEAD\n")
+    result = run_here(*GATE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *known.txt: line 2 is no known leak: '<<<<<<< HEAD'*"])
+
+
+def test_a_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_here, monkeypatch):
+    """The session ends as it would have, and says what is missing."""
+    suite()
+
+    def full(path, known):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pytest_tempres.leaks.baseline.write", full)
+    result = run_here(*GATE, "--tempres-update-baseline=all")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*the baseline *known.txt was not written: *No space left*"])

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@pytest.fixture
+def outcomes(pytester, run):
+    """Run a module in strict mode; return the outcomes and all of the output."""
+
+    def outcomes(source, *args):
+        pytester.makepyfile(source)
+        result = run("--tempres-leaks=strict", "--tempres-keep=none", *args)
+        return result.parseoutcomes(), result
+
+    return outcomes
+
+
+def without_warnings(counts):
+    """Return the counts of outcomes alone."""
+    return {name: number for name, number in counts.items() if not name.startswith("warning")}
+
+
+def test_what_a_test_leaves_is_its_error_at_teardown(outcomes, nothing_left):
+    """The test passed and has an error, which names the path and the line; the next is unharmed."""
+    counts, result = outcomes(
+        """
+        import tempfile
+
+        def test_leaks():
+            tempfile.mkdtemp()
+
+        def test_next(): pass
+        """
+    )
+    assert without_warnings(counts) == {"passed": 2, "errors": 1}
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "* ERROR at teardown of test_leaks *",
+            "*::test_leaks left 1 directory (empty)",
+            "  tempres-*tmp*",
+            "    *.py:4 in test_leaks",
+            "(--tempres-leaks=strict)",
+            "*= temporary resources =*",
+            "*= 1 leak from 1 test, 0 bytes; removed =*",
+        ]
+    )
+    nothing_left()
+
+
+def test_the_verdict_falls_after_every_finalizer(outcomes):
+    """What a fixture of the test removes was never left behind, whatever fixture it was."""
+    counts, _ = outcomes(
+        """
+        import os, tempfile, unittest
+        import pytest
+
+        @pytest.fixture
+        def late(request):
+            path = tempfile.mkdtemp()
+            request.addfinalizer(lambda: os.rmdir(path))
+            return path
+
+        def test_fixture(late): pass
+
+        class TestIt(unittest.TestCase):
+            def test_cleanup(self):
+                self.addCleanup(os.rmdir, tempfile.mkdtemp())
+
+        def test_cycle():
+            class Node: pass
+            node = Node()
+            node.itself, node.dir = node, tempfile.TemporaryDirectory()
+        """,
+        "-W",
+        "ignore::ResourceWarning",
+    )
+    assert without_warnings(counts) == {"passed": 3}
+
+
+def test_a_functions_fixture_is_the_tests_affair(outcomes):
+    """What a function-scoped fixture leaves is due with the test; a module's only at the end."""
+    counts, result = outcomes(
+        """
+        import tempfile
+        import pytest
+
+        @pytest.fixture
+        def mine(): tempfile.mkdtemp()
+
+        @pytest.fixture(scope="module")
+        def shared(): tempfile.mkdtemp()
+
+        def test_mine(mine): pass
+        def test_shared(shared): pass
+        """
+    )
+    assert without_warnings(counts) == {"passed": 2, "errors": 1}
+    result.stdout.fnmatch_lines(["* ERROR at teardown of test_mine *", "fixture mine (function)*"])
+
+
+def test_a_fixtures_leak_alone_fails_the_run(outcomes):
+    """Strict is `fail`, and more: what no test is accused of still gates."""
+    counts, result = outcomes(
+        """
+        import tempfile
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared(): tempfile.mkdtemp()
+
+        def test_shared(shared): pass
+        """
+    )
+    assert without_warnings(counts) == {"passed": 1}
+    assert result.ret == 1
+
+
+def test_an_error_of_its_own_comes_first(outcomes):
+    """A teardown error stays what the test is known for, with the leak before it in its chain."""
+    counts, result = outcomes(
+        """
+        import tempfile
+        import pytest
+
+        @pytest.fixture
+        def broken():
+            yield
+            try:
+                raise KeyError("first")
+            except KeyError:
+                raise ValueError("own error")
+
+        def test_it(broken): tempfile.mkdtemp()
+        """
+    )
+    assert without_warnings(counts) == {"passed": 1, "errors": 1}
+    result.stdout.fnmatch_lines(
+        [
+            "Failed: *::test_it left 1 directory (empty)",
+            "*KeyError: 'first'",
+            "*ValueError: own error",
+            "ERROR *::test_it - ValueError: own error",
+        ]
+    )
+
+
+def test_failed_and_excused_tests_are_not_accused(outcomes):
+    """Evidence, ignored and deferred entries are none of strict mode's business.
+
+    Whoever expects a failure expects this one too: so pytest reads an xfail at teardown.
+    """
+    counts, result = outcomes(
+        """
+        import tempfile
+        import pytest
+        HOLD = []
+
+        def test_failed():
+            tempfile.mkdtemp()
+            assert 0
+
+        @pytest.mark.tempres_ignore("mine-*")
+        def test_ignored(): tempfile.mkdtemp(prefix="mine-")
+
+        def test_deferred(): HOLD.append(tempfile.TemporaryDirectory())
+
+        @pytest.mark.xfail
+        def test_expected():
+            tempfile.mkdtemp(prefix="left-by-xfail-")
+            assert 0
+        """
+    )
+    assert without_warnings(counts) == {"failed": 1, "passed": 2, "xfailed": 2}
+    result.stdout.fnmatch_lines(["*= 1 leak from 1 test, *; 1 more from failed tests =*"])
+
+
+def test_an_accused_test_is_told_from_a_failed_one(pytester, run, nothing_left):
+    """What it left stays a leak in the report, not evidence, also when a controller hears of it."""
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    run("--tempres-leaks=strict", "--tempres-keep=none", "--tempres-report=json:report.json")
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert [leak["status"] for leak in report["leaks"]] == ["leak"]
+    nothing_left()
+
+
+def test_a_plugin_can_excuse_in_time(pytester, outcomes):
+    """The hook is asked before a test is accused, and one that fails excuses nobody."""
+    pytester.makeconftest(
+        """
+        def pytest_tempres_ignore_leak(leak):
+            if "broken" in leak.owner.id:
+                raise ValueError("hook")
+            return "fine" in leak.owner.id or None
+        """
+    )
+    counts, _ = outcomes(
+        """
+        import tempfile
+        def test_fine(): tempfile.mkdtemp()
+        def test_broken(): tempfile.mkdtemp()
+        """
+    )
+    assert counts["errors"] == 1
+    assert counts["passed"] == 2
+
+
+def test_a_rerun_that_leaves_nothing_has_no_error(outcomes):
+    """The attempt that leaked was an attempt; the leak is reported, the test has passed."""
+    pytest.importorskip("pytest_rerunfailures")
+    counts, result = outcomes(
+        """
+        import tempfile
+        TRIES = []
+        def test_it():
+            TRIES.append(1)
+            if len(TRIES) == 1:
+                tempfile.mkdtemp()
+        """,
+        "--reruns=1",
+    )
+    assert counts.get("errors", 0) == 0
+    assert counts["passed"] >= 1
+    result.stdout.fnmatch_lines(["*= 1 leak from 1 test, 0 bytes; removed =*"])
