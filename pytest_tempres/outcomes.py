@@ -214,6 +214,9 @@ def settle(state: SessionState, completed: bool) -> None:
     current.failed = current.item.session.testsfailed != current.failures
     if current.failed:
         _settle_failure(state, current)
+    if not completed and state.ledger is not None:
+        # It had no chance to clean up.
+        state.ledger.mark_as_evidence(look(state, state.ledger))
     if not state.travels:
         _book(state, current)
     for made in current.earlier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 import os
+import sys
 from typing import Any
 from typing import Final
 
@@ -23,9 +24,12 @@ __all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
 
 #: pytest runs xunit and unittest set-up through fixtures that it names so.
 _XUNIT: Final = {
-    "_xunit_setup_module_fixture_": ("setup_module", "setUpModule"),
-    "_xunit_setup_class_fixture_": ("setup_class",),
-    "_unittest_setUpClass_fixture_": ("setUpClass",),
+    "_xunit_setup_module_fixture_": (
+        *("setup_module", "setUpModule"),
+        *("teardown_module", "tearDownModule"),
+    ),
+    "_xunit_setup_class_fixture_": ("setup_class", "teardown_class"),
+    "_unittest_setUpClass_fixture_": ("setUpClass", "tearDownClass"),
 }
 
 
@@ -105,12 +109,11 @@ def setting_up(
     teardown = _Teardown(state, ledger, owner)
     fixturedef.addfinalizer(teardown.end)
     before = ledger.enter(owner, test=ledger.running.test, phase="setup")
-    failed = True
+    failed = False
     try:
         result = yield
-        failed = False
-    except pytest.skip.Exception:
-        failed = False
+    except BaseException as error:
+        failed = _shows_failure(error, fixturedef.scope)
         raise
     finally:
         found = look(state, ledger)
@@ -119,6 +122,19 @@ def setting_up(
         if failed and found:
             ledger.mark_as_evidence(found)
     return result
+
+
+def _shows_failure(error: BaseException, scope: str) -> bool:
+    """Whether what a fixture left that raised *error* is evidence, whatever comes of the test.
+
+    A test that fails marks what its own fixtures left, so those of wider scope need
+    it here, and those that were interrupted: no report comes of that.
+    """
+    unittest = sys.modules.get("unittest")
+    skips = (pytest.skip.Exception, pytest.xfail.Exception)
+    if isinstance(error, skips) or (unittest and isinstance(error, unittest.SkipTest)):
+        return False
+    return scope != "function" or isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
 
 
 class _Teardown:
@@ -173,9 +189,10 @@ def _xunit(
     # A wider request has no class, and says so by an error.
     holder = request.cls if fixturedef.scope == "class" else request.module
     for method in methods:
-        func = getattr(holder, method, None)
-        if func is not None:
-            return Owner("fixture", method, fixturedef.scope, _location(func, ledger))
+        # A class inherits from unittest what it does not define itself.
+        location = _location(getattr(holder, method, None), ledger)
+        if location is not None:
+            return Owner("fixture", method, fixturedef.scope, location)
     return Owner("fixture", methods[0], fixturedef.scope)
 
 

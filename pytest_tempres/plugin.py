@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_tempres import as_written  # noqa: F401 -- first: the imports below are spared by it
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
 from pytest_tempres import options

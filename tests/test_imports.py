@@ -14,7 +14,7 @@ PACKAGE = "pytest_tempres"
 
 #: What may import what: a room imports from the rows before its own, and a package from itself.
 ROWS = (
-    {"exceptions"},
+    {"exceptions", "as_written"},
     {"primitives"},
     {"workspace", "leaks"},
     {"reports"},

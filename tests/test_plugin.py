@@ -177,3 +177,21 @@ def test_importing_the_package_loads_nothing_dear(pytester):
     )
     result = pytester.run(sys.executable, "-c", code)
     assert result.ret == 0
+
+
+def test_our_modules_are_imported_as_they_are_written(pytester, run_plain):
+    """pytest rewrites the assertions of plugins, which we have none of: it costs every start."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_loaders():
+            ours = [m for name, m in sys.modules.items() if name.startswith("pytest_tempres.")]
+            rewritten = [m for m in ours if "Rewrit" in type(m.__loader__).__name__]
+            assert len(ours) > 20
+            # What the package itself imports comes before anybody can say so.
+            first = {"plugin", "as_written", "exceptions"}
+            assert {m.__name__.partition(".")[2] for m in rewritten} <= first
+        """
+    )
+    run_plain().assert_outcomes(passed=1)

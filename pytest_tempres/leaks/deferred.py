@@ -9,6 +9,7 @@ import contextlib
 import functools
 import gc
 import os
+import sys
 import tempfile
 from types import CodeType
 from types import FunctionType
@@ -73,11 +74,22 @@ class ExitCallbacks:
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
         paths: set[str] = set()
-        for func, arguments in self._callbacks:
+        for func, arguments in (*self._callbacks, *_of_multiprocessing()):
             # These may be anybody's objects, and do anything when they are asked.
             with contextlib.suppress(Exception):
                 paths.update(_paths_in((func, *arguments)))
         return paths - self._standing
+
+
+def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return the callbacks that multiprocessing runs at exit; it asks `atexit` for one alone."""
+    util = sys.modules.get("multiprocessing.util")
+    registry = getattr(util, "_finalizer_registry", {})
+    return [
+        (finalizer._callback, (*finalizer._args, *finalizer._kwargs.values()))  # noqa: SLF001
+        for (priority, _), finalizer in list(registry.items())
+        if priority is not None
+    ]
 
 
 def _code(func: Any) -> CodeType | None:

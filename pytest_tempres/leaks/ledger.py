@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import os
+from typing import TYPE_CHECKING
 
-from pytest_tempres.leaks.detector import Detector
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
@@ -15,6 +15,9 @@ from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.temp_root import Look
 from pytest_tempres.leaks.temp_root import identity
+
+if TYPE_CHECKING:
+    from pytest_tempres.leaks.detector import Detector
 
 __all__ = ["Ledger", "State"]
 

@@ -14,14 +14,17 @@ import os
 import sys
 from types import CodeType
 from types import FrameType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.leaks.detector import Detector
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
+
+if TYPE_CHECKING:
+    from pytest_tempres.leaks.detector import Detector
 
 __all__ = ["Hint", "Origins", "RawFrame", "activate", "deactivate"]
 
@@ -241,10 +244,24 @@ def _stack() -> tuple[RawFrame, ...]:
     stack: list[RawFrame] = []
     here = __file__
     while frame is not None and len(stack) < _DEPTH:
-        if frame.f_code.co_filename != here:
+        if frame.f_code.co_filename.startswith("<doctest"):
+            stack.append(_in_docstring(frame))
+        elif frame.f_code.co_filename != here:
             stack.append((frame.f_code, frame.f_lineno or 0))
         frame = frame.f_back
     return tuple(stack)
+
+
+def _in_docstring(frame: FrameType) -> RawFrame:
+    """Return where the example stands that runs in *frame*: doctest, which runs it, knows."""
+    code, line = frame.f_code, frame.f_lineno or 0
+    known = frame.f_back.f_locals if frame.f_back is not None else {}
+    test, example = known.get("test"), known.get("example")
+    try:
+        # Both lines are counted from 0.
+        return code.replace(co_filename=test.filename), test.lineno + example.lineno + line
+    except (AttributeError, TypeError):
+        return code, line
 
 
 def _command(args: tuple[Any, ...]) -> str:
