@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 import json
@@ -21,7 +22,7 @@ from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
 
-__all__ = ["ControllerHooks", "send", "shared_root", "worker_name"]
+__all__ = ["ControllerHooks", "has_workers", "send", "shared_root", "worker_name"]
 
 #: Set in a worker's environment alone; whoever finds it is a worker.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
@@ -43,6 +44,13 @@ def worker_name(*, worker: bool) -> str:
     return os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main"
 
 
+def has_workers(namespace: argparse.Namespace) -> bool:
+    """Whether the command line asks for workers; it may still turn out to be for none."""
+    options = ("numprocesses", "tx", "distload", "looponfail")
+    named = any(getattr(namespace, name, None) for name in options)
+    return named or getattr(namespace, "dist", "no") != "no"
+
+
 def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
     """Hand the controller what no test's report could carry.
 
@@ -58,6 +66,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "deferred": sorted(deferred),
             "kept": state.kept,
             "leaks": leaks,
+            "changed": state.watched.travelling() if state.watched is not None else [],
             "collected": state.course.collected,
             "narrowed": state.course.narrowed,
         }
@@ -108,6 +117,8 @@ def _receive(state: SessionState, data: dict[str, Any]) -> None:
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
+    if state.watched is not None:
+        state.watched.adopt(data["changed"])
     # Every worker collects the same tests.
     state.course.collected |= Counter(data["collected"])
     state.course.narrowed |= data["narrowed"]

@@ -61,8 +61,14 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
         entries = state.ledger.unsent if state.ledger is not None else []
-        if made or entries or current.accused:
-            data = {"made": made, "entries": entries, "accused": current.accused}
+        changed = state.watched.travelling() if state.watched is not None else []
+        if made or entries or changed or current.accused:
+            data = {
+                "made": made,
+                "entries": entries,
+                "changed": changed,
+                "accused": current.accused,
+            }
             setattr(report, _CARRIED, json.dumps(data))
 
 
@@ -173,6 +179,8 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
+        if state.watched is not None and not state.is_worker:
+            state.watched.adopt(data["changed"])
     except (ValueError, TypeError, KeyError) as problem:
         text = f"the findings of {report.nodeid} could not be read: {problem}"
         state.warn("carried", text, TempresLeakWarning)

@@ -63,6 +63,10 @@ def start(config: pytest.Config) -> SessionState | None:
     announced, shared = distributed.shared_root()
     settings = options.read(config, namespace, joined=announced is not None)
     baseline = _read_baseline(settings, joined=announced is not None)
+    if settings.detect != {"temp"}:
+        from pytest_tempres import detectors  # noqa: PLC0415 -- few look for more
+
+        detectors.refuse(settings)
     try:
         system_tmpdir = _system_tmpdir(worker=announced is not None)
         parent = settings.root or system_tmpdir
@@ -89,6 +93,10 @@ def start(config: pytest.Config) -> SessionState | None:
     config.add_cleanup(lambda: _stop(state, redirect))
     config.stash[session_key] = state
     if ledger is not None:
+        if settings.detect != {"temp"}:
+            from pytest_tempres import detectors  # noqa: PLC0415 -- as above
+
+            detectors.add(state, ledger, worker=announced is not None)
         origins.activate(ledger.origins)
     return state
 
@@ -180,6 +188,8 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
             tempfile.tempdir = before
         if state.ledger is not None:
             state.ledger.origins.exclude(str(basetemp))
+        if state.watched is not None:
+            state.watched.exclude(str(basetemp))
         del factory.getbasetemp
         return basetemp
 

@@ -27,6 +27,7 @@ from pytest_tempres.workspace.root import WorkerRoot
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
+    from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
 
 __all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
@@ -115,6 +116,8 @@ class SessionState:
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)
+    #: The detector whose findings travel from workers to their controller.
+    watched: Watched | None = None
     #: What the markers of tests say that other detectors may find: patterns by node id.
     allowed: dict[str, Ignore] = field(default_factory=dict)
     summary: Summary | None = None

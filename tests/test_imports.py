@@ -21,7 +21,7 @@ ROWS = (
     {"options", "notices", "hookspecs"},
     {"state", "markers"},
     {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
-    {"outcomes", "conclusion"},
+    {"outcomes", "conclusion", "detectors"},
     {"correction"},
     {"session", "verdicts", "strict"},
     {"plugin"},

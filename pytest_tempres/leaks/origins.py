@@ -26,7 +26,16 @@ from pytest_tempres.leaks.model import Running
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector
 
-__all__ = ["Hint", "Origins", "RawFrame", "activate", "deactivate"]
+__all__ = [
+    "Hint",
+    "Origins",
+    "RawFrame",
+    "absolute",
+    "activate",
+    "deactivate",
+    "phase_now",
+    "stack_here",
+]
 
 #: A code object and a line: what a frame costs least to remember by.
 RawFrame = tuple[CodeType, int]
@@ -156,7 +165,7 @@ class Origins:
         given = _PATHS[event](args)
         if given is None or isinstance(given, int):
             return
-        path = _absolute(given)
+        path = absolute(given)
         if not path.startswith(self._prefixes):
             if event in _TEMPORARY and not path.startswith(self._inside):
                 self.outside[path] = self._hint()
@@ -172,7 +181,7 @@ class Origins:
         if not name or (below and (name in self.hints or name in self._known)):
             return
         if event == "os.rename":
-            source, deeper = self._name(_absolute(args[0]))
+            source, deeper = self._name(absolute(args[0]))
             if source and not deeper:
                 hint = self.hints.get(source) or self._hint()
                 self.hints[name] = hint._replace(renamed=hint.renamed or source)
@@ -189,7 +198,7 @@ class Origins:
 
     def _hint(self) -> Hint:
         running = self._running
-        return Hint(running.owner, running.test, running.phase or _phase(), _stack())
+        return Hint(running.owner, running.test, running.phase or phase_now(), stack_here())
 
 
 _active: Final[list[Origins]] = []
@@ -224,7 +233,8 @@ def _forward(event: str, args: tuple[Any, ...]) -> None:
             _active[-1].saw(event, args)
 
 
-def _absolute(path: Any) -> str:
+def absolute(path: Any) -> str:
+    """Return the normal form of the path that an event gave, seen from the working directory."""
     text = _fsdecode(path)
     if not os.path.isabs(text):
         text = os.path.join(_getcwd(), text)
@@ -233,12 +243,12 @@ def _absolute(path: Any) -> str:
     return text if plain else _normpath(text)
 
 
-def _phase() -> Phase | None:
+def phase_now() -> Phase | None:
     """Return the phase that pytest says the current test is in."""
     return _PHASES.get(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[2])
 
 
-def _stack() -> tuple[RawFrame, ...]:
+def stack_here() -> tuple[RawFrame, ...]:
     """Return the stack of the code that raised the event, nearest frame first."""
     frame: FrameType | None = _getframe(2)
     stack: list[RawFrame] = []
@@ -256,7 +266,8 @@ def _in_docstring(frame: FrameType) -> RawFrame:
     """Return where the example stands that runs in *frame*: doctest, which runs it, knows."""
     code, line = frame.f_code, frame.f_lineno or 0
     known = frame.f_back.f_locals if frame.f_back is not None else {}
-    test, example = known.get("test"), known.get("example")
+    test: Any = known.get("test")
+    example: Any = known.get("example")
     try:
         # Both lines are counted from 0.
         return code.replace(co_filename=test.filename), test.lineno + example.lineno + line

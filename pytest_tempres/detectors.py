@@ -1,0 +1,83 @@
+"""What is looked at besides the temp location? The detectors that the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import os
+
+import pytest
+
+from pytest_tempres.distributed import has_workers
+from pytest_tempres.leaks.ignore import Ignore
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.options import Settings
+from pytest_tempres.state import SessionState
+
+__all__ = ["add", "refuse"]
+
+
+def refuse(settings: Settings) -> None:
+    """Refuse a detector that this platform has no means for.
+
+    :raises pytest.UsageError: Naming it.
+    """
+    if "fds" in settings.detect:
+        from pytest_tempres.leaks import descriptors  # noqa: PLC0415 -- loads when used
+
+        reason = descriptors.unsupported()
+        if reason is not None:
+            raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out here")
+
+
+def add(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
+    """Add the detectors to *ledger*.
+
+    :param worker: Whether a controller runs other tests at the same time, and judges.
+    """
+    settings = state.settings
+    ignore = Ignore(str(state.config.rootpath), settings.ignore)
+    if "fds" in settings.detect:
+        from pytest_tempres.leaks.descriptors import Descriptors  # noqa: PLC0415 -- as above
+
+        ledger.add(
+            Descriptors(
+                running=ledger.running,
+                folder=ledger.folder,
+                ignored=ignore.matches,
+                worker=state.worker.name,
+            )
+        )
+    if "watch" in settings.detect:
+        from pytest_tempres.leaks.watched import Watched  # noqa: PLC0415 -- as above
+
+        state.watched = Watched(
+            settings.watch,
+            running=ledger.running,
+            folder=ledger.folder,
+            ignored=ignore.matches,
+            worker=state.worker.name,
+            # What others do at the same time must not be taken for the doing of who runs here.
+            attributes_mtimes=not worker and not has_workers(state.config.known_args_namespace),
+            walks=not worker,
+            exclude=_wished_for(state),
+        )
+        ledger.add(state.watched)
+
+
+def _wished_for(state: SessionState) -> Iterator[str]:
+    """Yield our own paths, and the files that somebody named in an option: they are no litter."""
+    yield state.root.path
+    with contextlib.suppress(ValueError):
+        yield os.path.join(state.config.rootpath, state.config.getini("cache_dir"))
+    for target in state.settings.reports:
+        if target.destination is not None and target.type != "term":
+            yield target.destination
+    if state.settings.baseline is not None:
+        yield state.settings.baseline
+    here = state.config.invocation_params.dir
+    for name, value in vars(state.config.known_args_namespace).items():
+        if isinstance(value, str) and value and name != "file_or_dir":
+            path = os.path.join(here, os.path.expanduser(value))
+            if not os.path.isdir(path):
+                yield path
