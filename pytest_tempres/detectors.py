@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import os
+import sys
 
 import pytest
 
@@ -75,9 +76,30 @@ def _wished_for(state: SessionState) -> Iterator[str]:
             yield target.destination
     if state.settings.baseline is not None:
         yield state.settings.baseline
+    # Whoever sends the output of pytest to a file in the repository wants it there.
+    yield from _open_files()
     here = state.config.invocation_params.dir
     for name, value in vars(state.config.known_args_namespace).items():
         if isinstance(value, str) and value and name != "file_or_dir":
             path = os.path.join(here, os.path.expanduser(value))
             if not os.path.isdir(path):
                 yield path
+
+
+def _open_files() -> Iterator[str]:
+    """Yield the paths of what is open in this process, as far as the system tells."""
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        with contextlib.suppress(OSError):
+            for number in os.listdir(directory):
+                with contextlib.suppress(OSError, ValueError):
+                    yield _path_of(os.path.join(directory, number), int(number))
+            return
+
+
+def _path_of(link: str, number: int) -> str:
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415 -- not everywhere
+
+        # The most bytes that macOS gives a path.
+        return os.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return os.readlink(link)

@@ -61,15 +61,15 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
         entries = state.ledger.unsent if state.ledger is not None else []
-        changed = state.watched.travelling() if state.watched is not None else []
-        if made or entries or changed or current.accused:
-            data = {
-                "made": made,
-                "entries": entries,
-                "changed": changed,
-                "accused": current.accused,
-            }
-            setattr(report, _CARRIED, json.dumps(data))
+        found = {
+            "made": made,
+            "entries": entries,
+            "changed": state.watched.travelling() if state.watched is not None else [],
+            "allowed": state.allowed.get(item.nodeid, []),
+            "accused": current.accused,
+        }
+        if any(found.values()):
+            setattr(report, _CARRIED, json.dumps(found))
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -109,7 +109,7 @@ def _allow(state: SessionState, current: CurrentTest) -> None:
     """Note what a test's markers let detectors find, for when they judge."""
     patterns = markers.ignored_patterns(current.item)
     if patterns:
-        state.allowed[current.item.nodeid] = Ignore(str(state.config.rootpath), patterns)
+        state.allowed[current.item.nodeid] = patterns
 
 
 def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
@@ -181,6 +181,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         entries = [entry_from_plain(record) for record in data["entries"]]
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
+            state.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
         text = f"the findings of {report.nodeid} could not be read: {problem}"
         state.warn("carried", text, TempresLeakWarning)

@@ -118,8 +118,8 @@ class SessionState:
     course: Course = field(default_factory=Course)
     #: The detector whose findings travel from workers to their controller.
     watched: Watched | None = None
-    #: What the markers of tests say that other detectors may find: patterns by node id.
-    allowed: dict[str, Ignore] = field(default_factory=dict)
+    #: What the markers of tests let other detectors find: patterns by node id.
+    allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
     _told: set[str] = field(default_factory=set)
 
@@ -141,9 +141,10 @@ class SessionState:
     def may_stay(self, leak: Leak) -> bool:
         """Whether the marker of the test that left it says so."""
         entry = leak.entry
-        allowed = self.allowed.get(entry.test or "")
-        own = entry.owner.scope in (None, "function")
-        return allowed is not None and own and allowed.matches(entry.path)
+        patterns = self.allowed.get(entry.test or "")
+        if not patterns or entry.owner.scope not in (None, "function"):
+            return False
+        return Ignore(str(self.config.rootpath), patterns).matches(entry.path)
 
     def warn(
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning

@@ -180,7 +180,7 @@ def test_importing_the_package_loads_nothing_dear(pytester):
 
 
 def test_our_modules_are_imported_as_they_are_written(pytester, run_plain):
-    """pytest rewrites the assertions of plugins, which we have none of: it costs every start."""
+    """The assertions of plugins are rewritten, which we have none of: it costs every start."""
     pytester.makepyfile(
         """
         import sys

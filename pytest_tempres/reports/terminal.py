@@ -145,7 +145,9 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
     ]
     if len(lines) > _FRAMES and not verbose:
         lines[_FRAMES - 1 : -1] = ["..."]
-    if leak.entry.made_by == "other":
+    if leak.entry.made_by == "other" and leak.kind == "descriptor":
+        lines.append("opened in a way that tells no line")
+    elif leak.entry.made_by == "other":
         command = leak.entry.command
         last = f"; last process: {shown(command, controls=True)[:60]}" if command else ""
         lines.append(f"made by a subprocess or native code{last}")

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from pytest_tempres.leaks import descriptors
+
+WATCH = "--tempres-detect=watch"
+FDS = "--tempres-detect=fds"
+
+
+def told_of(report):
+    """Return what each leak is, whose it is and where it was made."""
+    return sorted(
+        (
+            leak["kind"],
+            os.path.basename(leak["path"]) if leak["kind"] != "descriptor" else "",
+            leak["owner"]["id"].rpartition("::")[2],
+            leak["origin"][0]["line"] if leak["origin"] else None,
+        )
+        for leak in report["leaks"]
+    )
+
+
+LITTER = """
+    import os, subprocess, sys, tempfile
+    import pytest
+
+    def test_file(): open("out.csv", "w").close()
+    def test_tree(): os.makedirs("build/empty/deep")
+    def test_change(): open("data.txt", "a").write("more")
+    def test_delete(): os.remove("gone.txt")
+    def test_clean():
+        open("passing", "w").close()
+        os.remove("passing")
+
+    @pytest.fixture(scope="module")
+    def shared():
+        open("shared.txt", "w").close()
+        yield
+        os.remove("shared.txt")
+
+    def test_shared(shared): pass
+
+    @pytest.mark.tempres_ignore("*.log", reason="wanted")
+    def test_allowed(): open("wanted.log", "w").close()
+
+    def test_elsewhere(): tempfile.mkdtemp()
+"""
+
+
+@pytest.fixture
+def litter(pytester):
+    """A suite that litters its directory in every way."""
+    pytester.makefile(".txt", data="old", gone="old")
+    pytester.makepyfile(LITTER)
+
+
+def test_watch_finds_what_tests_do_to_the_directory(litter, told, nothing_left):
+    """Created, changed and deleted paths are told with owner and line; caches are none."""
+    result, report = told(WATCH, "--junitxml=junit.xml")
+    assert told_of(report) == [
+        ("changed", "data.txt", "test_change", 6),
+        ("deleted", "gone.txt", "test_delete", 7),
+        ("directory", "build", "test_tree", 5),
+        ("file", "out.csv", "test_file", 4),
+    ]
+    result.stdout.fnmatch_lines(["*= 4 leaks from 4 tests, *; not removed, since outside *"])
+    nothing_left()
+
+
+def test_watch_keeps_to_its_directories(litter, pytester, report):
+    """Only what lies below a directory named in the configuration file is watched."""
+    pytester.mkdir("build")
+    pytester.makeini("[pytest]\ntempres_watch = build\ntempres_detect = watch")
+    path = next(pytester.path.glob("test_*.py"))
+    path.write_text(path.read_text().replace("build/empty", "build/new"))
+    assert told_of(report("--tempres-leaks=fail")) == [("directory", "new", "test_tree", 5)]
+
+
+def test_watch_takes_globs_relative_to_rootdir(litter, pytester, report):
+    """The ini file says what the whole suite may leave in the repository."""
+    pytester.makeini(f"[pytest]\ntempres_detect = watch\ntempres_ignore =\n  *.{'csv'}\n  build*")
+    assert [kind for kind, *_ in told_of(report())] == ["changed", "deleted"]
+
+
+def test_watch_blames_no_other_workers_test(pytester, report, how):
+    """What no event told of belongs to a test only where no other process runs tests."""
+    pytester.makepyfile(
+        f"""
+        import subprocess
+        def test_native():
+            code = "open('native', 'w').close()"
+            subprocess.run([{sys.executable!r}, "-c", code], check=True)
+        def test_other(): pass
+        """
+    )
+    owner = "test_native" if how == "plain" else "session"
+    assert told_of(report(WATCH)) == [("file", "native", owner, None)]
+
+
+def test_watch_and_strict_mode(litter, run):
+    """A test that litters has an error at teardown, and is told of once more at the end."""
+    result = run(WATCH, "--tempres-leaks=strict")
+    assert result.parseoutcomes()["errors"] == 4
+    result.stdout.fnmatch_lines(["*= 4 leaks from 4 tests, *"])
+
+
+def test_a_failed_test_may_litter(pytester, report):
+    """What it left is evidence here too."""
+    pytester.makepyfile("def test_it():\n    open('x', 'w').close()\n    assert 0")
+    (leak,) = report(WATCH)["leaks"]
+    assert (leak["status"], leak["owner"]["kind"]) == ("failed-test", "test")
+
+
+def test_detectors_need_not_include_the_temp_location(litter, told, nothing_left):
+    """Who looks for litter alone is told of litter alone, and the temp location is emptied."""
+    _, report = told(WATCH)
+    assert "test_elsewhere" not in str(report["leaks"])
+    nothing_left()
+
+
+OPEN = """
+    import os, socket, tempfile
+    import pytest
+    HELD = []
+
+    def test_file(): HELD.append(open(__file__))
+    def test_unlinked(): HELD.append(tempfile.TemporaryFile())
+    def test_pipe(): HELD.extend(os.pipe())
+    def test_socket(): HELD.append(socket.socket())
+    def test_closes(): os.close(os.open(__file__, os.O_RDONLY))
+
+    class Cycle: pass
+
+    def test_cycle():
+        cycle = Cycle()
+        cycle.itself, cycle.fd = cycle, os.fdopen(os.open(__file__, os.O_RDONLY), closefd=True)
+
+    @pytest.fixture(scope="module")
+    def shared():
+        file = open(__file__)
+        yield file
+        file.close()
+
+    def test_shared(shared): pass
+
+    @pytest.fixture(scope="module")
+    def careless(): return os.open(os.devnull, os.O_RDONLY)
+
+    def test_careless(careless): pass
+"""
+
+needs_fds = pytest.mark.skipif(
+    descriptors.unsupported() is not None, reason="no list of descriptors on this platform"
+)
+
+
+@needs_fds
+def test_fds_finds_what_stays_open(pytester, told):
+    """Files, unlinked ones, pipes and sockets are told with owner, in words."""
+    pytester.makepyfile(OPEN)
+    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    owners = sorted(leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"])
+    assert owners == [
+        *("careless", "test_file", "test_pipe", "test_pipe", "test_socket", "test_unlinked")
+    ]
+    assert {leak["kind"] for leak in report["leaks"]} == {"descriptor"}
+    words = " ".join(leak["path"] for leak in report["leaks"])
+    assert "pipe" in words
+    assert "socket" in words
+    assert "unnamed file" in words
+
+
+@needs_fds
+def test_fds_and_strict_mode(pytester, run):
+    """A descriptor is due with the test that opened it; the next test is unharmed."""
+    pytester.makepyfile(
+        """
+        import os
+        HELD = []
+        def test_opens(): HELD.append(os.open(os.devnull.replace("null", "zero"), os.O_RDONLY))
+        def test_next(): pass
+        """
+    )
+    result = run(FDS, "--tempres-leaks=strict")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_opens*", "*left 1 descriptor*"])
+
+
+def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypatch):
+    """The detector is refused before any test, with what to do."""
+    monkeypatch.setattr("pytest_tempres.leaks.descriptors.unsupported", lambda: "no list of them")
+    pytester.makepyfile("def test_it(): pass")
+    result = run_here(FDS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --tempres-detect=fds: no list of them; leave it out*"])
+
+
+def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
+    """It changes no outcome, and the other findings are told."""
+
+    def broken(self):
+        raise ValueError("broken")
+
+    monkeypatch.setattr("pytest_tempres.leaks.watched.Watched.judge", broken)
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    result = run_here("--tempres-detect=temp,watch", "--tempres-report=json:report.json")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*internal error in Watched: ValueError('broken')*"])
+    (leak,) = json.loads((pytester.path / "report.json").read_text())["leaks"]
+    assert leak["kind"] == "directory"
