@@ -15,12 +15,6 @@ __all__ = ["Folder"]
 #: Packages that run tests: their lines never are the ones to change.
 _MACHINERY: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempres", "xdist")
 
-#: Where pytest starts to run what others wrote; all that lies further is pytest's own way there.
-_ENTRANCES: Final = (
-    os.path.join(os.sep, "_pytest", "runner.py"),
-    os.path.join(os.sep, "_pytest", "main.py"),
-    os.path.join(os.sep, "_pytest", "config", "__init__.py"),
-)
 _SITE: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 
@@ -39,8 +33,6 @@ class Folder:
         """Return what is left of *stack*, nearest frame first."""
         frames: list[Frame] = []
         for code, line in stack:
-            if code.co_filename.endswith(_ENTRANCES):
-                break
             file = self.show(code.co_filename)
             if file is not None:
                 frames.append(Frame(file, line, code.co_name))

@@ -42,6 +42,14 @@ RawFrame = tuple[CodeType, int]
 
 _DEPTH: Final = 100
 _PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
+#: Where pytest starts to run what others wrote; all that lies further is pytest's own way there.
+_ENTRANCES: Final = (
+    os.path.join(os.sep, "_pytest", "runner.py"),
+    os.path.join(os.sep, "_pytest", "main.py"),
+    os.path.join(os.sep, "_pytest", "config", "__init__.py"),
+)
+#: Whether a file is one of these, by its name: every event asks this of some twenty frames.
+_entrances: Final[dict[str, bool]] = {}
 _getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
 _getcwd = os.getcwd
 _fsdecode = os.fsdecode
@@ -80,6 +88,15 @@ def _removed(args: tuple[Any, ...]) -> object:
     return args[0] if args[1] in (-1, None) else None
 
 
+def _database(args: tuple[Any, ...]) -> object:
+    name = args[0]
+    if isinstance(name, str) and name.startswith("file:"):
+        # A URI, which may name a host before the path.
+        name = name[len("file:") :].partition("?")[0]
+        return name[name.find("/", 2) :] if name.startswith("//") else name
+    return name
+
+
 def _first(args: tuple[Any, ...]) -> object:
     return args[0]
 
@@ -98,7 +115,7 @@ _PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
     "os.rmdir": _removed,
     "os.symlink": _link_target,
     "socket.bind": _address,
-    "sqlite3.connect": _first,
+    "sqlite3.connect": _database,
     "tempfile.mkdtemp": _first,
     "tempfile.mkstemp": _first,
 }
@@ -249,17 +266,27 @@ def phase_now() -> Phase | None:
 
 
 def stack_here() -> tuple[RawFrame, ...]:
-    """Return the stack of the code that raised the event, nearest frame first."""
+    """Return the stack of the code that raised the event, nearest frame first, without pytest's."""
     frame: FrameType | None = _getframe(2)
     stack: list[RawFrame] = []
     here = __file__
     while frame is not None and len(stack) < _DEPTH:
-        if frame.f_code.co_filename.startswith("<doctest"):
+        filename = frame.f_code.co_filename
+        if filename.startswith("<doctest"):
             stack.append(_in_docstring(frame))
-        elif frame.f_code.co_filename != here:
+        elif filename != here:
+            if _is_entrance(filename):
+                break
             stack.append((frame.f_code, frame.f_lineno or 0))
         frame = frame.f_back
     return tuple(stack)
+
+
+def _is_entrance(filename: str) -> bool:
+    known = _entrances.get(filename)
+    if known is None:
+        known = _entrances[filename] = filename.endswith(_ENTRANCES)
+    return known
 
 
 def _in_docstring(frame: FrameType) -> RawFrame:

@@ -38,6 +38,9 @@ EXCLUDED: Final = (
     ".coverage",
     ".coverage.*",
     "htmlcov",
+    "coverage.json",
+    "coverage.lcov",
+    "coverage.xml",
     # Version control: a mere `git status` writes there.
     ".git",
     ".hg",

@@ -68,32 +68,6 @@ def test_a_doctest_is_shown(folder):
     assert folder.show("<doctest README.md[0]>") == "<doctest README.md[0]>"
 
 
-def test_a_stack_ends_where_pytest_begins(folder):
-    """What called the test is pytest's own way there, plugins' frames included."""
-    stack = [
-        frame(os.path.join(STDLIB, "tempfile.py"), 300, "mkdtemp"),
-        frame(os.path.join(ROOT, "lib.py"), 7, "make"),
-        frame("<string>", 1, "<module>"),
-        frame(os.path.join(ROOT, "test_lib.py"), 12, "test"),
-        frame(os.path.join(SITE, "_pytest", "runner.py"), 100, "call"),
-        frame(os.path.join(ROOT, "conftest.py"), 3, "pytest_runtest_call"),
-    ]
-    assert folder.fold(stack) == (
-        Frame("lib.py", 7, "make"),
-        Frame("test_lib.py", 12, "test"),
-    )
-
-
-def test_a_project_may_have_a_runner_of_its_own(folder):
-    """Only pytest's own files end a stack, not those of a package called `my_pytest`."""
-    path = os.path.join(ROOT, "my_pytest", "runner.py")
-    own = os.path.join(ROOT, "run_pytest", "main.py")
-    assert folder.fold([frame(path), frame(own)]) == (
-        Frame(os.path.join("my_pytest", "runner.py"), 1, "f"),
-        Frame(os.path.join("run_pytest", "main.py"), 1, "f"),
-    )
-
-
 def test_a_stack_without_any_code_of_ones_own_is_empty(folder):
     """A thread of the standard library alone has no line to show."""
     assert folder.fold([frame(os.path.join(STDLIB, "threading.py"))]) == ()

@@ -427,6 +427,24 @@ def test_generated_code_is_on_the_stack(origins, root):
     assert files[:3] == ["<generated>", "<generated>", __file__]
 
 
+def called_from(filename, function):
+    """Call *function* from code that says it stands in *filename*."""
+    exec(compile("def call(): function()\ncall()", filename, "exec"), {"function": function})
+
+
+def test_a_stack_ends_where_pytest_begins(origins, root):
+    """What called the test is pytest's own way there, plugins' frames included."""
+
+    def a_test():
+        (root / "x").mkdir()
+
+    called_from(os.path.join("lib", "_pytest", "runner.py"), a_test)
+    assert functions(origins.hints["x"])[-1] == "a_test"
+    # Only pytest's own file is meant, not that of a package whose name ends so.
+    called_from(os.path.join("my_pytest", "runner.py"), (root / "y").mkdir)
+    assert "test_a_stack_ends_where_pytest_begins" in functions(origins.hints["y"])
+
+
 def test_a_deep_stack_is_cut_at_a_hundred_frames(origins, root):
     """A recursion costs no more than its nearest hundred frames."""
 
