@@ -1,4 +1,4 @@
-"""Was somebody accused who cleaned up after all, at the very end? The report is put right."""
+"""Was somebody accused who cleaned up after the verdict? The report is put right."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ _NO_PATHS = ("changed", "deleted", "descriptor")
 
 
 def open_to_correction(summary: Summary) -> set[str]:
-    """Return the paths that were called leaks and that are still there."""
+    """Return the paths that were called leaks: they were there when the verdict fell."""
     return {
-        leak.path
-        for leak in summary.leaks
-        if leak.status == "leak" and leak.kind not in _NO_PATHS and os.path.lexists(leak.path)
+        leak.path for leak in summary.leaks if leak.status == "leak" and leak.kind not in _NO_PATHS
     }
 
 
 def correct(state: SessionState, paths: Collection[str]) -> None:
-    """Say which of *paths* were removed by an exit handler, and correct the JSON report.
+    """Say which of *paths* somebody has removed since, and correct the JSON report.
 
     :param paths: What :func:`open_to_correction` returned, and nobody of ours has removed.
     """
@@ -42,7 +40,7 @@ def correct(state: SessionState, paths: Collection[str]) -> None:
     state.summary = replace(summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks))
     write_files(state, state.summary)
     lines = "".join(f"  {shown(path, controls=True)}\n" for path in sorted(gone))
-    text = "pytest-tempres: reported as left, but removed when Python exited:\n"
+    text = "pytest-tempres: reported as left, but removed at the end:\n"
     sys.stderr.write(text + lines)
 
 

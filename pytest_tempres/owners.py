@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-import os
 import sys
 from typing import Any
 from typing import Final
@@ -17,6 +16,7 @@ from pytest_tempres.leaks.ledger import State
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.system import System
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 
@@ -202,5 +202,5 @@ def _location(func: Any, ledger: Ledger) -> str | None:
     code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
     if code is None:
         return None
-    file = ledger.folder.show(os.path.abspath(code.co_filename))
+    file = ledger.folder.show(System.abspath(code.co_filename))
     return None if file is None else f"{file}:{code.co_firstlineno}"

@@ -225,9 +225,13 @@ def _clear(state: SessionState) -> None:
     if not judged.issuperset(left):
         # Made after the verdict, or in a session that had none.
         state.deferred |= deferred.promised(state.callbacks)
+    accused = _accused(state)
+    if accused:
+        # Other plugins clean up after the verdict too.
+        _correct(state, accused)
     if not _somebody_may_come(state):
         _remove_all(state, left)
-    accused = _accused(state)
+    accused = {path for path in accused if os.path.lexists(path)}
     waiting = [path for path in left if os.path.lexists(path)]
     if waiting or accused:
         custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
@@ -242,12 +246,18 @@ def _somebody_may_come(state: SessionState) -> bool:
 
 
 def _accused(state: SessionState) -> set[str]:
-    """Return the paths that were reported as leaks and are still there."""
+    """Return the paths that were reported as leaks."""
     if state.summary is None:
         return set()
     from pytest_tempres import correction  # noqa: PLC0415 -- most sessions leave nothing
 
     return correction.open_to_correction(state.summary)
+
+
+def _correct(state: SessionState, accused: set[str]) -> None:
+    from pytest_tempres import correction  # noqa: PLC0415 -- as above
+
+    correction.correct(state, accused)
 
 
 def _remove_all(state: SessionState, paths: list[str]) -> None:
@@ -261,9 +271,7 @@ def _at_exit(
 ) -> None:
     """Do after all exit handlers what could not be done before them."""
     if accused:
-        from pytest_tempres import correction  # noqa: PLC0415 -- as above
-
-        correction.correct(state, accused)
+        _correct(state, accused)
     _remove_all(state, [path for path in waiting if os.path.lexists(path)])
     if not kept:
         deferred.settle(state.root.path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import json
+import math
 import os
 from pathlib import Path
 import tempfile
@@ -104,3 +105,25 @@ def told(run, pytester) -> Callable[..., tuple[pytest.RunResult, dict[str, Any]]
 def report(told) -> Callable[..., dict[str, Any]]:
     """Run an inner session and return its JSON report."""
     return lambda *args: told(*args)[1]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how much of what suites leave behind was told, and how much of what was told is true."""
+    reports = [
+        report for group in ("passed", "failed") for report in terminalreporter.getreports(group)
+    ]
+    properties = (each for report in reports for each in getattr(report, "user_properties", ()))
+    runs = [value for name, value in properties if name == "corpus"]
+    if not runs:
+        return
+    names, wanted, said, right = zip(*runs, strict=True)
+    terminalreporter.write_line(
+        f"corpus: {len(set(names))} suites in {len(runs)} runs, {sum(wanted)} expected leaks, "
+        f"recall {_percent(sum(right), sum(wanted))}, "
+        f"precision {_percent(sum(right), sum(said))}"
+    )
+
+
+def _percent(part, whole):
+    # Rounded down: only all is 100 %.
+    return f"{math.floor(1000 * part / whole) / 10 if whole else 100:g} %"

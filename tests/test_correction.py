@@ -35,7 +35,7 @@ def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, n
     result = run_plain("--tempres-report=json:report.json")
     assert "Traceback" not in result.stderr.str()
     lines = result.stderr.lines
-    start = lines.index("pytest-tempres: reported as left, but removed when Python exited:")
+    start = lines.index("pytest-tempres: reported as left, but removed at the end:")
     named = sorted(line.rpartition("/")[2].partition("-")[0] for line in lines[start + 1 :] if line)
     assert named == ["in", "out"]
     report = json.loads((pytester.path / "report.json").read_text())
@@ -68,3 +68,34 @@ def test_without_the_redirect_the_json_file_is_corrected_too(pytester, run_plain
     run_plain("--tempres-report=json:report.json", "-k", "outside or inside")
     report = json.loads((pytester.path / "report.json").read_text())
     assert (report["totals"]["leaks"], report["totals"]["deferred"]) == (1, 2)
+
+
+@pytest.mark.parametrize("hook", ["pytest_unconfigure(config)", "pytest_sessionfinish()"])
+def test_what_another_plugin_removed_later_is_put_right(pytester, run_plain, hook, nothing_left):
+    """A plugin may clean up after the verdict; one that does so before is not even suspected."""
+    body = "yield" if "finish" in hook else "pass"
+    mark = "@pytest.hookimpl(wrapper=True, tryfirst=True)" if "finish" in hook else ""
+    pytester.makeconftest(
+        f"""
+        import os
+        import pytest
+        MADE = []
+        {mark}
+        def {hook}:
+            {body}
+            os.rmdir(MADE[0])
+        """
+    )
+    pytester.makepyfile(
+        """
+        import tempfile
+        from conftest import MADE
+        def test_it(): MADE.append(tempfile.mkdtemp())
+        def test_leaks(): tempfile.mkdtemp()
+        """
+    )
+    result = run_plain("--tempres-report=json:report.json")
+    result.stderr.fnmatch_lines(["pytest-tempres: reported as left, but removed at the end:"])
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert report["totals"]["leaks"] == 1
+    nothing_left()

@@ -16,6 +16,7 @@ from types import FunctionType
 from types import MethodType
 from typing import Any
 from typing import Final
+import weakref
 
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.verdict import parents
@@ -74,7 +75,7 @@ class ExitCallbacks:
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
         paths: set[str] = set()
-        for func, arguments in (*self._callbacks, *_of_multiprocessing()):
+        for func, arguments in (*self._callbacks, *_of_multiprocessing(), *_of_weakref()):
             # These may be anybody's objects, and do anything when they are asked.
             with contextlib.suppress(Exception):
                 paths.update(_paths_in((func, *arguments)))
@@ -89,6 +90,18 @@ def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
         (finalizer._callback, (*finalizer._args, *finalizer._kwargs.values()))  # noqa: SLF001
         for (priority, _), finalizer in list(registry.items())
         if priority is not None
+    ]
+
+
+def _of_weakref() -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return the callbacks of finalizers that run at exit at the latest."""
+    finalizers = list(getattr(weakref.finalize, "_registry", ()))
+    alive = ((each, each.peek()) for each in finalizers)
+    return [
+        (peeked[1], (*peeked[2], *peeked[3].values()))
+        for each, peeked in alive
+        # Temporary directories are asked themselves: not every one of them wants to go.
+        if peeked is not None and each.atexit and not isinstance(peeked[0], _DIRECTORIES)
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.origins import RawFrame
+from pytest_tempres.leaks.system import System
 
 __all__ = ["Folder"]
 
@@ -48,7 +49,7 @@ class Folder:
 
     def relative(self, filename: str) -> str:
         """Return *filename* relative to rootdir where it lies in it."""
-        return os.path.normpath(filename).removeprefix(self._root)
+        return System.normpath(filename).removeprefix(self._root)
 
     def _is_folded(self, filename: str) -> bool:
         if filename.startswith("<"):

@@ -13,6 +13,7 @@ from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import Origins
+from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import Look
 from pytest_tempres.leaks.temp_root import identity
 
@@ -146,7 +147,7 @@ class Ledger:
     def _hinted(self) -> dict[str, int]:
         """Return the inodes of the hinted names that exist, without listing."""
         # A copy, since threads of the code under test go on.
-        names = ((name, os.path.join(self.worker_root, name)) for name in list(self.origins.hints))
+        names = ((name, System.join(self.worker_root, name)) for name in list(self.origins.hints))
         inodes = ((name, identity(path)) for name, path in names)
         return {name: inode for name, inode in inodes if inode is not None}
 
@@ -167,7 +168,7 @@ class Ledger:
         return found
 
     def _entry(self, name: str, inode: int, hint: Hint | None) -> Entry:
-        path = os.path.join(self.worker_root, name)
+        path = System.join(self.worker_root, name)
         if hint is not None:
             source = hint.renamed
             if source in self._entries and self._inodes.get(source) == inode:

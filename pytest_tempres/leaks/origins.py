@@ -22,6 +22,7 @@ from typing import NamedTuple
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.system import System
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector
@@ -51,9 +52,6 @@ _ENTRANCES: Final = (
 #: Whether a file is one of these, by its name: every event asks this of some twenty frames.
 _entrances: Final[dict[str, bool]] = {}
 _getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
-_getcwd = os.getcwd
-_fsdecode = os.fsdecode
-_normpath = os.path.normpath
 
 
 class Hint(NamedTuple):
@@ -89,8 +87,9 @@ def _removed(args: tuple[Any, ...]) -> object:
 
 
 def _database(args: tuple[Any, ...]) -> object:
-    name = args[0]
-    if isinstance(name, str) and name.startswith("file:"):
+    # Python 3.10 tells it as bytes.
+    name = System.fsdecode(args[0])
+    if name.startswith("file:"):
         # A URI, which may name a host before the path.
         name = name[len("file:") :].partition("?")[0]
         return name[name.find("/", 2) :] if name.startswith("//") else name
@@ -252,12 +251,12 @@ def _forward(event: str, args: tuple[Any, ...]) -> None:
 
 def absolute(path: Any) -> str:
     """Return the normal form of the path that an event gave, seen from the working directory."""
-    text = _fsdecode(path)
-    if not os.path.isabs(text):
-        text = os.path.join(_getcwd(), text)
+    text = System.fsdecode(path)
+    if not System.isabs(text):
+        text = System.join(System.getcwd(), text)
     # Most paths are plain, and a look at them costs less than taking them apart.
     plain = os.altsep is None and "/." not in text and "//" not in text
-    return text if plain else _normpath(text)
+    return text if plain else System.normpath(text)
 
 
 def phase_now() -> Phase | None:
@@ -305,5 +304,5 @@ def _in_docstring(frame: FrameType) -> RawFrame:
 def _command(args: tuple[Any, ...]) -> str:
     executable, command = args[:2]
     if isinstance(command, (list, tuple)):
-        return " ".join(_fsdecode(part) for part in command)
-    return _fsdecode(command or executable)
+        return " ".join(System.fsdecode(part) for part in command)
+    return System.fsdecode(command or executable)

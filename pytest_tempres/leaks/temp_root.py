@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import time
 from typing import Final
 from typing import NamedTuple
 
-__all__ = ["Look", "Measure", "exists", "identity", "measure"]
+from pytest_tempres.leaks.system import System
 
-# Captured because tests replace these functions, and the clock with them.
-_lstat = os.lstat
-_scandir = os.scandir
-_stat = os.stat
-_monotonic = time.monotonic
-_time_ns = time.time_ns
+__all__ = ["Look", "Measure", "exists", "identity", "measure"]
 
 #: A file system that counts in clock ticks can hide a change this long (nanoseconds).
 _TICK_NS: Final = 10_000_000
@@ -52,7 +45,7 @@ class Look:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._again = True
-        self._started = _monotonic()
+        self._started = System.monotonic()
         self._listing = 0.0
 
     def changed(self) -> bool:
@@ -60,17 +53,17 @@ class Look:
 
         :raises FileNotFoundError: When the directory is gone.
         """
-        status = _stat(self._path)
+        status = System.stat(self._path)
         now = (status.st_mtime_ns, status.st_nlink, status.st_size)
         if now == self._seen and not self._again:
             return False
         self._seen = now
-        self._again = _time_ns() - status.st_mtime_ns < _TICK_NS
+        self._again = System.time_ns() - status.st_mtime_ns < _TICK_NS
         return True
 
     def affordable(self) -> bool:
         """Whether listings have kept within their share of the session's time."""
-        return self._listing < _FREE_SECONDS + _SHARE * (_monotonic() - self._started)
+        return self._listing < _FREE_SECONDS + _SHARE * (System.monotonic() - self._started)
 
     def put_off(self) -> None:
         """Make the next :meth:`changed` true whatever the directory looks like."""
@@ -78,15 +71,15 @@ class Look:
 
     def names(self) -> dict[str, int]:
         """Return the direct children by name, with the inode of each."""
-        before = _monotonic()
+        before = System.monotonic()
         try:
-            with _scandir(self._path) as entries:
+            with System.scandir(self._path) as entries:
                 return {entry.name: entry.inode() for entry in entries}
         except OSError:
             self.put_off()
             raise
         finally:
-            self._listing += _monotonic() - before
+            self._listing += System.monotonic() - before
 
 
 def exists(path: str) -> bool:
@@ -97,7 +90,7 @@ def exists(path: str) -> bool:
 def identity(path: str) -> int | None:
     """Return the inode at *path*, or None when nothing can be seen there."""
     try:
-        return _lstat(path).st_ino
+        return System.lstat(path).st_ino
     except (OSError, ValueError):
         return None
 
@@ -108,7 +101,7 @@ def measure(path: str) -> Measure | None:
     Directories are walked without following links, up to 10,000 items.
     """
     try:
-        status = _lstat(path)
+        status = System.lstat(path)
     except OSError:
         return None
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), "file")
@@ -123,7 +116,7 @@ def _walk(path: str) -> Measure:
     pending = [path]
     while pending:
         try:
-            with _scandir(pending.pop()) as entries:
+            with System.scandir(pending.pop()) as entries:
                 for entry in entries:
                     if seen == _MOST_ITEMS:
                         return Measure("directory", size, files, complete=False)

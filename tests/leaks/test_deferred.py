@@ -4,7 +4,9 @@ import functools
 import os
 from pathlib import Path
 import shutil
+import sys
 import tempfile
+import weakref
 
 import pytest
 
@@ -333,6 +335,27 @@ def test_callbacks_and_objects_promise_together(callbacks, place):
 
 
 # -- at exit
+
+
+def test_a_finalizer_that_runs_at_exit_promises(callbacks, place):
+    """`weakref.finalize` calls at exit what it was given, unless it is told not to."""
+
+    class Holder:
+        pass
+
+    holder = Holder()
+    paths = [os.path.join(place, name) for name in ("kept", "dropped", "run")]
+    finalizers = [weakref.finalize(holder, shutil.rmtree, path, True) for path in paths]
+    finalizers[1].atexit = False
+    finalizers[2].detach()
+    assert {path for path in callbacks.paths() if path.startswith(place)} == {paths[0]}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the standard library's has no such option")
+def test_the_finalizer_of_a_directory_that_stays_promises_nothing(callbacks, place):
+    """Its finalizer runs at exit and removes nothing."""
+    made = [library.TemporaryDirectory(dir=place, delete=False) for library in LIBRARIES]
+    assert not {each.name for each in made} & promised(callbacks)
 
 
 def test_settling_lets_go_of_files_in_a_root(library, place, tmp_path):

@@ -39,7 +39,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(module, "_monotonic", clock)
+    monkeypatch.setattr(module.System, "monotonic", clock)
     return clock
 
 
