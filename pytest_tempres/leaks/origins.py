@@ -270,13 +270,15 @@ def stack_here() -> tuple[RawFrame, ...]:
     stack: list[RawFrame] = []
     here = __file__
     while frame is not None and len(stack) < _DEPTH:
-        filename = frame.f_code.co_filename
+        # To read it is an audit event of its own.
+        code = frame.f_code
+        filename = code.co_filename
         if filename.startswith("<doctest"):
             stack.append(_in_docstring(frame))
         elif filename != here:
             if _is_entrance(filename):
                 break
-            stack.append((frame.f_code, frame.f_lineno or 0))
+            stack.append((code, frame.f_lineno or 0))
         frame = frame.f_back
     return tuple(stack)
 

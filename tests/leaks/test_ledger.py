@@ -133,7 +133,7 @@ def test_a_root_at_rest_is_not_listed(ledger, root, monkeypatch):
     """Around a test that makes nothing a look costs one stat, also when others are named."""
     os.utime(root, (10**9, 10**9))
     ledger.look()
-    monkeypatch.setattr(temp_root, "_scandir", lambda path: 1 / 0)
+    monkeypatch.setattr(temp_root.System, "scandir", lambda path: 1 / 0)
     assert ledger.look() == []
     left = tempfile.mkdtemp(dir=root.parent)
     assert [entry.path for entry in ledger.look()] == [left]
@@ -356,7 +356,7 @@ def test_a_listing_that_failed_loses_nothing(ledger, unseen, monkeypatch):
         raise OSError("Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(temp_root, "_scandir", refuse)
+        patch.setattr(temp_root.System, "scandir", refuse)
         with pytest.raises(OSError, match="Too many"):
             ledger.look()
     assert names(ledger.look()) == ["x"]

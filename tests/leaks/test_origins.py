@@ -193,11 +193,9 @@ def test_whatever_creates_is_seen(origins, root, deed, tmp_path):
 @pytest.mark.parametrize("library", [tempfile, primitives])
 def test_both_libraries_are_seen_alike(origins, root, library):
     """The standard library's functions and ours tell of what they make, in the worker root."""
-    made = [
-        library.mkdtemp(dir=root),
-        library.mkstemp(dir=root)[1],
-        library.mkdtemp(dir=os.fsencode(root)),
-    ]
+    fd, file = library.mkstemp(dir=root)
+    os.close(fd)
+    made = [library.mkdtemp(dir=root), file, library.mkdtemp(dir=os.fsencode(root))]
     assert {os.path.basename(os.fsdecode(path)) for path in made} <= set(origins.hints)
     assert not origins.outside
 

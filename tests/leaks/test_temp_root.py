@@ -90,12 +90,12 @@ def test_every_change_is_seen(watched, deed):
 def test_a_change_in_the_same_tick_of_the_clock_is_not_missed(watched, monkeypatch):
     """Where a young directory can change without a trace, the next look lists once more."""
     look = Look(str(watched))
-    monkeypatch.setattr(module, "_time_ns", lambda: LONG_AGO + 9_999_999)
+    monkeypatch.setattr(module.System, "time_ns", lambda: LONG_AGO + 9_999_999)
     assert look.changed()
     (watched / "unseen").write_text("x")
     age(watched)
     assert look.changed()
-    monkeypatch.setattr(module, "_time_ns", lambda: LONG_AGO + 10_000_000)
+    monkeypatch.setattr(module.System, "time_ns", lambda: LONG_AGO + 10_000_000)
     assert look.changed()
     assert not look.changed()
 
@@ -140,7 +140,7 @@ def test_a_listing_that_failed_is_made_up_for(watched, monkeypatch):
     look = Look(str(watched))
     assert look.changed()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_scandir", refuse)
+        patch.setattr(module.System, "scandir", refuse)
         with pytest.raises(OSError, match="Too many"):
             look.names()
     assert look.changed()
@@ -155,7 +155,7 @@ def test_listings_may_take_a_hundredth_of_the_session(watched, clock, monkeypatc
 
     look = Look(str(watched))
     assert look.affordable()
-    monkeypatch.setattr(module, "_scandir", slow)
+    monkeypatch.setattr(module.System, "scandir", slow)
     look.names()
     assert not look.affordable()
     clock.now = 14.9

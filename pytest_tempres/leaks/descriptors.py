@@ -1,0 +1,267 @@
+"""Which file descriptors were opened and not closed, and by whom?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from fnmatch import fnmatchcase
+import gc
+import os
+import sys
+import sysconfig
+import time
+from typing import Any
+from typing import Final
+
+from pytest_tempres.leaks import fd_names
+from pytest_tempres.leaks.fd_names import Description
+from pytest_tempres.leaks.fd_openings import EVENTS
+from pytest_tempres.leaks.fd_openings import Matches
+from pytest_tempres.leaks.fd_openings import Openings
+from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.origins import Hint
+from pytest_tempres.leaks.origins import RawFrame
+
+__all__ = ["SHIPPED", "Descriptors", "unsupported"]
+
+# Captured because tests replace these functions, and the clock with them.
+_collect = gc.collect
+_getpid = os.getpid
+_isdir = os.path.isdir
+_sleep = time.sleep
+
+_SITES: Final = ("site-packages", "dist-packages")
+_LIBRARY: Final = sysconfig.get_path("stdlib")
+
+#: What may stay open: nobody closes it, and it is nobody's fault. Patterns of paths.
+SHIPPED: Final = (
+    # The interpreter and its libraries read their own code, and debuggers and linters keep it.
+    f"{_LIBRARY}/*.py",
+    f"{_LIBRARY}/*.pyc",
+    f"{_LIBRARY}/*.so",
+    "*/python3*.zip",
+    *(f"*/{site}/*.{kind}" for site in _SITES for kind in ("py", "pyc", "so")),
+    # TLS libraries keep the bundle of authorities that they trust.
+    "*/certifi/*.pem",
+    "/etc/ssl/*",
+    "/etc/pki/*",
+    "/private/etc/ssl/*",
+    "/usr/share/ca-certificates/*",
+    # Opened once for a process, by libraries for their random numbers.
+    "/dev/random",
+    "/dev/urandom",
+    # Terminals belong to the person in front of them; a master that leaks is still reported.
+    "/dev/console",
+    "/dev/tty*",
+    "/dev/pts/*",
+    # The drivers of graphics cards are opened once for a process.
+    "/dev/dri/*",
+    "/dev/nvidia*",
+    # A session of this plugin in the same process holds it until the process ends.
+    "*/tempres-????????/.lock",
+    # Coverage measures to the end.
+    "*/.coverage*",
+)
+
+#: How long to wait for what threads and children are about to close, in seconds.
+_PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+_IMPORT: Final = "<frozen importlib._bootstrap>"
+
+
+def unsupported() -> str | None:
+    """Return why descriptors cannot be looked at on this platform, or None where they can."""
+    if sys.platform not in {"linux", "darwin"}:
+        return f"file descriptors can be looked at on Linux and macOS, not on {sys.platform}"
+    if not _isdir(fd_names.TABLE):
+        return f"file descriptors cannot be looked at: there is no {fd_names.TABLE}"
+    return None
+
+
+class Descriptors:
+    """File descriptors that were opened and not closed.
+
+    What is open at the beginning is nobody's, and so is what other plugins and the
+    session itself open: they end with the process, and the kernel closes them. What
+    an import opens belongs to the collection, test or fixture that imports only
+    where a line of the project itself opened it; libraries keep what they open then.
+
+    A descriptor is known by number, device, inode and type. One that is closed and
+    opened again for the same file under the same number between two looks is the old one.
+
+    :param running: Who is running.
+    :param folder: Shows the frames of stacks.
+    :param ignored: Tells whether the ini file lets something stay: it is asked with
+        the path that a descriptor leads to, or with words where it has no path.
+    :param worker: The name by which reports call this process.
+    """
+
+    events: AbstractSet[str] = EVENTS
+
+    def __init__(
+        self,
+        *,
+        running: Running,
+        folder: Folder,
+        ignored: Callable[[str], bool],
+        worker: str,
+    ) -> None:
+        self._running = running
+        self._folder = folder
+        self._ignored = ignored
+        self._worker = worker
+        self._pid = _getpid()
+        self._openings = Openings(running)
+        self._known = fd_names.identities(()) or {}
+        self._entries: dict[int, Entry] = {}
+
+    def saw(self, event: str, args: tuple[Any, ...]) -> None:
+        """Note what *event* announces."""
+        if self._openings.full():
+            # Of most of them nothing is open any more; the others must not lose their line.
+            self.look()
+        self._openings.saw(event, args)
+
+    # -- what looks find
+
+    def look(self) -> None:
+        """Book the descriptors that are new, and forget those that were closed."""
+        if _getpid() != self._pid:
+            return
+        now = fd_names.identities(self._known)
+        if now is None:
+            # Nobody can look now; what was announced is wanted by the next look.
+            return
+        openings = self._openings.take()
+        self._openings.look()
+        if now != self._known:
+            for number in self._known.keys() - now.keys():
+                self._entries.pop(number, None)
+            new = [number for number, each in now.items() if self._known.get(number) != each]
+            self._known = now
+            self._book(new, Matches(openings, self._folder))
+
+    def _book(self, numbers: Iterable[int], matches: Matches) -> None:
+        for number in sorted(numbers, reverse=True):
+            self._entries.pop(number, None)
+            target = fd_names.target(number)
+            hint = matches.hint(number, target)
+            entry = self._entry(target, hint)
+            if not _is_nobodys(entry, hint):
+                self._entries[number] = entry
+
+    def _entry(self, target: str, hint: Hint | None) -> Entry:
+        if hint is None:
+            running = self._running
+            return Entry(target, running.owner, running.test, running.phase, worker=self._worker)
+        return Entry(
+            target,
+            hint.owner,
+            hint.test,
+            hint.phase,
+            self._folder.fold(hint.stack),
+            made_by="python",
+            worker=self._worker,
+        )
+
+    # -- what is judged
+
+    def due(self, test: str) -> list[Leak]:
+        """Return what *test* and its function-scoped fixtures left open, at the last look.
+
+        Connections are left to the end: a pool that a wider fixture owns opens them
+        when a test first needs them, and closes them with the fixture.
+        """
+        return self._judge(
+            (
+                number
+                for number, entry in self._entries.items()
+                if entry.test == test and _is_of_one_test(entry.owner)
+            ),
+            connections=False,
+        )
+
+    def judge(self) -> list[Leak]:
+        """Return what is still open at the end, after some time to close it."""
+        self.look()
+        return self._judge(self._entries, connections=True)
+
+    def _judge(self, numbers: Iterable[int], *, connections: bool) -> list[Leak]:
+        if _getpid() != self._pid:
+            return []
+        found = self._suspects(sorted(numbers))
+        suspects = {n: each for n, each in found.items() if connections or not each.connected}
+        if suspects:
+            # Objects in a reference cycle close what they hold.
+            _collect()
+            suspects = self._suspects(suspects)
+        for pause in _PAUSES:
+            if not suspects:
+                break
+            _sleep(pause)
+            suspects = self._suspects(suspects)
+        return [self._leak(number, found) for number, found in suspects.items()]
+
+    def _suspects(self, numbers: Iterable[int]) -> dict[int, Description]:
+        """Return those of *numbers* that are open still and may not stay."""
+        kept = _kept_by_multiprocessing()
+        found = {}
+        for number in numbers:
+            if number in kept or fd_names.identity(number) != self._known.get(number):
+                continue
+            description = fd_names.describe(number)
+            if description is not None and not self._may_stay(description.target):
+                found[number] = description
+        return found
+
+    def _may_stay(self, target: str) -> bool:
+        return any(fnmatchcase(target, each) for each in SHIPPED) or self._ignored(target)
+
+    def _leak(self, number: int, found: Description) -> Leak:
+        shown = f"fd {number}: {found.text}"
+        entry = self._entries[number]._replace(path=found.target)
+        return Leak("descriptor", shown, found.size, 1, complete=True, status="leak", entry=entry)
+
+
+def _is_of_one_test(owner: Owner) -> bool:
+    return owner.kind == "test" or (owner.kind == "fixture" and owner.scope == "function")
+
+
+def _is_nobodys(entry: Entry, hint: Hint | None) -> bool:
+    """Whether nobody has to close it, since it lives as long as the process or a module."""
+    if entry.owner.kind == "session":
+        return True
+    imported = entry.owner.kind == "collection" or (hint is not None and _imports(hint.stack))
+    return imported and not _is_own(entry.origin)
+
+
+def _imports(stack: Iterable[RawFrame]) -> bool:
+    return any(code.co_filename == _IMPORT for code, _ in stack)
+
+
+def _is_own(origin: tuple[Frame, ...]) -> bool:
+    """Whether a line of the project itself comes nearest, not one of a library."""
+    if not origin or os.path.isabs(origin[0].file):
+        return False
+    return not any(f"{site}{os.sep}" in origin[0].file for site in _SITES)
+
+
+def _kept_by_multiprocessing() -> set[object]:
+    """Return the descriptors by which multiprocessing holds its servants, once for a process.
+
+    They were started by whoever came first to need them, and stop when this end closes.
+    Packages like loky bring copies of their own.
+    """
+    # Threads of the code under test go on importing.
+    modules = list(sys.modules.items())
+    trackers = (module for name, module in modules if name.endswith(".resource_tracker"))
+    server = sys.modules.get("multiprocessing.forkserver")
+    return {
+        *(getattr(getattr(each, "_resource_tracker", None), "_fd", None) for each in trackers),
+        getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None),
+    }

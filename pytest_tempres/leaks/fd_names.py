@@ -1,0 +1,269 @@
+"""Which descriptors are open, and what is each of them in words?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import errno
+import os
+import re
+import socket
+import stat
+import sys
+from typing import Any
+from typing import Final
+from typing import NamedTuple
+
+__all__ = [
+    "DELETED",
+    "TABLE",
+    "Description",
+    "Identity",
+    "describe",
+    "identities",
+    "identity",
+    "mode",
+    "target",
+]
+
+# Captured because tests replace these functions.
+_dup = os.dup
+_fstat = os.fstat
+_isatty = os.isatty
+_lexists = os.path.lexists
+_listdir = os.listdir
+_readlink = os.readlink
+_Socket = socket.SocketType
+
+if sys.platform == "win32":
+
+    def mode(number: int) -> int:  # noqa: ARG001 -- the same as elsewhere
+        """Return nothing of worth: these descriptors are not looked at."""
+        return 0
+
+    def _restore(number: int, flags: int) -> None:
+        """Do nothing, as above."""
+
+    def _limit() -> int:
+        return 0
+
+else:
+    import fcntl
+
+    _fcntl = fcntl.fcntl
+    _sysconf = os.sysconf
+
+    def mode(number: int) -> int:
+        """Return the flags that *number* was opened with, as far as the kernel keeps them."""
+        try:
+            return _fcntl(number, fcntl.F_GETFL)
+        except OSError:
+            return 0
+
+    def _restore(number: int, flags: int) -> None:
+        if mode(number) != flags:
+            _fcntl(number, fcntl.F_SETFL, flags)
+
+    def _limit() -> int:
+        """Return below which number all descriptors are."""
+        return _sysconf("SC_OPEN_MAX")
+
+
+#: Device, inode and type; where the kernel gives all of a kind one inode, their name instead.
+Identity = tuple[int, int, "int | str"]
+
+#: Where the kernel shows the descriptors of this process.
+TABLE: Final = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+#: pytest's capture, and whoever redirects output, lets these point elsewhere for a time.
+_STANDARD: Final = frozenset({0, 1, 2})
+#: A bound for where the table cannot be read, and the limit says "no limit".
+_MOST_PROBED: Final = 65_536
+#: What Linux puts behind the path of what is gone.
+DELETED: Final = " (deleted)"
+_ANONYMOUS: Final = re.compile(r"anon_inode:\[?([^\]]*)\]?")
+_MEMORY: Final = "/memfd:"
+#: Names of the kernel that are not those of the functions that people call.
+_NAMES: Final = {"eventpoll": "epoll"}
+_PROTOCOLS: Final[dict[int, str]] = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
+_ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+
+
+class Description(NamedTuple):
+    """What a descriptor leads to."""
+
+    #: Words and path, as a report shows them.
+    text: str
+    #: The path alone, or the words where there is no path: what patterns are asked with.
+    target: str
+    #: The size of a file that only its descriptors keep alive, in bytes.
+    size: int = 0
+    #: Whether it is one end of a connection that has addresses.
+    connected: bool = False
+
+
+# -- which are open
+
+
+def identities(known: Iterable[int]) -> dict[int, Identity] | None:
+    """Return the identity of every open descriptor but the three standard ones.
+
+    :param known: Numbers to try too where the table cannot be read.
+    :returns: None when nobody can look now.
+    """
+    numbers = _numbers(known)
+    if numbers is None:
+        return None
+    # That of the listing itself is closed by now.
+    found = ((number, identity(number)) for number in numbers)
+    return {number: each for number, each in found if each is not None}
+
+
+def identity(number: int) -> Identity | None:
+    """Return what tells the descriptor *number* from a later one, or None when it is closed."""
+    try:
+        status = _fstat(number)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode) or target(number)
+
+
+def _numbers(known: Iterable[int]) -> Iterable[int] | None:
+    try:
+        return {int(name) for name in _listdir(TABLE)} - _STANDARD
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            return None
+    # To list takes a descriptor. When there is none left, all below the limit are open.
+    return {*known, *range(min(_limit(), _MOST_PROBED))} - _STANDARD
+
+
+# -- what they lead to
+
+
+def target(number: int) -> str:
+    """Return what the kernel says that *number* leads to: a path, or a name of its own."""
+    try:
+        if sys.platform == "darwin":
+            found = _fcntl(number, fcntl.F_GETPATH, bytes(1024))
+            return os.fsdecode(found.rstrip(b"\0"))
+        return _readlink(f"{TABLE}/{number}")
+    except OSError:
+        return ""
+
+
+def describe(number: int) -> Description | None:
+    """Return what *number* leads to, or None when it is closed.
+
+    Sockets are asked through a duplicate, so this may open a descriptor for a moment.
+    """
+    try:
+        status = _fstat(number)
+    except OSError:
+        return None
+    path = target(number)
+    if stat.S_ISSOCK(status.st_mode):
+        return _socket(number)
+    if path.startswith(_MEMORY):
+        name = path.removeprefix(_MEMORY).removesuffix(DELETED)
+        return Description(f"memfd {name}", f"memfd {name}", status.st_size)
+    if os.path.isabs(path):
+        return _named(number, status, path)
+    text = _nameless(number, status, path)
+    return Description(text, text)
+
+
+def _named(number: int, status: os.stat_result, path: str) -> Description:
+    gone = path.endswith(DELETED) and not _lexists(path)
+    path = path.removesuffix(DELETED) if gone else path
+    if not stat.S_ISREG(status.st_mode):
+        kind = _kind(number, status.st_mode)
+        return Description(f"{'deleted ' if gone else ''}{kind} {path}", path)
+    if not gone and status.st_nlink:
+        return Description(path, path)
+    directory, name = os.path.split(path)
+    # That is how the kernel calls what was opened with O_TMPFILE.
+    unnamed = name == f"#{status.st_ino}"
+    text = f"unnamed file in {directory}" if unnamed else f"unlinked file {path}"
+    return Description(text, path, status.st_size)
+
+
+def _kind(number: int, bits: int) -> str:
+    if stat.S_ISCHR(bits):
+        return "terminal" if _isatty(number) else "character device"
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "fifo", stat.S_IFBLK: "block device"}
+    return kinds.get(stat.S_IFMT(bits), "special file")
+
+
+def _nameless(number: int, status: os.stat_result, name: str) -> str:
+    if stat.S_ISFIFO(status.st_mode):
+        end = {os.O_RDONLY: "read end of a ", os.O_WRONLY: "write end of a "}
+        return f"{end.get(mode(number) & _ACCESS, '')}pipe"
+    if stat.S_ISREG(status.st_mode) and not name:
+        return "unlinked file"
+    anonymous = _ANONYMOUS.fullmatch(name)
+    if anonymous is None:
+        return name or "something without a name"
+    return _NAMES.get(anonymous[1], anonymous[1])
+
+
+def _socket(number: int) -> Description:
+    before = mode(number)
+    try:
+        # A duplicate, so that closing this object leaves the other one open.
+        copy = _Socket(fileno=_dup(number))
+    except OSError:
+        return Description("socket", "socket")
+    try:
+        return _socket_words(copy)
+    finally:
+        copy.close()
+        # With a default timeout a new socket object makes what it is given non-blocking.
+        _restore(number, before)
+
+
+def _socket_words(sock: socket.SocketType) -> Description:
+    words = f"{_protocol(sock.family, sock.type)} socket"
+    local, peer = _address(sock.getsockname), _address(sock.getpeername)
+    if local:
+        words += f" {local}"
+    if peer:
+        words += f" to {peer}"
+    elif _is_listening(sock):
+        words += ", listening"
+    return Description(words, words, connected=bool(peer))
+
+
+def _protocol(family: int, kind: int) -> str:
+    if family == getattr(socket, "AF_UNIX", None):
+        return "Unix"
+    if family in {socket.AF_INET, socket.AF_INET6}:
+        return _PROTOCOLS.get(kind, "raw")
+    try:
+        return socket.AddressFamily(family).name
+    except ValueError:
+        return f"family {family}"
+
+
+def _is_listening(sock: socket.SocketType) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        # Not every family knows the option.
+        return False
+
+
+def _address(ask: Callable[[], Any]) -> str:
+    """Return one end of a socket; an empty text where it has no address."""
+    try:
+        found = ask()
+    except (OSError, ValueError):
+        return ""
+    if isinstance(found, bytes):
+        # Linux has names for sockets that are in no file system; they begin with NUL.
+        return "@" + os.fsdecode(found).strip("\0") if found else ""
+    if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
+        host, port = found[:2]
+        if not port:
+            return ""
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return found if isinstance(found, str) else ""
