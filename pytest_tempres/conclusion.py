@@ -36,6 +36,7 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
         leaks=leaks,
         kept=tuple(state.kept),
         stale=tuple(gone),
+        other_roots=tuple(state.other_roots),
         gate_failed=gate,
     )
     state.summary = summary

@@ -20,9 +20,13 @@ _NO_PATHS = ("changed", "deleted", "descriptor")
 
 
 def open_to_correction(summary: Summary) -> set[str]:
-    """Return the paths that were called leaks: they were there when the verdict fell."""
+    """Return the paths that were called leaks, and that nobody of ours has removed yet."""
     return {
-        leak.path for leak in summary.leaks if leak.status == "leak" and leak.kind not in _NO_PATHS
+        leak.path
+        for leak in summary.leaks
+        if leak.status == "leak"
+        and leak.kind not in _NO_PATHS
+        and summary.root_of(leak.path) in (None, summary.root)
     }
 
 

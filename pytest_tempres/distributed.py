@@ -65,6 +65,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "entries": state.ledger.unsent if state.ledger is not None else [],
             "deferred": sorted(deferred),
             "kept": state.kept,
+            "root": None if state.joined else state.root.path,
             "leaks": leaks,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "collected": state.course.collected,
@@ -117,6 +118,8 @@ def _receive(state: SessionState, data: dict[str, Any]) -> None:
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
+    if data["root"] is not None:
+        state.other_roots.append(data["root"])
     if state.watched is not None:
         state.watched.adopt(data["changed"])
     # Every worker collects the same tests.

@@ -115,6 +115,8 @@ class SessionState:
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
+    #: The session roots of workers that do not see ours.
+    other_roots: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)
     #: The detector whose findings travel from workers to their controller.
     watched: Watched | None = None

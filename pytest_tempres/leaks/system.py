@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
+from typing import cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    _Normal = Callable[[str], str]
+    _Scan = Callable[[str], AbstractContextManager[Iterator[os.DirEntry[str]]]]
+    _Stat = Callable[[str], os.stat_result]
 
 __all__ = ["System"]
 
@@ -16,14 +27,16 @@ class System:
     namespaces of modules too: in that of a class they are safe.
     """
 
-    abspath = staticmethod(os.path.abspath)
+    # Overloaded for bytes and descriptors, of which nothing here has any.
+    abspath = staticmethod(cast("_Normal", os.path.abspath))
+    normpath = staticmethod(cast("_Normal", os.path.normpath))
+    scandir = staticmethod(cast("_Scan", os.scandir))
+    stat = staticmethod(cast("_Stat", os.stat))
+    lstat = staticmethod(cast("_Stat", os.lstat))
+
     fsdecode = staticmethod(os.fsdecode)
     getcwd = staticmethod(os.getcwd)
     isabs = staticmethod(os.path.isabs)
     join = staticmethod(os.path.join)
-    lstat = staticmethod(os.lstat)
     monotonic = staticmethod(time.monotonic)
-    normpath = staticmethod(os.path.normpath)
-    scandir = staticmethod(os.scandir)
-    stat = staticmethod(os.stat)
     time_ns = staticmethod(time.time_ns)

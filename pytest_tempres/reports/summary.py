@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+import os
 from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
@@ -50,8 +51,15 @@ class Summary:
     kept: tuple[Kept, ...]
     #: Known leaks that are gone, though their owners ran to the end.
     stale: tuple[Known, ...] = ()
+    #: The session roots of workers that do not see the controller's: they clear up themselves.
+    other_roots: tuple[str, ...] = ()
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
+
+    def root_of(self, path: str) -> str | None:
+        """Return the session root that *path* lies in, None where it lies elsewhere."""
+        roots = (self.root, *self.other_roots)
+        return next((root for root in roots if path.startswith(os.path.join(root, ""))), None)
 
     @property
     def totals(self) -> Totals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import os
@@ -39,7 +40,7 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
     terminal.write_sep("=", "temporary resources")
     owners = _by_owner(leaks)
     for owner in owners if verbose else list(owners)[:_OWNERS]:
-        for line in _of_owner(owner, owners[owner], summary.root, verbose=verbose):
+        for line in _of_owner(owner, owners[owner], summary.root_of, verbose=verbose):
             terminal.write_line(line)
     if not verbose and len(owners) > _OWNERS:
         terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
@@ -59,8 +60,13 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
 
     :param root: The session root; what lies in it is shown relative to its parent.
     """
+    inside = os.path.join(root, "")
+
+    def root_of(path: str) -> str | None:
+        return root if path.startswith(inside) else None
+
     for owner, group in _by_owner(leaks).items():
-        yield from _of_owner(owner, group, root, verbose=False)
+        yield from _of_owner(owner, group, root_of, verbose=False)
 
 
 def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
@@ -70,7 +76,9 @@ def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
     return groups
 
 
-def _of_owner(owner: Owner, leaks: list[Leak], root: str, *, verbose: bool) -> Iterator[str]:
+def _of_owner(
+    owner: Owner, leaks: list[Leak], root_of: Callable[[str], str | None], *, verbose: bool
+) -> Iterator[str]:
     yield f"{_name(owner)} {_amount(leaks)}{_workers(leaks)}"
     by_origin: dict[tuple[Frame, ...], list[Leak]] = {}
     for leak in leaks:
@@ -80,7 +88,7 @@ def _of_owner(owner: Owner, leaks: list[Leak], root: str, *, verbose: bool) -> I
             yield f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)"
             return
         more = f" and {len(alike) - 1} more like it" if len(alike) > 1 else ""
-        yield f"  {_place(root, alike[0].path)}{more}"
+        yield f"  {_place(root_of(alike[0].path), alike[0].path)}{more}"
         for line in _origin(alike[0], verbose=verbose):
             yield f"    {line}"
 
@@ -131,10 +139,10 @@ def _workers(leaks: list[Leak]) -> str:
     return f" in {', '.join(workers)}" if len(workers) > 1 else ""
 
 
-def _place(root: str, path: str) -> str:
-    parent = os.path.join(os.path.dirname(root), "")
-    inside = path.startswith(os.path.join(root, ""))
-    return shown(path[len(parent) :] if inside else path, controls=True)
+def _place(root: str | None, path: str) -> str:
+    if root is not None:
+        path = path[len(os.path.join(os.path.dirname(root), "")) :]
+    return shown(path, controls=True)
 
 
 def _origin(leak: Leak, *, verbose: bool) -> list[str]:
@@ -188,8 +196,7 @@ def _makers(leaks: list[Leak], kind: str) -> str:
 
 
 def _fate(summary: Summary, paths: list[str]) -> str:
-    inside = os.path.join(summary.root, "")
-    outside = sum(not path.startswith(inside) for path in paths)
+    outside = sum(summary.root_of(path) is None for path in paths)
     if not outside:
         return "removed"
     if outside == len(paths):

@@ -8,7 +8,6 @@ import pytest
 
 import pytest_tempres
 from pytest_tempres.leaks.folding import Folder
-from pytest_tempres.leaks.model import Frame
 
 ROOT = os.path.abspath(os.path.join(os.sep, "home", "me", "project"))
 SITE = os.path.join(ROOT, ".venv", "lib", "site-packages")
