@@ -23,6 +23,7 @@ ROWS = (
     {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
     {"outcomes", "conclusion", "detectors"},
     {"correction"},
+    {"clearing"},
     {"session", "verdicts", "strict"},
     {"plugin"},
 )

@@ -29,6 +29,7 @@ __all__ = [
     "SessionRoot",
     "WorkerRoot",
     "attach",
+    "children",
     "create",
     "is_ours",
     "own_uid",
@@ -236,6 +237,15 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     finally:
         if fd is not None:
             _close(fd)
+
+
+def children(path: str) -> list[str]:
+    """Return the paths of what is in the directory *path*; nothing where it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries]
+    except OSError:
+        return []
 
 
 def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:

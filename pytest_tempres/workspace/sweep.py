@@ -18,6 +18,7 @@ from pytest_tempres.workspace.root import INDEX
 from pytest_tempres.workspace.root import LOCK
 from pytest_tempres.workspace.root import PREFIX
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import is_ours
 from pytest_tempres.workspace.root import own_uid
 
@@ -120,22 +121,14 @@ def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
     for path in kept:
         worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
         spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
-    for worker in _children(root):
+    for worker in children(root):
         name = os.path.basename(worker)
         if name in (BREADCRUMB, LOCK) or (kept and name == INDEX):
             continue
         if worker not in spared:
             yield worker
         elif worker not in kept:
-            yield from (path for path in _children(worker) if path not in spared)
-
-
-def _children(path: str) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return [entry.path for entry in entries]
-    except OSError:
-        return []
+            yield from (path for path in children(worker) if path not in spared)
 
 
 def _read(path: str) -> dict[str, object]:

@@ -179,7 +179,7 @@ def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
     """A temp directory that vanished is no error at the end of a session."""
     place.rmdir()
     assert sweep() == 0
-    assert module._children(str(place)) == []
+    assert module.children(str(place)) == []
 
 
 # -- what others do meanwhile
@@ -220,7 +220,7 @@ def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeyp
         (root / BREADCRUMB).unlink(missing_ok=True)
         return [str(child) for child in Path(path).iterdir()]
 
-    monkeypatch.setattr(module, "_children", children)
+    monkeypatch.setattr(module, "children", children)
     assert sweep() == 0
     assert (root / "main" / "left").exists()
 

@@ -1,0 +1,95 @@
+"""What goes of a session's directory when the session is over, and what has to wait?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+import os
+
+from pytest_tempres.keeping import remove
+from pytest_tempres.leaks import deferred
+from pytest_tempres.leaks.verdict import parents
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace import custody
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import children
+
+__all__ = ["clear"]
+
+
+def clear(state: SessionState) -> None:
+    """Remove all of our root but what is kept, and what others have promised to remove."""
+    kept = set().union(*(parents(each.path) for each in state.kept))
+    left = [path for path in _contents(state.root) if path not in kept]
+    judged = {leak.path for leak in state.summary.leaks} if state.summary is not None else set()
+    if not judged.issuperset(left):
+        # Made after the verdict, or in a session that had none.
+        state.deferred |= deferred.promised(state.callbacks)
+    accused = _accused(state)
+    if accused:
+        # Other plugins clean up after the verdict too.
+        _correct(state, accused)
+    if not _somebody_may_come(state):
+        _remove_all(state, left)
+    accused = {path for path in accused if os.path.lexists(path)}
+    waiting = [path for path in left if os.path.lexists(path)]
+    if waiting or accused:
+        custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
+    else:
+        _give_up(state, kept)
+
+
+def _somebody_may_come(state: SessionState) -> bool:
+    """Whether an exit handler may know a path in ways that nobody can tell, and want it there."""
+    callbacks, ledger = state.callbacks, state.ledger
+    return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
+
+
+def _accused(state: SessionState) -> set[str]:
+    """Return the paths that were reported as leaks."""
+    if state.summary is None:
+        return set()
+    from pytest_tempres import correction  # noqa: PLC0415 -- most sessions leave nothing
+
+    return correction.open_to_correction(state.summary)
+
+
+def _correct(state: SessionState, accused: set[str]) -> None:
+    from pytest_tempres import correction  # noqa: PLC0415 -- as above
+
+    correction.correct(state, accused)
+
+
+def _remove_all(state: SessionState, paths: list[str]) -> None:
+    for path in paths:
+        if path not in state.deferred:
+            remove(state, Made(path))
+
+
+def _at_exit(
+    state: SessionState, accused: set[str], waiting: list[str], kept: Collection[str]
+) -> None:
+    """Do after all exit handlers what could not be done before them."""
+    if accused:
+        _correct(state, accused)
+    _remove_all(state, [path for path in waiting if os.path.lexists(path)])
+    if not kept:
+        deferred.settle(state.root.path)
+    _give_up(state, kept)
+
+
+def _give_up(state: SessionState, kept: Collection[str]) -> None:
+    if not kept:
+        state.root.dissolve()
+    elif state.root.lock_fd is not None:
+        lock.release(state.root.lock_fd)
+
+
+def _contents(root: SessionRoot) -> list[str]:
+    """Return what is in all the worker roots."""
+    found = []
+    for worker in children(root.path):
+        if os.path.isdir(worker):
+            found += children(worker)
+    return found
