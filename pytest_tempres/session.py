@@ -70,29 +70,40 @@ def start(config: pytest.Config) -> SessionState | None:
             raise pytest.UsageError(str(error)) from error
         tell(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
         return None
-    ledger = _open_ledger(config, settings, root, worker)
     state = SessionState(
         config=config,
         settings=settings,
         root=root,
         worker=worker,
-        ledger=ledger,
+        ledger=_open_ledger(config, settings, root, worker),
         baseline=baseline,
         system_tmpdir=system_tmpdir,
     )
-    redirect = Redirect()
-    if settings.redirect:
-        state.callbacks = redirect.callbacks
-        redirect.move(worker.path, system_tmpdir)
-    config.add_cleanup(lambda: _stop(state, redirect))
-    config.stash[session_key] = state
-    if ledger is not None:
-        if settings.detect != {"temp"}:
-            from pytest_tempres import detectors  # noqa: PLC0415 -- as above
-
-            detectors.add(state, ledger, worker=announced is not None)
-        origins.activate(ledger.origins)
+    _begin(state)
+    if state.ledger is not None:
+        _listen(state, state.ledger, worker=announced is not None)
     return state
+
+
+def _begin(state: SessionState) -> None:
+    """Move the temp location, and see to it that it is restored whatever comes."""
+    redirect = Redirect()
+    if state.settings.redirect:
+        state.callbacks = redirect.callbacks
+        redirect.move(state.worker.path, state.system_tmpdir)
+    state.config.add_cleanup(lambda: _stop(state, redirect))
+    state.config.stash[session_key] = state
+
+
+def _listen(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
+    if state.settings.detect != {"temp"}:
+        from pytest_tempres import detectors  # noqa: PLC0415 -- few look for more
+
+        try:
+            detectors.add(state, ledger, worker=worker)
+        except Exception as error:  # noqa: BLE001 -- no look may end the session
+            state.warn("detectors", f"a detector could not start: {error!r}", TempresLeakWarning)
+    origins.activate(ledger.origins)
 
 
 def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:

@@ -23,6 +23,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.system import System
+from pytest_tempres.leaks.temp_root import exists
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector
@@ -195,6 +196,10 @@ class Origins:
                 self.going.add(name)
             return
         if not name or (below and (name in self.hints or name in self._known)):
+            return
+        if event != "os.rename" and name in self.hints and exists(path):
+            # Opening what stands there makes nothing, though it would have: a named temporary
+            # file opens its directory so, and a database the file that it was given.
             return
         if event == "os.rename":
             source, deeper = self._name(absolute(args[0]))

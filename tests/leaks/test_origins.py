@@ -251,6 +251,42 @@ def test_what_lies_below_belongs_to_its_entry(origins, root):
     assert origins.hints == {"d": before}
 
 
+@pytest.mark.parametrize("library", [tempfile, primitives], ids=lambda library: library.__name__)
+def test_a_directory_is_not_made_by_what_is_made_in_it(origins, root, library):
+    """A named temporary file opens its directory as if to create it (CPython since 3.12)."""
+
+    def makes():
+        return library.mkdtemp(dir=root)
+
+    path = makes()
+    with library.NamedTemporaryFile(dir=path), library.TemporaryFile(dir=path):
+        pass
+    (hint,) = origins.hints.values()
+    assert "makes" in functions(hint)
+
+
+@pytest.mark.parametrize("use", ["open", "touch", "connect"])
+def test_what_stands_there_is_not_made_again(origins, root, use):
+    """Who writes to a file did not make it; who makes it again after it went did."""
+    path = root / "x"
+
+    def makes():
+        path.write_text("")
+
+    def uses():
+        if use == "connect":
+            sqlite3.connect(path).close()
+        else:
+            path.touch() if use == "touch" else path.write_text("x")
+
+    makes()
+    uses()
+    assert "makes" in functions(origins.hints["x"])
+    path.unlink()
+    uses()
+    assert "uses" in functions(origins.hints["x"])
+
+
 def test_what_lies_below_a_known_entry_needs_no_hint(root, running):
     """A large tree in an entry that was found already costs no stack."""
     origins = Origins((f"{root}/",), (), {"d": 1}, running)
