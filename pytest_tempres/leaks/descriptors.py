@@ -10,7 +10,6 @@ import gc
 import os
 import sys
 import sysconfig
-import time
 from typing import Any
 from typing import Final
 
@@ -27,14 +26,12 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import RawFrame
+from pytest_tempres.leaks.system import System
 
 __all__ = ["SHIPPED", "Descriptors", "unsupported"]
 
 # Captured because tests replace these functions, and the clock with them.
 _collect = gc.collect
-_getpid = os.getpid
-_isdir = os.path.isdir
-_sleep = time.sleep
 
 _SITES: Final = ("site-packages", "dist-packages")
 _LIBRARY: Final = sysconfig.get_path("stdlib")
@@ -78,7 +75,7 @@ def unsupported() -> str | None:
     """Return why descriptors cannot be looked at on this platform, or None where they can."""
     if sys.platform not in {"linux", "darwin"}:
         return f"file descriptors can be looked at on Linux and macOS, not on {sys.platform}"
-    if not _isdir(fd_names.TABLE):
+    if not System.isdir(fd_names.TABLE):
         return f"file descriptors cannot be looked at: there is no {fd_names.TABLE}"
     return None
 
@@ -115,7 +112,7 @@ class Descriptors:
         self._folder = folder
         self._ignored = ignored
         self._worker = worker
-        self._pid = _getpid()
+        self._pid = System.getpid()
         self._openings = Openings(running)
         self._known = fd_names.identities(()) or {}
         self._entries: dict[int, Entry] = {}
@@ -131,7 +128,7 @@ class Descriptors:
 
     def look(self) -> None:
         """Book the descriptors that are new, and forget those that were closed."""
-        if _getpid() != self._pid:
+        if System.getpid() != self._pid:
             return
         now = fd_names.identities(self._known)
         if now is None:
@@ -192,7 +189,7 @@ class Descriptors:
         return self._judge(self._entries, connections=True)
 
     def _judge(self, numbers: Iterable[int], *, connections: bool) -> list[Leak]:
-        if _getpid() != self._pid:
+        if System.getpid() != self._pid:
             return []
         found = self._suspects(sorted(numbers))
         suspects = {n: each for n, each in found.items() if connections or not each.connected}
@@ -203,7 +200,7 @@ class Descriptors:
         for pause in _PAUSES:
             if not suspects:
                 break
-            _sleep(pause)
+            System.sleep(pause)
             suspects = self._suspects(suspects)
         return [self._leak(number, found) for number, found in suspects.items()]
 

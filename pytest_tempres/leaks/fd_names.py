@@ -14,6 +14,8 @@ from typing import Any
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.leaks.system import System
+
 __all__ = [
     "DELETED",
     "TABLE",
@@ -27,12 +29,6 @@ __all__ = [
 ]
 
 # Captured because tests replace these functions.
-_dup = os.dup
-_fstat = os.fstat
-_isatty = os.isatty
-_lexists = os.path.lexists
-_listdir = os.listdir
-_readlink = os.readlink
 _Socket = socket.SocketType
 
 if sys.platform == "win32":
@@ -121,7 +117,7 @@ def identities(known: Iterable[int]) -> dict[int, Identity] | None:
 def identity(number: int) -> Identity | None:
     """Return what tells the descriptor *number* from a later one, or None when it is closed."""
     try:
-        status = _fstat(number)
+        status = System.fstat(number)
     except OSError:
         return None
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode) or target(number)
@@ -129,7 +125,7 @@ def identity(number: int) -> Identity | None:
 
 def _numbers(known: Iterable[int]) -> Iterable[int] | None:
     try:
-        return {int(name) for name in _listdir(TABLE)} - _STANDARD
+        return {int(name) for name in System.listdir(TABLE)} - _STANDARD
     except OSError as error:
         if error.errno != errno.EMFILE:
             return None
@@ -146,7 +142,7 @@ def target(number: int) -> str:
         if sys.platform == "darwin":
             found = _fcntl(number, fcntl.F_GETPATH, bytes(1024))
             return os.fsdecode(found.rstrip(b"\0"))
-        return _readlink(f"{TABLE}/{number}")
+        return System.readlink(f"{TABLE}/{number}")
     except OSError:
         return ""
 
@@ -157,7 +153,7 @@ def describe(number: int) -> Description | None:
     Sockets are asked through a duplicate, so this may open a descriptor for a moment.
     """
     try:
-        status = _fstat(number)
+        status = System.fstat(number)
     except OSError:
         return None
     path = target(number)
@@ -173,7 +169,7 @@ def describe(number: int) -> Description | None:
 
 
 def _named(number: int, status: os.stat_result, path: str) -> Description:
-    gone = path.endswith(DELETED) and not _lexists(path)
+    gone = path.endswith(DELETED) and not System.lexists(path)
     path = path.removesuffix(DELETED) if gone else path
     if not stat.S_ISREG(status.st_mode):
         kind = _kind(number, status.st_mode)
@@ -189,7 +185,7 @@ def _named(number: int, status: os.stat_result, path: str) -> Description:
 
 def _kind(number: int, bits: int) -> str:
     if stat.S_ISCHR(bits):
-        return "terminal" if _isatty(number) else "character device"
+        return "terminal" if System.isatty(number) else "character device"
     kinds = {stat.S_IFDIR: "directory", stat.S_IFIFO: "fifo", stat.S_IFBLK: "block device"}
     return kinds.get(stat.S_IFMT(bits), "special file")
 
@@ -210,7 +206,7 @@ def _socket(number: int) -> Description:
     before = mode(number)
     try:
         # A duplicate, so that closing this object leaves the other one open.
-        copy = _Socket(fileno=_dup(number))
+        copy = _Socket(fileno=System.dup(number))
     except OSError:
         return Description("socket", "socket")
     try:

@@ -23,6 +23,7 @@ from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import absolute
 from pytest_tempres.leaks.origins import phase_now
 from pytest_tempres.leaks.origins import stack_here
+from pytest_tempres.leaks.system import System
 
 __all__ = ["EVENTS", "Matches", "Openings"]
 
@@ -36,7 +37,6 @@ _get_ident = threading.get_ident
 _get_native_id = threading.get_native_id
 _Socket = socket.socket
 _fileno = socket.socket.fileno
-_realpath = os.path.realpath
 
 #: Stacks are large, and of so many openings between two looks most are closed again.
 _MOST: Final = 200
@@ -167,7 +167,7 @@ class Matches:
 
     @functools.cached_property
     def _real_paths(self) -> dict[str, list[_Opening]]:
-        return _by_path(self._openings, _realpath)
+        return _by_path(self._openings, System.realpath)
 
     def _wrapped(self, number: int) -> Hint | None:
         """Return who made a file object of *number*, as `subprocess` does of its pipes."""

@@ -12,14 +12,12 @@ from typing import Final
 from typing import Literal
 from typing import NamedTuple
 
+from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import Look
 
 __all__ = ["EXCLUDED", "Children", "Deed", "Difference", "Scope", "State", "Tree", "state"]
 
 # Captured because tests replace these functions.
-_lstat = os.lstat
-_readlink = os.readlink
-_scandir = os.scandir
 
 #: What nobody means to look after, by the name of any directory on the way to it.
 EXCLUDED: Final = (
@@ -129,7 +127,7 @@ class Scope:
         pending = [directory]
         while pending:
             try:
-                with _scandir(pending.pop()) as entries:
+                with System.scandir(pending.pop()) as entries:
                     children = list(entries)
             except OSError:
                 return False
@@ -205,7 +203,7 @@ class Tree:
         """Return what is in *directory*, or None where that cannot be told for all of it."""
         listing = {}
         try:
-            with _scandir(directory) as entries:
+            with System.scandir(directory) as entries:
                 for entry in entries:
                     if not self._scope.leaves_out(entry.path, entry.name):
                         found = _state_of(entry)
@@ -299,7 +297,7 @@ def state(path: str) -> State | None:
     :raises OSError: When nobody can tell.
     """
     try:
-        return _described(path, _lstat(path))
+        return _described(path, System.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -328,4 +326,4 @@ def _described(path: str, status: os.stat_result) -> State:
     if kind == stat.S_IFDIR:
         return _DIRECTORY
     # A link made anew leads where it led. What passes through a fifo moves its time.
-    return ("symlink", _readlink(path), 0) if kind == stat.S_IFLNK else ("special", kind, 0)
+    return ("symlink", System.readlink(path), 0) if kind == stat.S_IFLNK else ("special", kind, 0)

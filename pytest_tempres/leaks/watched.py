@@ -21,6 +21,7 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import phase_now
 from pytest_tempres.leaks.origins import stack_here
+from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import measure
 from pytest_tempres.leaks.traces import Trace
 from pytest_tempres.leaks.traces import Traces
@@ -34,7 +35,6 @@ from pytest_tempres.leaks.tree import state
 
 __all__ = ["Watched"]
 
-_getpid = os.getpid
 
 #: Stacks are large: so many notes are taken before the disk is asked which still matter.
 _MOST_NOTES: Final = 200
@@ -93,7 +93,7 @@ class Watched:
         self._running = running
         self._folder = folder
         self._worker = worker
-        self._pid = _getpid()
+        self._pid = System.getpid()
         directories = tuple(dict.fromkeys(map(os.path.normpath, directories)))
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
@@ -179,7 +179,7 @@ class Watched:
 
     def look(self) -> None:
         """Book what has come of the events since the last look, for those who were running then."""
-        if _getpid() != self._pid:
+        if System.getpid() != self._pid:
             return
         if self._notes:
             self._settle()
@@ -294,7 +294,7 @@ class Watched:
 
     def judge(self) -> list[Leak]:
         """Walk once more and return what is not as it was; nothing where nobody walked before."""
-        if _getpid() != self._pid:
+        if System.getpid() != self._pid:
             return []
         self._settle()
         return self._leaks(list(self._tree.differences()))

@@ -40,6 +40,7 @@ from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.system import System
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
 TWO = Owner("test", "t.py::two", None, "t.py:2")
@@ -111,7 +112,7 @@ def suite(patterns) -> Iterator[Suite]:
 def pauses(monkeypatch) -> list[float]:
     """How long the detector would have waited: it does not here."""
     pauses: list[float] = []
-    monkeypatch.setattr(module, "_sleep", pauses.append)
+    monkeypatch.setattr(System, "sleep", staticmethod(pauses.append))
     return pauses
 
 
@@ -961,7 +962,7 @@ def test_who_is_about_to_close_is_waited_for(suite, tmp_path, monkeypatch):
         if len(slept) == 3:
             os.close(number)
 
-    monkeypatch.setattr(module, "_sleep", sleep)
+    monkeypatch.setattr(System, "sleep", staticmethod(sleep))
     assert suite.detector.due(ONE.id) == []
     assert slept == PAUSES[:3]
 
@@ -986,7 +987,7 @@ def test_a_number_given_to_another_in_the_meantime_is_no_leak(suite, tmp_path, k
         os.close(number)
         assert os.open(tmp_path / "b", os.O_CREAT) == number
 
-    monkeypatch.setattr(module, "_sleep", sleep)
+    monkeypatch.setattr(System, "sleep", staticmethod(sleep))
     assert suite.detector.due(ONE.id) == []
 
 
@@ -1072,7 +1073,7 @@ def test_a_look_that_fails_is_made_up_for(suite, tmp_path, keep, monkeypatch):
         raise OSError(errno.ENFILE, "too many in the whole system")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fd_names, "_listdir", fail)
+        patch.setattr(System, "listdir", staticmethod(fail))
         with suite.run(ONE):
             keep((tmp_path / "a").open("w"))
         assert suite.detector.due(ONE.id) == []
@@ -1084,7 +1085,7 @@ def test_a_look_that_fails_is_made_up_for(suite, tmp_path, keep, monkeypatch):
 def test_a_session_can_begin_where_nobody_can_look(monkeypatch):
     """Then nothing is known to be old, and nobody is accused of what the session had."""
     with monkeypatch.context() as patch:
-        patch.setattr(fd_names, "_listdir", lambda path: 1 / 0)
+        patch.setattr(System, "listdir", staticmethod(lambda path: 1 / 0))
         patch.setattr(fd_names, "_numbers", lambda known: None)
         suite = Suite()
     suite.detector.look()
@@ -1099,5 +1100,5 @@ def test_other_platforms_are_refused_with_a_reason(monkeypatch):
         patch.setattr(sys, "platform", "win32")
         reason = module.unsupported()
     assert reason == "file descriptors can be looked at on Linux and macOS, not on win32"
-    monkeypatch.setattr(module, "_isdir", lambda path: False)
+    monkeypatch.setattr(System, "isdir", staticmethod(lambda path: False))
     assert fd_names.TABLE in module.unsupported()

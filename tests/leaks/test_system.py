@@ -5,22 +5,30 @@ import time
 
 import pytest
 
+from pytest_tempres.leaks import descriptors
+from pytest_tempres.leaks import fd_names
 from pytest_tempres.leaks import ledger
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks import temp_root
+from pytest_tempres.leaks import tree
+from pytest_tempres.leaks import watched
 from pytest_tempres.leaks.system import System
+
+LOOKING = [descriptors, fd_names, ledger, origins, temp_root, tree, watched]
 
 
 @pytest.mark.parametrize("name", [name for name in vars(System) if not name.startswith("_")])
 def test_replacements_do_not_reach_us(monkeypatch, name):
     """What a test puts in the place of a function is not what we call."""
-    for module in (os, os.path, time):
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, None)
-    assert callable(getattr(System, name))
+    with monkeypatch.context() as patch:
+        for module in (os, os.path, time):
+            if hasattr(module, name):
+                patch.setattr(module, name, None)
+        ours = getattr(System, name)
+    assert callable(ours)
 
 
-@pytest.mark.parametrize("module", [ledger, origins, temp_root], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", LOOKING, ids=lambda module: module.__name__)
 def test_no_module_holds_what_a_fake_would_replace(module):
     """Fakes look through the namespaces of all modules for the functions that they stand for."""
     originals = [vars(System)[name].__func__ for name in vars(System) if not name.startswith("_")]

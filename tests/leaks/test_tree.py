@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import pytest
 
 from pytest_tempres.leaks import temp_root
-from pytest_tempres.leaks import tree as module
 from pytest_tempres.leaks.ignore import Ignore
+from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.tree import Children
 from pytest_tempres.leaks.tree import Scope
 from pytest_tempres.leaks.tree import Tree
@@ -222,8 +222,8 @@ def test_what_goes_while_it_is_listed(top, monkeypatch):
                 (top / "src/gone").unlink()
             yield listed
 
-    scan = module._scandir
-    monkeypatch.setattr(module, "_scandir", scandir)
+    scan = System.scandir
+    monkeypatch.setattr(System, "scandir", staticmethod(scandir))
     assert differences(before, top) == {"src/new": "created"}
 
 
@@ -369,8 +369,9 @@ def test_links_are_not_followed(top, tmp_path):
 def test_nothing_is_said_of_what_cannot_be_read(top, monkeypatch):
     """Neither when it becomes unreadable nor when it becomes readable."""
     readable = tree(top, top / "src")
-    for name in ("_scandir", "_lstat"):
-        monkeypatch.setattr(module, name, refuse(getattr(module, name), top / "src"))
+    for name in ("scandir", "lstat"):
+        refusing = refuse(getattr(System, name), top / "src")
+        monkeypatch.setattr(System, name, staticmethod(refusing))
     unreadable = tree(top), tree(top / "src")
     (top / "src/deep/new").touch()
     assert differences(readable, top) == {}

@@ -28,6 +28,7 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.watched import Watched
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
@@ -765,7 +766,7 @@ def test_what_was_told_may_be_taken_back(top, make):
 def test_forked_children_neither_look_nor_judge(suite, top, monkeypatch):
     """What they saw themselves they can still hand over, and find due."""
     with suite.run(ONE):
-        monkeypatch.setattr(module, "_getpid", lambda: 1)
+        monkeypatch.setattr(System, "getpid", staticmethod(lambda: 1))
         (top / "new").touch()
     assert suite.watched._notes
     assert suite.watched.judge() == []
