@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Generator
+import contextlib
 import sys
 from typing import Any
 from typing import Final
@@ -22,6 +24,8 @@ from pytest_tempres.state import SessionState
 
 __all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
 
+#: What pytest takes as one.
+Finalizer = Callable[[], object]
 #: pytest runs xunit and unittest set-up through fixtures that it names so.
 _XUNIT: Final = {
     "_xunit_setup_module_fixture_": (
@@ -72,6 +76,8 @@ def collecting(
         report = yield
         return _refuse_markers(report)
     look(state, ledger)
+    if isinstance(collector, pytest.Package):
+        _own_package(state, collector)
     before = ledger.enter(Owner("collection", collector.nodeid or "."), test=None)
     try:
         report = yield
@@ -102,29 +108,51 @@ def setting_up(
     one registered later runs before them, so the teardown is bracketed too.
     """
     ledger = state.ledger
-    owner = _fixture(fixturedef, request, ledger) if ledger is not None else None
+    owner = _fixture_owner(state, fixturedef, request)
     if ledger is None or owner is None:
         return (yield)
+    with _owning(state, ledger, owner, fixturedef.addfinalizer):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _owning(
+    state: SessionState, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
+) -> Generator[None, None, None]:
+    """Let *owner* own what its setup, which runs inside, and its teardown make."""
     look(state, ledger)
     teardown = _Teardown(state, ledger, owner)
-    fixturedef.addfinalizer(teardown.end)
+    addfinalizer(teardown.end)
     before = ledger.enter(owner, test=ledger.running.test, phase="setup")
     failed = False
     try:
-        result = yield
+        yield
     except BaseException as error:
-        failed = _shows_failure(error, fixturedef.scope)
+        failed = _shows_failure(error, owner.scope)
         raise
     finally:
         found = look(state, ledger)
         ledger.leave(before)
-        fixturedef.addfinalizer(teardown.begin)
+        addfinalizer(teardown.begin)
         if failed and found:
             ledger.mark_as_evidence(found)
-    return result
 
 
-def _shows_failure(error: BaseException, scope: str) -> bool:
+def _own_package(state: SessionState, package: pytest.Package) -> None:
+    """Let the set-up of a package own what it makes: pytest runs it outside all fixtures."""
+    original = package.setup
+    owner = Owner("fixture", "setup_module", "package")
+
+    def setup() -> None:
+        if state.ledger is None:
+            return original()
+        with _owning(state, state.ledger, owner, package.addfinalizer):
+            return original()
+
+    package.setup = setup  # type: ignore[method-assign]
+
+
+def _shows_failure(error: BaseException, scope: str | None) -> bool:
     """Whether what a fixture left that raised *error* is evidence, whatever comes of the test.
 
     A test that fails marks what its own fixtures left, so those of wider scope need
@@ -156,6 +184,18 @@ class _Teardown:
             look(self._state, self._ledger)
             self._ledger.leave(self._before)
             self._before = None
+
+
+def _fixture_owner(
+    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Owner | None:
+    if state.ledger is None:
+        return None
+    try:
+        return _fixture(fixturedef, request, state.ledger)
+    except Exception as error:  # noqa: BLE001 -- to name an owner may not fail a test
+        state.warn("owner", f"leaks may be told of the wrong owner: {error!r}", TempresLeakWarning)
+        return None
 
 
 def _fixture(
