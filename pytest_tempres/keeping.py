@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
@@ -51,9 +52,10 @@ def dispose(
             unwanted.append(each)
         elif os.path.lexists(each.path):
             state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
+            state.spared |= parents(each.path)
     for each in unwanted:
         # What is kept may lie in what would go, by `dir=`.
-        if not any(_is_in(kept.path, each.path) for kept in state.kept):
+        if each.path not in state.spared:
             remove(state, each)
 
 

@@ -112,6 +112,8 @@ class SessionState:
     #: What workers judged that have a session root of their own.
     remote_leaks: list[Leak] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
+    #: What this process kept, and every directory above it.
+    spared: set[str] = field(default_factory=set)
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)

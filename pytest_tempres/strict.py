@@ -67,14 +67,25 @@ def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
     ledger = state.ledger
     if ledger is None:
         return []
-    there = suspects(own_entries(state, ledger, current))
-    leaks = []
-    if there:
+    entries = own_entries(state, ledger, current)
+    leaks = _without_excuse(state, judge(entries, deferred=set(), failed=(), pardoned=_nobody))
+    if leaks:
+        # Dear, and therefore not done for what is known or may stay.
+        suspected = {leak.path for leak in leaks}
+        there = suspects(entry for entry in entries if entry.path in suspected)
         deferred = promised(state.callbacks)
-        leaks = judge(there, deferred=deferred, failed=(), pardoned=lambda _: False)
-    for detector in ledger.detectors:
-        leaks += (leak for leak in detector.due(current.item.nodeid) if not state.may_stay(leak))
+        leaks = judge(there, deferred=deferred, failed=(), pardoned=_nobody)
+    found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
+    leaks += _without_excuse(state, [leak for leak in found if not state.may_stay(leak)])
+    return [leak for leak in leaks if leak.status == "leak"]
+
+
+def _without_excuse(state: SessionState, leaks: list[Leak]) -> list[Leak]:
     return [leak for leak in excused(state, leaks) if leak.status == "leak"]
+
+
+def _nobody(_: Leak) -> bool:
+    return False
 
 
 def _chain(error: BaseException, complaint: BaseException) -> None:
