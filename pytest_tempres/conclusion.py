@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pytest_tempres.course import has_looked
 from pytest_tempres.course import no_longer
 from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.model import Leak
@@ -71,6 +72,9 @@ def _update_baseline(state: SessionState, summary: Summary) -> None:
         gone = {known.fingerprint for known in summary.stale}
         found = {key: known for key, known in state.baseline.items() if key not in gone}
     path = state.settings.baseline or ""
+    if not has_looked(state):
+        state.warn("baseline", f"the baseline {path} was not written: nothing was looked for")
+        return
     try:
         baseline.write(path, found.values())
     except OSError as error:

@@ -14,10 +14,14 @@ from pytest_tempres.leaks.baseline import stale
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.state import SessionState
 
-__all__ = ["CourseHooks", "no_longer"]
+__all__ = ["CourseHooks", "has_looked", "no_longer"]
 
 #: Options that leave out tests before anybody can count them.
 _NARROWING = ("lf", "ignore", "ignore_glob")
+
+
+#: Which detector finds what only one of them does.
+_DETECTOR = {"descriptor": "fds", "changed": "watch", "deleted": "watch"}
 
 
 class CourseHooks:
@@ -52,13 +56,21 @@ class CourseHooks:
 
 def no_longer(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> list[Known]:
     """Return the known leaks that are gone, though their owners ran to the end."""
-    if not state.baseline:
+    if not state.baseline or not has_looked(state):
         return []
     over = _tests(state)
     if _is_whole(state, session):
         known = state.baseline.values()
         over |= {(each.owner_kind, each.owner) for each in known if each.owner_kind != "test"}
-    return stale(state.baseline, {leak.fingerprint for leak in leaks}, over)
+    gone = stale(state.baseline, {leak.fingerprint for leak in leaks}, over)
+    return [known for known in gone if _DETECTOR.get(known.kind, "temp") in state.settings.detect]
+
+
+def has_looked(state: SessionState) -> bool:
+    """Whether this run ran tests and looked at what they left."""
+    option = state.config.getoption
+    pretended = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
+    return state.ledger is not None and not pretended
 
 
 def _tests(state: SessionState) -> set[tuple[str, str]]:
@@ -78,6 +90,8 @@ def _is_whole(state: SessionState, session: pytest.Session) -> bool:
         return False
     if any(config.getoption(name, None) for name in _NARROWING):
         return False
+    if config.args_source is config.ArgsSource.TESTPATHS:
+        return True
+    # What was given, or the directory where pytest was started.
     root = os.path.realpath(config.rootpath)
-    given = config.args_source is config.ArgsSource.ARGS
-    return not given or any(os.path.realpath(arg) == root for arg in config.args)
+    return any(os.path.realpath(arg) == root for arg in config.args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import os
@@ -47,6 +48,7 @@ def add(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
                 folder=ledger.folder,
                 ignored=ignore.matches,
                 worker=state.worker.name,
+                collect=state.garbage.collect,
             )
         )
     if "watch" in settings.detect:
@@ -62,6 +64,7 @@ def add(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
             attributes_mtimes=not worker and not has_workers(state.config.known_args_namespace),
             walks=not worker,
             exclude=_wished_for(state),
+            collect=state.garbage.collect,
         )
         ledger.add(state.watched)
 
@@ -78,12 +81,38 @@ def _wished_for(state: SessionState) -> Iterator[str]:
         yield state.settings.baseline
     # Whoever sends the output of pytest to a file in the repository wants it there.
     yield from _open_files()
-    here = state.config.invocation_params.dir
-    for name, value in vars(state.config.known_args_namespace).items():
-        if isinstance(value, str) and value and name != "file_or_dir":
-            path = os.path.join(here, os.path.expanduser(value))
-            if not os.path.isdir(path):
-                yield path
+    yield from _named_files(state.config)
+
+
+def _named_files(config: pytest.Config) -> Iterator[str]:
+    """Yield what options name and no directory is yet, with the directory made for it."""
+    given = dict(vars(config.known_args_namespace))
+    given.pop("file_or_dir", None)
+    here = str(config.invocation_params.dir)
+    for value in _texts(given.values()):
+        yield from _to_be_made(os.path.join(here, os.path.expanduser(value)))
+    # The one file that pytest itself writes by its configuration file.
+    with contextlib.suppress(ValueError):
+        log_file = config.getini("log_file")
+        if log_file:
+            yield from _to_be_made(os.path.join(config.rootpath, log_file))
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield from filter(None, (value, value.partition(":")[2]))
+        elif isinstance(value, dict):
+            yield from _texts(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _texts(value)
+
+
+def _to_be_made(path: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        while not os.path.lexists(os.path.dirname(path)):
+            path = os.path.dirname(path)
+        yield path
 
 
 def _open_files() -> Iterator[str]:

@@ -15,6 +15,7 @@ import pytest
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.state import SessionState
@@ -65,6 +66,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "entries": state.ledger.unsent if state.ledger is not None else [],
             "deferred": sorted(deferred),
             "kept": state.kept,
+            "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
             "root": None if state.joined else state.root.path,
             "leaks": leaks,
             "changed": state.watched.travelling() if state.watched is not None else [],
@@ -118,6 +120,8 @@ def _receive(state: SessionState, data: dict[str, Any]) -> None:
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
+    if state.ledger is not None:
+        state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
     if data["root"] is not None:
         state.other_roots.append(data["root"])
     if state.watched is not None:

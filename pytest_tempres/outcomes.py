@@ -19,6 +19,7 @@ from pytest_tempres.keeping import used
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
@@ -66,6 +67,7 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
             "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
+            "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
             "accused": current.accused,
         }
         if any(found.values()):
@@ -182,6 +184,8 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
+        if state.ledger is not None:
+            state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
     except (ValueError, TypeError, KeyError) as problem:
         text = f"the findings of {report.nodeid} could not be read: {problem}"
         state.warn("carried", text, TempresLeakWarning)
@@ -225,6 +229,7 @@ def settle(state: SessionState, completed: bool) -> None:
         _settle_failure(state, current)
     if not completed and state.ledger is not None:
         # It had no chance to clean up.
+        state.ledger.stumbled.add(state.ledger.running.owner)
         state.ledger.mark_as_evidence(look(state, state.ledger))
     if not state.travels:
         _book(state, current)

@@ -78,13 +78,15 @@ def collecting(
     look(state, ledger)
     if isinstance(collector, pytest.Package):
         _own_package(state, collector)
-    before = ledger.enter(Owner("collection", collector.nodeid or "."), test=None)
+    owner = Owner("collection", collector.nodeid or ".")
+    before = ledger.enter(owner, test=None)
     try:
         report = yield
     finally:
         found = look(state, ledger)
         ledger.leave(before)
-    if report.failed and found:
+    if report.failed:
+        ledger.stumbled.add(owner)
         ledger.mark_as_evidence(found)
     return _refuse_markers(report)
 
@@ -134,7 +136,8 @@ def _owning(
         found = look(state, ledger)
         ledger.leave(before)
         addfinalizer(teardown.begin)
-        if failed and found:
+        if failed:
+            ledger.stumbled.add(owner)
             ledger.mark_as_evidence(found)
 
 

@@ -14,6 +14,7 @@ import pytest
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
@@ -120,6 +121,7 @@ class SessionState:
     #: The session roots of workers that do not see ours.
     other_roots: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)
+    garbage: Garbage = field(default_factory=Garbage)
     #: The detector whose findings travel from workers to their controller.
     watched: Watched | None = None
     #: What the markers of tests let other detectors find: patterns by node id.

@@ -7,7 +7,9 @@ from collections.abc import Generator
 import pytest
 
 from pytest_tempres.leaks.deferred import promised
+from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.outcomes import own_entries
@@ -59,8 +61,12 @@ class StrictHooks:
 
 
 def _failed(current: CurrentTest) -> bool:
-    """Whether the attempt has failed so far, or a subtest of it."""
-    return current.failed or current.item.session.testsfailed != current.failures
+    """Whether the attempt has failed so far, or a subtest of it, or was expected to.
+
+    pytest takes any failure of a test with the marker for the expected one.
+    """
+    failed = current.failed or current.item.session.testsfailed != current.failures
+    return failed or "xfail" in current.item.keywords
 
 
 def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
@@ -69,15 +75,28 @@ def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
         return []
     entries = own_entries(state, ledger, current)
     leaks = _without_excuse(state, judge(entries, deferred=set(), failed=(), pardoned=_nobody))
+    # What follows is dear, and not done for what is known or may stay, nor for what
+    # is promised in a way that is cheap to see.
+    leaks = _unpromised(leaks, promised_by_handlers(state.callbacks)) if leaks else leaks
     if leaks:
-        # Dear, and therefore not done for what is known or may stay.
         suspected = {leak.path for leak in leaks}
-        there = suspects(entry for entry in entries if entry.path in suspected)
-        deferred = promised(state.callbacks)
-        leaks = judge(there, deferred=deferred, failed=(), pardoned=_nobody)
+        there = suspects((e for e in entries if e.path in suspected), state.garbage.collect)
+        leaks = _unpromised(
+            judge(there, deferred=set(), failed=(), pardoned=_nobody), promised(state.callbacks)
+        )
     found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
-    leaks += _without_excuse(state, [leak for leak in found if not state.may_stay(leak)])
-    return [leak for leak in leaks if leak.status == "leak"]
+    return leaks + _without_excuse(
+        state, [leak for leak in found if _is_due(leak) and not state.may_stay(leak)]
+    )
+
+
+def _unpromised(leaks: list[Leak], promises: set[str]) -> list[Leak]:
+    return [leak for leak in leaks if not is_deferred(leak.entry, promises)]
+
+
+def _is_due(leak: Leak) -> bool:
+    """Whether a detector's finding is judged now: pytest lets go of a fixture's value later."""
+    return leak.kind != "descriptor" or leak.owner.kind == "test"
 
 
 def _without_excuse(state: SessionState, leaks: list[Leak]) -> list[Leak]:

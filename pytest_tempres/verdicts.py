@@ -68,18 +68,22 @@ def _promised_by_worker(state: SessionState) -> set[str]:
 
 def _detected(state: SessionState) -> list[Leak]:
     """Return what the other detectors found in this process."""
+    ledger = state.ledger
+    if ledger is None:
+        return []
     leaks = []
-    for detector in state.ledger.detectors if state.ledger is not None else ():
+    for detector in ledger.detectors:
         try:
             leaks += detector.judge()
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             name = type(detector).__name__
             state.warn(name, f"internal error in {name}: {error!r}", TempresLeakWarning)
-    return [
-        leak._replace(status="failed-test") if is_evidence(leak.entry, state.failed) else leak
-        for leak in leaks
-        if not state.may_stay(leak)
-    ]
+
+    def stands(leak: Leak) -> Leak:
+        failed = leak.owner in ledger.stumbled or is_evidence(leak.entry, state.failed)
+        return leak._replace(status="failed-test") if failed else leak
+
+    return [stands(leak) for leak in leaks if not state.may_stay(leak)]
 
 
 def _judge(state: SessionState) -> list[Leak]:
@@ -92,7 +96,11 @@ def _judge(state: SessionState) -> list[Leak]:
         state.entries.setdefault(entry.path, entry)
     kept = {kept.path for kept in state.kept}
     # What lies in a directory that a fixture gave is kept with it.
-    there = [e for e in suspects(state.entries.values()) if kept.isdisjoint(parents(e.path))]
+    there = [
+        e
+        for e in suspects(state.entries.values(), state.garbage.collect)
+        if kept.isdisjoint(parents(e.path))
+    ]
     if there:
         state.deferred |= promised(state.callbacks)
     return judge(

@@ -148,3 +148,24 @@ def test_a_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_her
     result = run_here(*GATE, "--tempres-update-baseline=all")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*the baseline *known.txt was not written: *No space left*"])
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--tempres-leaks=off"])
+def test_a_run_that_looked_at_nothing_rewrites_nothing(suite, known, run, option):
+    """Who did not run, or was not looked at, has proved nothing."""
+    before = known()
+    suite("fixture", "plain", "param")
+    for how in ("shrink", "all"):
+        result = run("--tempres-baseline=known.txt", f"--tempres-update-baseline={how}", option)
+        assert stale(result) == []
+        assert known() == before
+
+
+def test_only_its_own_detector_calls_an_entry_stale(pytester, suite, known, run):
+    """What a run did not look for may still be there."""
+    path = pytester.path / "known.txt"
+    line = "test\ttest_it.py::test_plain\tdescriptor\ttest_it.py:test_plain\t" + "0" * 16
+    path.write_text(f"{path.read_text()}{line}\n")
+    suite("plain")
+    assert stale(run(*GATE)) == ["test_it.py::test_plain"]
+    assert len(stale(run(*GATE, "--tempres-detect=temp,fds"))) == 2

@@ -213,3 +213,68 @@ def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
     result.stdout.fnmatch_lines(["*internal error in Watched: ValueError('broken')*"])
     (leak,) = json.loads((pytester.path / "report.json").read_text())["leaks"]
     assert leak["kind"] == "directory"
+
+
+def test_what_options_name_is_no_litter(pytester, told):
+    """Files that somebody asked for are nobody's litter, nor the directories made for them."""
+    pytester.makeini(
+        "[pytest]\ntempres_detect = watch\nlog_file = logs/pytest.log\nlog_file_level = INFO"
+    )
+    pytester.makepyfile("import logging\ndef test_it(): logging.getLogger().warning('x')")
+    _, report = told("--junitxml=out/deep/junit.xml", "--tempres-leaks=fail")
+    assert report["leaks"] == []
+
+
+def test_what_failed_outside_a_test_shows_evidence(pytester, report):
+    """A fixture that fails under an expected failure, and a module that fails to import."""
+    pytester.makepyfile(
+        test_fixture="""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def broken():
+            open("by-fixture", "w").close()
+            raise ValueError
+
+        @pytest.mark.xfail
+        def test_it(broken): pass
+        """,
+        test_import="open('by-import', 'w').close()\nraise ValueError",
+    )
+    found = report(WATCH, "--continue-on-collection-errors")["leaks"]
+    assert {leak["status"] for leak in found} == {"failed-test"}
+    assert {os.path.basename(leak["path"]) for leak in found} == {"by-fixture", "by-import"}
+
+
+@needs_fds
+def test_fds_held_by_a_traceback_alone_are_none(pytester, told):
+    """The interpreter keeps the last traceback for a debugger, and all that its frames hold."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.xfail
+        def test_it():
+            file = open(__file__)
+            assert 0
+        """
+    )
+    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    assert report["leaks"] == []
+
+
+@needs_fds
+def test_fds_that_a_fixture_gave_are_due_at_the_end(pytester, run):
+    """The value of a fixture is held until the teardown of its test is over."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def file(): return open(__file__)
+
+        def test_it(file): pass
+        """
+    )
+    result = run(FDS, "--tempres-leaks=strict", "-W", "ignore::ResourceWarning")
+    result.assert_outcomes(passed=1)

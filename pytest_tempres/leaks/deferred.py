@@ -23,7 +23,7 @@ from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
 
-__all__ = ["ExitCallbacks", "promised", "settle"]
+__all__ = ["ExitCallbacks", "promised", "promised_by_handlers", "settle"]
 
 _CLOSERS: Final = tuple(
     kind for kind in (TemporaryFileCloser, getattr(tempfile, "_TemporaryFileCloser", None)) if kind
@@ -149,6 +149,17 @@ def _seen_by(function: FunctionType) -> Iterator[Any]:
         # A name that was not assigned yet has an empty cell.
         with contextlib.suppress(ValueError):
             yield cell.cell_contents
+
+
+def promised_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
+    """Return the paths that exit handlers and finalizers will remove: what is cheap to tell."""
+    paths = callbacks.paths() if callbacks is not None else set()
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        directory = (finalizer.peek() or (None,))[0]
+        if isinstance(directory, _DIRECTORIES) and _removes(directory):
+            with contextlib.suppress(Exception):
+                paths.add(os.path.abspath(os.fsdecode(directory.name)))
+    return paths
 
 
 def promised(callbacks: ExitCallbacks | None) -> set[str]:

@@ -31,7 +31,6 @@ from pytest_tempres.leaks.system import System
 __all__ = ["SHIPPED", "Descriptors", "unsupported"]
 
 # Captured because tests replace these functions, and the clock with them.
-_collect = gc.collect
 
 _SITES: Final = ("site-packages", "dist-packages")
 _LIBRARY: Final = sysconfig.get_path("stdlib")
@@ -96,6 +95,7 @@ class Descriptors:
     :param ignored: Tells whether the ini file lets something stay: it is asked with
         the path that a descriptor leads to, or with words where it has no path.
     :param worker: The name by which reports call this process.
+    :param collect: Collects garbage, before something is called left.
     """
 
     events: AbstractSet[str] = EVENTS
@@ -107,12 +107,14 @@ class Descriptors:
         folder: Folder,
         ignored: Callable[[str], bool],
         worker: str,
+        collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
         self._folder = folder
         self._ignored = ignored
         self._worker = worker
         self._pid = System.getpid()
+        self._collect = collect
         self._openings = Openings(running)
         self._known = fd_names.identities(()) or {}
         self._entries: dict[int, Entry] = {}
@@ -186,6 +188,8 @@ class Descriptors:
     def judge(self) -> list[Leak]:
         """Return what is still open at the end, after some time to close it."""
         self.look()
+        if self._entries:
+            _forget_the_last_traceback()
         return self._judge(self._entries, connections=True)
 
     def _judge(self, numbers: Iterable[int], *, connections: bool) -> list[Leak]:
@@ -195,7 +199,7 @@ class Descriptors:
         suspects = {n: each for n, each in found.items() if connections or not each.connected}
         if suspects:
             # Objects in a reference cycle close what they hold.
-            _collect()
+            self._collect()
             suspects = self._suspects(suspects)
         for pause in _PAUSES:
             if not suspects:
@@ -262,3 +266,13 @@ def _kept_by_multiprocessing() -> set[object]:
         *(getattr(getattr(each, "_resource_tracker", None), "_fd", None) for each in trackers),
         getattr(getattr(server, "_forkserver", None), "_forkserver_alive_fd", None),
     }
+
+
+def _forget_the_last_traceback() -> None:
+    """Let go of the frames that the interpreter keeps for a debugger, and what these hold.
+
+    pytest sets these for the last test that raised, an expected failure too, and
+    takes them away when the next one runs.
+    """
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)

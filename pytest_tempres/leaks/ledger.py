@@ -63,6 +63,8 @@ class Ledger:
         self._last_test: Owner | None = None
         self._behind = False
         self._temp = temp
+        #: Who failed, or was interrupted: what other detectors find of them is evidence.
+        self.stumbled: set[Owner] = set()
         #: What is looked at besides the worker root.
         self.detectors: list[Detector] = []
         self.origins = Origins(
@@ -127,7 +129,7 @@ class Ledger:
         return [*(entry.path for entry in self._entries.values()), *self._found_outside]
 
     def mark_as_evidence(self, entries: list[Entry]) -> None:
-        """Book *entries*, found just now, as left by something that failed."""
+        """Book *entries*, found just now by who is over, as left by something that failed."""
         self.unsent = [e._replace(evidence=True) if e in entries else e for e in self.unsent]
 
     def adopt(self, entries: list[Entry]) -> None:

@@ -15,10 +15,10 @@ from pytest_tempres.leaks.model import Status
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.temp_root import measure
 
-__all__ = ["excuse", "is_evidence", "judge", "parents", "suspects"]
+__all__ = ["excuse", "is_deferred", "is_evidence", "judge", "parents", "suspects"]
 
 
-def suspects(entries: Iterable[Entry]) -> list[Entry]:
+def suspects(entries: Iterable[Entry], collect: Callable[[], object] = gc.collect) -> list[Entry]:
     """Return what is still there, after a second look behind a garbage collection.
 
     The collection runs only when there is something to look for: objects in a
@@ -26,7 +26,7 @@ def suspects(entries: Iterable[Entry]) -> list[Entry]:
     """
     there = [entry for entry in entries if not entry.ignored and exists(entry.path)]
     if there:
-        gc.collect()
+        collect()
         there = [entry for entry in there if exists(entry.path)]
     return there
 
@@ -73,9 +73,14 @@ def excuse(
 
 
 def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -> Status:
-    if deferred and not deferred.isdisjoint(_spellings(entry.path)):
+    if is_deferred(entry, deferred):
         return "deferred"
     return "failed-test" if is_evidence(entry, failed) else "leak"
+
+
+def is_deferred(entry: Entry, promises: AbstractSet[str]) -> bool:
+    """Whether somebody promised to remove *entry*, or a directory that it lies in."""
+    return bool(promises) and not promises.isdisjoint(_spellings(entry.path))
 
 
 def is_evidence(entry: Entry, failed: Collection[str]) -> bool:

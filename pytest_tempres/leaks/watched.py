@@ -74,6 +74,7 @@ class Watched:
     :param walks: Whether this process judges. Others, the workers of a
         controller, only collect what they hand over by :meth:`travelling`.
     :param exclude: Directories and files in which others keep their own order.
+    :param collect: Collects garbage, before something is called left.
     """
 
     events: AbstractSet[str] = EVENTS
@@ -89,11 +90,13 @@ class Watched:
         attributes_mtimes: bool,
         walks: bool,
         exclude: Iterable[str] = (),
+        collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
         self._folder = folder
         self._worker = worker
         self._pid = System.getpid()
+        self._collect = collect
         directories = tuple(dict.fromkeys(map(os.path.normpath, directories)))
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
@@ -313,7 +316,7 @@ class Watched:
     def _leaks(self, differences: list[Difference]) -> list[Leak]:
         if differences:
             # Objects in a reference cycle may have promised to remove it.
-            gc.collect()
+            self._collect()
         leaks = (self._leak(each) for each in sorted(differences) if _is_still_so(each))
         return [leak for leak in leaks if leak is not None]
 

@@ -938,7 +938,7 @@ def test_garbage_closes_what_it_holds(suite, tmp_path, pauses):
 def test_garbage_is_collected_only_for_a_suspect(suite, tmp_path, keep, monkeypatch):
     """A collection costs more than most tests, so one without a suspect goes without."""
     collected = []
-    monkeypatch.setattr(module, "_collect", lambda: collected.append(1))
+    monkeypatch.setattr(suite.detector, "_collect", lambda: collected.append(1))
     with suite.run():
         (tmp_path / "a").touch()
         keep(os.open(os.__file__, 0))
