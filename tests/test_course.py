@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+# Here, since an inner session in this process forgets what it was the first to import.
+from pytest_tempres.leaks import baseline
+
 SOURCE = """
     import tempfile
     import pytest
@@ -144,7 +147,7 @@ def test_a_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_her
     def full(path, known):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pytest_tempres.leaks.baseline.write", full)
+    monkeypatch.setattr(baseline, "write", full)
     result = run_here(*GATE, "--tempres-update-baseline=all")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*the baseline *known.txt was not written: *No space left*"])

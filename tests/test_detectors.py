@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pytest_tempres.leaks import descriptors
+from pytest_tempres.leaks import watched
 
 WATCH = "--tempres-detect=watch"
 FDS = "--tempres-detect=fds"
@@ -193,7 +194,7 @@ def test_fds_and_strict_mode(pytester, run):
 
 def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypatch):
     """The detector is refused before any test, with what to do."""
-    monkeypatch.setattr("pytest_tempres.leaks.descriptors.unsupported", lambda: "no list of them")
+    monkeypatch.setattr(descriptors, "unsupported", lambda: "no list of them")
     pytester.makepyfile("def test_it(): pass")
     result = run_here(FDS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -206,7 +207,7 @@ def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
     def broken(self):
         raise ValueError("broken")
 
-    monkeypatch.setattr("pytest_tempres.leaks.watched.Watched.judge", broken)
+    monkeypatch.setattr(watched.Watched, "judge", broken)
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
     result = run_here("--tempres-detect=temp,watch", "--tempres-report=json:report.json")
     result.assert_outcomes(passed=1, warnings=1)
