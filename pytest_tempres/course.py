@@ -18,8 +18,6 @@ __all__ = ["CourseHooks", "has_looked", "no_longer"]
 
 #: Options that leave out tests before anybody can count them.
 _NARROWING = ("lf", "ignore", "ignore_glob")
-
-
 #: Which detector finds what only one of them does.
 _DETECTOR = {"descriptor": "fds", "changed": "watch", "deleted": "watch"}
 
@@ -39,8 +37,8 @@ class CourseHooks:
         before = len(items)
         # A worker tells the controller of those alone that may turn out to be stale.
         known = {each.owner for each in self._state.baseline.values()}
-        course.collected = Counter(base_id(item.nodeid) for item in items)
-        course.collected = Counter({k: v for k, v in course.collected.items() if k in known})
+        owners = (base_id(item.nodeid) for item in items)
+        course.collected = Counter(owner for owner in owners if owner in known)
         result = yield
         course.narrowed |= len(items) != before
         return result

@@ -19,7 +19,6 @@ from pytest_tempres.keeping import used
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
-from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
@@ -67,7 +66,6 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
             "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
-            "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
             "accused": current.accused,
         }
         if any(found.values()):
@@ -184,8 +182,6 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
-        if state.ledger is not None:
-            state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
     except (ValueError, TypeError, KeyError) as problem:
         text = f"the findings of {report.nodeid} could not be read: {problem}"
         state.warn("carried", text, TempresLeakWarning)
