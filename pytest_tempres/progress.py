@@ -12,12 +12,12 @@ __all__ = ["Progress"]
 
 #: A removal is worth a line after this many seconds, and a new one as often.
 _SECONDS: Final = 0.5
-#: How many removals may pass between two looks at the clock.
+#: How many items may pass between two looks at the clock.
 _STRIDE: Final = 256
 
 
 class Progress:
-    """Counts removals, and shows the count on a terminal when they take long.
+    """Counts what is removed, and shows the count on a terminal when it takes long.
 
     :param what: What is being removed.
     """
@@ -30,13 +30,13 @@ class Progress:
         self._is_shown = False
 
     def __call__(self) -> None:
-        """Count one removal."""
+        """Count one item."""
         self._count += 1
         if self._count % _STRIDE == 0 and self._terminal is not None and self._terminal.isatty:
             now = time.monotonic()
             if now - self._shown > _SECONDS:
                 self._shown = now
-                self._show(f"removing {self._what}: {self._count:,} files")
+                self._show(f"removing {self._what}: {self._count:,} items")
 
     def close(self) -> None:
         """Take the line away again."""

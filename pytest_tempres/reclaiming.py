@@ -40,6 +40,6 @@ def reclaim(state: SessionState) -> Reclaimed:
     return found
 
 
-def _measured(path: str) -> tuple[int, int, bool]:
-    found = measure(path)
-    return (0, 0, True) if found is None else (found.items, found.bytes, found.complete)
+def _measured(path: str, until: float) -> tuple[int, bool]:
+    found = measure(path, until)
+    return (0, True) if found is None else (found.bytes, found.complete)

@@ -73,7 +73,7 @@ def remove_tree(
 
     :param name: A path. What is missing counts as removed; a link is removed, never followed.
     :param dir_fd: The descriptor of the directory that a relative *name* starts from.
-    :param tick: Called before each removal; what it raises ends the work where it stands.
+    :param tick: Called for each item in the tree; what it raises ends the work where it stands.
     :returns: What is left and why; nothing is left if the list is empty.
 
     Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
@@ -168,8 +168,6 @@ class _Removal:
         return self._failures
 
     def _remove(self, name: str) -> None:
-        if self._tick is not None:
-            self._tick()
         try:
             _System.rmdir(name, dir_fd=self._here)
         except FileNotFoundError:

@@ -63,8 +63,9 @@ def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
     """Write in one line what was removed of sessions that died; nothing when there was nothing."""
     if not found.sessions:
         return
-    bound = "" if found.complete else "at least "
-    what = f"{bound}{count(found.items, 'file')}, {size(found.bytes)}" if found.items else "empty"
+    what = count(found.items, "item") if found.items else "empty"
+    if found.bytes:
+        what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
     age = f"{'' if found.sessions == 1 else 'the oldest '}from {_age(found.age)} ago"
     terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}")
 

@@ -35,10 +35,10 @@ class Reclaimed(NamedTuple):
     """What a sweep removed of sessions that died; what was kept for long enough does not count."""
 
     sessions: int = 0
-    #: Files and whatever else is no directory.
+    #: Files, directories and whatever else lay in what went.
     items: int = 0
     bytes: int = 0
-    #: False when there was more than is counted.
+    #: False when there were more bytes than these.
     complete: bool = True
     #: Seconds since the oldest of these sessions began.
     age: float = 0.0
@@ -69,7 +69,7 @@ def sweep(
     rootdir: str,
     keep_sessions: int,
     seconds: float,
-    measure: Callable[[str], tuple[int, int, bool]],
+    measure: Callable[[str, float], tuple[int, bool]],
     tick: Callable[[], object],
 ) -> Reclaimed:
     """Remove what dead sessions left in *parent*, but for what they kept on purpose.
@@ -80,10 +80,11 @@ def sweep(
         live and have written their index count too, so that of several that end at the same
         time the last one leaves as many as it should.
     :param seconds: The time after which the rest is left to the next session.
-    :param measure: Returns the number of files in a tree, their bytes, and whether that is all.
-    :param tick: Called before each removal.
+    :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
+        second argument (of `time.monotonic`) it has to end.
+    :param tick: Called for each item that is removed.
     """
-    return _Sweep(rootdir, keep_sessions, time.monotonic() + seconds, measure, tick).run(parent)
+    return _Sweep(rootdir, keep_sessions, seconds, measure, tick).run(parent)
 
 
 class _Sweep:
@@ -93,13 +94,16 @@ class _Sweep:
         self,
         rootdir: str,
         keep_sessions: int,
-        deadline: float,
-        measure: Callable[[str], tuple[int, int, bool]],
+        seconds: float,
+        measure: Callable[[str, float], tuple[int, bool]],
         tick: Callable[[], object],
     ) -> None:
         self._rootdir = rootdir
         self._keep_sessions = keep_sessions
-        self._deadline = deadline
+        now = time.monotonic()
+        self._deadline = now + seconds
+        # Removing comes first: what takes long to measure would never go.
+        self._measured = now + seconds / 4
         self._measure = measure
         self._tick = tick
         self._kept: list[_Session] = []
@@ -171,31 +175,28 @@ class _Sweep:
             root.release()
 
     def _remove(self, root: SessionRoot, path: str, began: float | None) -> None:
-        measured = self._reclaimed.complete and began is not None
-        items, size, complete = self._measure(path) if measured else (0, 0, False)
+        size, complete = self._measure(path, self._measured) if began is not None else (0, True)
         self._ticks = 0
         try:
             failures = root.remove(path, self._pace)
         except NotOurDirectoryError as error:
             failures = [Failure(path, error)]
         except _OutOfTimeError:
-            self._count(root, began, self._ticks, 0, complete=False)
+            self._count(root, began, 0, complete=False)
             raise
         if not failures:
-            self._count(root, began, items, size, complete=complete)
+            self._count(root, began, size, complete=complete)
         elif self._reclaimed.failure is None:
             self._reclaimed = self._reclaimed._replace(failure=failures[0])
 
-    def _count(
-        self, root: SessionRoot, began: float | None, items: int, size: int, *, complete: bool
-    ) -> None:
+    def _count(self, root: SessionRoot, began: float | None, size: int, *, complete: bool) -> None:
         if began is None:
             return
         self._counted.add(root.path)
         so_far = self._reclaimed
         self._reclaimed = so_far._replace(
             sessions=len(self._counted),
-            items=so_far.items + items,
+            items=so_far.items + self._ticks,
             bytes=so_far.bytes + size,
             complete=so_far.complete and complete,
             age=max(so_far.age, time.time() - began),

@@ -62,7 +62,7 @@ def reclaim(place) -> Callable[..., module.Reclaimed]:
             rootdir=rootdir,
             keep_sessions=keep,
             seconds=seconds,
-            measure=lambda path: (2, 10, True),
+            measure=lambda path, until: (10, True),
             tick=tick,
         )
 
@@ -208,9 +208,9 @@ def test_what_was_reclaimed_is_counted(dead, reclaim):
     for age in (100, 5000):
         root = dead()
         os.utime(root / BREADCRUMB, (time.time() - age, time.time() - age))
-    # Each has a worker root and what lies beside it, measured as two files of ten bytes in all.
+    # Each has a worker root and what lies beside it, which are measured as ten bytes each.
     found = reclaim()
-    assert found._replace(age=0) == module.Reclaimed(2, 8, 40)
+    assert found._replace(age=0) == module.Reclaimed(2, 4, 40)
     assert 5000 <= found.age < 5100
 
 
