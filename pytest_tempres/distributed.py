@@ -22,8 +22,9 @@ from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import worker_directory
 
-__all__ = ["ControllerHooks", "has_workers", "send", "shared_root", "worker_name"]
+__all__ = ["ControllerHooks", "has_workers", "send", "sender", "shared_root", "worker_name"]
 
 #: Set in a worker's environment alone; whoever finds it is a worker.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
@@ -52,6 +53,12 @@ def has_workers(namespace: argparse.Namespace) -> bool:
     return named or getattr(namespace, "dist", "no") != "no"
 
 
+def sender(report: Any) -> str | None:
+    """Return the worker that a report came from, as its directory is called; None for no worker."""
+    node = getattr(report, "node", None)
+    return None if node is None else worker_directory(node.gateway.id)
+
+
 def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
     """Hand the controller what no test's report could carry.
 
@@ -63,7 +70,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
         return
     output[_OUTPUT] = json.dumps(
         {
-            "entries": state.ledger.unsent if state.ledger is not None else [],
+            "entries": state.ledger.remaining() if state.ledger is not None else [],
             "deferred": sorted(deferred),
             "kept": state.kept,
             "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
@@ -104,6 +111,7 @@ class ControllerHooks:
             self._state.workers.append(name)
         if text is None:
             return
+        self._state.ended.add(worker_directory(name))
         try:
             _receive(self._state, json.loads(text))
         except (ValueError, TypeError, KeyError) as problem:

@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from pytest_tempres import markers
+from pytest_tempres.distributed import sender
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
 from pytest_tempres.keeping import remove
@@ -60,16 +61,26 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
     if report.when == "teardown":
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
-        entries = state.ledger.unsent if state.ledger is not None else []
         found = {
             "made": made,
-            "entries": entries,
+            "entries": _told(state),
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
             "accused": current.accused,
         }
         if any(found.values()):
             setattr(report, _CARRIED, json.dumps(found))
+
+
+def _told(state: SessionState) -> list[Entry]:
+    """Return what a controller, or the parent of a forked child, is told of."""
+    ledger = state.ledger
+    if ledger is None:
+        return []
+    # What a forked child leaves open nobody closes: its exit handlers never run.
+    if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
+        return ledger.unsent
+    return ledger.provisional.told(ledger.unsent)
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -160,8 +171,9 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     elif report.outcome == "failed":
         if not _is_accusation(report):
             state.failed.add(report.nodeid)
-        if hasattr(report, "node") and str(report.when) == "???":
-            state.crashed[report.node.gateway.id] = report.nodeid
+        worker = sender(report)
+        if worker is not None and str(report.when) == "???":
+            state.crashed[worker] = report.nodeid
     if _CARRIED in report.__dict__:
         _unpack(state, report)
 
@@ -189,9 +201,12 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)
     if state.current is None:
-        worker = report.node.gateway.id if hasattr(report, "node") else state.worker.name
+        worker = sender(report) or state.worker.name
+        policy, has_failed = state.settings.keep, report.nodeid in state.failed
         for each in made:
-            state.made.setdefault(each.path, Kept(report.nodeid, each.path, "failed", worker))
+            reason = reason_to_keep(policy, failed=has_failed, asked=each.keep)
+            if reason is not None:
+                state.made[each.path] = Kept(report.nodeid, each.path, reason, worker)
     else:
         _take_back(state, state.current, made, entries)
 

@@ -187,6 +187,8 @@ class _Teardown:
             look(self._state, self._ledger)
             self._ledger.leave(self._before)
             self._before = None
+            if self._ledger.provisional is not None:
+                self._ledger.unsent += self._ledger.provisional.over(self._owner)
 
 
 def _fixture_owner(

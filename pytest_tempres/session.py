@@ -18,6 +18,7 @@ from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks import origins
+from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import SHIPPED
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
@@ -101,6 +102,10 @@ def _listen(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
             detectors.add(state, ledger, worker=worker)
         except Exception as error:  # noqa: BLE001 -- no look may end the session
             state.warn("detectors", f"a detector could not start: {error!r}", TempresLeakWarning)
+    if worker:
+        from pytest_tempres.leaks.provisional import Provisional  # noqa: PLC0415 -- for workers
+
+        ledger.provisional = Provisional(lambda: promised_by_handlers(state.callbacks))
     origins.activate(ledger.origins)
 
 

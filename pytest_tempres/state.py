@@ -118,6 +118,8 @@ class SessionState:
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
+    #: Those that came to their end, and told what they knew.
+    ended: set[str] = field(default_factory=set)
     #: The session roots of workers that do not see ours.
     other_roots: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)

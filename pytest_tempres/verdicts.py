@@ -90,7 +90,7 @@ def _judge(state: SessionState) -> list[Leak]:
     ledger = state.ledger
     if ledger is None or "temp" not in state.settings.detect:
         return []
-    state.entries.update((entry.path, entry) for entry in ledger.unsent)
+    state.entries.update((entry.path, entry) for entry in ledger.remaining())
     ledger.unsent.clear()
     for entry in _unreported(state):
         state.entries.setdefault(entry.path, entry)
@@ -121,8 +121,10 @@ def _unreported(state: SessionState) -> list[Entry]:
             continue
         test = state.crashed.get(worker)
         owner = SESSION if test is None else Owner("test", test)
+        # A worker that was killed had no chance to clean up.
+        died = worker not in state.ended
         found += [
-            Entry(os.path.join(path, name), owner, test, evidence=test is not None, worker=worker)
+            Entry(os.path.join(path, name), owner, test, evidence=died, worker=worker)
             for name in _names(path)
         ]
     return found
@@ -139,7 +141,10 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     """Complete the list of what is kept: what workers kept, and what failed tests strewed."""
     known = {kept.path for kept in state.kept}
     state.kept += [
-        kept for path, kept in state.made.items() if path not in known and os.path.lexists(path)
+        kept
+        for path, kept in state.made.items()
+        # A worker that came to its end has told what it kept.
+        if path not in known and kept.worker not in state.ended and os.path.lexists(path)
     ]
     if state.settings.keep == "none":
         return

@@ -37,6 +37,7 @@ __all__ = [
     "own_uid",
     "remove_made",
     "safe_name",
+    "worker_directory",
 ]
 
 PREFIX: Final = "tempres-"
@@ -74,6 +75,11 @@ def safe_name(text: str, limit: int) -> str:
     return _UNSAFE.sub("_", text)[:limit].lstrip(".") or "_"
 
 
+def worker_directory(name: str) -> str:
+    """Return how the directory of the worker *name* is called."""
+    return safe_name(name, _WORKER_NAME_BYTES)
+
+
 class WorkerRoot(NamedTuple):
     """The two directories of one worker."""
 
@@ -103,7 +109,7 @@ class SessionRoot:
         :param mode: Permission bits of the worker root.
         :raises WorkspaceCreationError: When the operating system refuses.
         """
-        short = safe_name(name, _WORKER_NAME_BYTES)
+        short = worker_directory(name)
         try:
             with contextlib.suppress(FileExistsError):
                 return self._make_worker(short, mode)
