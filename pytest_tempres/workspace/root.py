@@ -18,6 +18,7 @@ from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.workspace import lock
 
@@ -29,6 +30,7 @@ __all__ = [
     "SessionRoot",
     "WorkerRoot",
     "attach",
+    "bears_our_name",
     "children",
     "create",
     "is_ours",
@@ -42,6 +44,8 @@ BREADCRUMB: Final = ".tempres.json"
 LOCK: Final = ".lock"
 INDEX: Final = "index.json"
 
+#: How many characters :func:`random_name` has.
+_RANDOM_LENGTH: Final = 8
 # Six bytes keep what we add to the system temp path at 24, so that AF_UNIX
 # paths (104 bytes on macOS) still fit below a worker root.
 _WORKER_NAME_BYTES: Final = 6
@@ -145,10 +149,13 @@ class SessionRoot:
         fd = _open(self.path, _DIRECTORY_FLAGS)
         try:
             _prove(self.path, self.uid, fd)
+            mount = mount_of(fd)
             for part in parts[:-1]:
                 inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
                 _close(fd)
                 fd = inner
+            if mount_of(fd) != mount:
+                raise OSError(errno.EXDEV, "another file system is mounted on the way")
             return remove_tree(parts[-1], dir_fd=fd)
         finally:
             _close(fd)
@@ -207,6 +214,9 @@ class SessionRoot:
         # The breadcrumb goes before the lock: a directory that holds nothing but
         # an unlocked lock can be recognised as the remains of a creation.
         for name in (BREADCRUMB, LOCK):
+            # Windows removes no file that is open, and NFS keeps one under another name.
+            if name == LOCK and self.lock_fd is not None:
+                lock.release(self.lock_fd)
             # A root that was made again has no lock.
             with contextlib.suppress(FileNotFoundError):
                 _unlink(os.path.join(here, name), dir_fd=fd)
@@ -263,18 +273,42 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
         path = make_directory(os.path.abspath(parent), PREFIX, "")
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
-    lock_fd = None
+    try:
+        return _furnish(path, mode, about)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _rmdir(path)
+        if isinstance(error, OSError):
+            raise WorkspaceCreationError(parent, error) from error
+        raise
+
+
+def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
+    """Lock the new directory *path* and leave the breadcrumb in it, or nothing at all.
+
+    All is done in the directory itself: where others may rename what is ours (a
+    shared directory that is not sticky), its path may lead elsewhere at any moment.
+    """
+    fd = _open(path, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+    here, lock_fd = path if fd is None else "", None
     try:
         if mode != 0o700:
-            os.chmod(path, mode)
-        lock_fd = lock.acquire(os.path.join(path, LOCK))
-        _write_breadcrumb(os.path.join(path, BREADCRUMB), about)
-        return SessionRoot(path=path, uid=_lstat(path).st_uid, pid=os.getpid(), lock_fd=lock_fd)
-    except OSError as error:
-        if lock_fd is not None:
-            lock.release(lock_fd)
-        remove_tree(path)
-        raise WorkspaceCreationError(parent, error) from error
+            os.chmod(path if fd is None else fd, mode)
+        lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
+        _write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
+        uid = _lstat(path).st_uid
+        _prove(path, uid, None)
+        return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=lock_fd)
+    except BaseException:
+        for name in (BREADCRUMB, LOCK):
+            if name == LOCK and lock_fd is not None:
+                lock.release(lock_fd)
+            with contextlib.suppress(OSError):
+                _unlink(os.path.join(here, name), dir_fd=fd)
+        raise
+    finally:
+        if fd is not None:
+            _close(fd)
 
 
 def attach(path: str) -> SessionRoot | None:
@@ -284,6 +318,11 @@ def attach(path: str) -> SessionRoot | None:
     """
     root = SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=None)
     return root if is_ours(path) and os.access(path, os.W_OK | os.X_OK) else None
+
+
+def bears_our_name(name: str) -> bool:
+    """Whether a directory's name is one that a session root may have; it proves nothing."""
+    return name.startswith(PREFIX) and len(name) == len(PREFIX) + _RANDOM_LENGTH
 
 
 def is_ours(path: str) -> bool:
@@ -327,13 +366,21 @@ def _prove(path: str, uid: int, fd: int | None) -> None:
 
 def _make_with_mode(path: str, mode: int) -> None:
     os.mkdir(path, 0o700)
-    if mode != 0o700:
-        # The umask would have cut the bits off a mode given to mkdir.
+    if mode == 0o700:
+        return
+    # The umask would have cut the bits off a mode given to mkdir.
+    if not _BY_DESCRIPTOR:
         os.chmod(path, mode)
+        return
+    fd = _open(path, _DIRECTORY_FLAGS)
+    try:
+        os.chmod(fd, mode)
+    finally:
+        _close(fd)
 
 
-def _write_breadcrumb(path: str, about: dict[str, object]) -> None:
+def _write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     text = {"pid": os.getpid(), "platform": sys.platform, **about}
-    with open(_open(path, flags, 0o600), "w", encoding="ascii") as file:
+    with open(_open(path, flags, 0o600, dir_fd=dir_fd), "w", encoding="ascii") as file:
         json.dump(text, file)
