@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from dataclasses import field
 import errno
 import json
 import os
@@ -98,6 +99,8 @@ class SessionRoot:
     uid: int
     pid: int
     lock_fd: int | None
+    #: Device and inode of the worker roots that this process made in it.
+    made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Make the worker root *name* and the directory for what fixtures give.
@@ -120,6 +123,7 @@ class SessionRoot:
         )
         _make_with_mode(worker.path, mode)
         _make_with_mode(worker.given, mode & 0o711)
+        self.made.update(_identity(_lstat(path)) for path in worker[1:])
         return worker
 
     def remove(self, path: str) -> list[Failure]:
@@ -149,16 +153,22 @@ class SessionRoot:
         fd = _open(self.path, _DIRECTORY_FLAGS)
         try:
             _prove(self.path, self.uid, fd)
-            mount = mount_of(fd)
             for part in parts[:-1]:
-                inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                inner = self._open_below(part, fd)
                 _close(fd)
                 fd = inner
-            if mount_of(fd) != mount:
-                raise OSError(errno.EXDEV, "another file system is mounted on the way")
             return remove_tree(parts[-1], dir_fd=fd)
         finally:
             _close(fd)
+
+    def _open_below(self, name: str, fd: int) -> int:
+        """Open a directory on the way to what is to be removed: neither a link nor a mount."""
+        inner = _open(name, _DIRECTORY_FLAGS, dir_fd=fd)
+        # Each test's directory comes this way, and to ask for mounts costs as much as all the rest.
+        if _identity(_fstat(inner)) in self.made or mount_of(inner) == mount_of(fd):
+            return inner
+        _close(inner)
+        raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
     def restore(self, worker: WorkerRoot, mode: int) -> None:
         """Make again what a test has removed of this root.
@@ -239,7 +249,7 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     try:
         where = name if fd is not None else path
         status = _stat(where, dir_fd=fd, follow_symlinks=False)
-        if (status.st_dev, status.st_ino) != identity:
+        if _identity(status) != identity:
             raise NotOurDirectoryError(path, "it is not what was made there")
         return remove_tree(where, dir_fd=fd)
     except FileNotFoundError:
@@ -362,6 +372,10 @@ def _prove(path: str, uid: int, fd: int | None) -> None:
         raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
     if root.st_uid != uid or crumb.st_uid != uid:
         raise NotOurDirectoryError(path, "it belongs to another user")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _make_with_mode(path: str, mode: int) -> None:
