@@ -20,7 +20,7 @@ ROWS = (
     {"reports"},
     {"options", "notices", "progress", "hookspecs"},
     {"state", "markers"},
-    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
+    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course", "uncollected"},
     {"outcomes", "conclusion", "detectors", "reclaiming"},
     {"correction"},
     {"clearing"},

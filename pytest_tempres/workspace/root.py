@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 import errno
 import json
@@ -20,6 +21,7 @@ from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.workspace import lock
 
@@ -31,6 +33,7 @@ __all__ = [
     "SessionRoot",
     "WorkerRoot",
     "attach",
+    "bears_our_name",
     "children",
     "create",
     "is_ours",
@@ -45,6 +48,8 @@ BREADCRUMB: Final = ".tempres.json"
 LOCK: Final = ".lock"
 INDEX: Final = "index.json"
 
+#: How many characters :func:`random_name` has.
+_RANDOM_LENGTH: Final = 8
 # Six bytes keep what we add to the system temp path at 24, so that AF_UNIX
 # paths (104 bytes on macOS) still fit below a worker root.
 _WORKER_NAME_BYTES: Final = 6
@@ -101,6 +106,8 @@ class SessionRoot:
     lock_fd: int
     #: Whether another process made it, which will remove it too.
     joined: bool = False
+    #: Device and inode of the worker roots that this process made in it.
+    made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Make the worker root *name* and the directory for what fixtures give.
@@ -123,6 +130,7 @@ class SessionRoot:
         )
         _make_with_mode(worker.path, mode)
         _make_with_mode(worker.given, mode & 0o711)
+        self.made.update(_identity(_lstat(path)) for path in worker[1:])
         return worker
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
@@ -156,12 +164,21 @@ class SessionRoot:
         try:
             _prove(self.path, self.uid, fd)
             for part in parts[:-1]:
-                inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                inner = self._open_below(part, fd)
                 _close(fd)
                 fd = inner
             return remove_tree(parts[-1], dir_fd=fd, tick=tick)
         finally:
             _close(fd)
+
+    def _open_below(self, name: str, fd: int) -> int:
+        """Open a directory on the way to what is to be removed: neither a link nor a mount."""
+        inner = _open(name, _DIRECTORY_FLAGS, dir_fd=fd)
+        # Each test's directory comes this way, and to ask for mounts costs as much as all the rest.
+        if _identity(_fstat(inner)) in self.made or mount_of(inner) == mount_of(fd):
+            return inner
+        _close(inner)
+        raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
     def restore(self, worker: WorkerRoot, mode: int, about: dict[str, object]) -> SessionRoot:
         """Make again what a test has removed of this root.
@@ -240,6 +257,9 @@ class SessionRoot:
         # The breadcrumb goes before the lock: a directory that holds nothing but
         # an unlocked lock can be recognised as the remains of a creation.
         for name in (BREADCRUMB, LOCK):
+            # Windows removes no file that is open, and NFS keeps one under another name.
+            if name == LOCK:
+                self.release()
             # A root that was made again has no lock.
             with contextlib.suppress(FileNotFoundError):
                 _unlink(os.path.join(here, name), dir_fd=fd)
@@ -262,7 +282,7 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     try:
         where = name if fd is not None else path
         status = _stat(where, dir_fd=fd, follow_symlinks=False)
-        if (status.st_dev, status.st_ino) != identity:
+        if _identity(status) != identity:
             raise NotOurDirectoryError(path, "it is not what was made there")
         return remove_tree(where, dir_fd=fd)
     except FileNotFoundError:
@@ -296,18 +316,42 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
         path = make_directory(os.path.abspath(parent), PREFIX, "")
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
-    lock_fd = None
+    try:
+        return _furnish(path, mode, about)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _rmdir(path)
+        if isinstance(error, OSError):
+            raise WorkspaceCreationError(parent, error) from error
+        raise
+
+
+def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
+    """Lock the new directory *path* and leave the breadcrumb in it, or nothing at all.
+
+    All is done in the directory itself: where others may rename what is ours (a
+    shared directory that is not sticky), its path may lead elsewhere at any moment.
+    """
+    fd = _open(path, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+    here, lock_fd = path if fd is None else "", None
     try:
         if mode != 0o700:
-            os.chmod(path, mode)
-        lock_fd = lock.acquire(os.path.join(path, LOCK))
-        _write_breadcrumb(os.path.join(path, BREADCRUMB), about)
-        return SessionRoot(path=path, uid=_lstat(path).st_uid, pid=os.getpid(), lock_fd=lock_fd)
-    except OSError as error:
-        if lock_fd is not None:
-            lock.release(lock_fd)
-        remove_tree(path)
-        raise WorkspaceCreationError(parent, error) from error
+            os.chmod(path if fd is None else fd, mode)
+        lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
+        _write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
+        uid = _lstat(path).st_uid
+        _prove(path, uid, None)
+        return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=lock_fd)
+    except BaseException:
+        for name in (BREADCRUMB, LOCK):
+            if name == LOCK and lock_fd is not None:
+                lock.release(lock_fd)
+            with contextlib.suppress(OSError):
+                _unlink(os.path.join(here, name), dir_fd=fd)
+        raise
+    finally:
+        if fd is not None:
+            _close(fd)
 
 
 def attach(path: str) -> SessionRoot | None:
@@ -324,6 +368,11 @@ def attach(path: str) -> SessionRoot | None:
     if fd is None:
         return None
     return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd, joined=True)
+
+
+def bears_our_name(name: str) -> bool:
+    """Whether a directory's name is one that a session root may have; it proves nothing."""
+    return name.startswith(PREFIX) and len(name) == len(PREFIX) + _RANDOM_LENGTH
 
 
 def is_ours(path: str) -> bool:
@@ -365,15 +414,27 @@ def _prove(path: str, uid: int, fd: int | None) -> None:
         raise NotOurDirectoryError(path, "it belongs to another user")
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 def _make_with_mode(path: str, mode: int) -> None:
     os.mkdir(path, 0o700)
-    if mode != 0o700:
-        # The umask would have cut the bits off a mode given to mkdir.
+    if mode == 0o700:
+        return
+    # The umask would have cut the bits off a mode given to mkdir.
+    if not _BY_DESCRIPTOR:
         os.chmod(path, mode)
+        return
+    fd = _open(path, _DIRECTORY_FLAGS)
+    try:
+        os.chmod(fd, mode)
+    finally:
+        _close(fd)
 
 
-def _write_breadcrumb(path: str, about: dict[str, object]) -> None:
+def _write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     text = {"pid": os.getpid(), "platform": sys.platform, **about}
-    with open(_open(path, flags, 0o600), "w", encoding="ascii") as file:
+    with open(_open(path, flags, 0o600, dir_fd=dir_fd), "w", encoding="ascii") as file:
         json.dump(text, file)

@@ -18,15 +18,14 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.root import BREADCRUMB
 from pytest_tempres.workspace.root import INDEX
 from pytest_tempres.workspace.root import LOCK
-from pytest_tempres.workspace.root import PREFIX
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import bears_our_name
 from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import is_ours
 from pytest_tempres.workspace.root import own_uid
 
 __all__ = ["Reclaimed", "sweep"]
 
-_NAME_LENGTH: Final = len(PREFIX) + 8
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
 
@@ -138,7 +137,7 @@ class _Sweep:
         paths = []
         with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.startswith(PREFIX) and len(entry.name) == _NAME_LENGTH:
+                if bears_our_name(entry.name):
                     paths.append(entry.path)
                 self._check()
         return paths
@@ -291,10 +290,9 @@ def _remove_unfinished(path: str) -> None:
             fd = lock.take(lock_file)
             if fd is None:
                 return
-            try:
-                os.unlink(lock_file)
-            finally:
-                lock.release(fd)
+            # Windows removes no file that is open, and NFS keeps one under another name.
+            lock.release(fd)
+            os.unlink(lock_file)
         os.rmdir(path)
     except OSError:
         return
