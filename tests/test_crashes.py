@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-import signal
-import sys
 
 import pytest
 
@@ -62,7 +59,7 @@ def how():
 
 
 @pytest.mark.parametrize(
-    ("way", "options"),
+    "way, options",
     [
         ("kill", []),
         ("segfault", ["--max-worker-restart=1", "--dist=worksteal"]),
@@ -101,4 +98,5 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
 
 
 def name_of(path: str) -> str:
+    """Return what a path was called before its random characters."""
     return os.path.basename(path).partition("-")[0]
