@@ -20,7 +20,7 @@ ROWS = (
     {"reports"},
     {"options", "notices", "hookspecs"},
     {"state", "markers"},
-    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
+    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course", "exporting"},
     {"outcomes", "conclusion", "detectors"},
     {"correction"},
     {"clearing"},

@@ -18,6 +18,8 @@ from pytest_tempres.options import read
 DEFAULTS = {
     "tempres_keep": None,
     "tempres_keep_sessions": 3,
+    "tempres_artifacts": None,
+    "tempres_artifacts_max_size": None,
     "tempres_root": None,
     "tempres_root_mode": None,
     "tempres_leaks": None,
