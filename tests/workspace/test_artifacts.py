@@ -16,6 +16,7 @@ from pytest_tempres.workspace.retention import Kept
 
 TEST = "t.py::test"
 NAME = safe_nodeid(TEST)
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 
 
 @pytest.fixture
@@ -64,12 +65,13 @@ def test_each_test_has_its_directory(given, export_all, out):
     assert [each._replace(artifact=None) for each in done.kept] == kept
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
         "manifest.json",
-        *(f"{place}/file" for place in places),
+        *(os.path.join(place, "file") for place in places),
     }
     assert done.artifacts == Artifacts(str(out), 3, 3, 30, 0, "manifest.json")
     assert done.failure is None
 
 
+@posix
 def test_the_manifest_tells_all(given, export_all, out):
     """Who has nothing but the artifacts knows what each is, and what is missing."""
     kept = given("a")
@@ -115,6 +117,7 @@ def test_the_limit_is_that_of_the_session(given, export_all, out):
     assert done.artifacts == Artifacts(str(out), 3, 2, 11, 1, "manifest.json")
 
 
+@posix
 def test_what_lies_in_another_kept_path_is_copied_once(given, export_all, out):
     """Its copy is in the other's copy, under the names that it has there."""
     inner = given("a/x:y/z", "t.py::inner")
