@@ -36,6 +36,7 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
         root=state.root.path,
         leaks=leaks,
         kept=tuple(state.kept),
+        artifacts=state.artifacts,
         stale=tuple(gone),
         other_roots=tuple(state.other_roots),
         gate_failed=gate,

@@ -77,6 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_tempres.course import CourseHooks  # noqa: PLC0415 -- few have a baseline
 
         config.pluginmanager.register(CourseHooks(state), "tempres-course")
+    if state.settings.artifacts is not None:
+        from pytest_tempres.exporting import ArtifactsHooks  # noqa: PLC0415 -- few want copies
+
+        config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)

@@ -173,6 +173,8 @@ def _open_ledger(
     # Without pytest's cache plugin there is no such option, and no cache.
     with contextlib.suppress(ValueError):
         ledger.origins.exclude(os.path.join(config.rootpath, config.getini("cache_dir")))
+    if settings.artifacts is not None:
+        ledger.origins.exclude(settings.artifacts)
     return ledger
 
 

@@ -21,6 +21,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
@@ -113,6 +114,7 @@ class SessionState:
     #: What workers judged that have a session root of their own.
     remote_leaks: list[Leak] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
+    artifacts: Artifacts | None = None
     #: What this process kept, and every directory above it.
     spared: set[str] = field(default_factory=set)
     #: The test that each crashed worker was running.

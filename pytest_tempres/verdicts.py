@@ -44,6 +44,10 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     _keep_evidence(state, leaks)
     if state.kept:
         _write_index(state)
+        if state.settings.artifacts is not None and not state.is_worker:
+            from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
+
+            exporting.export(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
     elif leaks or state.remote_leaks or state.kept or _is_wanted(state):

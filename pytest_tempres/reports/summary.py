@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["SessionFacts", "Summary", "Totals", "raw", "shown"]
@@ -53,6 +54,8 @@ class Summary:
     stale: tuple[Known, ...] = ()
     #: The session roots of workers that do not see the controller's: they clear up themselves.
     other_roots: tuple[str, ...] = ()
+    #: What was copied of `kept`; None where nobody wanted that, or nothing could be.
+    artifacts: Artifacts | None = None
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
 

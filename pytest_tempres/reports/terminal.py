@@ -14,6 +14,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.summary import shown
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.sweep import Reclaimed
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
         terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
     if not verbose and len(summary.kept) > _KEPT:
         terminal.write_line(f"... and {len(summary.kept) - _KEPT} more that were kept (-v: all)")
+    if summary.artifacts is not None:
+        terminal.write_line(_copied(summary.artifacts))
     for known in summary.stale:
         terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
     if summary.gate_failed:
@@ -190,6 +193,16 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
 def _short(file: str) -> str:
     """Return a library's file as its users import it."""
     return file.rpartition(f"{os.sep}site-packages{os.sep}")[2]
+
+
+def _copied(artifacts: Artifacts) -> str:
+    amount = (
+        f"{count(artifacts.directories, 'directory')}, {count(artifacts.files, 'file')}, "
+        f"{size(artifacts.bytes)}"
+    )
+    skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
+    see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
+    return f"artifacts: {shown(artifacts.directory, controls=True)} ({amount}){skipped}{see}"
 
 
 def _closing(summary: Summary, leaks: list[Leak]) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pytest_tempres.workspace.root import INDEX
 
-__all__ = ["POLICIES", "Kept", "Made", "reason_to_keep", "write_index"]
+__all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
 
 #: The values of ``--tempres-keep``.
 POLICIES: Final = ("none", "failed", "all")
@@ -35,6 +35,23 @@ class Kept(NamedTuple):
     #: ``failed``, ``all``, ``asked`` (by marker or call), ``hook`` or ``crashed``.
     reason: str
     worker: str
+    #: The path of its copy among the artifacts, if there is one.
+    artifact: str | None = None
+
+
+class Artifacts(NamedTuple):
+    """What was copied of the kept paths, and where to."""
+
+    directory: str
+    #: How many of the kept paths were directories.
+    directories: int
+    #: Files and links, in those directories and by themselves.
+    files: int
+    bytes: int
+    #: How many files and directories were not copied.
+    skipped: int
+    #: The name of the file in `directory` that tells it all; None when it could not be written.
+    manifest: str | None
 
 
 def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | None:

@@ -13,6 +13,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.terminal import count
 from pytest_tempres.reports.terminal import size
 from pytest_tempres.reports.terminal import write
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
 ROOT = "/tmp/tempres-abcdefgh"
@@ -205,6 +206,26 @@ def test_what_is_kept_is_listed(lines):
         f"kept: t.py::a  {ROOT}/main.d/a-1",
         f"kept: t.py::b  {ROOT}/main.d/b-1",
         "=== no leaks; 2 paths kept",
+    ]
+
+
+@pytest.mark.parametrize(
+    "skipped, manifest, end",
+    [
+        (0, "manifest.json", ""),
+        (2, "manifest.json", "; 2 skipped, see manifest.json"),
+        (1, None, "; 1 skipped"),
+    ],
+)
+def test_what_was_copied_is_summed_up(lines, skipped, manifest, end):
+    """Where the artifacts are, how much they are, and whether something is missing."""
+    kept = (Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),)
+    copied = Artifacts("/ci/out\n", 3, 12, 1_234_567, skipped, manifest)
+    assert lines(kept=kept, artifacts=copied) == [
+        "=== temporary resources",
+        f"kept: t.py::a  {ROOT}/main.d/a-1",
+        f"artifacts: /ci/out\\n (3 directories, 12 files, 1.2 MB){end}",
+        "=== no leaks; 1 path kept",
     ]
 
 
