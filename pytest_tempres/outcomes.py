@@ -6,20 +6,27 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+from typing import Any
 from typing import Final
 
 import pytest
 
+from pytest_tempres import distributed
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
 from pytest_tempres.keeping import remove
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.keeping import used
+from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
 from pytest_tempres.state import CurrentTest
@@ -57,11 +64,12 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
     if report.outcome == "failed":
         current.failed = True
         _add_section(state, current, report)
+        distributed.tell_host(state, report)
     if report.when == "teardown":
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
         entries = state.ledger.unsent if state.ledger is not None else []
-        found = {
+        found: dict[str, Any] = {
             "made": made,
             "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
@@ -69,7 +77,22 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
             "accused": current.accused,
         }
         if any(found.values()):
+            if state.is_elsewhere:
+                distributed.tell_host(state, report)
+                found.update(root=state.root.path, left=_left_so_far(state, entries))
             setattr(report, _CARRIED, json.dumps(found))
+
+
+def _left_so_far(state: SessionState, entries: list[Entry]) -> list[Leak]:
+    """Return what stands of *entries* and whose owner is over: nobody can look after a crash."""
+    over = [e for e in entries if e.owner.scope in (None, "function") and e.owner != SESSION]
+    leaks = judge(
+        (entry for entry in over if not entry.ignored),
+        deferred=promised_by_handlers(state.callbacks),
+        failed=(),
+        pardoned=lambda _: False,
+    )
+    return [leak for leak in leaks if leak.status == "leak"]
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -162,6 +185,7 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
             state.failed.add(report.nodeid)
         if hasattr(report, "node") and str(report.when) == "???":
             state.crashed[report.node.gateway.id] = report.nodeid
+    distributed.name_host(state, report, _SECTION)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
 
@@ -179,6 +203,11 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
+        there = distributed.elsewhere(state, report)
+        if there is not None:
+            left = [leak_from_plain(record) for record in data["left"]]
+            there.left(data["root"], left)
+            return
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]

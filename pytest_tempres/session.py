@@ -17,6 +17,7 @@ from pytest_tempres import options
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.ignore import SHIPPED
 from pytest_tempres.leaks.ignore import Ignore
@@ -138,12 +139,19 @@ def _make_place(
     if shared is not None:
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
-        text = f"worker {name} cannot see {announced} and has a session directory of its own"
+        # The same for all workers there, so that pytest tells it once.
+        text = (
+            f"{node_name()} does not see {announced}: workers there have directories of their own"
+        )
         tell(config, TempresLeakWarning(text))
     root = create(
         parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about={"rootdir": str(config.rootpath), "started": time.time()},
+        about={
+            "rootdir": str(config.rootpath),
+            "started": time.time(),
+            "run": distributed.run_id(worker=announced is not None),
+        },
     )
     try:
         return root, root.add_worker(name, settings.root_mode)
@@ -218,5 +226,6 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         rootdir=str(state.config.rootpath),
         keep_sessions=max(sessions, 0),
         seconds=_SWEEP_SECONDS,
+        run=distributed.run_id(worker=state.is_worker),
     )
     clear(state)

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.hosts import Elsewhere
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
@@ -110,16 +111,16 @@ class SessionState:
     made: dict[str, Kept] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     deferred: set[str] = field(default_factory=set)
-    #: What workers judged that have a session root of their own.
+    #: What workers found that judged for themselves, in our root or by other detectors.
     remote_leaks: list[Leak] = field(default_factory=list)
+    #: Workers that do not see our root and have one of their own, by name.
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     #: What this process kept, and every directory above it.
     spared: set[str] = field(default_factory=set)
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
-    #: The session roots of workers that do not see ours.
-    other_roots: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)
     garbage: Garbage = field(default_factory=Garbage)
     #: The detector whose findings travel from workers to their controller.
@@ -138,6 +139,11 @@ class SessionState:
     def is_worker(self) -> bool:
         """Whether a controller receives what is found here."""
         return hasattr(self.config, "workerinput")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a worker that does not see its controller's session root."""
+        return self.is_worker and not self.joined
 
     @property
     def travels(self) -> bool:

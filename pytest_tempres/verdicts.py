@@ -46,10 +46,13 @@ def finish(state: SessionState, session: pytest.Session) -> None:
         _write_index(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
-    elif leaks or state.remote_leaks or state.kept or _is_wanted(state):
+    elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
         from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
 
-        conclusion.conclude(state, session, (*leaks, *excused(state, state.remote_leaks)))
+        leaks += excused(state, state.remote_leaks)
+        for each in state.elsewhere.values():
+            leaks += excused(state, each.found(state.failed))
+        conclusion.conclude(state, session, tuple(leaks))
 
 
 def _is_wanted(state: SessionState) -> bool:

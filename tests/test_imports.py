@@ -18,7 +18,7 @@ ROWS = (
     {"primitives"},
     {"workspace", "leaks"},
     {"reports"},
-    {"options", "notices", "hookspecs"},
+    {"options", "notices", "hookspecs", "hosts"},
     {"state", "markers"},
     {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
     {"outcomes", "conclusion", "detectors"},

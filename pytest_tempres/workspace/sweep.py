@@ -33,16 +33,19 @@ class _Dead(NamedTuple):
     root: SessionRoot
     ended: float
     rootdir: str
+    #: What the workers of one run have in common that have roots of their own.
+    run: str
     kept: frozenset[str]
 
 
-def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> int:
+def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float, run: str = "") -> int:
     """Remove what dead sessions left in *parent*, but for what they kept on purpose.
 
     :param parent: The directory in which session roots stand.
     :param rootdir: Kept sessions are counted for each project of its own.
     :param keep_sessions: How many sessions of *rootdir* that kept something stay.
     :param seconds: The time after which the rest is left to the next session.
+    :param run: The run that goes on, which counts as one session whatever its workers kept.
     :returns: How many session roots went.
     """
     deadline = time.monotonic() + seconds
@@ -59,8 +62,10 @@ def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> i
         else:
             gone += _clear(dead, dead.kept, deadline)
     kept.sort(key=lambda dead: dead.ended, reverse=True)
-    for position, dead in enumerate(kept):
-        stays = dead.kept if position < keep_sessions else frozenset()
+    runs = list(dict.fromkeys(dead.run for dead in kept if dead.run != run))
+    recent = {run, *runs[:keep_sessions]}
+    for dead in kept:
+        stays = dead.kept if dead.run in recent else frozenset()
         gone += _clear(dead, stays, deadline)
     return gone
 
@@ -98,7 +103,7 @@ def _take(path: str) -> _Dead | None:
         # The lock was free because its session has just removed all of this.
         lock.release(fd)
         return None
-    return _Dead(root, ended, str(about.get("rootdir")), kept)
+    return _Dead(root, ended, str(about.get("rootdir")), str(about.get("run") or path), kept)
 
 
 def _clear(dead: _Dead, kept: frozenset[str], deadline: float) -> bool:
