@@ -92,7 +92,7 @@ def _left_so_far(state: SessionState, entries: list[Entry]) -> list[Leak]:
         failed=(),
         pardoned=lambda _: False,
     )
-    return [leak for leak in leaks if leak.status == "leak"]
+    return [leak for leak in leaks if leak.status != "deferred"]
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:

@@ -226,7 +226,7 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
     )
     result, report = told("--dist=loadfile")
     result.assert_outcomes(passed=1, failed=1, warnings=2)
-    result.stdout.fnmatch_lines(["*worker gw? does not see /on/another/host*own*"])
+    result.stdout.fnmatch_lines(["*does not see /on/another/host*own*"])
     (leak,) = report["leaks"]
     assert (leak["status"], leak["owner"]["id"]) == ("leak", f"{path.name}::test_leaks")
     (kept,) = report["kept"]
