@@ -21,7 +21,6 @@ from pytest_tempres.keeping import used
 from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
-from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
@@ -84,10 +83,16 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
 
 
 def _left_so_far(state: SessionState, entries: list[Entry]) -> list[Leak]:
-    """Return what stands of *entries* and whose owner is over: nobody can look after a crash."""
-    over = [e for e in entries if e.owner.scope in (None, "function") and e.owner != SESSION]
+    """Return what tests have left of *entries*: nobody can look after a crash."""
+    over = (
+        entry
+        for entry in entries
+        if entry.owner.kind in {"test", "fixture"}
+        and entry.owner.scope in {None, "function"}
+        and not entry.ignored
+    )
     leaks = judge(
-        (entry for entry in over if not entry.ignored),
+        over,
         deferred=promised_by_handlers(state.callbacks),
         failed=(),
         pardoned=lambda _: False,

@@ -3,8 +3,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+from types import SimpleNamespace
 
 import pytest
+
+from pytest_tempres import distributed
 
 pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
 
@@ -238,6 +241,22 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
     result.stdout.fnmatch_lines([f"  {node}:tempres-????????/gw?/tmp*"])
     assert leak["worker"] == kept["worker"]
     assert leak["worker"].startswith("gw")
+
+
+def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
+    """After Ctrl-C xdist says no word of workers that end properly; others are told twice."""
+    taken = []
+    monkeypatch.setattr(distributed, "_receive", lambda _, node, data: taken.append((node, data)))
+    hooks = distributed.ControllerHooks(SimpleNamespace(workers=[]))
+    nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
+    for node in nodes:
+        hooks.pytest_configure_node(node)
+    nodes[0].workeroutput = {"tempres": "1"}
+    nodes[1].workeroutput = {"tempres": "2"}
+    for _ in range(2):
+        hooks.pytest_testnodedown(nodes[0])
+    hooks.pytest_sessionfinish()
+    assert taken == [(nodes[0], 1), (nodes[1], 2)]
 
 
 def test_stopping_early_with_workers(pytester, run, system_tmp):

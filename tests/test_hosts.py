@@ -21,7 +21,12 @@ import sys
 
 import pytest
 
+from pytest_tempres.hosts import Elsewhere
 from pytest_tempres.hosts import host_of
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.workspace.retention import Kept
 
 #: What ssh and sshd are told besides the files that are theirs.
 SSHD = """
@@ -76,6 +81,25 @@ exec cat
 def test_host_is_what_the_user_typed(ssh, socket, host):
     """A host is called as in `--tx`, without options and port; else as it calls itself."""
     assert host_of(ssh=ssh, socket=socket, node="node") == host
+
+
+def a_leak(path):
+    """Make a leak of a test."""
+    entry = Entry(path, Owner("test", "t.py::test"), "t.py::test", worker="gw0")
+    return Leak("file", path, 1, 1, complete=True, status="leak", entry=entry)
+
+
+def test_verdict_takes_the_place_of_what_was_told_before():
+    """Before the verdict a failed test's leaks are evidence; with it, only what it says counts."""
+    worker = Elsewhere("gw0", "far")
+    worker.left("/tmp/r", [a_leak("/tmp/r/x")])
+    assert [leak.path for leak in worker.found([])] == ["far:/tmp/r/x"]
+    assert [leak.status for leak in worker.found(["t.py::test"])] == ["failed-test"]
+    descriptor = a_leak("pipe")._replace(kind="descriptor")
+    kept = Kept("t.py::test", "/tmp/r/d", "failed", "name")
+    worker.judge("/tmp/r", [a_leak("/tmp/r/y"), descriptor], [kept])
+    assert [leak.path for leak in worker.found(["t.py::test"])] == ["far:/tmp/r/y", "pipe"]
+    assert worker.kept == [Kept("t.py::test", "far:/tmp/r/d", "failed", "gw0")]
 
 
 class Host:
