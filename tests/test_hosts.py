@@ -156,6 +156,7 @@ def stack():
 @pytest.fixture
 def far(stack, system_tmp) -> Host:
     """Another host, whose temp directory has the name of ours."""
+    pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     return Host(stack, system_tmp)
 
 
@@ -268,6 +269,25 @@ SERVED = """
 """
 
 
+#: Asks a socket server for what a session changes in its process.
+ASK = """
+import execnet, json, sys
+STATE = '''
+import atexit, os, tempfile
+ours = sorted(name for name in os.environ if "TEMPRES" in name)
+kind = type(atexit.register).__name__
+channel.send([os.environ["TMPDIR"], tempfile.gettempdir(), kind, ours])
+'''
+print(json.dumps(execnet.makegateway(sys.argv[1]).remote_exec(STATE).receive()))
+"""
+
+
+def state_of(address):
+    """Return how a socket server finds its process when a session is over."""
+    command = [sys.executable, "-c", ASK, f"socket={address}"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
 def test_socket_server_serves_one_session_after_another(pytester, run_plain, far, system_tmp):
     """The second session finds the process as the first did, and the last moment clears all."""
     pytester.makepyfile(test_it=SERVED)
@@ -294,6 +314,7 @@ def test_socket_server_serves_one_session_after_another(pytester, run_plain, far
         found.append(leak)
     assert len({leak["path"] for leak in found}) == 2
     assert len({leak["fingerprint"] for leak in found}) == 1
+    assert state_of(address) == [str(system_tmp), str(system_tmp), "builtin_function_or_method", []]
     server.send_signal(signal.SIGINT)
     server.wait()
     assert not list(far.tmp.iterdir())
