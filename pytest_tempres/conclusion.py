@@ -31,14 +31,17 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
     gone = no_longer(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elsewhere = state.elsewhere.values()
     summary = Summary(
         session=_facts(state, int(session.exitstatus)),
         root=state.root.path,
         leaks=leaks,
-        kept=tuple(state.kept),
+        kept=(*state.kept, *(kept for each in elsewhere for kept in each.kept)),
         artifacts=state.artifacts,
         stale=tuple(gone),
-        other_roots=tuple(state.other_roots),
+        hosts={each.worker: each.host for each in elsewhere},
+        other_roots=tuple(each.root for each in elsewhere if each.root),
+        abandoned=tuple(each.root for each in elsewhere if each.root and not each.judged),
         gate_failed=gate,
     )
     state.summary = summary

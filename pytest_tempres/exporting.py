@@ -16,18 +16,19 @@ def export(state: SessionState) -> None:
     from pytest_tempres.workspace import artifacts  # noqa: PLC0415 -- few sessions keep something
 
     directory = state.settings.artifacts or ""
+    elsewhere = state.elsewhere.values()
     try:
         done = artifacts.export(
-            state.kept,
+            [*state.kept, *(kept for each in elsewhere for kept in each.kept)],
             directory,
             max_size=state.settings.artifacts_max_size,
             session=os.path.basename(state.root.path),
-            other_roots=state.other_roots,
+            other_roots=[each.root for each in elsewhere if each.root],
         )
     except Exception as error:  # noqa: BLE001 -- the reports are made after this
         state.warn("artifacts", f"internal error while artifacts were copied: {error!r}")
         return
-    state.kept[:] = done.kept
+    state.kept[:] = done.kept[: len(state.kept)]
     state.artifacts = done.artifacts
     if done.failure is not None:
         state.warn("artifacts", f"not all that was kept could be copied: {done.failure}")

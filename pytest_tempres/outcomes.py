@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+from typing import Any
 from typing import Final
 
 import pytest
 
+from pytest_tempres import distributed
 from pytest_tempres import markers
-from pytest_tempres.distributed import sender
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
 from pytest_tempres.keeping import remove
@@ -20,7 +21,10 @@ from pytest_tempres.keeping import used
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
 from pytest_tempres.state import CurrentTest
@@ -58,17 +62,22 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
     if report.outcome == "failed":
         current.failed = True
         _add_section(state, current, report)
+        distributed.tell_host(state, report)
     if report.when == "teardown":
         _book(state, current)
         made = [*current.made, *_newly_lent(state)]
-        found = {
+        entries = _told(state)
+        found: dict[str, Any] = {
             "made": made,
-            "entries": _told(state),
+            "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
             "accused": current.accused,
         }
         if any(found.values()):
+            if state.is_elsewhere:
+                distributed.tell_host(state, report)
+                found.update(root=state.root.path, left=_left_so_far(entries))
             setattr(report, _CARRIED, json.dumps(found))
 
 
@@ -81,6 +90,12 @@ def _told(state: SessionState) -> list[Entry]:
     if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
         return ledger.unsent
     return ledger.provisional.told(ledger.unsent)
+
+
+def _left_so_far(entries: list[Entry]) -> list[Leak]:
+    """Return what is left of *entries*, which nobody can look after once this worker crashes."""
+    there = [entry for entry in entries if not entry.ignored]
+    return judge(there, deferred=set(), failed=(), pardoned=lambda _: False)
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -171,9 +186,10 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     elif report.outcome == "failed":
         if not _is_accusation(report):
             state.failed.add(report.nodeid)
-        worker = sender(report)
+        worker = distributed.sender(report)
         if worker is not None and str(report.when) == "???":
             state.crashed[worker] = report.nodeid
+    distributed.name_host(state, report, _SECTION)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
 
@@ -191,6 +207,11 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
+        there = distributed.elsewhere(state, report)
+        if there is not None:
+            left = [leak_from_plain(record) for record in data["left"]]
+            there.left(data["root"], left)
+            return
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
@@ -201,7 +222,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)
     if state.current is None:
-        worker = sender(report) or state.worker.name
+        worker = distributed.sender(report) or state.worker.name
         policy, has_failed = state.settings.keep, report.nodeid in state.failed
         for each in made:
             reason = reason_to_keep(policy, failed=has_failed, asked=each.keep)

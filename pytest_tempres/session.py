@@ -17,6 +17,7 @@ from pytest_tempres import options
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import SHIPPED
@@ -27,7 +28,6 @@ from pytest_tempres.options import Settings
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
-from pytest_tempres.state import about
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
@@ -63,7 +63,10 @@ def start(config: pytest.Config) -> SessionState | None:
     try:
         system_tmpdir = _system_tmpdir(worker=announced is not None)
         parent = settings.root or system_tmpdir
-        root, worker = _make_place(config, settings, parent, announced, shared)
+        about = _about(config, worker=announced is not None)
+        root, worker = _make_place(
+            config, settings, parent, about=about, announced=announced, shared=shared
+        )
     except OSError as error:
         if settings.root is not None and announced is None:
             raise pytest.UsageError(str(error)) from error
@@ -74,6 +77,7 @@ def start(config: pytest.Config) -> SessionState | None:
         settings=settings,
         root=root,
         worker=worker,
+        about=about,
         ledger=_open_ledger(config, settings, root, worker),
         baseline=baseline,
         system_tmpdir=system_tmpdir,
@@ -130,10 +134,18 @@ def _system_tmpdir(*, worker: bool) -> str:
     return system if os.path.isdir(system) else tempfile.gettempdir()
 
 
+def _about(config: pytest.Config, *, worker: bool) -> dict[str, object]:
+    """Return what a session root says of its session."""
+    rootdir, run = str(config.rootpath), distributed.run_id(worker=worker)
+    return {"rootdir": rootdir, "started": time.time(), "run": run}
+
+
 def _make_place(
     config: pytest.Config,
     settings: Settings,
     parent: str,
+    *,
+    about: dict[str, object],
     announced: str | None,
     shared: SessionRoot | None,
 ) -> tuple[SessionRoot, WorkerRoot]:
@@ -141,12 +153,15 @@ def _make_place(
     if shared is not None:
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
-        text = f"worker {name} cannot see {announced} and has a session directory of its own"
+        # The same for all workers there, so that pytest tells it once.
+        text = (
+            f"{node_name()} does not see {announced}: workers there have directories of their own"
+        )
         tell(config, TempresLeakWarning(text))
     root = create(
         parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about=about(config, time.time()),
+        about=about,
     )
     try:
         return root, root.add_worker(name, settings.root_mode)

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.hosts import Elsewhere
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
 
-__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "about", "session_key"]
+__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
 
 
 class CurrentTest:
@@ -91,6 +92,8 @@ class SessionState:
     settings: Settings
     root: SessionRoot
     worker: WorkerRoot
+    #: What the session root says of its session.
+    about: dict[str, object]
     #: None where leaks are not looked for.
     ledger: Ledger | None
     #: The known leaks, by fingerprint.
@@ -111,8 +114,10 @@ class SessionState:
     made: dict[str, Kept] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     deferred: set[str] = field(default_factory=set)
-    #: What workers judged that have a session root of their own.
+    #: What workers found that judged for themselves, in our root or by other detectors.
     remote_leaks: list[Leak] = field(default_factory=list)
+    #: Workers that do not see our root and have one of their own, by name.
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     artifacts: Artifacts | None = None
     #: What this process kept, and every directory above it.
@@ -122,8 +127,6 @@ class SessionState:
     workers: list[str] = field(default_factory=list)
     #: Those that came to their end, and told what they knew.
     ended: set[str] = field(default_factory=set)
-    #: The session roots of workers that do not see ours.
-    other_roots: list[str] = field(default_factory=list)
     course: Course = field(default_factory=Course)
     garbage: Garbage = field(default_factory=Garbage)
     #: The detector whose findings travel from workers to their controller.
@@ -144,6 +147,11 @@ class SessionState:
     def is_worker(self) -> bool:
         """Whether a controller receives what is found here."""
         return hasattr(self.config, "workerinput")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a worker that does not see its controller's session root."""
+        return self.is_worker and not self.joined
 
     @property
     def travels(self) -> bool:
@@ -169,20 +177,13 @@ class SessionState:
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
         try:
-            self.root = self.root.restore(
-                self.worker, self.settings.root_mode, about(self.config, self.started)
-            )
+            self.root = self.root.restore(self.worker, self.settings.root_mode, self.about)
         except OSError as error:
             outcome = f"cannot be made again: {error}"
         else:
             outcome = "was made again"
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
-
-
-def about(config: pytest.Config, started: float) -> dict[str, object]:
-    """Return what a session root says of its session."""
-    return {"rootdir": str(config.rootpath), "started": started}
 
 
 session_key = pytest.StashKey[SessionState]()

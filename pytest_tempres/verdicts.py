@@ -44,16 +44,20 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     _keep_evidence(state, leaks)
     if state.kept:
         _write_index(state)
-        if state.settings.artifacts is not None and not state.is_worker:
-            from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
+    wanted = state.settings.artifacts is not None and not state.is_worker
+    if wanted and (state.kept or any(each.kept for each in state.elsewhere.values())):
+        from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
 
-            exporting.export(state)
+        exporting.export(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
-    elif leaks or state.remote_leaks or state.kept or _is_wanted(state):
+    elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
         from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
 
-        conclusion.conclude(state, session, (*leaks, *excused(state, state.remote_leaks)))
+        leaks += excused(state, state.remote_leaks)
+        for each in state.elsewhere.values():
+            leaks += excused(state, each.found(state.failed))
+        conclusion.conclude(state, session, tuple(leaks))
 
 
 def _is_wanted(state: SessionState) -> bool:

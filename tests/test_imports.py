@@ -18,7 +18,7 @@ ROWS = (
     {"primitives"},
     {"workspace", "leaks"},
     {"reports"},
-    {"options", "notices", "progress", "hookspecs"},
+    {"options", "notices", "progress", "hookspecs", "hosts"},
     {"state", "markers"},
     {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
     {"outcomes", "conclusion", "detectors", "exporting", "reclaiming", "uncollected"},

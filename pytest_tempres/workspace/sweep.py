@@ -57,6 +57,8 @@ class _Session(NamedTuple):
     began: float
     ended: float
     rootdir: str
+    #: What the workers of one run have in common that have roots of their own.
+    run: str
     #: Whether it came to its end, and said there what it kept.
     told: bool
     kept: frozenset[str]
@@ -68,6 +70,7 @@ def sweep(
     rootdir: str,
     keep_sessions: int,
     seconds: float,
+    run: str,
     measure: Callable[[str, float], tuple[int, bool]],
     tick: Callable[[], object],
 ) -> Reclaimed:
@@ -79,11 +82,12 @@ def sweep(
         live and have written their index count too, so that of several that end at the same
         time the last one leaves as many as it should.
     :param seconds: The time after which the rest is left to the next session.
+    :param run: The run that goes on: workers on one host with roots of their own are one session.
     :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
         second argument (of `time.monotonic`) it has to end.
     :param tick: Called for each item that is removed.
     """
-    return _Sweep(rootdir, keep_sessions, seconds, measure, tick).run(parent)
+    return _Sweep(rootdir, keep_sessions, seconds, run, measure=measure, tick=tick).go(parent)
 
 
 class _Sweep:
@@ -94,6 +98,8 @@ class _Sweep:
         rootdir: str,
         keep_sessions: int,
         seconds: float,
+        run: str,
+        *,
         measure: Callable[[str, float], tuple[int, bool]],
         tick: Callable[[], object],
     ) -> None:
@@ -103,6 +109,7 @@ class _Sweep:
         self._deadline = now + seconds
         # Removing comes first: what takes long to measure would never go.
         self._measured = now + seconds / 4
+        self._run = run
         self._measure = measure
         self._tick = tick
         self._kept: list[_Session] = []
@@ -110,7 +117,7 @@ class _Sweep:
         self._counted: set[str] = set()
         self._ticks = 0
 
-    def run(self, parent: str) -> Reclaimed:
+    def go(self, parent: str) -> Reclaimed:
         try:
             for path in self._candidates(parent):
                 self._look_at(path)
@@ -155,9 +162,11 @@ class _Sweep:
     def _retire(self) -> None:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
         self._kept.sort(key=lambda session: session.ended, reverse=True)
-        for position, session in enumerate(list(self._kept)):
+        runs = list(dict.fromkeys(session.run for session in self._kept))
+        recent = {self._run, *runs[: self._keep_sessions]}
+        for session in self._kept:
             if session.dead is not None:
-                stays = session.kept if position < self._keep_sessions else frozenset[str]()
+                stays = session.kept if session.run in recent else frozenset[str]()
                 self._clear(session, session.dead, stays)
 
     def _clear(self, session: _Session, root: SessionRoot, kept: frozenset[str]) -> None:
@@ -224,7 +233,8 @@ def _session_at(path: str) -> _Session | None:
         if fd is not None:
             lock.release(fd)
         return None
-    return _Session(root, began, ended, str(about.get("rootdir")), bool(index), kept)
+    run = str(about.get("run") or path)
+    return _Session(root, began, ended, str(about.get("rootdir")), run, bool(index), kept)
 
 
 def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:

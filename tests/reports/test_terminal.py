@@ -247,6 +247,36 @@ def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines
     )
 
 
+def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
+    """It is shown like what lies here, and its fate is told for what it is."""
+    owners = [Owner("test", name) for name in "abcd"]
+    leaks = [
+        a_leak("far:/tmp/tempres-xxxxxxxx/gw1/x", owner=owners[0], worker="gw1"),
+        a_leak("far:/var/x", owner=owners[1], worker="gw1"),
+        a_leak("win:C:\\tmp\\tempres-yyyyyyyy\\gw2\\x", owner=owners[2], worker="gw2"),
+        a_leak("far:/tmp/tempres-zzzzzzzz/gw3/x", owner=owners[3], worker="gw3"),
+    ]
+    roots = ("far:/tmp/tempres-xxxxxxxx", "win:C:\\tmp\\tempres-yyyyyyyy")
+    dead = "far:/tmp/tempres-zzzzzzzz"
+    more = {
+        "hosts": {"gw1": "far", "gw2": "win", "gw3": "far"},
+        "other_roots": (*roots, dead),
+        "abandoned": (dead,),
+    }
+    told = lines(*leaks, **more)
+    assert [line.strip() for line in told if line.startswith("  ") and line[2] != " "] == [
+        "far:tempres-xxxxxxxx/gw1/x",
+        "far:/var/x",
+        "win:tempres-yyyyyyyy\\gw2\\x",
+        "far:tempres-zzzzzzzz/gw3/x",
+    ]
+    assert told[-1].endswith(
+        "; removed but for 1 outside the temp location and 1 left to the next session on their host"
+    )
+    assert lines(leaks[2], **more)[-1].endswith("; removed")
+    assert lines(leaks[3], **more)[-1].endswith("; left to the next session on their host")
+
+
 def test_what_lies_elsewhere_is_named_in_full_and_left(a_leak, lines):
     """A path outside the session's directory is whole, and the report says that it stays."""
     text = lines(a_leak("/elsewhere/x"), a_leak(f"{ROOT}x/y"))

@@ -51,6 +51,7 @@ def sweep(place: object, keep: int = 0) -> int:
         rootdir="/p",
         keep_sessions=keep,
         seconds=60,
+        run="",
         measure=lambda path, until: (0, True),
         tick=lambda: None,
     )
