@@ -363,7 +363,7 @@ def test_crash_on_another_host(pytester, run_plain, far, by_ssh, system_tmp, not
         ("wide", "failed-test", where),
     }
     assert report["kept"] == []
-    result.stdout.fnmatch_lines(["*= 1 leak * left to the next session on their host; 1 more *"])
+    result.stdout.fnmatch_lines(["*= 1 leak * left to the next session on their host; 2 more *"])
     result = run_plain(*args, "-k", "crashes")
     result.assert_outcomes(passed=1)
     assert not dead.exists()
