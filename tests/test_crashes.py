@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -100,3 +103,95 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
 def name_of(path: str) -> str:
     """Return what a path was called before its random characters."""
     return os.path.basename(path).partition("-")[0]
+
+
+INTERRUPTED = """
+import os, tempfile, time
+import pytest
+
+@pytest.fixture(scope="session")
+def wide():
+    with tempfile.TemporaryDirectory() as path:
+        yield path
+
+def test_1_leaks(wide):
+    tempfile.mkdtemp(prefix="leak-")
+
+def test_2_is_interrupted(temp_dir, wide):
+    tempfile.mkdtemp(prefix="stray-")
+    while not os.path.exists("told"):
+        time.sleep(0.01)
+    open("ready", "w").close()
+    time.sleep(300)
+
+def test_3_never_runs(temp_dir): pass
+"""
+RECEIVED = """
+import os, signal
+
+def pytest_runtest_logreport(report):
+    if hasattr(report, "node") or "PYTEST_XDIST_WORKER" not in os.environ:
+        if report.when == "teardown":
+            open("told", "w").close()
+"""
+TWICE = """
+def pytest_keyboard_interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.fixture
+def interrupted(pytester, system_tmp):
+    """Run a session until its second test has begun, send it a signal and wait for its end."""
+
+    def interrupted(number: int, *args: str, conftest: str = "") -> tuple[int, str]:
+        pytester.makeconftest(RECEIVED + conftest)
+        pytester.makepyfile(test_it=INTERRUPTED)
+        os.mkfifo(pytester.path / "ready")
+        command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *args]
+        with subprocess.Popen(
+            command,
+            cwd=pytester.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        ) as session:
+            open(pytester.path / "ready").close()
+            # As a terminal does, to all processes at once; `kill` sends it to one alone.
+            send = os.killpg if number == signal.SIGINT else os.kill
+            send(session.pid, number)
+            output, _ = session.communicate(timeout=120)
+        (pytester.path / "ready").unlink()
+        return session.returncode, output
+
+    return interrupted
+
+
+WORKERS = pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["plain", "xdist"])
+
+
+@WORKERS
+def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system_tmp):
+    """Ctrl-C accuses neither the test that it stopped nor a fixture, and leaves nothing behind."""
+    status, output = interrupted(signal.SIGINT, *workers)
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert output.count("test_it.py::test_1_leaks left 1 directory") == 1
+    assert "= 1 leak from 1 test, 0 bytes; removed; 1 more from failed tests =" in output
+    assert not list(system_tmp.glob("tempres-*"))
+
+
+@WORKERS
+@pytest.mark.parametrize("way", ["twice", "terminated"])
+def test_a_session_that_is_stopped_hard_is_swept(
+    pytester, interrupted, run_plain, workers, way, system_tmp
+):
+    """After a second Ctrl-C, or a SIGTERM, the next session removes what may be left."""
+    number, conftest = (signal.SIGINT, TWICE) if way == "twice" else (signal.SIGTERM, "")
+    status, output = interrupted(number, *workers, conftest=conftest)
+    assert status == -number
+    assert "INTERNALERROR" not in output
+    while any(system_tmp.glob("tempres-*")):
+        # Workers may take a moment to notice that their controller is gone.
+        run_plain("-k", "never").assert_outcomes(passed=1, deselected=2)
