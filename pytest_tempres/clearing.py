@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 import os
 
+from pytest_tempres.keeping import index
 from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
 from pytest_tempres.leaks.verdict import parents
@@ -32,6 +33,8 @@ def clear(state: SessionState) -> None:
         _correct(state, accused)
     if not _somebody_may_come(state):
         _remove_all(state, left)
+    if state.unindexed:
+        index(state)
     accused = {path for path in accused if os.path.lexists(path)}
     waiting = [path for path in left if os.path.lexists(path)]
     if waiting or accused:

@@ -15,9 +15,10 @@ from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
+from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["dispose", "remove", "settle_due", "used"]
+__all__ = ["dispose", "index", "remove", "settle_due", "used"]
 
 
 def used(state: SessionState, item: pytest.Item) -> list[Lending]:
@@ -72,6 +73,20 @@ def remove(state: SessionState, made: Made) -> None:
         return
     if failures:
         state.warn("remove", _remaining(path, failures))
+
+
+def index(state: SessionState) -> None:
+    """Write down what is kept; a disk that is full is tried again when leaks are gone."""
+    try:
+        write_index(state.root.path, state.kept)
+    except OSError as error:
+        state.unindexed = True
+        fate = (
+            "the next session removes what was kept, unless it can be written once leaks are gone"
+        )
+        state.warn("index", f"the index could not be written: {error}; {fate}")
+    else:
+        state.unindexed = False
 
 
 def _remaining(path: str, failures: list[Failure]) -> str:

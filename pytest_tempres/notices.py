@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 
 import pytest
 
 from pytest_tempres.exceptions import TempresWarning
 
-__all__ = ["tell"]
+__all__ = ["tell", "tell_late"]
 
 
 def tell(config: pytest.Config, warning: TempresWarning) -> None:
@@ -17,6 +19,7 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
     A filter that turns warnings into errors must not make a failure of ours one
     of the test or of the session, so what it raises is recorded all the same.
     """
+    warning = type(warning)(_printable(str(warning)))
     with warnings.catch_warnings(record=True) as caught:
         try:
             warnings.warn(warning, stacklevel=2)
@@ -31,3 +34,17 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
                 "location": None,
             }
         )
+
+
+def tell_late(message: str) -> None:
+    """Say *message* on standard error, when pytest has printed its last warning."""
+    # A stream that a test has closed is nobody's to write to.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"pytest-tempres: {_printable(message)}\n")
+
+
+def _printable(message: str) -> str:
+    """Return *message* on one line that any terminal shows, and that xdist can send."""
+    from pytest_tempres.reports.summary import shown  # noqa: PLC0415 -- few sessions warn
+
+    return shown(message, controls=True)

@@ -87,7 +87,11 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
     if kept:
-        report.sections.append((_SECTION, "\n".join(f"kept: {path}" for path in kept)))
+        from pytest_tempres.reports.summary import shown  # noqa: PLC0415 -- few tests fail
+
+        # A lone surrogate would kill the channel on which xdist sends the report.
+        lines = (f"kept: {shown(path, controls=True)}" for path in kept)
+        report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _book(state: SessionState, current: CurrentTest) -> None:

@@ -209,8 +209,17 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         origins.deactivate(state.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
+    state.over = True
     if state.joined:
         return
+    for deed in (_sweep, clear):
+        try:
+            deed(state)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            state.warn("stop", f"what was left could not be removed: {error!r}")
+
+
+def _sweep(state: SessionState) -> None:
     # As long as our own root is locked the sweep passes it by, so it is counted here.
     sessions = state.settings.keep_sessions - bool(state.kept)
     sweep(
@@ -219,4 +228,3 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         keep_sessions=max(sessions, 0),
         seconds=_SWEEP_SECONDS,
     )
-    clear(state)

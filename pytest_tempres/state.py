@@ -20,6 +20,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
+from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
@@ -98,6 +99,8 @@ class SessionState:
     system_tmpdir: str
     callbacks: ExitCallbacks | None = None
     started: float = field(default_factory=time.time)
+    #: The same moment for a clock that nobody sets back.
+    began: float = field(default_factory=time.monotonic)
     pid: int = field(default_factory=os.getpid)
 
     current: CurrentTest | None = None
@@ -127,6 +130,10 @@ class SessionState:
     #: What the markers of tests let other detectors find: patterns by node id.
     allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
+    #: Whether what is kept is written down nowhere, because that failed.
+    unindexed: bool = False
+    #: Whether pytest has printed its warnings.
+    over: bool = False
     _told: set[str] = field(default_factory=set)
 
     @property
@@ -156,8 +163,12 @@ class SessionState:
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning
     ) -> None:
         """Tell of a failure of ours, once for each *topic*: a full disk fails a thousand times."""
-        if topic not in self._told:
-            self._told.add(topic)
+        if topic in self._told:
+            return
+        self._told.add(topic)
+        if self.over:
+            tell_late(message)
+        else:
             tell(self.config, kind(message))
 
     def make_again(self) -> None:

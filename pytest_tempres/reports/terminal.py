@@ -22,6 +22,7 @@ __all__ = ["describe", "write"]
 
 #: How much stands in the report of a run that is not verbose.
 _OWNERS: Final = 50
+_KEPT: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
 
@@ -44,9 +45,8 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
             terminal.write_line(line)
     if not verbose and len(owners) > _OWNERS:
         terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
-    for kept in summary.kept:
-        nodeid = shown(kept.nodeid, controls=True)
-        terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
+    for line in _kept(summary, verbose=verbose):
+        terminal.write_line(line)
     for known in summary.stale:
         terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
     if summary.gate_failed:
@@ -67,6 +67,14 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
 
     for owner, group in _by_owner(leaks).items():
         yield from _of_owner(owner, group, root_of, verbose=False)
+
+
+def _kept(summary: Summary, *, verbose: bool) -> Iterator[str]:
+    for kept in summary.kept if verbose else summary.kept[:_KEPT]:
+        nodeid = shown(kept.nodeid, controls=True)
+        yield f"kept: {nodeid}  {shown(kept.path, controls=True)}"
+    if not verbose and len(summary.kept) > _KEPT:
+        yield f"... and {len(summary.kept) - _KEPT} more (-v: all)"
 
 
 def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
