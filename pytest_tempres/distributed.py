@@ -105,7 +105,7 @@ class ControllerHooks:
         if text is None:
             return
         try:
-            _receive(self._state, json.loads(text))
+            _receive(self._state, name, json.loads(text))
         except (ValueError, TypeError, KeyError) as problem:
             self._state.warn(
                 "workeroutput",
@@ -114,12 +114,14 @@ class ControllerHooks:
             )
 
 
-def _receive(state: SessionState, data: dict[str, Any]) -> None:
+def _receive(state: SessionState, name: str, data: dict[str, Any]) -> None:
     for record in data["entries"]:
         entry: Entry = entry_from_plain(record)
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
     state.kept.extend(Kept(*record) for record in data["kept"])
+    # It has told what it kept: what else is there could not be removed, and is removed here.
+    state.made = {path: made for path, made in state.made.items() if made.worker != name}
     if state.ledger is not None:
         state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
     if data["root"] is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import contextlib
+import errno
 import os
 
 import pytest
@@ -67,12 +68,18 @@ def remove(state: SessionState, made: Made) -> None:
         return
     _leave(state, path)
     try:
-        failures = state.root.remove(path) if identity is None else remove_made(path, identity)
+        failures = _remove(state, path, identity)
+        if failures and failures[0].error.errno == errno.EACCES and state.open_again():
+            failures = _remove(state, path, identity)
     except OSError as refusal:
-        state.warn("remove", f"could not remove {path}: {refusal}")
+        state.warn_of(refusal, "remove", f"could not remove {path}: {refusal}")
         return
     if failures:
-        state.warn("remove", _remaining(path, failures))
+        state.warn_of(failures[0].error, "remove", _remaining(path, failures))
+
+
+def _remove(state: SessionState, path: str, identity: tuple[int, int] | None) -> list[Failure]:
+    return state.root.remove(path) if identity is None else remove_made(path, identity)
 
 
 def index(state: SessionState) -> None:

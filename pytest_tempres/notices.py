@@ -9,6 +9,7 @@ import warnings
 import pytest
 
 from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.reports.shown import shown
 
 __all__ = ["tell", "tell_late"]
 
@@ -19,7 +20,8 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
     A filter that turns warnings into errors must not make a failure of ours one
     of the test or of the session, so what it raises is recorded all the same.
     """
-    warning = type(warning)(_printable(str(warning)))
+    # On one line, which any terminal shows and xdist can send.
+    warning = type(warning)(shown(str(warning), controls=True))
     with warnings.catch_warnings(record=True) as caught:
         try:
             warnings.warn(warning, stacklevel=2)
@@ -40,11 +42,4 @@ def tell_late(message: str) -> None:
     """Say *message* on standard error, when pytest has printed its last warning."""
     # A stream that a test has closed is nobody's to write to.
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"pytest-tempres: {_printable(message)}\n")
-
-
-def _printable(message: str) -> str:
-    """Return *message* on one line that any terminal shows, and that xdist can send."""
-    from pytest_tempres.reports.summary import shown  # noqa: PLC0415 -- few sessions warn
-
-    return shown(message, controls=True)
+        sys.stderr.write(f"pytest-tempres: {shown(message, controls=True)}\n")

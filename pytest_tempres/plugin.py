@@ -161,7 +161,7 @@ class SessionHooks:
             deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             name = deed.__name__.strip("_")
-            self._state.warn(name, f"internal error in {name}: {error!r}")
+            self._state.warn_of(error, name, f"internal error in {name}: {error!r}")
 
 
 class ReportHooks:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
+from typing import Final
 
 import pytest
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from pytest_tempres.reports.summary import Summary
 
 __all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
+
+#: What a test that uses up all descriptors does to everybody.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class CurrentTest:
@@ -171,6 +176,19 @@ class SessionState:
         else:
             tell(self.config, kind(message))
 
+    def warn_of(
+        self,
+        error: Exception,
+        topic: str,
+        message: str,
+        kind: type[TempresWarning] = TempresCleanupWarning,
+    ) -> None:
+        """Tell of *error* as `warn` does; once for all where descriptors are used up."""
+        if getattr(error, "errno", None) in _EXHAUSTED:
+            topic = "descriptors"
+            message = f"{message}; no look and no removal until descriptors are closed"
+        self.warn(topic, message, kind)
+
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
         try:
@@ -181,6 +199,14 @@ class SessionState:
             outcome = "was made again"
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
+
+    def open_again(self) -> bool:
+        """Open the session's directories again if a test has closed them, and tell of it."""
+        if not self.root.reopen(self.settings.root_mode):
+            return False
+        what = f"the session directory {self.root.path} or a part of it"
+        self.warn("closed", f"the mode of {what} was taken away, and was given back")
+        return True
 
 
 session_key = pytest.StashKey[SessionState]()

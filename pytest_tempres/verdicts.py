@@ -40,6 +40,8 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     if state.joined:
         distributed.send(state, _promised_by_worker(state), detected)
         return
+    # The root of a worker that crashed, for instance.
+    state.open_again()
     leaks = [*_judge(state), *excused(state, detected)]
     _keep_evidence(state, leaks)
     if state.kept:
