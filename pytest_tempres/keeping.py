@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 import contextlib
 import errno
@@ -61,16 +62,16 @@ def dispose(
             remove(state, each)
 
 
-def remove(state: SessionState, made: Made) -> None:
+def remove(state: SessionState, made: Made, tick: Callable[[], object] | None = None) -> None:
     """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
     path, _, identity = made
     if os.getpid() != state.pid:
         return
     _leave(state, path)
     try:
-        failures = _remove(state, path, identity)
+        failures = _remove(state, path, identity, tick)
         if failures and failures[0].error.errno == errno.EACCES and state.open_again():
-            failures = _remove(state, path, identity)
+            failures = _remove(state, path, identity, tick)
     except OSError as refusal:
         state.warn_of(refusal, "remove", f"could not remove {path}: {refusal}")
         return
@@ -78,8 +79,13 @@ def remove(state: SessionState, made: Made) -> None:
         state.warn_of(failures[0].error, "remove", _remaining(path, failures))
 
 
-def _remove(state: SessionState, path: str, identity: tuple[int, int] | None) -> list[Failure]:
-    return state.root.remove(path) if identity is None else remove_made(path, identity)
+def _remove(
+    state: SessionState,
+    path: str,
+    identity: tuple[int, int] | None,
+    tick: Callable[[], object] | None,
+) -> list[Failure]:
+    return state.root.remove(path, tick) if identity is None else remove_made(path, identity)
 
 
 def index(state: SessionState) -> None:

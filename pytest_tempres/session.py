@@ -26,11 +26,11 @@ from pytest_tempres.options import Settings
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
+from pytest_tempres.state import about
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.sweep import sweep
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
@@ -39,8 +39,6 @@ __all__ = ["leave_basetemp_alone", "start"]
 
 #: Set once a start was tried: what cannot be made early cannot be made later either.
 _tried_key: Final = pytest.StashKey[bool]()
-#: How long a session looks after dead ones, in seconds.
-_SWEEP_SECONDS: Final = 2.0
 
 
 def start(config: pytest.Config) -> SessionState | None:
@@ -143,7 +141,7 @@ def _make_place(
     root = create(
         parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about={"rootdir": str(config.rootpath), "started": time.time()},
+        about=about(config, time.time()),
     )
     try:
         return root, root.add_worker(name, settings.root_mode)
@@ -211,20 +209,18 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     del state.config.stash[session_key]
     state.over = True
     if state.joined:
+        state.root.release()
         return
-    for deed in (_sweep, clear):
+    for deed in (_reclaim, clear):
         try:
             deed(state)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            state.warn("stop", f"what was left could not be removed: {error!r}")
+            state.warn_of(error, "stop", f"what was left could not be removed: {error!r}")
 
 
-def _sweep(state: SessionState) -> None:
-    # As long as our own root is locked the sweep passes it by, so it is counted here.
-    sessions = state.settings.keep_sessions - bool(state.kept)
-    sweep(
-        os.path.dirname(state.root.path),
-        rootdir=str(state.config.rootpath),
-        keep_sessions=max(sessions, 0),
-        seconds=_SWEEP_SECONDS,
-    )
+def _reclaim(state: SessionState) -> None:
+    """Look after dead sessions where no report did it: nobody is told of it then."""
+    # Where a test has used up all descriptors, an import fails like all else.
+    from pytest_tempres import reclaiming  # noqa: PLC0415 -- needed at the end alone
+
+    reclaiming.reclaim(state)

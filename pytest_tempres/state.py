@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
 
-__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
+__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "about", "session_key"]
 
 #: What a test that uses up all descriptors does to everybody.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -139,12 +139,14 @@ class SessionState:
     unindexed: bool = False
     #: Whether pytest has printed its warnings.
     over: bool = False
+    #: Whether dead sessions have been looked after.
+    swept: bool = False
     _told: set[str] = field(default_factory=set)
 
     @property
     def joined(self) -> bool:
         """Whether this is a worker in its controller's session root."""
-        return self.root.lock_fd is None
+        return self.root.joined
 
     @property
     def is_worker(self) -> bool:
@@ -192,7 +194,9 @@ class SessionState:
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
         try:
-            self.root.restore(self.worker, self.settings.root_mode)
+            self.root = self.root.restore(
+                self.worker, self.settings.root_mode, about(self.config, self.started)
+            )
         except OSError as error:
             outcome = f"cannot be made again: {error}"
         else:
@@ -207,6 +211,11 @@ class SessionState:
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("closed", f"the mode of {what} was taken away, and was given back")
         return True
+
+
+def about(config: pytest.Config, started: float) -> dict[str, object]:
+    """Return what a session root says of its session."""
+    return {"rootdir": str(config.rootpath), "started": started}
 
 
 session_key = pytest.StashKey[SessionState]()
