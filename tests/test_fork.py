@@ -134,10 +134,11 @@ OUTLIVES = """
 import os, sys, tempfile
 HERE = tempfile.gettempdir()
 
+def close_all_but(number):
+    os.closerange(3, number)
+    os.closerange(number + 1, 256)
+
 def outlive(file):
-    # A worker's channel too: who holds it keeps the controller waiting.
-    os.closerange(3, file.fileno())
-    os.closerange(file.fileno() + 1, 256)
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
@@ -202,7 +203,7 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
         outlives=OUTLIVES,
         test_it="""
         import os, tempfile
-        from outlives import outlive
+        from outlives import close_all_but, outlive
 
         def test_it():
             path = tempfile.mkdtemp(prefix="daemon-")
@@ -210,7 +211,10 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
             if pid == 0:
                 os.setsid()
                 if os.fork() == 0:
-                    outlive(open(os.path.join(path, "log"), "w"))
+                    file = open(os.path.join(path, "log"), "w")
+                    # A worker's channel, for one: who holds it keeps the controller waiting.
+                    close_all_but(file.fileno())
+                    outlive(file)
                 os._exit(0)
             os.waitpid(pid, 0)
         """,
