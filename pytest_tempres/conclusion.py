@@ -57,7 +57,7 @@ def _facts(state: SessionState, status: int) -> SessionFacts:
         id=os.path.basename(state.root.path),
         rootdir=str(state.config.rootpath),
         started=started.isoformat(timespec="seconds"),
-        seconds=round(time.time() - state.started, 3),
+        seconds=round(time.monotonic() - state.began, 3),
         exit_status=status,
         python=platform.python_version(),
         pytest=pytest.__version__,

@@ -57,6 +57,8 @@ def shared_root() -> tuple[str | None, SessionRoot | None]:
     starts is a session of its own.
     """
     announced = os.environ.pop(_SESSION, None)
+    if announced and announced.startswith('"'):
+        announced = str(json.loads(announced))
     return announced, attach(announced) if announced else None
 
 
@@ -158,8 +160,8 @@ class ControllerHooks:
         try:
             path.encode()
         except UnicodeEncodeError:
-            # execnet carries UTF-8 alone; such workers make roots of their own.
-            return
+            # execnet carries UTF-8 alone. No absolute path begins as this does.
+            path = json.dumps(path)
         for spec in specs:
             spec.env[_SESSION] = path
 

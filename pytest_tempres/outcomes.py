@@ -27,6 +27,7 @@ from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
@@ -113,7 +114,9 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
     if kept:
-        report.sections.append((_SECTION, "\n".join(f"kept: {path}" for path in kept)))
+        # A lone surrogate would kill the channel on which xdist sends the report.
+        lines = (f"kept: {shown(path, controls=True)}" for path in kept)
+        report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _book(state: SessionState, current: CurrentTest) -> None:

@@ -154,10 +154,8 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge once all is torn down, before the terminal and xdist say the last word."""
-        from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
-
         result = yield
-        self._try(finish, session)
+        self._try(_finish, session)
         return result
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -171,7 +169,8 @@ class SessionHooks:
         try:
             deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._state.warn(deed.__name__, f"internal error in {deed.__name__}: {error!r}")
+            name = deed.__name__.strip("_")
+            self._state.warn_of(error, name, f"internal error in {name}: {error!r}")
 
 
 class ReportHooks:
@@ -199,6 +198,13 @@ class ReportHooks:
             outcomes.received(self._state, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             self._state.warn("received", f"internal error in received: {error!r}")
+
+
+def _finish(state: SessionState, session: pytest.Session) -> None:
+    # Where a test has used up all descriptors, an import fails like all else.
+    from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
+
+    finish(state, session)
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:

@@ -229,12 +229,20 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         origins.deactivate(state.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
+    state.over = True
     if state.joined:
         state.root.release()
         return
+    for deed in (_reclaim, clear):
+        try:
+            deed(state)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            state.warn_of(error, "stop", f"what was left could not be removed: {error!r}")
+
+
+def _reclaim(state: SessionState) -> None:
+    """Look after dead sessions where no report did it: nobody is told of it then."""
+    # Where a test has used up all descriptors, an import fails like all else.
     from pytest_tempres import reclaiming  # noqa: PLC0415 -- needed at the end alone
 
-    # A session that ended otherwise than by a report has nobody to tell of it.
-    with contextlib.suppress(Exception):
-        reclaiming.reclaim(state)
-    clear(state)
+    reclaiming.reclaim(state)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
+from typing import Final
 
 import pytest
 
@@ -21,6 +23,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
+from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from pytest_tempres.reports.summary import Summary
 
 __all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
+
+#: What a test that uses up all descriptors does to everybody.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class CurrentTest:
@@ -102,6 +108,8 @@ class SessionState:
     system_tmpdir: str
     callbacks: ExitCallbacks | None = None
     started: float = field(default_factory=time.time)
+    #: The same moment for a clock that nobody sets back.
+    began: float = field(default_factory=time.monotonic)
     pid: int = field(default_factory=os.getpid)
 
     current: CurrentTest | None = None
@@ -134,6 +142,10 @@ class SessionState:
     #: What the markers of tests let other detectors find: patterns by node id.
     allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
+    #: Whether what is kept is written down nowhere, because that failed.
+    unindexed: bool = False
+    #: Whether pytest has printed its warnings.
+    over: bool = False
     #: Whether dead sessions have been looked after.
     swept: bool = False
     _told: set[str] = field(default_factory=set)
@@ -170,9 +182,26 @@ class SessionState:
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning
     ) -> None:
         """Tell of a failure of ours, once for each *topic*: a full disk fails a thousand times."""
-        if topic not in self._told:
-            self._told.add(topic)
+        if topic in self._told:
+            return
+        self._told.add(topic)
+        if self.over:
+            tell_late(message)
+        else:
             tell(self.config, kind(message))
+
+    def warn_of(
+        self,
+        error: Exception,
+        topic: str,
+        message: str,
+        kind: type[TempresWarning] = TempresCleanupWarning,
+    ) -> None:
+        """Tell of *error* as `warn` does; once for all where descriptors are used up."""
+        if getattr(error, "errno", None) in _EXHAUSTED:
+            topic = "descriptors"
+            message = f"{message}; no look and no removal until descriptors are closed"
+        self.warn(topic, message, kind)
 
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
@@ -184,6 +213,14 @@ class SessionState:
             outcome = "was made again"
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
+
+    def open_again(self) -> bool:
+        """Open the session's directories again if a test has closed them, and tell of it."""
+        if not self.root.reopen(self.settings.root_mode):
+            return False
+        what = f"the session directory {self.root.path} or a part of it"
+        self.warn("closed", f"the mode of {what} was taken away, and was given back")
+        return True
 
 
 session_key = pytest.StashKey[SessionState]()

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_tempres import distributed
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.keeping import index
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.model import SESSION
@@ -24,7 +25,6 @@ from pytest_tempres.pardon import excused
 from pytest_tempres.pardon import pardoned
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
-from pytest_tempres.workspace.retention import write_index
 
 __all__ = ["finish"]
 
@@ -40,10 +40,12 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     if state.joined:
         distributed.send(state, _promised_by_worker(state), detected)
         return
+    # The root of a worker that crashed, for instance.
+    state.open_again()
     leaks = [*_judge(state), *excused(state, detected)]
     _keep_evidence(state, leaks)
     if state.kept:
-        _write_index(state)
+        index(state)
     wanted = state.settings.artifacts is not None and not state.is_worker
     if wanted and (state.kept or any(each.kept for each in state.elsewhere.values())):
         from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
@@ -169,10 +171,3 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
         given = os.path.join(state.root.path, f"{worker}.d")
         paths = (os.path.join(given, name) for name in _names(given))
         state.kept += [Kept(test, path, "crashed", worker) for path in paths if path not in known]
-
-
-def _write_index(state: SessionState) -> None:
-    try:
-        write_index(state.root.path, state.kept)
-    except OSError as error:
-        state.warn("index", f"the index of what is kept could not be written: {error}")

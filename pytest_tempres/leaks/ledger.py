@@ -105,6 +105,7 @@ class Ledger:
         :param final: List the directory whatever it costs.
         :returns: The new entries, which stand in `unsent` too.
         :raises FileNotFoundError: When the worker root is gone.
+        :raises PermissionError: When a test has closed it.
         """
         for detector in self.detectors:
             detector.look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+import contextlib
 import json
 import os
 from typing import Final
@@ -80,6 +81,12 @@ def write_index(root: str, kept: Iterable[Kept]) -> None:
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
     target = os.path.join(root, INDEX)
-    with open(f"{target}.new", "w", encoding="ascii") as file:
-        json.dump({"version": 1, "kept": paths}, file, indent=1)
-    os.replace(f"{target}.new", target)
+    try:
+        with open(f"{target}.new", "w", encoding="ascii") as file:
+            json.dump({"version": 1, "kept": paths}, file, indent=1)
+        os.replace(f"{target}.new", target)
+    except OSError:
+        # Half an index is of no use, and takes room where there may be none.
+        with contextlib.suppress(OSError):
+            os.unlink(f"{target}.new")
+        raise

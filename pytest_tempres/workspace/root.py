@@ -55,6 +55,7 @@ _RANDOM_LENGTH: Final = 8
 _WORKER_NAME_BYTES: Final = 6
 
 # Captured because a test may replace them while we clean up after another one.
+_chmod = os.chmod
 _close = os.close
 _fstat = os.fstat
 _listdir = os.listdir
@@ -132,6 +133,18 @@ class SessionRoot:
         _make_with_mode(worker.given, mode & 0o711)
         self.made.update(_identity(_lstat(path)) for path in worker[1:])
         return worker
+
+    def reopen(self, mode: int) -> bool:
+        """Give back to this root and its worker roots the modes that a test has taken away.
+
+        :param mode: Permission bits of the worker roots.
+        :returns: Whether there was something to give back, and that was possible.
+        """
+        given = mode & 0o711
+        found = _open_again(self.path, given, self.uid)
+        for path in children(self.path):
+            found |= _open_again(path, given if path.endswith(".d") else mode, self.uid)
+        return found
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
         """Remove *path*, which must lie inside this root, without following a link.
@@ -431,6 +444,30 @@ def _make_with_mode(path: str, mode: int) -> None:
         os.chmod(fd, mode)
     finally:
         _close(fd)
+
+
+def _open_again(path: str, mode: int, uid: int) -> bool:
+    """Give our directory *path* its mode back if its owner may not use it; no link is followed."""
+    try:
+        status = _lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or _is_open(status):
+            return False
+        if sys.platform == "linux":
+            fd = _open(path, os.O_PATH | _DIRECTORY_FLAGS)
+            try:
+                # Nothing else opens it now, and a second look-up of the name could be tricked.
+                _chmod(f"/proc/self/fd/{fd}", mode)
+            finally:
+                _close(fd)
+        elif _chmod in os.supports_follow_symlinks:
+            _chmod(path, mode, follow_symlinks=False)
+        return _is_open(_lstat(path))
+    except OSError:
+        return False
+
+
+def _is_open(status: os.stat_result) -> bool:
+    return status.st_mode & 0o700 == 0o700
 
 
 def _write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
