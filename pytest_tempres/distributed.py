@@ -98,7 +98,8 @@ class ControllerHooks:
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker sends at its end; one that crashed sends nothing."""
         output = getattr(node, "workeroutput", None) or {}
-        text = output.get(_OUTPUT)
+        # One that was interrupted comes here twice.
+        text = output.pop(_OUTPUT, None)
         name = node.gateway.id
         if name not in self._state.workers:
             self._state.workers.append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import json
@@ -13,6 +14,7 @@ import pytest
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
+from pytest_tempres.keeping import given_by_crashed
 from pytest_tempres.keeping import remove
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.keeping import used
@@ -43,10 +45,19 @@ def begin_attempt(state: SessionState) -> None:
         return
     if current.started:
         _book(state, current)
+        _supersede(state, current)
         current.earlier += current.made
         current.made = []
         current.failed = current.accused = False
     current.started = True
+
+
+def _supersede(state: SessionState, current: CurrentTest) -> None:
+    """Note what attempts have left that were not the last: it is evidence, but not kept."""
+    ledger = state.ledger
+    if ledger is not None:
+        current.superseded = ledger.left_by(current.item.nodeid)
+        state.superseded.update(current.superseded)
 
 
 def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -59,10 +70,11 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _add_section(state, current, report)
     if report.when == "teardown":
         _book(state, current)
-        made = [*current.made, *_newly_lent(state)]
         entries = state.ledger.unsent if state.ledger is not None else []
         found = {
-            "made": made,
+            "made": current.made,
+            "lent": list(_newly_lent(state)),
+            "superseded": current.superseded,
             "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
@@ -86,8 +98,14 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     made = [each for group in (current.made, *lendings) for each in group]
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
-    if kept:
-        report.sections.append((_SECTION, "\n".join(f"kept: {path}" for path in kept)))
+    _name_in(report, kept)
+
+
+def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
+    """Name in a failure's own section those of *paths* that are there: the test may remove its own."""
+    lines = [f"kept: {path}" for path in paths if os.path.lexists(path)]
+    if lines:
+        report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _book(state: SessionState, current: CurrentTest) -> None:
@@ -150,6 +168,8 @@ def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport
     current = state.current
     if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
+        if not current.started and _is_crash(report):
+            _after_crash(state, current)
         _add_section(state, current, report)
 
 
@@ -157,13 +177,33 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     """Take what a report tells, in whichever process it arrives."""
     if state.current is not None:
         state.current.reports.append(report)
-    elif report.outcome == "failed":
+    elif report.outcome == "failed" and not _is_interrupt(report):
         if not _is_accusation(report):
             state.failed.add(report.nodeid)
-        if hasattr(report, "node") and str(report.when) == "???":
-            state.crashed[report.node.gateway.id] = report.nodeid
+        if hasattr(report, "node") and _is_crash(report):
+            _crashed(state, report.node.gateway.id, report)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
+
+
+def _is_crash(report: pytest.TestReport) -> bool:
+    """Whether the process died that ran the test: pytest-xdist and pytest-forked say it so."""
+    return str(report.when) == "???"
+
+
+def _is_interrupt(report: pytest.TestReport) -> bool:
+    """Whether pytest-xdist calls a crash what was an interrupt: a worker that crashed said nothing."""
+    return (
+        _is_crash(report)
+        and getattr(getattr(report, "node", None), "workeroutput", None) is not None
+    )
+
+
+def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> None:
+    """Attribute what a worker had given, and nobody decided on, to the test that it crashed in."""
+    state.crashed[worker] = report.nodeid
+    if state.settings.keep != "none":
+        _name_in(report, given_by_crashed(state, worker))
 
 
 def _is_accusation(report: pytest.TestReport) -> bool:
@@ -178,6 +218,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
     try:
         data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
+        lent = [Made(*record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
@@ -188,12 +229,23 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         return
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)
+    state.superseded.update(data["superseded"])
     if state.current is None:
-        worker = report.node.gateway.id if hasattr(report, "node") else state.worker.name
-        for each in made:
-            state.made.setdefault(each.path, Kept(report.nodeid, each.path, "failed", worker))
+        _note(state, report, made)
     else:
-        _take_back(state, state.current, made, entries)
+        _take_back(state, state.current, [*made, *lent], entries)
+
+
+def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
+    """Note what a worker keeps by now: should it crash, it will never say so itself."""
+    worker = report.node.gateway.id if hasattr(report, "node") else state.worker.name
+    failed = report.outcome == "failed" or report.nodeid in state.failed
+    for each in made:
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)
+        if reason is None and state.config.hook.pytest_tempres_keep.get_hookimpls():
+            reason = "hook"
+        if reason is not None:
+            state.made.setdefault(each.path, Kept(report.nodeid, each.path, reason, worker))
 
 
 def _take_back(
@@ -269,5 +321,6 @@ def _after_crash(state: SessionState, current: CurrentTest) -> None:
     """Find what a forked child left that died before it could report."""
     known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
     known.update(kept.path for kept in state.kept)
+    known.update(made.path for made in current.made)
     with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:
         current.made += [Made(entry.path) for entry in entries if entry.path not in known]
