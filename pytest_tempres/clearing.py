@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 import os
 
 from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
 from pytest_tempres.leaks.verdict import parents
+from pytest_tempres.progress import Progress
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace import custody
-from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import children
@@ -30,14 +31,16 @@ def clear(state: SessionState) -> None:
     if accused:
         # Other plugins clean up after the verdict too.
         _correct(state, accused)
-    if not _somebody_may_come(state):
-        _remove_all(state, left)
+    if left and not _somebody_may_come(state):
+        progress = Progress(state.config, "what was left")
+        _remove_all(state, left, progress)
+        progress.close()
     accused = {path for path in accused if os.path.lexists(path)}
     waiting = [path for path in left if os.path.lexists(path)]
     if waiting or accused:
         custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
     else:
-        _give_up(state, kept)
+        state.root.dissolve()
 
 
 def _somebody_may_come(state: SessionState) -> bool:
@@ -61,10 +64,12 @@ def _correct(state: SessionState, accused: set[str]) -> None:
     correction.correct(state, accused)
 
 
-def _remove_all(state: SessionState, paths: list[str]) -> None:
+def _remove_all(
+    state: SessionState, paths: list[str], tick: Callable[[], object] | None = None
+) -> None:
     for path in paths:
         if path not in state.deferred:
-            remove(state, Made(path))
+            remove(state, Made(path), tick)
 
 
 def _at_exit(
@@ -76,14 +81,7 @@ def _at_exit(
     _remove_all(state, [path for path in waiting if os.path.lexists(path)])
     if not kept:
         deferred.settle(state.root.path)
-    _give_up(state, kept)
-
-
-def _give_up(state: SessionState, kept: Collection[str]) -> None:
-    if not kept:
-        state.root.dissolve()
-    elif state.root.lock_fd is not None:
-        lock.release(state.root.lock_fd)
+    state.root.dissolve()
 
 
 def _contents(root: SessionRoot) -> list[str]:

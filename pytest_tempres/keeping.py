@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 import contextlib
 import os
@@ -71,14 +72,17 @@ def dispose(
             remove(state, each)
 
 
-def remove(state: SessionState, made: Made) -> None:
+def remove(state: SessionState, made: Made, tick: Callable[[], object] | None = None) -> None:
     """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
     path, _, identity = made
     if os.getpid() != state.pid:
         return
     _leave(state, path)
     try:
-        failures = state.root.remove(path) if identity is None else remove_made(path, identity)
+        if identity is None:
+            failures = state.root.remove(path, tick)
+        else:
+            failures = remove_made(path, identity)
     except OSError as refusal:
         state.warn("remove", f"could not remove {path}: {refusal}")
         return

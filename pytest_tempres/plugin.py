@@ -159,9 +159,10 @@ class SessionHooks:
         return result
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the report."""
+        """Print the report, then look after sessions that died."""
         if self._state.summary is not None and self._state.settings.prints:
             self._try(_print_report, terminalreporter)
+        self._try(_reclaim, terminalreporter)
 
     def _try(self, deed: Callable[..., object], *args: Any) -> None:
         """Do *deed*; a failure of ours is told and changes nothing else."""
@@ -203,3 +204,13 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
 
     if state.summary is not None:
         terminal.write(state.summary, terminalreporter)
+
+
+def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
+    from pytest_tempres.reclaiming import reclaim  # noqa: PLC0415 -- needed at the end alone
+
+    found = reclaim(state)
+    if found.sessions and state.settings.prints:
+        from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
+
+        terminal.write_reclaimed(found, terminalreporter)

@@ -26,11 +26,11 @@ from pytest_tempres.options import Settings
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
+from pytest_tempres.state import about
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.sweep import sweep
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
@@ -39,8 +39,6 @@ __all__ = ["leave_basetemp_alone", "start"]
 
 #: Set once a start was tried: what cannot be made early cannot be made later either.
 _tried_key: Final = pytest.StashKey[bool]()
-#: How long a session looks after dead ones, in seconds.
-_SWEEP_SECONDS: Final = 2.0
 
 
 def start(config: pytest.Config) -> SessionState | None:
@@ -143,7 +141,7 @@ def _make_place(
     root = create(
         parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about={"rootdir": str(config.rootpath), "started": time.time()},
+        about=about(config, time.time()),
     )
     try:
         return root, root.add_worker(name, settings.root_mode)
@@ -210,13 +208,11 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     redirect.restore()
     del state.config.stash[session_key]
     if state.joined:
+        state.root.release()
         return
-    # As long as our own root is locked the sweep passes it by, so it is counted here.
-    sessions = state.settings.keep_sessions - bool(state.kept)
-    sweep(
-        os.path.dirname(state.root.path),
-        rootdir=str(state.config.rootpath),
-        keep_sessions=max(sessions, 0),
-        seconds=_SWEEP_SECONDS,
-    )
+    from pytest_tempres import reclaiming  # noqa: PLC0415 -- needed at the end alone
+
+    # A session that ended otherwise than by a report has nobody to tell of it.
+    with contextlib.suppress(Exception):
+        reclaiming.reclaim(state)
     clear(state)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
 
-__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
+__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "about", "session_key"]
 
 
 class CurrentTest:
@@ -136,12 +136,14 @@ class SessionState:
     #: What the markers of tests let other detectors find: patterns by node id.
     allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
+    #: Whether dead sessions have been looked after.
+    swept: bool = False
     _told: set[str] = field(default_factory=set)
 
     @property
     def joined(self) -> bool:
         """Whether this is a worker in its controller's session root."""
-        return self.root.lock_fd is None
+        return self.root.joined
 
     @property
     def is_worker(self) -> bool:
@@ -172,13 +174,20 @@ class SessionState:
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
         try:
-            self.root.restore(self.worker, self.settings.root_mode)
+            self.root = self.root.restore(
+                self.worker, self.settings.root_mode, about(self.config, self.started)
+            )
         except OSError as error:
             outcome = f"cannot be made again: {error}"
         else:
             outcome = "was made again"
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
+
+
+def about(config: pytest.Config, started: float) -> dict[str, object]:
+    """Return what a session root says of its session."""
+    return {"rootdir": str(config.rootpath), "started": started}
 
 
 session_key = pytest.StashKey[SessionState]()

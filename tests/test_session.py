@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -392,3 +395,73 @@ def test_session_inside_a_session_gives_the_events_back(pytester, run_here):
             "*= 2 leaks from 1 test, 0 bytes; removed =*",
         ]
     )
+
+
+KILLED = """
+import os, signal, tempfile
+
+def test_it(temp_dir):
+    (temp_dir / "file").write_bytes(b"x" * 1000)
+    tempfile.mkdtemp()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_session_left_goes_with_one_line(pytester, run, run_plain, system_tmp):
+    """The next session reclaims it, says how much and how old it was, and then no more."""
+    path = pytester.makepyfile(KILLED)
+    run_plain()
+    (dead,) = system_tmp.iterdir()
+    hour_ago = time.time() - 3700
+    os.utime(dead / ".tempres.json", (hour_ago, hour_ago))
+    path.write_text("def test_it(): pass")
+    result = run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["reclaimed 1 dead session (? items, 1.0 kB), from 1 hour ago"])
+    assert not list(system_tmp.iterdir())
+    run().stdout.no_fnmatch_line("*reclaimed*")
+
+
+def test_a_silenced_session_sweeps_in_silence(pytester, run_plain, nothing_left):
+    """`term:none` and `-p no:terminal` take the line away, not the sweep."""
+    path = pytester.makepyfile(KILLED)
+    for args in (["--tempres-report=term:none"], ["-p", "no:terminal"]):
+        path.write_text(KILLED)
+        run_plain()
+        path.write_text("def test_it(): pass")
+        run_plain(*args).stdout.no_fnmatch_line("*reclaimed*")
+        nothing_left()
+
+
+def test_an_orphaned_worker_keeps_its_directories(pytester, run_plain):
+    """When a controller is killed, what its worker still uses stays until the worker ends."""
+    pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
+    os.mkfifo(pytester.path / "go")
+    os.mkfifo(pytester.path / "told")
+    pytester.makepyfile(
+        test_orphan="""
+        import os, signal
+
+        def test_it(temp_dir):
+            os.kill(os.getppid(), signal.SIGKILL)
+            # execnet kills the worker of a dead controller, but not while it is in C code.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            with open("told", "w") as told:
+                told.write(str(temp_dir))
+            open("go").close()
+            assert temp_dir.is_dir()
+            with open("told", "w") as told:
+                told.write("still there")
+        """,
+        test_next="def test_it(): pass",
+    )
+    controller = pytester.popen([sys.executable, "-m", "pytest", "-n1", "test_orphan.py"])
+    path = Path((pytester.path / "told").read_text())
+    assert controller.wait() == -signal.SIGKILL
+    controller.stdout.close()
+    controller.stderr.close()
+    result = run_plain("test_next.py")
+    result.assert_outcomes(passed=1)
+    assert path.is_dir()
+    (pytester.path / "go").write_text("")
+    assert (pytester.path / "told").read_text() == "still there"

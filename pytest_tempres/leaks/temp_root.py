@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from typing import Final
 from typing import NamedTuple
@@ -95,10 +96,12 @@ def identity(path: str) -> int | None:
         return None
 
 
-def measure(path: str) -> Measure | None:
+def measure(path: str, until: float = math.inf) -> Measure | None:
     """Return kind and size of *path*, or None when it is gone.
 
     Directories are walked without following links, up to 10,000 items.
+
+    :param until: When the walk ends at the latest, by `time.monotonic`.
     """
     try:
         status = System.lstat(path)
@@ -107,10 +110,10 @@ def measure(path: str) -> Measure | None:
     kind = _KINDS.get(stat.S_IFMT(status.st_mode), "file")
     if kind != "directory":
         return Measure(kind, status.st_size if kind == "file" else 0, 1, complete=True)
-    return _walk(path)
+    return _walk(path, until)
 
 
-def _walk(path: str) -> Measure:
+def _walk(path: str, until: float) -> Measure:
     size = files = seen = 0
     complete = True
     pending = [path]
@@ -118,7 +121,7 @@ def _walk(path: str) -> Measure:
         try:
             with System.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    if seen == _MOST_ITEMS:
+                    if seen == _MOST_ITEMS or System.monotonic() > until:
                         return Measure("directory", size, files, complete=False)
                     seen += 1
                     if entry.is_dir(follow_symlinks=False):

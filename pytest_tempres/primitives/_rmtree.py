@@ -66,11 +66,14 @@ _PASSING: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
 _ROUNDS: Final = 5
 
 
-def remove_tree(name: str | bytes, *, dir_fd: int | None = None) -> list[Failure]:
+def remove_tree(
+    name: str | bytes, *, dir_fd: int | None = None, tick: Callable[[], object] | None = None
+) -> list[Failure]:
     """Remove whatever *name* is: a directory with all it holds, a file, a link, a fifo, a socket.
 
     :param name: A path. What is missing counts as removed; a link is removed, never followed.
     :param dir_fd: The descriptor of the directory that a relative *name* starts from.
+    :param tick: Called for each item in the tree; what it raises ends the work where it stands.
     :returns: What is left and why; nothing is left if the list is empty.
 
     Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
@@ -84,7 +87,7 @@ def remove_tree(name: str | bytes, *, dir_fd: int | None = None) -> list[Failure
     except NotADirectoryError:
         pass
     except OSError:
-        return _remove_contents(name, dir_fd)
+        return _remove_contents(name, dir_fd, tick)
     else:
         return []
     try:
@@ -92,23 +95,27 @@ def remove_tree(name: str | bytes, *, dir_fd: int | None = None) -> list[Failure
     except FileNotFoundError:
         return []
     except OSError:
-        return _remove_contents(name, dir_fd)
+        return _remove_contents(name, dir_fd, tick)
     return []
 
 
-def _remove_contents(name: str | bytes, dir_fd: int | None) -> list[Failure]:
+def _remove_contents(
+    name: str | bytes, dir_fd: int | None, tick: Callable[[], object] | None
+) -> list[Failure]:
     path = fsdecode(name)
     if not _BY_DESCRIPTOR:
         return _remove_by_path(path)
     failures: list[Failure] = []
     for _ in range(_ROUNDS):
-        failures = _remove_from_parent(path, dir_fd)
+        failures = _remove_from_parent(path, dir_fd, tick)
         if not any(failure.error.errno in _PASSING for failure in failures):
             break
     return failures
 
 
-def _remove_from_parent(path: str, dir_fd: int | None) -> list[Failure]:
+def _remove_from_parent(
+    path: str, dir_fd: int | None, tick: Callable[[], object] | None
+) -> list[Failure]:
     parent, name = split(path.rstrip("/"))
     if not name:
         return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
@@ -119,7 +126,7 @@ def _remove_from_parent(path: str, dir_fd: int | None) -> list[Failure]:
     except OSError as error:
         return [Failure(path, error)]
     try:
-        return _Removal(base, parent, name).run()
+        return _Removal(base, parent, name, tick).run()
     finally:
         _System.close(base)
 
@@ -139,7 +146,10 @@ class _Level:
 class _Removal:
     """One walk through a tree; the first level is the directory that the tree stands in."""
 
-    def __init__(self, base: int, parent: str, name: str) -> None:
+    def __init__(
+        self, base: int, parent: str, name: str, tick: Callable[[], object] | None
+    ) -> None:
+        self._tick = tick
         self._base = base
         self._here = base
         self._device: int | None = None
@@ -226,10 +236,12 @@ class _Removal:
         return left
 
     def _unlink_each(self, names: list[str]) -> tuple[list[str], bool]:
-        here, unlink = self._here, _System.unlink
+        here, unlink, tick = self._here, _System.unlink, self._tick
         left: list[str] = []
         denied = False
         for name in names:
+            if tick is not None:
+                tick()
             try:
                 unlink(name, dir_fd=here)
             except FileNotFoundError:

@@ -14,14 +14,16 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.summary import shown
+from pytest_tempres.workspace.sweep import Reclaimed
 
 if TYPE_CHECKING:
     from pytest import TerminalReporter
 
-__all__ = ["describe", "write"]
+__all__ = ["describe", "write", "write_reclaimed"]
 
 #: How much stands in the report of a run that is not verbose.
 _OWNERS: Final = 50
+_KEPT: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
 
@@ -44,15 +46,38 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
             terminal.write_line(line)
     if not verbose and len(owners) > _OWNERS:
         terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
-    for kept in summary.kept:
+    for kept in summary.kept if verbose else summary.kept[:_KEPT]:
         nodeid = shown(kept.nodeid, controls=True)
         terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
+    if not verbose and len(summary.kept) > _KEPT:
+        terminal.write_line(f"... and {len(summary.kept) - _KEPT} more that were kept (-v: all)")
     for known in summary.stale:
         terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
     if summary.gate_failed:
         terminal.write_line("the run fails because of leaks (--tempres-leaks)", red=True)
     colour = "red" if summary.gate_failed else "yellow"
     terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
+
+
+def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
+    """Write in one line what was removed of sessions that died; nothing when there was nothing."""
+    if not found.sessions:
+        return
+    what = count(found.items, "item") if found.items else "empty"
+    if found.bytes:
+        what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
+    age = f"{'' if found.sessions == 1 else 'the oldest '}from {_age(found.age)} ago"
+    terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}")
+
+
+def _age(seconds: float) -> str:
+    """Return a length of time in whole units; it is negative where the clock was set back."""
+    number = max(int(seconds), 0)
+    for unit, limit in (("second", 60), ("minute", 60), ("hour", 24)):
+        if number < limit:
+            return count(number, unit)
+        number //= limit
+    return count(number, "day")
 
 
 def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:

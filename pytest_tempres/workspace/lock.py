@@ -1,4 +1,8 @@
-"""The lock that says a session is alive: the kernel gives it up when the process dies."""
+"""The lock that says a session is alive: the kernel gives it up when the process dies.
+
+Every process of a session holds it in common, and a sweep needs it alone: so what a worker uses
+outlives a controller that was killed, until the worker has ended too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import sys
 from typing import Final
 
-__all__ = ["acquire", "forget_in_child", "release", "take"]
+__all__ = ["acquire", "forget_in_child", "join", "release", "take"]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -18,18 +22,26 @@ _held: Final[set[int]] = set()
 if sys.platform == "win32":
     import msvcrt
 
+    def _share(fd: int) -> None:
+        # There is no lock in common here: the first who comes holds it for all.
+        with contextlib.suppress(OSError):
+            _lock(fd)
+
     def _lock(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
+    def _share(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def acquire(path: str) -> int:
-    """Make the lock file *path* and lock it.
+    """Make the lock file *path* and hold it as a member of the session.
 
     A file system without locks leaves the session unlocked: nobody can prove
     it dead then, since a sweep removes only what it can lock.
@@ -39,7 +51,27 @@ def acquire(path: str) -> int:
     """
     fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     with contextlib.suppress(OSError):
-        _lock(fd)
+        _share(fd)
+    _held.add(fd)
+    return fd
+
+
+def join(path: str) -> int | None:
+    """Hold the existing lock file *path* as one more member of its session.
+
+    :returns: The descriptor that holds the lock, or None when a sweep has it: its
+        session is dead then.
+    :raises OSError: When the file cannot be opened.
+    """
+    fd = os.open(path, _FLAGS)
+    try:
+        _share(fd)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError:
+        # A file system without locks: nobody can sweep here.
+        pass
     _held.add(fd)
     return fd
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
+from dataclasses import replace
 import errno
 import json
 import os
@@ -84,16 +86,15 @@ class WorkerRoot(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRoot:
-    """The one directory of a test session.
-
-    A session that owns its root holds the lock on it; a worker that joined its
-    controller's root has `lock_fd` None and never removes the root itself.
-    """
+    """The one directory of a test session, alive as long as one of its processes is."""
 
     path: str
     uid: int
     pid: int
-    lock_fd: int | None
+    #: Holds the lock.
+    lock_fd: int
+    #: Whether another process made it, which will remove it too.
+    joined: bool = False
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Make the worker root *name* and the directory for what fixtures give.
@@ -118,10 +119,11 @@ class SessionRoot:
         _make_with_mode(worker.given, mode & 0o711)
         return worker
 
-    def remove(self, path: str) -> list[Failure]:
+    def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
         """Remove *path*, which must lie inside this root, without following a link.
 
         :param path: A file or directory; one that is gone already counts as removed.
+        :param tick: As `remove_tree` takes it.
         :returns: What is still there and why.
         :raises NotOurDirectoryError: When nothing proves that the root is ours.
         """
@@ -131,9 +133,9 @@ class SessionRoot:
             raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
         try:
             if _BY_DESCRIPTOR:
-                return self._remove_relative(parts)
+                return self._remove_relative(parts, tick)
             _prove(self.path, self.uid, None)
-            return remove_tree(path)
+            return remove_tree(path, tick=tick)
         except FileNotFoundError:
             return []
         except NotOurDirectoryError:
@@ -141,7 +143,9 @@ class SessionRoot:
         except OSError as error:
             return [Failure(path, error)]
 
-    def _remove_relative(self, parts: list[str]) -> list[Failure]:
+    def _remove_relative(
+        self, parts: list[str], tick: Callable[[], object] | None
+    ) -> list[Failure]:
         fd = _open(self.path, _DIRECTORY_FLAGS)
         try:
             _prove(self.path, self.uid, fd)
@@ -149,13 +153,15 @@ class SessionRoot:
                 inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
                 _close(fd)
                 fd = inner
-            return remove_tree(parts[-1], dir_fd=fd)
+            return remove_tree(parts[-1], dir_fd=fd, tick=tick)
         finally:
             _close(fd)
 
-    def restore(self, worker: WorkerRoot, mode: int) -> None:
+    def restore(self, worker: WorkerRoot, mode: int, about: dict[str, object]) -> SessionRoot:
         """Make again what a test has removed of this root.
 
+        :param about: As :func:`create` takes it.
+        :returns: The root as it is now; it may hold another lock.
         :raises OSError: When the operating system refuses.
         """
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -165,20 +171,31 @@ class SessionRoot:
         status = _lstat(self.path)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid:
             raise FileExistsError(errno.EEXIST, "somebody else's file stands there", self.path)
-        crumb = os.path.join(self.path, BREADCRUMB)
-        if not os.path.lexists(crumb):
-            _write_breadcrumb(crumb, {})
+        now = self._prove_again(about)
         for path, bits in ((worker.path, mode), (worker.given, mode & 0o711)):
             if not os.path.isdir(path):
                 _make_with_mode(path, bits)
+        return now
+
+    def _prove_again(self, about: dict[str, object]) -> SessionRoot:
+        now = self
+        lock_file = os.path.join(self.path, LOCK)
+        # A worker may end before its session does, so its lock may not speak for all.
+        if not self.joined and not os.path.lexists(lock_file):
+            self.release()
+            now = replace(self, lock_fd=lock.acquire(lock_file))
+        crumb = os.path.join(self.path, BREADCRUMB)
+        if not os.path.lexists(crumb):
+            _write_breadcrumb(crumb, about)
+        return now
 
     def dissolve(self) -> bool:
-        """Remove the root if nothing but our own files and empty worker roots is in it.
+        """Remove empty worker roots, and the root if nothing else is left in it.
 
-        :returns: Whether it is gone. When it is not, the lock is given up, so
+        :returns: Whether the root is gone. When it is not, the lock is given up, so
             that a later session sweeps it.
         """
-        if self.pid != os.getpid() or self.lock_fd is None:
+        if self.pid != os.getpid() or self.joined:
             return False
         try:
             self._remove_empty()
@@ -186,8 +203,12 @@ class SessionRoot:
             gone = not os.path.lexists(self.path)
         else:
             gone = True
-        lock.release(self.lock_fd)
+        self.release()
         return gone
+
+    def release(self) -> None:
+        """Give up the lock: as far as this process goes, the session is over."""
+        lock.release(self.lock_fd)
 
     def _remove_empty(self) -> None:
         fd = _open(self.path, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
@@ -201,9 +222,15 @@ class SessionRoot:
 
     def _remove_what_is_ours(self, fd: int | None) -> None:
         here = self.path if fd is None else ""
+        problem = None
         for name in _listdir(self.path if fd is None else fd):
             if name not in (BREADCRUMB, LOCK):
-                _rmdir(os.path.join(here, name), dir_fd=fd)
+                try:
+                    _rmdir(os.path.join(here, name), dir_fd=fd)
+                except OSError as error:
+                    problem = error
+        if problem is not None:
+            raise problem
         # The breadcrumb goes before the lock: a directory that holds nothing but
         # an unlocked lock can be recognised as the remains of a creation.
         for name in (BREADCRUMB, LOCK):
@@ -282,8 +309,15 @@ def attach(path: str) -> SessionRoot | None:
 
     :returns: None when it is not here (another host or mount namespace) or not ours.
     """
-    root = SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=None)
-    return root if is_ours(path) and os.access(path, os.W_OK | os.X_OK) else None
+    if not is_ours(path) or not os.access(path, os.W_OK | os.X_OK):
+        return None
+    try:
+        fd = lock.join(os.path.join(path, LOCK))
+    except OSError:
+        return None
+    if fd is None:
+        return None
+    return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd, joined=True)
 
 
 def is_ours(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import json
@@ -12,6 +13,7 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.root import BREADCRUMB
 from pytest_tempres.workspace.root import INDEX
@@ -22,97 +24,208 @@ from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import is_ours
 from pytest_tempres.workspace.root import own_uid
 
-__all__ = ["sweep"]
+__all__ = ["Reclaimed", "sweep"]
 
 _NAME_LENGTH: Final = len(PREFIX) + 8
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
 
 
-class _Dead(NamedTuple):
-    root: SessionRoot
+class Reclaimed(NamedTuple):
+    """What a sweep removed of sessions that died; what was kept for long enough does not count."""
+
+    sessions: int = 0
+    #: Files, directories and whatever else lay in what went.
+    items: int = 0
+    bytes: int = 0
+    #: False when there were more bytes than these.
+    complete: bool = True
+    #: Seconds since the oldest of these sessions began.
+    age: float = 0.0
+    #: The first that could not be removed.
+    failure: Failure | None = None
+
+
+class _OutOfTimeError(Exception):
+    """The rest is left to the next session."""
+
+
+class _Session(NamedTuple):
+    """A session that is over, or one that lives and has written what it keeps."""
+
+    #: None as long as it lives.
+    dead: SessionRoot | None
+    began: float
     ended: float
     rootdir: str
+    #: Whether it came to its end, and said there what it kept.
+    told: bool
     kept: frozenset[str]
 
 
-def sweep(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> int:
+def sweep(
+    parent: str,
+    *,
+    rootdir: str,
+    keep_sessions: int,
+    seconds: float,
+    measure: Callable[[str, float], tuple[int, bool]],
+    tick: Callable[[], object],
+) -> Reclaimed:
     """Remove what dead sessions left in *parent*, but for what they kept on purpose.
 
     :param parent: The directory in which session roots stand.
     :param rootdir: Kept sessions are counted for each project of its own.
-    :param keep_sessions: How many sessions of *rootdir* that kept something stay.
+    :param keep_sessions: How many sessions of *rootdir* that kept something stay. Those that
+        live and have written their index count too, so that of several that end at the same
+        time the last one leaves as many as it should.
     :param seconds: The time after which the rest is left to the next session.
-    :returns: How many session roots went.
+    :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
+        second argument (of `time.monotonic`) it has to end.
+    :param tick: Called for each item that is removed.
     """
-    deadline = time.monotonic() + seconds
-    gone = 0
-    kept: list[_Dead] = []
-    for path in _candidates(parent, deadline):
-        if time.monotonic() > deadline:
-            break
-        dead = _take(path)
-        if dead is None:
-            continue
-        if dead.kept and dead.rootdir == rootdir:
-            kept.append(dead)
-        else:
-            gone += _clear(dead, dead.kept, deadline)
-    kept.sort(key=lambda dead: dead.ended, reverse=True)
-    for position, dead in enumerate(kept):
-        stays = dead.kept if position < keep_sessions else frozenset()
-        gone += _clear(dead, stays, deadline)
-    return gone
+    return _Sweep(rootdir, keep_sessions, seconds, measure, tick).run(parent)
 
 
-def _candidates(parent: str, deadline: float) -> Iterator[str]:
-    """Yield the paths that are named like session roots; a shared directory may be huge."""
-    paths = []
-    try:
-        with os.scandir(parent) as entries:
+class _Sweep:
+    """One walk over the session roots in a directory."""
+
+    def __init__(
+        self,
+        rootdir: str,
+        keep_sessions: int,
+        seconds: float,
+        measure: Callable[[str, float], tuple[int, bool]],
+        tick: Callable[[], object],
+    ) -> None:
+        self._rootdir = rootdir
+        self._keep_sessions = keep_sessions
+        now = time.monotonic()
+        self._deadline = now + seconds
+        # Removing comes first: what takes long to measure would never go.
+        self._measured = now + seconds / 4
+        self._measure = measure
+        self._tick = tick
+        self._kept: list[_Session] = []
+        self._reclaimed = Reclaimed()
+        self._counted: set[str] = set()
+        self._ticks = 0
+
+    def run(self, parent: str) -> Reclaimed:
+        try:
+            for path in self._candidates(parent):
+                self._look_at(path)
+            self._retire()
+        except _OutOfTimeError:
+            pass
+        finally:
+            for session in self._kept:
+                if session.dead is not None:
+                    session.dead.release()
+        return self._reclaimed
+
+    def _pace(self) -> None:
+        self._tick()
+        self._ticks += 1
+        self._check()
+
+    def _check(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise _OutOfTimeError
+
+    def _candidates(self, parent: str) -> list[str]:
+        """Return the paths that are named like session roots; a shared directory may be huge."""
+        paths = []
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for entry in entries:
                 if entry.name.startswith(PREFIX) and len(entry.name) == _NAME_LENGTH:
                     paths.append(entry.path)
-                if time.monotonic() > deadline:
-                    break
-    except OSError:
-        return
-    yield from paths
+                self._check()
+        return paths
+
+    def _look_at(self, path: str) -> None:
+        self._check()
+        session = _session_at(path)
+        if session is None:
+            return
+        if session.kept and session.rootdir == self._rootdir:
+            self._kept.append(session)
+        elif session.dead is not None:
+            self._clear(session, session.dead, session.kept)
+
+    def _retire(self) -> None:
+        """Remove what is superfluous in sessions that kept something, and the old ones whole."""
+        self._kept.sort(key=lambda session: session.ended, reverse=True)
+        for position, session in enumerate(list(self._kept)):
+            if session.dead is not None:
+                stays = session.kept if position < self._keep_sessions else frozenset[str]()
+                self._clear(session, session.dead, stays)
+
+    def _clear(self, session: _Session, root: SessionRoot, kept: frozenset[str]) -> None:
+        """Remove all of a dead session but *kept*, and give up its lock."""
+        # What was kept for long enough, or a person has tidied up, is no news.
+        is_news = bool(kept) or not session.told
+        try:
+            for path in _superfluous(root.path, kept):
+                self._check()
+                self._remove(root, path, session.began if is_news else None)
+            if not kept:
+                root.dissolve()
+        finally:
+            root.release()
+
+    def _remove(self, root: SessionRoot, path: str, began: float | None) -> None:
+        size, complete = self._measure(path, self._measured) if began is not None else (0, True)
+        self._ticks = 0
+        try:
+            failures = root.remove(path, self._pace)
+        except NotOurDirectoryError as error:
+            failures = [Failure(path, error)]
+        except _OutOfTimeError:
+            self._count(root, began, 0, complete=False)
+            raise
+        if not failures:
+            self._count(root, began, size, complete=complete)
+        elif self._reclaimed.failure is None:
+            self._reclaimed = self._reclaimed._replace(failure=failures[0])
+
+    def _count(self, root: SessionRoot, began: float | None, size: int, *, complete: bool) -> None:
+        if began is None:
+            return
+        self._counted.add(root.path)
+        so_far = self._reclaimed
+        self._reclaimed = so_far._replace(
+            sessions=len(self._counted),
+            items=so_far.items + self._ticks,
+            bytes=so_far.bytes + size,
+            complete=so_far.complete and complete,
+            age=max(so_far.age, time.time() - began),
+        )
 
 
-def _take(path: str) -> _Dead | None:
-    """Return the session at *path*, locked, if it is ours and dead."""
+def _session_at(path: str) -> _Session | None:
+    """Return the session at *path* if it is ours: locked if it is dead."""
     if not is_ours(path):
         _remove_unfinished(path)
         return None
     fd = lock.take(os.path.join(path, LOCK))
-    if fd is None:
-        return None
     try:
-        root = SessionRoot(path=path, uid=os.lstat(path).st_uid, pid=os.getpid(), lock_fd=fd)
+        root = None
+        if fd is not None:
+            uid = os.lstat(path).st_uid
+            root = SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=fd)
         about = _read(os.path.join(path, BREADCRUMB))
-        kept = frozenset(_kept_paths(_read(os.path.join(path, INDEX)), path))
+        index = _read(os.path.join(path, INDEX))
+        kept = frozenset(_kept_paths(index, path))
+        began = os.lstat(os.path.join(path, BREADCRUMB)).st_mtime
         # The index is written once, at the end; the root's own time moves with each sweep.
         ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
     except FileNotFoundError:
         # The lock was free because its session has just removed all of this.
-        lock.release(fd)
+        if fd is not None:
+            lock.release(fd)
         return None
-    return _Dead(root, ended, str(about.get("rootdir")), kept)
-
-
-def _clear(dead: _Dead, kept: frozenset[str], deadline: float) -> bool:
-    """Remove all of a dead session but *kept*; return whether its root went."""
-    for path in _superfluous(dead.root.path, kept):
-        if time.monotonic() > deadline:
-            break
-        with contextlib.suppress(NotOurDirectoryError):
-            dead.root.remove(path)
-    if not kept:
-        return dead.root.dissolve()
-    if dead.root.lock_fd is not None:
-        lock.release(dead.root.lock_fd)
-    return False
+    return _Session(root, began, ended, str(about.get("rootdir")), bool(index), kept)
 
 
 def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:

@@ -191,12 +191,25 @@ def test_a_worker_root_that_cannot_be_made_is_one_clear_error(root, monkeypatch,
 # -- recognition
 
 
-def test_attach_gives_a_worker_its_controllers_root_without_the_lock(root):
-    """A worker joins the root that it was told of, and does not own its lock."""
+def test_a_worker_holds_the_root_that_it_joined(root):
+    """What a worker uses outlives a controller that dies, until the worker has ended too."""
     joined = attach(root.path)
-    assert joined is not None
-    assert joined.path == root.path
-    assert joined.lock_fd is None
+    assert (joined.path, joined.joined) == (root.path, True)
+    root.release()
+    assert lock.take(os.path.join(root.path, LOCK)) is None
+    assert not joined.dissolve()
+    joined.release()
+    fd = lock.take(os.path.join(root.path, LOCK))
+    assert fd is not None
+    lock.release(fd)
+
+
+def test_a_root_that_is_being_swept_is_not_joined(root):
+    """A worker that comes late, when its controller is dead, makes a root of its own."""
+    root.release()
+    fd = lock.take(os.path.join(root.path, LOCK))
+    assert attach(root.path) is None
+    lock.release(fd)
 
 
 def test_attach_refuses_what_is_not_a_session_root(tmp_path):
@@ -309,7 +322,7 @@ def test_remove_refuses_a_root_that_became_another_users(root, worker, monkeypat
     """A root that does not belong to who made it is not touched any more."""
     made = Path(worker.path, "made")
     made.mkdir()
-    stranger = module.SessionRoot(path=root.path, uid=root.uid + 1, pid=root.pid, lock_fd=None)
+    stranger = module.SessionRoot(path=root.path, uid=root.uid + 1, pid=root.pid, lock_fd=-1)
     with pytest.raises(NotOurDirectoryError, match="another user"):
         stranger.remove(str(made))
     assert made.exists()
@@ -430,7 +443,7 @@ def test_restore_makes_again_what_a_test_removed(root):
     """A test that empties the temp directory takes nothing from the next one."""
     worker = root.add_worker("main", 0o711)
     module.remove_tree(root.path)
-    root.restore(worker, 0o711)
+    root.restore(worker, 0o711, {})
     assert is_ours(root.path)
     assert mode(root.path) == 0o711
     assert mode(worker.path) == 0o711
@@ -442,7 +455,7 @@ def test_restore_leaves_alone_what_is_still_there(root, worker):
     Path(worker.given, "given").mkdir()
     os.rmdir(worker.path)
     crumb = Path(root.path, BREADCRUMB).read_text()
-    root.restore(worker, 0o700)
+    root.restore(worker, 0o700, {})
     assert os.path.isdir(worker.path)
     assert Path(worker.given, "given").exists()
     assert Path(root.path, BREADCRUMB).read_text() == crumb
@@ -450,10 +463,13 @@ def test_restore_leaves_alone_what_is_still_there(root, worker):
 
 @pytest.mark.usefixtures("way")
 def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
-    """A root that was made again has no lock file, and goes at the end nevertheless."""
+    """A root that was made again is alive like the first, and goes at the end."""
     module.remove_tree(root.path)
-    root.restore(worker, 0o700)
-    assert root.dissolve()
+    now = root.restore(worker, 0o700, {"rootdir": "here"})
+    assert lock.take(os.path.join(root.path, LOCK)) is None
+    assert json.loads(Path(root.path, BREADCRUMB).read_text())["rootdir"] == "here"
+    assert now.dissolve()
+    assert now.lock_fd not in lock._held
     assert list(tmp_path.iterdir()) == []
 
 
@@ -462,7 +478,7 @@ def test_restore_makes_nothing_behind_a_link_that_took_the_roots_place(root, wor
     module.remove_tree(root.path)
     os.symlink(outside, root.path)
     with pytest.raises(FileExistsError):
-        root.restore(worker, 0o700)
+        root.restore(worker, 0o700, {})
     assert os.listdir(outside) == ["precious"]
 
 
@@ -471,7 +487,7 @@ def test_restore_reports_what_the_system_refuses(root, worker):
     os.rmdir(worker.path)
     Path(worker.path).write_text("x")
     with pytest.raises(FileExistsError):
-        root.restore(worker, 0o700)
+        root.restore(worker, 0o700, {})
     assert Path(worker.path).read_text() == "x"
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import shutil
 import stat
+import time
 
 import pytest
 
@@ -52,11 +53,30 @@ def dead(make, place) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def sweep(place) -> Callable[..., int]:
-    """Sweep the place, with time enough."""
+def reclaim(place) -> Callable[..., module.Reclaimed]:
+    """Sweep the place, with time enough, and return what was reclaimed."""
 
-    def sweep(rootdir: str = PROJECT, keep: int = 3, seconds: float = 60) -> int:
-        return module.sweep(str(place), rootdir=rootdir, keep_sessions=keep, seconds=seconds)
+    def reclaim(rootdir: str = PROJECT, keep: int = 3, seconds: float = 60, tick=int):
+        return module.sweep(
+            str(place),
+            rootdir=rootdir,
+            keep_sessions=keep,
+            seconds=seconds,
+            measure=lambda path, until: (10, True),
+            tick=tick,
+        )
+
+    return reclaim
+
+
+@pytest.fixture
+def sweep(place, reclaim) -> Callable[..., int]:
+    """Sweep the place, with time enough, and return how many session roots went."""
+
+    def sweep(*args, **options) -> int:
+        before = len(os.listdir(place)) if place.exists() else 0
+        reclaim(*args, **options)
+        return before - len(os.listdir(place)) if before else 0
 
     return sweep
 
@@ -180,6 +200,40 @@ def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
     place.rmdir()
     assert sweep() == 0
     assert module.children(str(place)) == []
+
+
+def test_what_was_reclaimed_is_counted(dead, reclaim):
+    """A person learns how many sessions died, what they left and how old it was."""
+    assert reclaim() == module.Reclaimed()
+    for age in (100, 5000):
+        root = dead()
+        os.utime(root / BREADCRUMB, (time.time() - age, time.time() - age))
+    # Each has a worker root and what lies beside it, which are measured as ten bytes each.
+    found = reclaim()
+    assert found._replace(age=0) == module.Reclaimed(2, 4, 40)
+    assert 5000 <= found.age < 5100
+
+
+def test_sessions_that_ended_well_are_no_news(dead, reclaim):
+    """Evidence that is too old goes quietly, and so does what is left of tidied up evidence."""
+    old = dead("main.d/t")
+    shutil.rmtree(old / "main")
+    shutil.rmtree(old / "main.d" / "given")
+    tidied = dead("main.d/t", ended=LONG_AGO + 1)
+    shutil.rmtree(tidied / "main.d")
+    assert reclaim(keep=1) == module.Reclaimed()
+    assert (old.exists(), tidied.exists()) == (True, False)
+    assert reclaim(keep=0) == module.Reclaimed()
+    assert not old.exists()
+
+
+def test_what_cannot_be_removed_is_told_and_not_counted(dead, reclaim, monkeypatch):
+    """A dead session that somebody made undeletable is no secret, and nobody boasts of it."""
+    root = dead()
+    failure = module.Failure("there", PermissionError())
+    monkeypatch.setattr(module.SessionRoot, "remove", lambda *_: [failure])
+    assert reclaim() == module.Reclaimed(failure=failure)
+    assert (root / "main" / "left").exists()
 
 
 # -- what others do meanwhile
@@ -328,6 +382,23 @@ def test_only_the_last_sessions_that_kept_something_stay(dead, sweep):
     assert not any(root.exists() for root in roots)
 
 
+def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
+    make, place, dead, sweep
+):
+    """Of sessions that end at the same time the last leaves as many as were asked for."""
+    old, new = dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)
+    living = make(place, rootdir=PROJECT)
+    kept = Path(living.add_worker("main", 0o700).given, "t")
+    kept.mkdir()
+    write_index(living.path, [Kept("t", str(kept), "failed", "main")])
+    assert sweep(keep=2) == 1
+    assert (old.exists(), new.exists(), kept.exists()) == (False, True, True)
+    assert sweep(keep=1) == 1
+    assert (new.exists(), kept.exists()) == (False, True)
+    assert sweep(keep=0) == 0
+    assert kept.exists()
+
+
 def test_each_project_counts_its_own_sessions(dead, sweep):
     """Another project's evidence stays until that project runs again; its rubbish goes."""
     other = dead("main.d/t", rootdir="/other")
@@ -440,6 +511,33 @@ def test_without_time_nothing_is_swept_and_nothing_is_held(dead, sweep, monkeypa
         assert (roots[2] / "main.d" / "t" / "evidence").exists()
         sweep(keep=0)
         assert not any(root.exists() for root in roots)
+
+
+def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, reclaim):
+    """Not even one dead directory of very many files holds up the end of a session for long."""
+    root = dead()
+    shutil.rmtree(root / "main.d")
+    for number in range(30):
+        (root / "main" / str(number)).touch()
+    seen = []
+
+    def tick():
+        seen.append(1)
+        if len(seen) == 10:
+            # The clock is asked after each tick: from here on it has run out.
+            patch.setattr(module.time, "monotonic", lambda: float("inf"))
+
+    held = set(lock._held)
+    with pytest.MonkeyPatch.context() as patch:
+        found = reclaim(tick=tick)
+    assert (found.sessions, found.complete) == (1, False)
+    assert 0 < found.items <= 10
+    assert lock._held == held
+    assert is_ours(str(root))
+    left = len(list((root / "main").iterdir()))
+    assert 0 < left < 31
+    assert reclaim().complete
+    assert not root.exists()
 
 
 def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monkeypatch):

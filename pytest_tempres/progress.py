@@ -1,0 +1,53 @@
+"""How is it told that a removal takes long? On a line of the terminal that goes again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from typing import Final
+
+import pytest
+
+__all__ = ["Progress"]
+
+#: A removal is worth a line after this many seconds, and a new one as often.
+_SECONDS: Final = 0.5
+#: How many items may pass between two looks at the clock.
+_STRIDE: Final = 256
+
+
+class Progress:
+    """Counts what is removed, and shows the count on a terminal when it takes long.
+
+    :param what: What is being removed.
+    """
+
+    def __init__(self, config: pytest.Config, what: str) -> None:
+        self._terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self._what = what
+        self._count = 0
+        self._shown = time.monotonic()
+        self._is_shown = False
+
+    def __call__(self) -> None:
+        """Count one item."""
+        self._count += 1
+        if self._count % _STRIDE == 0 and self._terminal is not None and self._terminal.isatty:
+            now = time.monotonic()
+            if now - self._shown > _SECONDS:
+                self._shown = now
+                self._show(f"removing {self._what}: {self._count:,} items")
+
+    def close(self) -> None:
+        """Take the line away again."""
+        if self._is_shown:
+            self._terminal.rewrite("", erase=True)
+            self._terminal.rewrite("")
+            self._is_shown = False
+
+    def _show(self, text: str) -> None:
+        if not self._is_shown:
+            self._terminal.ensure_newline()
+            self._is_shown = True
+        self._terminal.rewrite(text, erase=True)
+        self._terminal.flush()

@@ -1,0 +1,45 @@
+"""What goes of sessions that died?"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from pytest_tempres.leaks.temp_root import measure
+from pytest_tempres.progress import Progress
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace.sweep import Reclaimed
+from pytest_tempres.workspace.sweep import sweep
+
+__all__ = ["reclaim"]
+
+#: How long a session looks after dead ones, in seconds.
+_SECONDS: Final = 2.0
+
+
+def reclaim(state: SessionState) -> Reclaimed:
+    """Remove what dead sessions left beside ours, once in each session."""
+    if state.swept or state.joined:
+        return Reclaimed()
+    state.swept = True
+    progress = Progress(state.config, "what dead sessions left")
+    try:
+        found = sweep(
+            os.path.dirname(state.root.path),
+            rootdir=str(state.config.rootpath),
+            keep_sessions=state.settings.keep_sessions,
+            seconds=_SECONDS,
+            measure=_measured,
+            tick=progress,
+        )
+    finally:
+        progress.close()
+    if found.failure is not None:
+        path, error = found.failure
+        state.warn("sweep", f"a dead session's {path} could not be removed: {error.strerror}")
+    return found
+
+
+def _measured(path: str, until: float) -> tuple[int, bool]:
+    found = measure(path, until)
+    return (0, True) if found is None else (found.bytes, found.complete)
