@@ -102,7 +102,7 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
 
 
 def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
-    """Name in a failure's own section those of *paths* that are there: the test may remove its own."""
+    """Name *paths* in a failure's own section, but for those that the test has removed."""
     lines = [f"kept: {path}" for path in paths if os.path.lexists(path)]
     if lines:
         report.sections.append((_SECTION, "\n".join(lines)))
@@ -192,11 +192,9 @@ def _is_crash(report: pytest.TestReport) -> bool:
 
 
 def _is_interrupt(report: pytest.TestReport) -> bool:
-    """Whether pytest-xdist calls a crash what was an interrupt: a worker that crashed said nothing."""
-    return (
-        _is_crash(report)
-        and getattr(getattr(report, "node", None), "workeroutput", None) is not None
-    )
+    """Whether pytest-xdist calls a crash what was an interrupt: the worker has come to its end."""
+    node = getattr(report, "node", None)
+    return _is_crash(report) and getattr(node, "workeroutput", None) is not None
 
 
 def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> None:

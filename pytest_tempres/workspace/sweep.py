@@ -155,7 +155,8 @@ class _Sweep:
 
     def _retire(self) -> None:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
-        self._kept.sort(key=lambda session: session.ended, reverse=True)
+        # One that lives stays in any case: its place is taken.
+        self._kept.sort(key=lambda each: (each.dead is None, each.ended), reverse=True)
         for position, session in enumerate(list(self._kept)):
             if session.dead is not None:
                 stays = session.kept if position < self._keep_sessions else frozenset[str]()
