@@ -399,7 +399,7 @@ def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str
     with open(place / "out.txt", "wb") as out:
         subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", *options, *args, report),
+                *(sys.executable, "-m", "pytest", "-v", *options, *args, report),
                 *(f"--tempres-keep={policy}", "--tempres-leaks=report"),
             ],
             cwd=suite,
