@@ -22,6 +22,7 @@ from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
 from pytest_tempres.state import CurrentTest
@@ -103,7 +104,7 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
 
 def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
     """Name *paths* in a failure's own section, but for those that the test has removed."""
-    lines = [f"kept: {path}" for path in paths if os.path.lexists(path)]
+    lines = [f"kept: {path}" for path in paths if exists(path)]
     if lines:
         report.sections.append((_SECTION, "\n".join(lines)))
 
