@@ -183,7 +183,8 @@ import pytest
 
 TRIES = []
 HAS_TIMEOUT = importlib.util.find_spec("pytest_timeout") is not None
-timeout = pytest.mark.timeout(0.1, method="signal") if HAS_TIMEOUT else lambda test: test
+limit = {"method": "signal", "func_only": True}
+timeout = pytest.mark.timeout(0.1, **limit) if HAS_TIMEOUT else lambda test: test
 # A worker may die; without workers it has to be a child.
 crash = (lambda test: test) if "PYTEST_XDIST_WORKER" in os.environ else pytest.mark.forked
 
