@@ -186,7 +186,8 @@ class ControllerHooks:
 
     def _take(self, node: Any) -> None:
         output = getattr(node, "workeroutput", None) or {}
-        text = output.get(_OUTPUT)
+        # One that was interrupted comes here twice.
+        text = output.pop(_OUTPUT, None)
         name = node.gateway.id
         if name not in self._state.workers:
             self._state.workers.append(name)

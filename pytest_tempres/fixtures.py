@@ -232,6 +232,8 @@ def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     yield resources
     resources.close()
     state.lent.remove(lending)
+    if state.current is not None and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(setup)"):
+        lending.replaced_for = state.current.item.nodeid
     state.due.append(lending)
 
 

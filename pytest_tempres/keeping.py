@@ -20,7 +20,7 @@ from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["dispose", "index", "remove", "settle_due", "used"]
+__all__ = ["dispose", "given_by_crashed", "index", "remove", "settle_due", "used"]
 
 
 def used(state: SessionState, item: pytest.Item) -> list[Lending]:
@@ -29,7 +29,8 @@ def used(state: SessionState, item: pytest.Item) -> list[Lending]:
     return [
         lending
         for lending in (*state.lent, *state.due)
-        if lending.fixture in names or lending.nodeid == item.nodeid
+        if lending.nodeid == item.nodeid
+        or (lending.fixture in names and lending.replaced_for != item.nodeid)
     ]
 
 
@@ -38,6 +39,17 @@ def settle_due(state: SessionState) -> None:
     while state.due:
         due = state.due.pop()
         dispose(state, due.nodeid, due.made, failed=due.failed, policy=state.settings.keep)
+
+
+def given_by_crashed(state: SessionState, worker: str) -> list[str]:
+    """Return what a crashed *worker* had given when it could no longer decide what stays of it."""
+    given = os.path.join(state.root.path, f"{worker}.d")
+    try:
+        paths = [os.path.join(given, name) for name in sorted(os.listdir(given))]
+    except OSError:
+        # It has a disk of its own.
+        return []
+    return [path for path in paths if path not in state.made]
 
 
 def dispose(

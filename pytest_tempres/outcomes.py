@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import json
@@ -15,6 +16,7 @@ from pytest_tempres import distributed
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
+from pytest_tempres.keeping import given_by_crashed
 from pytest_tempres.keeping import remove
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.keeping import used
@@ -24,6 +26,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
@@ -49,10 +52,19 @@ def begin_attempt(state: SessionState) -> None:
         return
     if current.started:
         _book(state, current)
+        _supersede(state, current)
         current.earlier += current.made
         current.made = []
         current.failed = current.accused = False
     current.started = True
+
+
+def _supersede(state: SessionState, current: CurrentTest) -> None:
+    """Note what attempts have left that were not the last: it is evidence, but not kept."""
+    ledger = state.ledger
+    if ledger is not None:
+        current.superseded = ledger.left_by(current.item.nodeid)
+        state.superseded.update(current.superseded)
 
 
 def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -66,10 +78,11 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         distributed.tell_host(state, report)
     if report.when == "teardown":
         _book(state, current)
-        made = [*current.made, *_newly_lent(state)]
         entries = _told(state)
         found: dict[str, Any] = {
-            "made": made,
+            "made": current.made,
+            "lent": list(_newly_lent(state)),
+            "superseded": current.superseded,
             "entries": entries,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "allowed": state.allowed.get(item.nodeid, []),
@@ -113,9 +126,14 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     made = [each for group in (current.made, *lendings) for each in group]
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
-    if kept:
-        # A lone surrogate would kill the channel on which xdist sends the report.
-        lines = (f"kept: {shown(path, controls=True)}" for path in kept)
+    _name_in(report, kept)
+
+
+def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
+    """Name *paths* in a failure's own section, but for those that the test has removed."""
+    # A lone surrogate would kill the channel on which xdist sends the report.
+    lines = [f"kept: {shown(path, controls=True)}" for path in paths if exists(path)]
+    if lines:
         report.sections.append((_SECTION, "\n".join(lines)))
 
 
@@ -179,6 +197,8 @@ def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport
     current = state.current
     if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
+        if not current.started and _is_crash(report):
+            _after_crash(state, current)
         _add_section(state, current, report)
 
 
@@ -186,15 +206,33 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     """Take what a report tells, in whichever process it arrives."""
     if state.current is not None:
         state.current.reports.append(report)
-    elif report.outcome == "failed":
+    elif report.outcome == "failed" and not _is_interrupt(report):
         if not _is_accusation(report):
             state.failed.add(report.nodeid)
         worker = distributed.sender(report)
-        if worker is not None and str(report.when) == "???":
-            state.crashed[worker] = report.nodeid
+        if worker is not None and _is_crash(report):
+            _crashed(state, worker, report)
     distributed.name_host(state, report, _SECTION)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
+
+
+def _is_crash(report: pytest.TestReport) -> bool:
+    """Whether the process died that ran the test: pytest-xdist and pytest-forked say it so."""
+    return str(report.when) == "???"
+
+
+def _is_interrupt(report: pytest.TestReport) -> bool:
+    """Whether pytest-xdist calls a crash what was an interrupt: the worker has come to its end."""
+    node = getattr(report, "node", None)
+    return _is_crash(report) and getattr(node, "workeroutput", None) is not None
+
+
+def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> None:
+    """Attribute what a worker had given, and nobody decided on, to the test that it crashed in."""
+    state.crashed[worker] = report.nodeid
+    if state.settings.keep != "none":
+        _name_in(report, given_by_crashed(state, worker))
 
 
 def _is_accusation(report: pytest.TestReport) -> bool:
@@ -209,6 +247,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
     try:
         data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
+        lent = [Made(*record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
         there = distributed.elsewhere(state, report)
         if there is not None:
@@ -224,15 +263,23 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         return
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)
+    state.superseded.update(data["superseded"])
     if state.current is None:
-        worker = distributed.sender(report) or state.worker.name
-        policy, has_failed = state.settings.keep, report.nodeid in state.failed
-        for each in made:
-            reason = reason_to_keep(policy, failed=has_failed, asked=each.keep)
-            if reason is not None:
-                state.made[each.path] = Kept(report.nodeid, each.path, reason, worker)
+        _note(state, report, made)
     else:
-        _take_back(state, state.current, made, entries)
+        _take_back(state, state.current, [*made, *lent], entries)
+
+
+def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
+    """Note what a worker keeps by now: should it crash, it will never say so itself."""
+    worker = distributed.sender(report) or state.worker.name
+    failed = report.outcome == "failed" or report.nodeid in state.failed
+    for each in made:
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)
+        if reason is None and state.config.hook.pytest_tempres_keep.get_hookimpls():
+            reason = "hook"
+        if reason is not None:
+            state.made.setdefault(each.path, Kept(report.nodeid, each.path, reason, worker))
 
 
 def _take_back(
@@ -308,5 +355,6 @@ def _after_crash(state: SessionState, current: CurrentTest) -> None:
     """Find what a forked child left that died before it could report."""
     known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
     known.update(kept.path for kept in state.kept)
+    known.update(made.path for made in current.made)
     with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:
         current.made += [Made(entry.path) for entry in entries if entry.path not in known]

@@ -146,6 +146,12 @@ class SessionHooks:
         self._try(outcomes.failed, report)
 
     @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Do the same for failures without an exception, as that of a strict xfail."""
+        if report.outcome == "failed":
+            self._try(outcomes.failed, report)
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         """See whether a conftest wants to decide what is kept: it is given the reports."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():

@@ -46,13 +46,18 @@ class CurrentTest:
     """The test in whose protocol this process is, and how far its last attempt has come."""
 
     # Every test pays for one of these, and a dataclass with factories costs twice as much.
-    __slots__ = ("accused", "earlier", "failed", "failures", "item", "made", "reports", "started")
+    __slots__ = (
+        *("accused", "earlier", "failed", "failures", "item"),
+        *("made", "reports", "started", "superseded"),
+    )
 
     def __init__(self, item: pytest.Item) -> None:
         self.item = item
         #: What fixtures gave: to the attempt that goes on, and to those before it.
         self.made: list[Made] = []
         self.earlier: list[Made] = []
+        #: What the attempts before it have left.
+        self.superseded: list[str] = []
         self.reports: list[pytest.TestReport] = []
         #: Whether the attempt that goes on has failed so far.
         self.failed = False
@@ -86,6 +91,8 @@ class Lending:
     #: The test that asked for it first, then the one that failed with it.
     nodeid: str = ""
     failed: bool = False
+    #: The test whose setup ended it: that test has got another one, for another parameter.
+    replaced_for: str = ""
     #: How many of `made` a report has carried to the controller.
     carried: int = 0
 
@@ -128,6 +135,8 @@ class SessionState:
     elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     artifacts: Artifacts | None = None
+    #: What attempts left that were not a test's last.
+    superseded: set[str] = field(default_factory=set)
     #: What this process kept, and every directory above it.
     spared: set[str] = field(default_factory=set)
     #: The test that each crashed worker was running.

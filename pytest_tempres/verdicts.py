@@ -9,6 +9,7 @@ import pytest
 
 from pytest_tempres import distributed
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.keeping import given_by_crashed
 from pytest_tempres.keeping import index
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.leaks.deferred import promised
@@ -164,10 +165,10 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
         for leak in leaks
         if leak.status == "failed-test"
         and leak.entry.test in state.failed
+        and leak.path not in state.superseded
         and leak.path.startswith(inside)
     ]
     known = {kept.path for kept in state.kept}
     for worker, test in state.crashed.items():
-        given = os.path.join(state.root.path, f"{worker}.d")
-        paths = (os.path.join(given, name) for name in _names(given))
-        state.kept += [Kept(test, path, "crashed", worker) for path in paths if path not in known]
+        paths = (path for path in given_by_crashed(state, worker) if path not in known)
+        state.kept += [Kept(test, path, "crashed", worker) for path in paths]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -129,8 +130,12 @@ def test_3_never_runs(temp_dir): pass
 RECEIVED = """
 import os, signal
 
-def pytest_runtest_logreport(report):
-    if hasattr(report, "node") or "PYTEST_XDIST_WORKER" not in os.environ:
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Controller())
+
+class Controller:
+    def pytest_runtest_logreport(self, report):
         if report.when == "teardown":
             open("told", "w").close()
 """
@@ -147,7 +152,7 @@ def interrupted(pytester, system_tmp):
     def interrupted(number: int, *args: str, conftest: str = "") -> tuple[int, str]:
         pytester.makeconftest(RECEIVED + conftest)
         pytester.makepyfile(test_it=INTERRUPTED)
-        os.mkfifo(pytester.path / "ready")
+        ready = pytester.path / "ready"
         command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *args]
         with subprocess.Popen(
             command,
@@ -158,12 +163,13 @@ def interrupted(pytester, system_tmp):
             start_new_session=True,
             text=True,
         ) as session:
-            open(pytester.path / "ready").close()
+            while not ready.exists():
+                assert session.poll() is None
+                time.sleep(0.01)
             # As a terminal does, to all processes at once; `kill` sends it to one alone.
             send = os.killpg if number == signal.SIGINT else os.kill
             send(session.pid, number)
             output, _ = session.communicate(timeout=120)
-        (pytester.path / "ready").unlink()
         return session.returncode, output
 
     return interrupted

@@ -169,6 +169,33 @@ def test_crash_with_nothing_kept_leaves_nothing(pytester, run, nothing_left):
     nothing_left()
 
 
+def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester, told):
+    """What was asked for, by marker or hook, outlives its worker with the reason for it."""
+    pytester.makeconftest(
+        """
+        def pytest_tempres_keep(item, reports):
+            return item.name == "test_2_hook" or None
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+
+        @pytest.mark.tempdir(keep=True)
+        def test_1_asked(temp_dir): pass
+        def test_2_hook(temp_dir): pass
+        def test_3_neither(temp_dir, temp_resources_module): temp_resources_module.dir()
+        def test_4_crashes(temp_dir): os._exit(1)
+        """
+    )
+    for policy, crashed in (("none", {}), ("failed", {"test_4_crashes": "crashed"})):
+        _, report = told("-n1", f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
+        reasons = {each["nodeid"].rpartition("::")[2]: each["reason"] for each in report["kept"]}
+        assert reasons == {"test_1_asked": "asked", "test_2_hook": "hook", **crashed}
+        assert all(os.path.isdir(each["path"]) for each in report["kept"])
+
+
 def test_crash_outside_of_any_test(pytester, run, nothing_left):
     """A worker that dies while it collects or finishes breaks nothing of ours."""
     pytester.makepyfile("def test_it(temp_dir): pass")

@@ -436,6 +436,7 @@ def test_a_kept_directory_that_a_test_removed_is_not_listed(pytester, told, noth
     result, report = told("--tempres-keep=all")
     result.assert_outcomes(failed=1)
     assert report["kept"] == []
+    result.stdout.no_fnmatch_line("*kept: *")
     nothing_left()
 
 
@@ -462,3 +463,25 @@ def test_hooks_that_fail_change_no_outcome(pytester, told, nothing_left):
     for place in ("keep", "ignore", "summary"):
         result.stdout.fnmatch_lines([f"*ValueError*in {place}*"])
     nothing_left()
+
+
+def test_a_factory_for_another_parameter_is_another_factory(pytester, told, system_tmp):
+    """A test that fails with its own session's factory keeps nothing of the one before it."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("temp_resources_session", ["one", "two"], indirect=True)
+        def test_it(temp_resources_session, request):
+            name = request.node.callspec.params["temp_resources_session"]
+            temp_resources_session.dir(prefix=f"{name}-")
+            assert name == "one"
+        """
+    )
+    result, report = told("--dist=loadfile")
+    result.assert_outcomes(passed=1, failed=1)
+    assert [os.path.basename(each["path"])[:4] for each in report["kept"]] == ["two-"]
+    assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
+    failure = result.stdout.str().partition("test_it[two] _")[2].partition("\n=")[0]
+    assert failure.count("kept: ") == 1
+    assert f"kept: {report['kept'][0]['path']}" in failure

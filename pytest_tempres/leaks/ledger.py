@@ -137,6 +137,14 @@ class Ledger:
         """Return the paths of all entries that the last look knew."""
         return [*(entry.path for entry in self._entries.values()), *self._found_outside]
 
+    def left_by(self, test: str) -> list[str]:
+        """Return the paths of what *test* left so far, as the last look knew it."""
+        return [
+            entry.path
+            for entry in (*self._entries.values(), *self.unsent)
+            if entry.test == test and entry.owner.scope in (None, "function")
+        ]
+
     def mark_as_evidence(self, entries: list[Entry]) -> None:
         """Book *entries*, found just now by who is over, as left by something that failed."""
         self.unsent = [e._replace(evidence=True) if e in entries else e for e in self.unsent]

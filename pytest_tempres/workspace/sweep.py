@@ -161,7 +161,8 @@ class _Sweep:
 
     def _retire(self) -> None:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
-        self._kept.sort(key=lambda session: session.ended, reverse=True)
+        # One that lives stays in any case: its place is taken.
+        self._kept.sort(key=lambda each: (each.dead is None, each.ended), reverse=True)
         runs = list(dict.fromkeys(session.run for session in self._kept))
         recent = {self._run, *runs[: self._keep_sessions]}
         for session in self._kept:
