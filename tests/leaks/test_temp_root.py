@@ -61,6 +61,20 @@ def test_the_first_look_always_lists(watched):
     assert Look(str(watched)).changed()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes mean little on Windows")
+@pytest.mark.parametrize("mode", [0, 0o300, 0o500])
+def test_a_directory_that_was_closed_is_told_of_once(watched, mode):
+    """Who took its modes away is found at the next look, though root could list it all the same."""
+    look = Look(str(watched))
+    look.changed()
+    watched.chmod(mode)
+    with pytest.raises(PermissionError):
+        look.changed()
+    look.changed()
+    watched.chmod(0o700)
+    look.changed()
+
+
 def test_a_directory_at_rest_is_not_listed_again(watched):
     """A look at what did not change costs one stat."""
     assert listings_of(Look(str(watched))) == 1

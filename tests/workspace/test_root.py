@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ from pathlib import Path
 import re
 import socket
 import stat
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -551,3 +553,31 @@ def test_a_forked_child_dissolves_nothing(root, in_child):
     """A child removes nothing that it did not create."""
     assert in_child(lambda: not root.dissolve())
     assert is_ours(root.path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
+@pytest.mark.parametrize("mode", [0, 0o300, 0o500])
+def test_reopen_gives_back_what_a_test_has_taken(root, worker, mode):
+    """The root and its worker roots can be used again, with the modes that they had."""
+    paths = (worker.given, worker.path, root.path)
+    for path in paths:
+        os.chmod(path, mode)
+    assert root.reopen(0o1777)
+    assert [stat.S_IMODE(os.stat(path).st_mode) for path in paths] == [0o711, 0o1777, 0o711]
+    assert not root.reopen(0o1777)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
+def test_reopen_changes_no_mode_of_what_is_not_ours(root, worker, outside, monkeypatch):
+    """Neither what a link leads to, nor another user's directory, nor what is open is touched."""
+    for path in (outside, worker.given):
+        os.chmod(path, 0o500)
+    os.rmdir(worker.path)
+    os.symlink(outside, worker.path)
+    other = dataclasses.replace(root, uid=root.uid + 1)
+    assert not other.reopen(0o755)
+    assert stat.S_IMODE(os.stat(worker.given).st_mode) == 0o500
+    assert root.reopen(0o755)
+    assert stat.S_IMODE(os.stat(worker.given).st_mode) == 0o711
+    assert stat.S_IMODE(os.stat(outside).st_mode) == 0o500
+    assert stat.S_IMODE(os.stat(root.path).st_mode) == 0o700
