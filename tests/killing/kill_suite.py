@@ -54,9 +54,9 @@ class TestClass:
             factory.named_file().write(b"x")
 
 
-@pytest.mark.parametrize("n", range(4))
+@pytest.mark.parametrize("n", range(30))
 def test_each(n, temp_dir, temp_file, named_temp_file, spooled_file, temp_resources):
-    for deep in range(n):
+    for deep in range(n % 5):
         (temp_dir / str(deep) / "below").mkdir(parents=True)
         (temp_dir / str(deep) / "below" / "x").write_text("x")
     temp_file.write(b"x")
@@ -108,7 +108,7 @@ def careless():
     return tempfile.mkdtemp()
 
 
-@pytest.mark.parametrize("n", range(4))
+@pytest.mark.parametrize("n", range(20))
 def test_leaking(n, careless, temp_dir):
     os.makedirs(os.path.join(tempfile.mkdtemp(), "a", "b", "c"))
     tempfile.NamedTemporaryFile(delete=False).close()

@@ -79,28 +79,42 @@ class Clock:
         return time.time()
 
 
-def do_sweep(place: Path, project: str, keep: int, looks: int | None) -> int:
-    """Sweep as a session of *project* does; the budget lasts for that many looks at the clock."""
+def do_sweep(
+    place: Path,
+    project: str,
+    keep: int,
+    looks: int | None = None,
+    tick: Callable[[], object] = int,
+) -> None:
+    """Sweep as a session of *project* does; the budget lasts for that many looks at the clock.
+
+    :param tick: Called before each removal, within trees too.
+    """
     with mock.patch.object(sweep_module, "time", Clock(looks)):
-        return sweep_module.sweep(str(place), rootdir=project, keep_sessions=keep, seconds=10)
-
-
-def join(path: str) -> SessionRoot | None:
-    """Come to a session root as a worker does."""
-    return attach(path)
+        sweep_module.sweep(
+            str(place),
+            rootdir=project,
+            keep_sessions=keep,
+            seconds=10,
+            measure=lambda path: (1, 1, True),
+            tick=tick,
+        )
 
 
 @contextlib.contextmanager
-def dying(after: int) -> Iterator[None]:
+def dying(after: int) -> Iterator[Callable[[], object]]:
     """Let this process die before the deed that follows *after* deeds on the file system."""
     left = after
 
+    def live_on() -> None:
+        nonlocal left
+        if left <= 0:
+            raise DiedError
+        left -= 1
+
     def deadly(deed: Callable[..., object]) -> Callable[..., object]:
         def do(*args: object, **options: object) -> object:
-            nonlocal left
-            if left <= 0:
-                raise DiedError
-            left -= 1
+            live_on()
             return deed(*args, **options)
 
         return do
@@ -110,7 +124,6 @@ def dying(after: int) -> Iterator[None]:
             (root_module, "_unlink"),
             (root_module, "_rmdir"),
             (root_module, "_write_breadcrumb"),
-            (root_module, "remove_tree"),
             (lock, "acquire"),
             (os, "replace"),
             (os, "unlink"),
@@ -119,7 +132,7 @@ def dying(after: int) -> Iterator[None]:
             deed = deadly(getattr(owner, name))
             stack.enter_context(mock.patch.object(owner, name, deed))
         stack.enter_context(contextlib.suppress(DiedError))
-        yield
+        yield live_on
 
 
 # -- the model
@@ -180,6 +193,9 @@ class Workspace(RuleBasedStateMachine):
         self.outside = place.with_name(f"{place.name}-outside")
         self.outside.mkdir()
         (self.outside / "precious").write_text("precious", "utf-8")
+        # Hypothesis could not repeat what random names lead to.
+        self.naming = mock.patch.object(root_module, "make_directory", self.make_directory)
+        self.naming.start()
         self.sessions: list[Session] = []
         self.number = 0
         self.held_before = set(lock._held)
@@ -196,8 +212,16 @@ class Workspace(RuleBasedStateMachine):
             lost = not {BREADCRUMB, LOCK} <= left
             assert lost or self.project_of(session.path) not in PROJECTS, f"stays: {left}"
             assert left - {LOCK}, "an unfinished root stays"
+        self.naming.stop()
         shutil.rmtree(self.place)
         shutil.rmtree(self.outside)
+
+    def make_directory(self, parent: str, prefix: str, suffix: str) -> str:
+        """Make a directory with the next name."""
+        self.number += 1
+        path = os.path.join(parent, f"{prefix}{self.number:08}{suffix}")
+        os.mkdir(path, 0o700)
+        return path
 
     # -- what a step may remove
 
@@ -213,14 +237,16 @@ class Workspace(RuleBasedStateMachine):
 
     def doomed(self, project: str, keep: int) -> set[str]:
         """Return all that a sweep without haste removes now, and nothing but that may go."""
-        kept = {session.path: named_in_index(session.path) for session in self.dead()}
+        kept = {each.path: named_in_index(each.path) for each in self.sessions}
+        # Those that live count too.
         own = [root for root, paths in kept.items() if paths and self.project_of(root) == project]
         own.sort(key=lambda root: os.lstat(os.path.join(root, INDEX)).st_mtime_ns, reverse=True)
-        stay = {root: kept[root] for root in kept if root not in own[keep:]}
-        return {path for root in kept for path in self.doomed_in(root, stay.get(root, []))}
+        old = own[keep:]
+        dead = [each.path for each in self.dead()]
+        return {path for root in dead for path in self.doomed_in(root, kept[root], root in old)}
 
-    def doomed_in(self, root: str, kept: list[str]) -> set[str]:
-        """Return what goes of a dead session that keeps *kept*."""
+    def doomed_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
+        """Return what goes of a dead session that keeps *kept*, unless that is too old."""
         there = set(os.listdir(root))
         if BREADCRUMB not in there:
             old = time.time() - os.lstat(root).st_mtime > 60
@@ -229,13 +255,14 @@ class Workspace(RuleBasedStateMachine):
         if LOCK not in there:
             # In doubt it lives.
             return set()
-        all_of_it = {path for path in look(Path(root)) if not self.stays(path, root, kept)}
-        return all_of_it if kept else {root, *all_of_it}
+        if is_old or not kept:
+            return {root, *look(Path(root))}
+        return {path for path in look(Path(root)) if not self.stays(path, root, kept)}
 
     def stays(self, path: str, root: str, kept: list[str]) -> bool:
         """Whether *path* is evidence, holds it, or lies in an entry that holds it."""
         way = parts(path, root)
-        if kept and way in ([name] for name in OURS):
+        if way in ([name] for name in OURS):
             return True
         return any(way[:2] == parts(each, root)[: len(way)][:2] for each in kept)
 
@@ -286,15 +313,11 @@ class Workspace(RuleBasedStateMachine):
     @precondition(lambda self: self.living())
     @rule(data=st.data())
     def add_worker(self, data: st.DataObject) -> None:
-        """A worker joins a session; where members hold the lock as well, it holds it from now."""
+        """A worker joins a session, and holds its lock from now on."""
         session = self.pick(data, self.living())
         with self.step(lambda path: False):
-            root = join(session.path)
-            if root is None:
-                assert not os.path.lexists(os.path.join(session.path, BREADCRUMB))
-                return
-            if root.lock_fd is not None:
-                session.held.add(root.lock_fd)
+            root = attach(session.path)
+            session.held.add(root.lock_fd)
             session.workers.append(root.add_worker(f"gw{len(session.workers)}", 0o700))
 
     @precondition(lambda self: self.living())
@@ -396,8 +419,8 @@ class Workspace(RuleBasedStateMachine):
         """A sweeper is killed in the middle; what it had begun is as dead as before."""
         doomed = self.doomed(project, keep)
         held = set(lock._held)
-        with self.step(doomed.__contains__), dying(after):
-            do_sweep(self.place, project, keep, None)
+        with self.step(doomed.__contains__), dying(after) as tick:
+            do_sweep(self.place, project, keep, tick=tick)
         for fd in lock._held - held:
             lock.release(fd)
 
@@ -414,19 +437,19 @@ class Workspace(RuleBasedStateMachine):
         begun = after
         remove = SessionRoot.remove
 
-        def meet(root: SessionRoot, path: str) -> object:
+        def meet(root: SessionRoot, *args: object) -> object:
             nonlocal begun
             begun -= 1
             if begun == 0:
-                do_sweep(self.place, projects[1], keeps[1], None)
+                do_sweep(self.place, projects[1], keeps[1])
                 self.start(projects[0])
-            return remove(root, path)
+            return remove(root, *args)
 
         with (
             self.step((first | second).__contains__),
             mock.patch.object(SessionRoot, "remove", meet),
         ):
-            do_sweep(self.place, projects[0], keeps[0], None)
+            do_sweep(self.place, projects[0], keeps[0])
 
     @rule()
     def let_time_pass(self) -> None:
@@ -499,7 +522,7 @@ class Workspace(RuleBasedStateMachine):
     @invariant()
     def the_living_are_whole(self) -> None:
         """A session that lives has its root, its workers' and all that they made."""
-        for session in self.living():
+        for session in (each for each in self.sessions if each.lives):
             for path in (session.path, *session.entries):
                 assert os.path.lexists(path), f"{path} is gone"
             assert all(Path(worker.path).is_dir() for worker in session.workers)

@@ -84,7 +84,8 @@ def _point(event: str, frame: FrameType | None) -> str | None:
             nearest = nearest or f"{module.removeprefix(_PACKAGE)}.{frame.f_code.co_name}"
             sweeps = sweeps or module == _SWEEP
         frame = frame.f_back
-    if nearest is None:
+    # What an import does is no deed of ours.
+    if nearest is None or nearest.endswith(">"):
         return None
     return f"{nearest} {event}{' in a sweep' if sweeps else ''}"
 
