@@ -149,6 +149,8 @@ class Session:
     root: SessionRoot | None = None
     workers: list[WorkerRoot] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
+    #: Whether somebody has taken what proves it ours or dead.
+    spoilt: bool = False
 
     @property
     def lives(self) -> bool:
@@ -208,10 +210,7 @@ class Workspace(RuleBasedStateMachine):
         for project in PROJECTS:
             self.sweep(project, keep=0, looks=None)
         for session in self.dead():
-            left = set(os.listdir(session.path))
-            lost = not {BREADCRUMB, LOCK} <= left
-            assert lost or self.project_of(session.path) not in PROJECTS, f"stays: {left}"
-            assert left - {LOCK}, "an unfinished root stays"
+            assert session.spoilt, f"stays: {sorted(look(Path(session.path)))}"
         self.naming.stop()
         shutil.rmtree(self.place)
         shutil.rmtree(self.outside)
@@ -326,8 +325,12 @@ class Workspace(RuleBasedStateMachine):
         """A test makes something in its temp location, or a fixture beside it."""
         session = self.pick(data, self.living())
         worker = data.draw(st.sampled_from(session.workers))
+        self.add_entry(session, worker.given if given else worker.path, deep)
+
+    def add_entry(self, session: Session, folder: str, deep: bool) -> None:
+        """Make a file, or a tree with a link in it."""
         self.number += 1
-        entry = Path(worker.given if given else worker.path, f"e{self.number}")
+        entry = Path(folder, f"e{self.number}")
         with self.step(lambda path: False):
             if deep:
                 (entry / "inner").mkdir(parents=True)
@@ -346,15 +349,21 @@ class Workspace(RuleBasedStateMachine):
         if inner:
             deeper = (os.path.join(path, "inner") for path in chosen)
             chosen = {path for path in deeper if os.path.lexists(path)} or chosen
+        if not half:
+            self.write_index(session, chosen)
+            return
+        with self.step(lambda path: False), dying(0):
+            write_index(session.path, [Kept("t", path, "failed", "main") for path in chosen])
+        self.end(session)
+
+    def write_index(self, session: Session, chosen: set[str]) -> None:
+        """Say what is kept, later than all before."""
         index = os.path.join(session.path, INDEX)
-        kept = [Kept(path, path, "failed", "main") for path in sorted(chosen)]
-        with self.step(lambda path: path == index), dying(0 if half else 1):
+        with self.step(lambda path: path == index):
+            kept = [Kept(path, path, "failed", "main") for path in sorted(chosen)]
             write_index(session.path, kept)
-        if half:
-            self.end(session)
-        else:
-            self.number += 1
-            os.utime(index, (self.number, self.number))
+        self.number += 1
+        os.utime(index, (self.number, self.number))
 
     @precondition(lambda self: self.living())
     @rule(data=st.data(), after=st.none() | st.integers(0, 6))
@@ -377,6 +386,23 @@ class Workspace(RuleBasedStateMachine):
                     root.dissolve()
         self.end(session)
         assert after is not None or empty != os.path.lexists(session.path)
+
+    @rule(
+        project=st.sampled_from(PROJECTS),
+        kept=st.lists(st.booleans(), min_size=1, max_size=3),
+        killed=st.booleans(),
+    )
+    def run_whole(self, project: str, kept: list[bool], killed: bool) -> None:
+        """A session makes some entries, keeps some of them, and ends or is killed."""
+        self.start(project)
+        session = self.sessions[-1]
+        worker = session.workers[0]
+        for _ in kept:
+            self.add_entry(session, worker.given, deep=True)
+        if any(kept) and not killed:
+            chosen = (entry for entry, stays in zip(session.entries, kept, strict=True) if stays)
+            self.write_index(session, set(chosen))
+        self.end(session)
 
     @precondition(lambda self: any(each.lives for each in self.sessions))
     @rule(data=st.data(), orphans=st.booleans())
@@ -451,6 +477,29 @@ class Workspace(RuleBasedStateMachine):
         ):
             do_sweep(self.place, projects[0], keeps[0])
 
+    @precondition(lambda self: self.living())
+    @rule(data=st.data(), project=st.sampled_from(PROJECTS))
+    def sweep_while_one_ends(self, data: st.DataObject, project: str) -> None:
+        """A session dissolves its root while a sweeper has its lock file open already."""
+        session = self.pick(data, self.living())
+        take = lock._lock
+        doomed = self.doomed(project, 3)
+
+        def end_first(fd: int) -> None:
+            if session.lives and os.path.samestat(os.fstat(fd), os.fstat(session.root.lock_fd)):
+                for each in session.held - {session.root.lock_fd}:
+                    lock.release(each)
+                session.root.dissolve()
+                self.end(session)
+                # It may be dead now, and left to this sweep.
+                doomed.update(self.doomed(project, 3), own)
+            take(fd)
+
+        own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
+        own |= {path for worker in session.workers for path in (worker.path, worker.given)}
+        with self.step(doomed.__contains__), mock.patch.object(lock, "_lock", end_first):
+            do_sweep(self.place, project, 3)
+
     @rule()
     def let_time_pass(self) -> None:
         """A minute goes by, and more."""
@@ -469,14 +518,18 @@ class Workspace(RuleBasedStateMachine):
                 (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
         else:
             Path(session.path, name).unlink(missing_ok=True)
+            session.spoilt |= name != INDEX
 
     @precondition(lambda self: self.dead())
     @rule(data=st.data(), name=st.sampled_from(OURS), share=st.floats(0, 1))
     def truncate(self, data: st.DataObject, name: str, share: float) -> None:
         """The power fails, and a file of ours is shorter than it was."""
-        path = os.path.join(self.pick(data, self.dead()).path, name)
+        session = self.pick(data, self.dead())
+        path = os.path.join(session.path, name)
         if os.path.lexists(path):
             os.truncate(path, int(os.lstat(path).st_size * share))
+            # Whose evidence it is cannot be told any more.
+            session.spoilt |= name == BREADCRUMB
 
     @rule(disguise=st.sampled_from(DISGUISES), data=st.data())
     def come(self, disguise: str, data: st.DataObject) -> None:
