@@ -178,11 +178,11 @@ class Harness:
 
     def _get_to_know(self) -> None:
         """Measure how long sessions live, and which points they come to."""
+        # Somebody must be dead for a sweep to have work.
+        with self._session(0, False, ("passing",)) as session:
+            self._until(session, lambda: "t" in self._progress(0))
+            session.kill("all", 0)
         for workers in self._ways:
-            # Somebody must be dead for a sweep to have work: the first one, in its tests.
-            with self._session(0, workers, ("passing",)) as session:
-                self._until(session, lambda: "t" in self._progress(0))
-                session.kill("all", 0)
             with self._session(0, workers, tuple(SUITES), log="points") as session:
                 self._until(session, lambda: self._progress(0) != "")
                 born = time.monotonic() - session.started
@@ -257,9 +257,7 @@ class Harness:
             "all": plan.victim == "all",
             "token": str(token),
         }
-        with self._session(
-            plan.number, plan.workers, plan.suites, plan.options, **what
-        ) as session:
+        with self._session(plan.number, plan.workers, plan.suites, plan.options, **what) as session:
             session.wait()
         if token.exists():
             self.figures.points[f"{role}: {name}"] += 1

@@ -90,6 +90,10 @@ class Session:
 
     def gone(self) -> float:
         """Wait until no process of the session is left; return how long orphans outlived it."""
+        if self.wait() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+            raise AssertionError(f"the session does not end\n{self.told()}")
         end = time.monotonic()
         while members := self._members():
             if time.monotonic() - end > _PATIENCE:
@@ -106,11 +110,8 @@ class Session:
         return sorted(member.pid for member in self._members() if member.parent == self.pid)
 
     def _members(self) -> list[_Member]:
-        found = []
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and (member := self._member(int(entry.name))):
-                found.append(member)
-        return found
+        pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        return [member for pid in pids if (member := self._member(pid))]
 
     def _member(self, pid: int) -> _Member | None:
         try:

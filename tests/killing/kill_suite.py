@@ -1,4 +1,4 @@
-"""The suites whose sessions are killed: every fixture, evidence, leaks, and who must not be hurt."""
+"""The suites whose sessions are killed, with every fixture, evidence and leaks; and a neighbour."""
 
 from __future__ import annotations
 

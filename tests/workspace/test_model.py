@@ -24,6 +24,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
 from hypothesis.stateful import invariant
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
@@ -287,6 +288,12 @@ class Workspace(RuleBasedStateMachine):
 
     # -- sessions
 
+    @initialize(projects=st.lists(st.sampled_from(PROJECTS), max_size=4))
+    def run_before(self, projects: list[str]) -> None:
+        """There is evidence of some sessions already."""
+        for project in projects:
+            self.run_whole(project, kept=[True], killed=False)
+
     @rule(project=st.sampled_from(PROJECTS))
     def start(self, project: str) -> None:
         """A session makes its root and its first worker root."""
@@ -455,9 +462,7 @@ class Workspace(RuleBasedStateMachine):
         keeps=st.tuples(st.integers(0, 3), st.integers(0, 3)),
         after=st.integers(0, 5),
     )
-    def sweep_together(
-        self, projects: tuple[str, str], keeps: tuple[int, int], after: int
-    ) -> None:
+    def sweep_together(self, projects: tuple[str, str], keeps: tuple[int, int], after: int) -> None:
         """A second sweeper, and a new session, come in the middle of a sweep."""
         first, second = (self.doomed(*each) for each in zip(projects, keeps, strict=True))
         begun = after
@@ -587,8 +592,8 @@ def test_workspace_and_sweep_keep_their_promises_in_any_order(tmp_path_factory):
         lambda: Workspace(tmp_path_factory.mktemp("model")),
         settings=settings(
             deadline=None,
-            max_examples=60,
-            stateful_step_count=30,
+            max_examples=50,
+            stateful_step_count=25,
             suppress_health_check=list(HealthCheck),
         ),
     )
