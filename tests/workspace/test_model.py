@@ -97,7 +97,7 @@ def do_sweep(
             rootdir=project,
             keep_sessions=keep,
             seconds=10,
-            measure=lambda path: (1, 1, True),
+            measure=lambda path, until: (1, True),
             tick=tick,
         )
 
