@@ -12,8 +12,8 @@ time, after a garbage collection: resident memory, the blocks that Python's allo
 pytest grows with each test that has run, and more so in the controller, which keeps the reports. So
 the same tests run first without the plugin, with stand-ins for the fixtures that are made of the
 standard library; what grows beyond that is ours. Claimed, from a tenth of a worker's tests to the
-last: its resident memory grows by at most 5 % more than without us, and a test costs as much at the
-end as at the beginning, within 10 %. The controller's figures stand beside them.
+last: its resident memory grows by at most 5 % more than without us, and its tests slow down by at most
+10 % more. The controller's figures stand beside them.
 """
 
 from __future__ import annotations
@@ -47,15 +47,19 @@ import pytest
 STEP = int(os.environ["SOAK_STEP"])
 NAME = os.environ.get("PYTEST_XDIST_WORKER", "controller")
 run = 0
+looking = 0.0
 
 
 def look():
+    global looking
+    before = process_time()
     gc.collect()
     with open("/proc/self/statm") as file:
         rss = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    figures = [run, rss, sys.getallocatedblocks(), process_time()]
+    figures = [run, rss, sys.getallocatedblocks(), before - looking]
     with open(os.path.join(os.environ["SOAK_LOGS"], NAME), "a") as file:
         file.write(json.dumps(figures) + "\\n")
+    looking += process_time() - before
 
 
 @pytest.hookimpl(trylast=True)
@@ -262,9 +266,9 @@ def verdict(without: dict[str, Course], with_us: dict[str, Course]) -> bool:
     """Print what is claimed and whether it holds."""
     workers = sorted(name for name in with_us if name != "controller")
     grown = [with_us[name].grown / without[name].grown for name in workers]
-    slower = [with_us[name].slower for name in workers]
+    slower = [with_us[name].slower / without[name].slower for name in workers]
     print(f"memory of a worker beyond that without us: {min(grown):.3f} to {max(grown):.3f}")
-    print(f"a test at the end, beside one at the beginning: {min(slower):.3f} to {max(slower):.3f}")
+    print(f"slowing down of its tests, likewise: {min(slower):.3f} to {max(slower):.3f}")
     for name in ("controller", workers[0]):
         ours = with_us[name].blocks - without[name].blocks
         print(f"blocks per test that we leave in {name}: {ours:+.2f}")
