@@ -1,6 +1,6 @@
 """Kill many sessions of pytest at random instants and exact points, and see what remains.
 
-    python tests/killing/kill_harness.py                    # 300 kills: about 10 minutes
+    python tests/killing/kill_harness.py                    # 300 kills: 5 to 10 minutes
     python tests/killing/kill_harness.py --kills 20 --seed 7
 
 Each session runs in one temp directory that is full of foreign things, a session of another project
@@ -283,7 +283,8 @@ class Harness:
             if "log" in plan:
                 plan["log"] = str(self._scratch / "logs" / str(plan["log"]))
             env["KILLING_PLAN"] = json.dumps(plan)
-            env["PYTHONPATH"] = str(Path(__file__).parent / "point")
+            point = str(Path(__file__).parent / "point")
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, (point, env.get("PYTHONPATH"))))
         how = ["-pxdist", "-n2"] if workers else []
         files = [f"test_{name}.py" for name in suites]
         session = Session(
