@@ -12,8 +12,8 @@ time, after a garbage collection: resident memory, the blocks that Python's allo
 pytest grows with each test that has run, and more so in the controller, which keeps the reports. So
 the same tests run first without the plugin, with stand-ins for the fixtures that are made of the
 standard library; what grows beyond that is ours. Claimed, from a tenth of a worker's tests to the
-last: its resident memory grows by at most 5 % more than without us, and its tests slow down by at most
-10 % more. The controller's figures stand beside them.
+last: its resident memory grows by at most 5 % more than without us, and its tests slow down by at
+most 10 % more. The controller's figures stand beside them.
 """
 
 from __future__ import annotations
