@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
