@@ -114,6 +114,8 @@ def _sow_sessions(tmp: Path) -> list[int]:
         theirs = session(tmp / "tempres-somebody", "/elsewhere")
         for path in (theirs, *theirs.rglob("*")):
             os.chown(path, 65534, 65534)
+    import fcntl  # noqa: PLC0415 -- Windows has none, and is told so later
+
     held = []
     session(tmp / "tempres-it_lives", "/elsewhere")
     (tmp / "tempres-starting").mkdir()
