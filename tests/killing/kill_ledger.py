@@ -105,7 +105,9 @@ class Ledger:
             _compare("evidence was touched", each.content, snapshot(*each.paths))
 
     def _check_told(self, told: str) -> None:
-        said = {line.split()[-1] for line in told.splitlines() if line.startswith("kept: ")}
+        # A node id may come before the path.
+        lines = (line for line in told.splitlines() if line.startswith("kept: "))
+        said = {line[line.index(f"{self._tmp}/") :] for line in lines}
         known = {path for each in self._evidence for path in each.paths}
         assert said <= known, f"printed as kept, and not kept: {sorted(said - known)}\n{told}"
 
