@@ -215,6 +215,9 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     distributed.name_host(state, report, _SECTION)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
+        if state.current is None:
+            # pytest keeps each report to the end of the session.
+            delattr(report, _CARRIED)
 
 
 def _is_crash(report: pytest.TestReport) -> bool:
@@ -307,6 +310,9 @@ def settle(state: SessionState, completed: bool) -> None:
     if current is None:
         return
     current.failed = current.item.session.testsfailed != current.failures
+    for report in current.reports:
+        # It has been sent, and pytest keeps each report to the end of the session.
+        report.__dict__.pop(_CARRIED, None)
     if current.failed:
         _settle_failure(state, current)
     if not completed and state.ledger is not None:

@@ -57,6 +57,28 @@ def test_one_report_in_every_mode(pytester, told, system_tmp, mode):
     assert sorted(report["session"]["workers"]) == ["gw0", "gw1"]
 
 
+def test_findings_that_were_received_take_no_memory(pytester, run):
+    """Reports stay to the end of a session; what they carried is gone, in every process."""
+    pytester.makeconftest(
+        """
+        import gc, os
+        import pytest
+
+        def pytest_sessionfinish():
+            reports = [each for each in gc.get_objects() if isinstance(each, pytest.TestReport)]
+            name = os.environ.get("PYTEST_XDIST_WORKER", "controller")
+            with open(f"carried-{name}", "w") as file:
+                file.write(f"{sum('tempres' in vars(each) for each in reports)} of {len(reports)}")
+        """
+    )
+    pytester.makepyfile(test_a=MANY, test_b=MANY)
+    run("--dist=load")
+    told = {path.name: path.read_text().split(" of ") for path in pytester.path.glob("carried-*")}
+    assert sorted(told) == ["carried-controller", "carried-gw0", "carried-gw1"]
+    assert all(carrying == "0" for carrying, _ in told.values())
+    assert int(told["carried-controller"][1]) == 3 * 8
+
+
 def test_announcement_is_for_workers_alone(pytester, run, nothing_left):
     """Neither tests nor the controller's environment ever see how a worker finds its root."""
     pytester.makeconftest(

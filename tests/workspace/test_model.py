@@ -1,0 +1,506 @@
+"""Workspace and sweep against a model: many actors, any order, and nothing is lost or left.
+
+The model says before each step what that step may remove; the directory is looked at before and
+after. `flock` belongs to an open file, so actors in one process conflict as processes would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+from dataclasses import dataclass
+from dataclasses import field
+import json
+import os
+from pathlib import Path
+import shutil
+import sys
+import time
+from unittest import mock
+
+from actors import do_sweep
+from actors import dying
+from actors import far_descriptors
+from actors import look
+from hypothesis import HealthCheck
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+from hypothesis.stateful import run_state_machine_as_test
+import pytest
+
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace import root as root_module
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import INDEX
+from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import WorkerRoot
+from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import create
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="an open lock file cannot be removed on Windows"
+)
+
+PROJECTS = ("/home/me/one", "/home/me/two")
+OURS = (BREADCRUMB, LOCK, INDEX)
+#: What can stand in somebody else's directory that is named like ours.
+DISGUISES = ("file", "tree", "crumbless", "directory for a crumb", "link", "dangling", "lock only")
+
+
+# -- the model
+
+
+@dataclass
+class Session:
+    """A session as the model knows it: who of it lives, and what they made."""
+
+    path: str
+    project: str
+    #: The descriptors by which its processes hold the lock.
+    held: set[int] = field(default_factory=set)
+    root: SessionRoot | None = None
+    workers: list[WorkerRoot] = field(default_factory=list)
+    entries: list[str] = field(default_factory=list)
+    #: Whether somebody has taken what proves it ours or dead.
+    spoilt: bool = False
+
+    @property
+    def lives(self) -> bool:
+        """Whether any of its processes lives."""
+        return bool(self.held)
+
+
+def parts(path: str, root: str) -> list[str]:
+    """Return the names that lead from *root* to *path*."""
+    return path.removeprefix(root).strip(os.sep).split(os.sep)
+
+
+def named_in_index(root: str) -> list[str]:
+    """Return what is kept in *root*, as far as its index can be read."""
+    try:
+        index = json.loads(Path(root, INDEX).read_text("ascii"))
+    except (OSError, ValueError):
+        return []
+    return [path for (path,) in index["kept"].values() if os.path.lexists(path)]
+
+
+class Workspace(RuleBasedStateMachine):
+    """Sessions, sweepers, users and strangers in one temp directory."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+        self.outside = place.with_name(f"{place.name}-outside")
+        self.outside.mkdir()
+        (self.outside / "precious").write_text("precious", "utf-8")
+        # Hypothesis could not repeat what random names lead to.
+        self.naming = mock.patch.object(root_module, "make_directory", self.make_directory)
+        self.naming.start()
+        self.sessions: list[Session] = []
+        self.number = 0
+        self.held_before = set(lock._held)
+
+    def teardown(self) -> None:
+        """See at the end that all the dead go but those that nobody can prove dead, or ours."""
+        for session in self.sessions:
+            self.end(session)
+        self.let_time_pass()
+        for project in PROJECTS:
+            self.sweep(project, keep=0, looks=None)
+        for session in self.dead():
+            assert session.spoilt, f"stays: {sorted(look(Path(session.path)))}"
+        self.naming.stop()
+        shutil.rmtree(self.place)
+        shutil.rmtree(self.outside)
+
+    def make_directory(self, parent: str, prefix: str, suffix: str) -> str:
+        """Make a directory with the next name."""
+        self.number += 1
+        path = os.path.join(parent, f"{prefix}{self.number:08}{suffix}")
+        os.mkdir(path, 0o700)
+        return path
+
+    # -- what a step may remove
+
+    @contextlib.contextmanager
+    def step(self, may_go: Callable[[str], bool]) -> Iterator[None]:
+        """See that nothing goes, or changes, in this step but what may go."""
+        before = look(self.place)
+        yield
+        after = look(self.place)
+        for path, content in before.items():
+            if after.get(path) != content:
+                assert may_go(path), f"{path} went, or changed"
+
+    def doomed(self, project: str, keep: int) -> set[str]:
+        """Return all that a sweep without haste removes now, and nothing but that may go."""
+        kept = {each.path: named_in_index(each.path) for each in self.sessions}
+        # Those that live count too.
+        own = [root for root, paths in kept.items() if paths and self.project_of(root) == project]
+        own.sort(key=lambda root: os.lstat(os.path.join(root, INDEX)).st_mtime_ns, reverse=True)
+        old = own[keep:]
+        dead = [each.path for each in self.dead()]
+        return {path for root in dead for path in self.doomed_in(root, kept[root], root in old)}
+
+    def doomed_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
+        """Return what goes of a dead session that keeps *kept*, unless that is too old."""
+        there = set(os.listdir(root))
+        if BREADCRUMB not in there:
+            old = time.time() - os.lstat(root).st_mtime > 60
+            gone = {root, *(os.path.join(root, name) for name in there)}
+            return gone if there <= {LOCK} and old else set()
+        if LOCK not in there:
+            # In doubt it lives.
+            return set()
+        if is_old or not kept:
+            return {root, *look(Path(root))}
+        return {path for path in look(Path(root)) if not self.stays(path, root, kept)}
+
+    def stays(self, path: str, root: str, kept: list[str]) -> bool:
+        """Whether *path* is evidence, holds it, or lies in an entry that holds it."""
+        way = parts(path, root)
+        if way in ([name] for name in OURS):
+            return True
+        return any(way[:2] == parts(each, root)[: len(way)][:2] for each in kept)
+
+    def project_of(self, root: str) -> str | None:
+        """Return whose session it was, as far as the breadcrumb can be read."""
+        try:
+            about = json.loads(Path(root, BREADCRUMB).read_text("ascii"))
+        except (OSError, ValueError):
+            return None
+        return str(about["rootdir"])
+
+    def dead(self) -> list[Session]:
+        """Return the sessions that have ended and left something."""
+        return [each for each in self.sessions if not each.lives and os.path.lexists(each.path)]
+
+    def living(self) -> list[Session]:
+        """Return the sessions that can go on."""
+        return [each for each in self.sessions if each.root is not None and each.lives]
+
+    def pick(self, data: st.DataObject, sessions: list[Session]) -> Session:
+        """Draw one of *sessions*."""
+        return sessions[data.draw(st.integers(0, len(sessions) - 1))]
+
+    # -- sessions
+
+    @initialize(projects=st.lists(st.sampled_from(PROJECTS), max_size=4))
+    def run_before(self, projects: list[str]) -> None:
+        """There is evidence of some sessions already."""
+        for project in projects:
+            self.run_whole(project, kept=[True], killed=False)
+
+    @rule(project=st.sampled_from(PROJECTS))
+    def start(self, project: str) -> None:
+        """A session makes its root and its first worker root."""
+        with self.step(lambda path: False):
+            root = create(str(self.place), mode=0o700, about={"rootdir": project})
+            session = Session(root.path, project, {root.lock_fd}, root)
+            session.workers.append(root.add_worker("main", 0o700))
+        self.sessions.append(session)
+
+    @rule(project=st.sampled_from(PROJECTS), after=st.integers(0, 2), stopped=st.booleans())
+    def die_while_starting(self, project: str, after: int, stopped: bool) -> None:
+        """A session gets no further than its directory, or its lock; it may only be stopped."""
+        before = set(os.listdir(self.place))
+        held = set(lock._held)
+        with self.step(lambda path: False), dying(after):
+            create(str(self.place), mode=0o700, about={"rootdir": project})
+        (name,) = set(os.listdir(self.place)) - before
+        session = Session(os.path.join(self.place, name), project, lock._held - held)
+        self.sessions.append(session)
+        if not stopped:
+            self.end(session)
+
+    @precondition(lambda self: self.living())
+    @rule(data=st.data())
+    def add_worker(self, data: st.DataObject) -> None:
+        """A worker joins a session, and holds its lock from now on."""
+        session = self.pick(data, self.living())
+        with self.step(lambda path: False):
+            root = attach(session.path)
+            session.held.add(root.lock_fd)
+            session.workers.append(root.add_worker(f"gw{len(session.workers)}", 0o700))
+
+    @precondition(lambda self: self.living())
+    @rule(data=st.data(), given=st.booleans(), deep=st.booleans())
+    def make_entry(self, data: st.DataObject, given: bool, deep: bool) -> None:
+        """A test makes something in its temp location, or a fixture beside it."""
+        session = self.pick(data, self.living())
+        worker = data.draw(st.sampled_from(session.workers))
+        self.add_entry(session, worker.given if given else worker.path, deep)
+
+    def add_entry(self, session: Session, folder: str, deep: bool) -> None:
+        """Make a file, or a tree with a link in it."""
+        self.number += 1
+        entry = Path(folder, f"e{self.number}")
+        with self.step(lambda path: False):
+            if deep:
+                (entry / "inner").mkdir(parents=True)
+                (entry / "inner" / "file").write_text("x", "utf-8")
+                (entry / "link").symlink_to(self.outside)
+            else:
+                entry.write_text("x", "utf-8")
+        session.entries.append(str(entry))
+
+    @precondition(lambda self: any(each.entries for each in self.living()))
+    @rule(data=st.data(), inner=st.booleans(), half=st.booleans())
+    def keep(self, data: st.DataObject, inner: bool, half: bool) -> None:
+        """A session writes its index, and may die between the file and its name."""
+        session = self.pick(data, [each for each in self.living() if each.entries])
+        chosen = data.draw(st.sets(st.sampled_from(session.entries), min_size=1))
+        if inner:
+            deeper = (os.path.join(path, "inner") for path in chosen)
+            chosen = {path for path in deeper if os.path.lexists(path)} or chosen
+        if not half:
+            self.write_index(session, chosen)
+            return
+        with self.step(lambda path: False), dying(0):
+            write_index(session.path, [Kept("t", path, "failed", "main") for path in chosen])
+        self.end(session)
+
+    def write_index(self, session: Session, chosen: set[str]) -> None:
+        """Say what is kept, later than all before."""
+        index = os.path.join(session.path, INDEX)
+        with self.step(lambda path: path == index):
+            kept = [Kept(path, path, "failed", "main") for path in sorted(chosen)]
+            write_index(session.path, kept)
+        self.number += 1
+        os.utime(index, (self.number, self.number))
+
+    @precondition(lambda self: self.living())
+    @rule(data=st.data(), after=st.none() | st.integers(0, 6))
+    def end_cleanly(self, data: st.DataObject, after: int | None) -> None:
+        """A session that kept nothing dissolves its root; it may die at any deed of that."""
+        session = self.pick(data, self.living())
+        root, entries = session.root, tuple(session.entries)
+        hollow = (session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK)))
+        workers = [path for worker in session.workers for path in (worker.path, worker.given)]
+        empty = not entries and not os.path.lexists(os.path.join(session.path, INDEX))
+        # The controller comes last.
+        for fd in session.held - {root.lock_fd}:
+            lock.release(fd)
+            session.held.discard(fd)
+        with self.step(lambda path: path in (*hollow, *workers) and path not in entries):
+            if after is None:
+                root.dissolve()
+            else:
+                with dying(after):
+                    root.dissolve()
+        self.end(session)
+        assert after is not None or empty != os.path.lexists(session.path)
+
+    @rule(
+        project=st.sampled_from(PROJECTS),
+        kept=st.lists(st.booleans(), min_size=1, max_size=3),
+        killed=st.booleans(),
+    )
+    def run_whole(self, project: str, kept: list[bool], killed: bool) -> None:
+        """A session makes some entries, keeps some of them, and ends or is killed."""
+        self.start(project)
+        session = self.sessions[-1]
+        worker = session.workers[0]
+        for _ in kept:
+            self.add_entry(session, worker.given, deep=True)
+        if any(kept) and not killed:
+            chosen = (entry for entry, stays in zip(session.entries, kept, strict=True) if stays)
+            self.write_index(session, set(chosen))
+        self.end(session)
+
+    @precondition(lambda self: any(each.lives for each in self.sessions))
+    @rule(data=st.data(), orphans=st.booleans())
+    def die(self, data: st.DataObject, orphans: bool) -> None:
+        """The processes of a session are killed, or the controller alone."""
+        session = self.pick(data, [each for each in self.sessions if each.lives])
+        root = session.root
+        if orphans and root is not None:
+            lock.release(root.lock_fd)
+            session.held.discard(root.lock_fd)
+            session.root = None
+        else:
+            self.end(session)
+
+    def end(self, session: Session) -> None:
+        """Let no process of *session* be left: the kernel gives up what they held."""
+        for fd in session.held:
+            lock.release(fd)
+        session.held.clear()
+        session.root = None
+
+    # -- sweepers
+
+    @rule(
+        project=st.sampled_from(PROJECTS),
+        keep=st.integers(0, 3),
+        looks=st.none() | st.integers(0, 30),
+    )
+    def sweep(self, project: str, keep: int, looks: int | None) -> None:
+        """A session sweeps: nothing but what is doomed goes, and with time enough all of that."""
+        doomed = self.doomed(project, keep)
+        with self.step(doomed.__contains__):
+            do_sweep(self.place, project, keep, looks)
+        if looks is None:
+            left = sorted(path for path in doomed if os.path.lexists(path))
+            assert not left, f"not swept: {left}"
+
+    @rule(project=st.sampled_from(PROJECTS), keep=st.integers(0, 3), after=st.integers(0, 8))
+    def die_while_sweeping(self, project: str, keep: int, after: int) -> None:
+        """A sweeper is killed in the middle; what it had begun is as dead as before."""
+        doomed = self.doomed(project, keep)
+        held = set(lock._held)
+        with self.step(doomed.__contains__), dying(after) as tick:
+            do_sweep(self.place, project, keep, tick=tick)
+        for fd in lock._held - held:
+            lock.release(fd)
+
+    @rule(
+        projects=st.tuples(st.sampled_from(PROJECTS), st.sampled_from(PROJECTS)),
+        keeps=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+        after=st.integers(0, 5),
+    )
+    def sweep_together(self, projects: tuple[str, str], keeps: tuple[int, int], after: int) -> None:
+        """A second sweeper, and a new session, come in the middle of a sweep."""
+        first, second = (self.doomed(*each) for each in zip(projects, keeps, strict=True))
+        begun = after
+        remove = SessionRoot.remove
+
+        def meet(root: SessionRoot, *args: object) -> object:
+            nonlocal begun
+            begun -= 1
+            if begun == 0:
+                do_sweep(self.place, projects[1], keeps[1])
+                with far_descriptors():
+                    self.start(projects[0])
+            return remove(root, *args)
+
+        with (
+            self.step((first | second).__contains__),
+            mock.patch.object(SessionRoot, "remove", meet),
+        ):
+            do_sweep(self.place, projects[0], keeps[0])
+
+    @precondition(lambda self: self.living())
+    @rule(data=st.data(), project=st.sampled_from(PROJECTS))
+    def sweep_while_one_ends(self, data: st.DataObject, project: str) -> None:
+        """A session dissolves its root while a sweeper has its lock file open already."""
+        session = self.pick(data, self.living())
+        take = lock._lock
+        doomed = self.doomed(project, 3)
+
+        def end_first(fd: int) -> None:
+            if session.lives and os.path.samestat(os.fstat(fd), os.fstat(session.root.lock_fd)):
+                for each in session.held - {session.root.lock_fd}:
+                    lock.release(each)
+                session.root.dissolve()
+                self.end(session)
+                # It may be dead now, and left to this sweep.
+                doomed.update(self.doomed(project, 3), own)
+            take(fd)
+
+        own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
+        own |= {path for worker in session.workers for path in (worker.path, worker.given)}
+        with self.step(doomed.__contains__), mock.patch.object(lock, "_lock", end_first):
+            do_sweep(self.place, project, 3)
+
+    @rule()
+    def let_time_pass(self) -> None:
+        """A minute goes by, and more."""
+        for path in self.place.iterdir():
+            os.utime(path, (1_000, 1_000), follow_symlinks=False)
+
+    # -- users and strangers
+
+    @precondition(lambda self: self.dead())
+    @rule(data=st.data(), name=st.sampled_from((*OURS, "evidence")))
+    def prune(self, data: st.DataObject, name: str) -> None:
+        """A person removes evidence that was looked at, or a file whose purpose is not known."""
+        session = self.pick(data, self.dead())
+        if name == "evidence":
+            for path in named_in_index(session.path)[:1]:
+                (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
+        else:
+            Path(session.path, name).unlink(missing_ok=True)
+            session.spoilt |= name != INDEX
+
+    @precondition(lambda self: self.dead())
+    @rule(data=st.data(), name=st.sampled_from(OURS), share=st.floats(0, 1))
+    def truncate(self, data: st.DataObject, name: str, share: float) -> None:
+        """The power fails, and a file of ours is shorter than it was."""
+        session = self.pick(data, self.dead())
+        path = os.path.join(session.path, name)
+        if os.path.lexists(path):
+            os.truncate(path, int(os.lstat(path).st_size * share))
+            # Whose evidence it is cannot be told any more.
+            session.spoilt |= name == BREADCRUMB
+
+    @rule(disguise=st.sampled_from(DISGUISES), data=st.data())
+    def come(self, disguise: str, data: st.DataObject) -> None:
+        """Somebody else makes something that is named like a session root."""
+        self.number += 1
+        path = self.place / f"tempres-{self.number:08}"
+        if disguise == "file":
+            path.write_text("precious", "utf-8")
+        elif disguise == "link":
+            targets = [str(self.outside), *(each.path for each in self.sessions)]
+            path.symlink_to(data.draw(st.sampled_from(targets)))
+        elif disguise == "dangling":
+            path.symlink_to("nowhere")
+        else:
+            path.mkdir()
+            self.furnish(path, disguise)
+
+    def furnish(self, path: Path, disguise: str) -> None:
+        """Let a stranger's directory look like a root, but for the proof."""
+        if disguise != "tree":
+            (path / LOCK).write_text("", "utf-8")
+        if disguise == "directory for a crumb":
+            (path / BREADCRUMB).mkdir()
+        if disguise == "lock only":
+            # As young as this it may be a session that is about to start.
+            self.sessions.append(Session(str(path), PROJECTS[0]))
+        else:
+            (path / "precious").write_text("precious", "utf-8")
+
+    # -- always
+
+    @invariant()
+    def nothing_outside_is_touched(self) -> None:
+        """Links lead nobody out of the temp directory."""
+        assert look(self.outside) == {str(self.outside / "precious"): b"precious"}
+
+    @invariant()
+    def locks_are_held_by_the_living(self) -> None:
+        """No lock is held but those of processes that live."""
+        living = {fd for session in self.sessions for fd in session.held}
+        assert lock._held - self.held_before == living
+
+    @invariant()
+    def the_living_are_whole(self) -> None:
+        """A session that lives has its root, its workers' and all that they made."""
+        for session in (each for each in self.sessions if each.lives):
+            for path in (session.path, *session.entries):
+                assert os.path.lexists(path), f"{path} is gone"
+            assert all(Path(worker.path).is_dir() for worker in session.workers)
+
+
+def test_workspace_and_sweep_keep_their_promises_in_any_order(tmp_path_factory):
+    """Whoever starts, dies, prunes and sweeps: the living are whole and the dead go."""
+    run_state_machine_as_test(
+        lambda: Workspace(tmp_path_factory.mktemp("model")),
+        settings=settings(
+            deadline=None,
+            max_examples=50,
+            stateful_step_count=25,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
