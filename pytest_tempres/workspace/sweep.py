@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import errno
 import json
 import os
+import random
 import stat
 import time
 from typing import Final
@@ -26,6 +28,8 @@ from pytest_tempres.workspace.root import own_uid
 
 __all__ = ["Reclaimed", "sweep"]
 
+#: What opening a file says where there is none, or a link, a directory or a socket.
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
 
@@ -147,6 +151,8 @@ class _Sweep:
                 if bears_our_name(entry.name):
                     paths.append(entry.path)
                 self._check()
+        # What cannot be removed, or takes all the time, may not keep the rest from its turn.
+        random.shuffle(paths)
         return paths
 
     def _look_at(self, path: str) -> None:
@@ -221,16 +227,16 @@ def _session_at(path: str) -> _Session | None:
     try:
         root = None
         if fd is not None:
-            uid = os.lstat(path).st_uid
-            root = SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=fd)
+            root = SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd)
         about = _read(os.path.join(path, BREADCRUMB))
         index = _read(os.path.join(path, INDEX))
         kept = frozenset(_kept_paths(index, path))
         began = os.lstat(os.path.join(path, BREADCRUMB)).st_mtime
         # The index is written once, at the end; the root's own time moves with each sweep.
         ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
-    except FileNotFoundError:
-        # The lock was free because its session has just removed all of this.
+    except OSError:
+        # The lock was free because its session has just removed all of this, or what it
+        # kept cannot be read just now: then nobody knows what may go.
         if fd is not None:
             lock.release(fd)
         return None
@@ -255,10 +261,18 @@ def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
 
 
 def _read(path: str) -> dict[str, object]:
+    """Return what stands in a file of ours; nothing where it is missing, broken or no file.
+
+    :raises OSError: When it cannot be read for any other reason.
+    """
     try:
         with open(path, encoding="ascii", opener=_open_at_once) as file:
             content = json.load(file)
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
+        return {}
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import errno
 import json
 import os
 from pathlib import Path
@@ -568,3 +569,25 @@ def test_the_modes_of_a_kept_directory_are_not_touched(dead, sweep):
     (root / "main.d" / "t" / "evidence").chmod(0o400)
     sweep()
     assert stat.S_IMODE((root / "main.d" / "t" / "evidence").stat().st_mode) == 0o400
+
+
+@pytest.mark.parametrize("name", [INDEX, BREADCRUMB])
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_just_now_is_left_alone(dead, sweep, monkeypatch, name, code):
+    """Where nobody knows what was kept, nothing goes; once it can be read the rest does."""
+    root = dead("main.d/t")
+    real = os.open
+
+    def refuse(path, *args, **options):
+        if os.path.basename(path) == name:
+            raise OSError(code, os.strerror(code), path)
+        return real(path, *args, **options)
+
+    held = set(lock._held)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert sweep(keep=0) == 0
+    assert (root / "main.d" / "t" / "evidence").exists()
+    assert (root / "main" / "left").exists()
+    assert lock._held == held
+    assert sweep(keep=0) == 1
