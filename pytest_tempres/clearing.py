@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Collection
 import os
 
+from pytest_tempres.keeping import index
 from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
 from pytest_tempres.leaks.verdict import parents
@@ -70,6 +71,9 @@ def _remove_all(
     for path in paths:
         if path not in state.deferred:
             remove(state, Made(path), tick)
+    if state.unindexed:
+        # There may be room for it now.
+        index(state)
 
 
 def _at_exit(

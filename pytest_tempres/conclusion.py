@@ -31,13 +31,17 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
     gone = no_longer(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elsewhere = state.elsewhere.values()
     summary = Summary(
         session=_facts(state, int(session.exitstatus)),
         root=state.root.path,
         leaks=leaks,
-        kept=tuple(state.kept),
+        kept=(*state.kept, *(kept for each in elsewhere for kept in each.kept)),
+        artifacts=state.artifacts,
         stale=tuple(gone),
-        other_roots=tuple(state.other_roots),
+        hosts={each.worker: each.host for each in elsewhere},
+        other_roots=tuple(each.root for each in elsewhere if each.root),
+        abandoned=tuple(each.root for each in elsewhere if each.root and not each.judged),
         gate_failed=gate,
     )
     state.summary = summary
@@ -53,7 +57,7 @@ def _facts(state: SessionState, status: int) -> SessionFacts:
         id=os.path.basename(state.root.path),
         rootdir=str(state.config.rootpath),
         started=started.isoformat(timespec="seconds"),
-        seconds=round(time.time() - state.started, 3),
+        seconds=round(time.monotonic() - state.began, 3),
         exit_status=status,
         python=platform.python_version(),
         pytest=pytest.__version__,

@@ -20,13 +20,14 @@ _NO_PATHS = ("changed", "deleted", "descriptor")
 
 
 def open_to_correction(summary: Summary) -> set[str]:
-    """Return the paths that were called leaks, and that nobody of ours has removed yet."""
+    """Return the paths that were called leaks, and that nobody of ours has removed yet.
+
+    What lies on another host's disk cannot be looked at.
+    """
     return {
         leak.path
         for leak in summary.leaks
-        if leak.status == "leak"
-        and leak.kind not in _NO_PATHS
-        and summary.root_of(leak.path) in (None, summary.root)
+        if leak.status == "leak" and leak.kind not in _NO_PATHS and summary.is_here(leak)
     }
 
 

@@ -77,6 +77,9 @@ def _wished_for(state: SessionState) -> Iterator[str]:
     for target in state.settings.reports:
         if target.destination is not None and target.type != "term":
             yield target.destination
+    if state.settings.artifacts is not None:
+        yield state.settings.artifacts
+        yield from _to_be_made(state.settings.artifacts)
     if state.settings.baseline is not None:
         yield state.settings.baseline
     # Whoever sends the output of pytest to a file in the repository wants it there.

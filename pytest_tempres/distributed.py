@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 import json
 import os
+import re
 from typing import Any
 from typing import Final
 
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.hosts import Elsewhere
+from pytest_tempres.hosts import at
+from pytest_tempres.hosts import host_of
+from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
@@ -22,12 +27,27 @@ from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import worker_directory
 
-__all__ = ["ControllerHooks", "has_workers", "send", "shared_root", "worker_name"]
+__all__ = [
+    "ControllerHooks",
+    "elsewhere",
+    "has_workers",
+    "name_host",
+    "run_id",
+    "send",
+    "sender",
+    "shared_root",
+    "tell_host",
+    "worker_name",
+]
 
 #: Set in a worker's environment alone; whoever finds it is a worker.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
+#: The attribute of a report that comes from a worker with a session root of its own.
+_NODE: Final = "tempres_node"
+_KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 
 def shared_root() -> tuple[str | None, SessionRoot | None]:
@@ -37,6 +57,8 @@ def shared_root() -> tuple[str | None, SessionRoot | None]:
     starts is a session of its own.
     """
     announced = os.environ.pop(_SESSION, None)
+    if announced and announced.startswith('"'):
+        announced = str(json.loads(announced))
     return announced, attach(announced) if announced else None
 
 
@@ -45,11 +67,25 @@ def worker_name(*, worker: bool) -> str:
     return os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main"
 
 
+def run_id(*, worker: bool) -> str:
+    """Return what all workers of one run have in common; nothing for other processes.
+
+    A session that a worker's test starts inherits the variable, and is a run of its own.
+    """
+    return os.environ.get("PYTEST_XDIST_TESTRUNUID", "") if worker else ""
+
+
 def has_workers(namespace: argparse.Namespace) -> bool:
     """Whether the command line asks for workers; it may still turn out to be for none."""
     options = ("numprocesses", "tx", "distload", "looponfail")
     named = any(getattr(namespace, name, None) for name in options)
     return named or getattr(namespace, "dist", "no") != "no"
+
+
+def sender(report: Any) -> str | None:
+    """Return the worker that a report came from, as its directory is called; None for no worker."""
+    node = getattr(report, "node", None)
+    return None if node is None else worker_directory(node.gateway.id)
 
 
 def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
@@ -63,11 +99,12 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
         return
     output[_OUTPUT] = json.dumps(
         {
-            "entries": state.ledger.unsent if state.ledger is not None else [],
+            "entries": state.ledger.remaining() if state.ledger is not None else [],
             "deferred": sorted(deferred),
             "kept": state.kept,
             "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
             "root": None if state.joined else state.root.path,
+            "node": node_name(),
             "leaks": leaks,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "collected": state.course.collected,
@@ -76,11 +113,45 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     )
 
 
+def tell_host(state: SessionState, report: pytest.TestReport) -> None:
+    """Let *report* say where it comes from, if the paths in it mean nothing to the controller."""
+    if state.is_elsewhere:
+        setattr(report, _NODE, node_name())
+
+
+def elsewhere(state: SessionState, report: pytest.TestReport) -> Elsewhere | None:
+    """Return the worker that *report* comes from, if it has a session root of its own."""
+    name = getattr(report, _NODE, None)
+    # Other than in the controller, a report has no node.
+    return _at_node(state, report.node, name) if name and hasattr(report, "node") else None
+
+
+def name_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
+    """Write the host beside the paths that a failure's *section* names, if it is another one."""
+    there = elsewhere(state, report)
+    if there is not None:
+        line = at(f"kept: {there.host}", "")
+        report.sections = [
+            (name, _KEPT_LINE.sub(lambda _: line, text) if name == section else text)
+            for name, text in report.sections
+        ]
+
+
+def _at_node(state: SessionState, node: Any, name: str) -> Elsewhere:
+    worker, spec = node.gateway.id, node.gateway.spec
+    if worker not in state.elsewhere:
+        host = host_of(ssh=spec.ssh or spec.vagrant_ssh, socket=spec.socket, node=name)
+        state.elsewhere[worker] = Elsewhere(worker, host)
+    return state.elsewhere[worker]
+
+
 class ControllerHooks:
     """What a controller does for its workers."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
+        #: Workers whose end has not been heard of.
+        self._nodes: list[Any] = []
 
     @pytest.hookimpl
     def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
@@ -89,24 +160,41 @@ class ControllerHooks:
         try:
             path.encode()
         except UnicodeEncodeError:
-            # execnet carries UTF-8 alone; such workers make roots of their own.
-            return
+            # execnet carries UTF-8 alone. No absolute path begins as this does.
+            path = json.dumps(path)
         for spec in specs:
             spec.env[_SESSION] = path
 
     @pytest.hookimpl
+    def pytest_configure_node(self, node: Any) -> None:
+        """Know the workers."""
+        self._nodes.append(node)
+
+    @pytest.hookimpl
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker sends at its end; one that crashed sends nothing."""
+        # After an interrupt it comes twice.
+        if node in self._nodes:
+            self._nodes.remove(node)
+            self._take(node)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Take what came while xdist stopped the workers, as it does without a word for `-x`."""
+        while self._nodes:
+            self._take(self._nodes.pop(0))
+
+    def _take(self, node: Any) -> None:
         output = getattr(node, "workeroutput", None) or {}
-        # One that was interrupted comes here twice.
-        text = output.pop(_OUTPUT, None)
+        text = output.get(_OUTPUT)
         name = node.gateway.id
         if name not in self._state.workers:
             self._state.workers.append(name)
         if text is None:
             return
+        self._state.ended.add(worker_directory(name))
         try:
-            _receive(self._state, json.loads(text))
+            _receive(self._state, node, json.loads(text))
         except (ValueError, TypeError, KeyError) as problem:
             self._state.warn(
                 "workeroutput",
@@ -115,19 +203,22 @@ class ControllerHooks:
             )
 
 
-def _receive(state: SessionState, data: dict[str, Any]) -> None:
+def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
+    leaks = [leak_from_plain(record) for record in data["leaks"]]
+    kept = [Kept(*record) for record in data["kept"]]
+    if state.ledger is not None:
+        state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
+    # Every worker collects the same tests.
+    state.course.collected |= Counter(data["collected"])
+    state.course.narrowed |= data["narrowed"]
+    if data["root"] is not None:
+        _at_node(state, node, data["node"]).judge(data["root"], leaks, kept)
+        return
     for record in data["entries"]:
         entry: Entry = entry_from_plain(record)
         state.entries[entry.path] = entry
     state.deferred.update(data["deferred"])
-    state.kept.extend(Kept(*record) for record in data["kept"])
-    if state.ledger is not None:
-        state.ledger.stumbled.update(Owner(*owner) for owner in data["stumbled"])
-    if data["root"] is not None:
-        state.other_roots.append(data["root"])
+    state.kept.extend(kept)
     if state.watched is not None:
         state.watched.adopt(data["changed"])
-    # Every worker collects the same tests.
-    state.course.collected |= Counter(data["collected"])
-    state.course.narrowed |= data["narrowed"]
-    state.remote_leaks.extend(leak_from_plain(record) for record in data["leaks"])
+    state.remote_leaks.extend(leaks)

@@ -127,8 +127,12 @@ class TempResources:
         return self._open(SpooledTemporaryFile, {"dir": self._state.worker.given, **options})
 
     def _create(self, make: Callable[..., _Made], *args: Any, **options: Any) -> _Made:
-        """Call *make*; once more where a test has removed the directory in which all lies."""
+        """Call *make*; once more where a test has removed or closed the directory for it."""
         try:
+            return make(*args, **options)
+        except PermissionError:
+            if not self._state.open_again():
+                raise
             return make(*args, **options)
         except FileNotFoundError:
             if os.path.isdir(self._state.worker.given):

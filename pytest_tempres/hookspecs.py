@@ -32,9 +32,10 @@ def pytest_tempres_keep(item: pytest.Item, reports: Sequence[pytest.TestReport])
 def pytest_tempres_ignore_leak(leak: Leak) -> bool | None:
     """Decide whether a leak is passed over; the first answer that is not None counts.
 
-    Called at the end of the session, in the controller under pytest-xdist. In
-    strict mode called at the end of each test that left something too, in the
-    process that ran it.
+    Called at the end of the session, in the controller under pytest-xdist. What
+    lies on another host is called `host:path` then, and the worker there has asked
+    before, about the path alone. In strict mode called at the end of each test that
+    left something too, in the process that ran it.
 
     :param leak: What would be reported, or what the test would be accused of.
     :returns: True to drop it, False to report it, None to leave it to others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 import contextlib
+import errno
 import os
 
 import pytest
@@ -16,9 +17,10 @@ from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
+from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["dispose", "given_by_crashed", "remove", "settle_due", "used"]
+__all__ = ["dispose", "given_by_crashed", "index", "remove", "settle_due", "used"]
 
 
 def used(state: SessionState, item: pytest.Item) -> list[Lending]:
@@ -79,15 +81,37 @@ def remove(state: SessionState, made: Made, tick: Callable[[], object] | None = 
         return
     _leave(state, path)
     try:
-        if identity is None:
-            failures = state.root.remove(path, tick)
-        else:
-            failures = remove_made(path, identity)
+        failures = _remove(state, path, identity, tick)
+        if failures and failures[0].error.errno == errno.EACCES and state.open_again():
+            failures = _remove(state, path, identity, tick)
     except OSError as refusal:
-        state.warn("remove", f"could not remove {path}: {refusal}")
+        state.warn_of(refusal, "remove", f"could not remove {path}: {refusal}")
         return
     if failures:
-        state.warn("remove", _remaining(path, failures))
+        state.warn_of(failures[0].error, "remove", _remaining(path, failures))
+
+
+def _remove(
+    state: SessionState,
+    path: str,
+    identity: tuple[int, int] | None,
+    tick: Callable[[], object] | None,
+) -> list[Failure]:
+    return state.root.remove(path, tick) if identity is None else remove_made(path, identity)
+
+
+def index(state: SessionState) -> None:
+    """Write down what is kept; a disk that is full is tried again when leaks are gone."""
+    try:
+        write_index(state.root.path, state.kept)
+    except OSError as error:
+        state.unindexed = True
+        fate = (
+            "the next session removes what was kept, unless it can be written once leaks are gone"
+        )
+        state.warn("index", f"the index could not be written: {error}; {fate}")
+    else:
+        state.unindexed = False
 
 
 def _remaining(path: str, failures: list[Failure]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 
 import pytest
 
 from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.reports.shown import shown
 
-__all__ = ["tell"]
+__all__ = ["tell", "tell_late"]
 
 
 def tell(config: pytest.Config, warning: TempresWarning) -> None:
@@ -17,6 +20,8 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
     A filter that turns warnings into errors must not make a failure of ours one
     of the test or of the session, so what it raises is recorded all the same.
     """
+    # On one line, which any terminal shows and xdist can send.
+    warning = type(warning)(shown(str(warning), controls=True))
     with warnings.catch_warnings(record=True) as caught:
         try:
             warnings.warn(warning, stacklevel=2)
@@ -31,3 +36,10 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
                 "location": None,
             }
         )
+
+
+def tell_late(message: str) -> None:
+    """Say *message* on standard error, when pytest has printed its last warning."""
+    # A stream that a test has closed is nobody's to write to.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"pytest-tempres: {shown(message, controls=True)}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 import os
+import re
 from typing import Any
 from typing import Final
 from typing import NamedTuple
@@ -20,6 +21,10 @@ _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
 _UPDATES: Final = ("shrink", "all")
 _REPORT_TYPES: Final = ("term", "json")
+#: Python itself refuses to read numbers of some thousand digits.
+_SIZE: Final = re.compile(
+    r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
+)
 _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
 
 
@@ -35,6 +40,9 @@ class Settings(NamedTuple):
 
     keep: str
     keep_sessions: int
+    #: The directory that what was kept is copied to, and how many bytes at most.
+    artifacts: str | None
+    artifacts_max_size: int
     #: The directory in which the session root is to stand; None is the system's.
     root: str | None
     root_mode: int
@@ -67,6 +75,16 @@ def add_options(parser: pytest.Parser) -> None:
         "--tempres-keep-sessions",
         metavar="N",
         help="how many sessions that kept something stay on disk (default: 3)",
+    )
+    group.addoption(
+        "--tempres-artifacts",
+        metavar="DIR",
+        help="directory to copy what was kept to, with a manifest.json",
+    )
+    group.addoption(
+        "--tempres-artifacts-max-size",
+        metavar="SIZE",
+        help="the most bytes to copy there, such as 500M or 1.5Gi (default: 1G)",
     )
     group.addoption(
         "--tempres-root",
@@ -112,6 +130,8 @@ def _add_ini(parser: pytest.Parser) -> None:
     for name, kind, default, text in (
         ("tempres_keep", "string", None, "like --tempres-keep"),
         ("tempres_keep_sessions", number, 3, "like --tempres-keep-sessions"),
+        ("tempres_artifacts", "string", None, "like --tempres-artifacts"),
+        ("tempres_artifacts_max_size", "string", None, "like --tempres-artifacts-max-size"),
         ("tempres_root", "string", None, "like --tempres-root"),
         ("tempres_root_mode", "string", None, f"permissions of the root: {_list(_ROOT_MODES)}"),
         ("tempres_leaks", "string", None, "like --tempres-leaks"),
@@ -153,6 +173,8 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
     return Settings(
         keep=_choice("keep", given("tempres_keep", "failed"), POLICIES),
         keep_sessions=_count("keep-sessions", given("tempres_keep_sessions")),
+        artifacts=_artifacts(given("tempres_artifacts"), base("tempres_artifacts"), joined=joined),
+        artifacts_max_size=_size("artifacts-max-size", given("tempres_artifacts_max_size", "1G")),
         root=_directory(given("tempres_root"), base("tempres_root"), joined=joined),
         root_mode=_mode(_ini(config, "tempres_root_mode")),
         leaks=_choice("leaks", given("tempres_leaks", "report"), _LEAK_MODES),
@@ -216,6 +238,40 @@ def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
     if not os.access(path, os.W_OK | os.X_OK):
         raise _refused("root", value, "the directory is not writable; name one that is")
     return path
+
+
+def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
+    if value is None:
+        return None
+    if not value or "\0" in value:
+        raise _refused("artifacts", value, "name a directory; it is made when it is needed")
+    path = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
+    if not joined:
+        _check_makeable(value, path)
+    return path
+
+
+def _check_makeable(value: str, path: str) -> None:
+    nearest = path
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    if not os.path.isdir(nearest):
+        what = "it" if nearest == path else nearest
+        raise _refused("artifacts", value, f"{what} is not a directory; name one")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        advice = f"the directory {nearest} is not writable; name one that is"
+        raise _refused("artifacts", value, advice)
+
+
+def _size(name: str, value: object) -> int:
+    found = _SIZE.fullmatch(str(value))
+    if found is None:
+        advice = "give a number of bytes, or one with a unit: k, M, G, T, Ki, Mi, Gi or Ti"
+        raise _refused(name, value, advice)
+    whole, fraction, unit, binary = found.groups("")
+    factor: int = (1024 if binary else 1000) ** ("kmgt".index(unit.lower()) + 1 if unit else 0)
+    amount: int = int(whole + fraction) * factor // 10 ** len(fraction)
+    return amount
 
 
 def _detectors(value: str | list[str]) -> frozenset[str]:

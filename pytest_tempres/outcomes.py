@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+from typing import Any
 from typing import Final
 
 import pytest
 
+from pytest_tempres import distributed
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import dispose
@@ -21,10 +23,14 @@ from pytest_tempres.keeping import used
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.owners import end_test
 from pytest_tempres.owners import look
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
@@ -69,10 +75,11 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
     if report.outcome == "failed":
         current.failed = True
         _add_section(state, current, report)
+        distributed.tell_host(state, report)
     if report.when == "teardown":
         _book(state, current)
-        entries = state.ledger.unsent if state.ledger is not None else []
-        found = {
+        entries = _told(state)
+        found: dict[str, Any] = {
             "made": current.made,
             "lent": list(_newly_lent(state)),
             "superseded": current.superseded,
@@ -82,7 +89,27 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
             "accused": current.accused,
         }
         if any(found.values()):
+            if state.is_elsewhere:
+                distributed.tell_host(state, report)
+                found.update(root=state.root.path, left=_left_so_far(entries))
             setattr(report, _CARRIED, json.dumps(found))
+
+
+def _told(state: SessionState) -> list[Entry]:
+    """Return what a controller, or the parent of a forked child, is told of."""
+    ledger = state.ledger
+    if ledger is None:
+        return []
+    # What a forked child leaves open nobody closes: its exit handlers never run.
+    if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
+        return ledger.unsent
+    return ledger.provisional.told(ledger.unsent)
+
+
+def _left_so_far(entries: list[Entry]) -> list[Leak]:
+    """Return what is left of *entries*, which nobody can look after once this worker crashes."""
+    there = [entry for entry in entries if not entry.ignored]
+    return judge(there, deferred=set(), failed=(), pardoned=lambda _: False)
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -104,7 +131,8 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
 
 def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
     """Name *paths* in a failure's own section, but for those that the test has removed."""
-    lines = [f"kept: {path}" for path in paths if exists(path)]
+    # A lone surrogate would kill the channel on which xdist sends the report.
+    lines = [f"kept: {shown(path, controls=True)}" for path in paths if exists(path)]
     if lines:
         report.sections.append((_SECTION, "\n".join(lines)))
 
@@ -181,8 +209,10 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
     elif report.outcome == "failed" and not _is_interrupt(report):
         if not _is_accusation(report):
             state.failed.add(report.nodeid)
-        if hasattr(report, "node") and _is_crash(report):
-            _crashed(state, report.node.gateway.id, report)
+        worker = distributed.sender(report)
+        if worker is not None and _is_crash(report):
+            _crashed(state, worker, report)
+    distributed.name_host(state, report, _SECTION)
     if _CARRIED in report.__dict__:
         _unpack(state, report)
 
@@ -219,6 +249,11 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         made = [Made(*record) for record in data["made"]]
         lent = [Made(*record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
+        there = distributed.elsewhere(state, report)
+        if there is not None:
+            left = [leak_from_plain(record) for record in data["left"]]
+            there.left(data["root"], left)
+            return
         if state.watched is not None and not state.is_worker:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
@@ -237,7 +272,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
 
 def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
     """Note what a worker keeps by now: should it crash, it will never say so itself."""
-    worker = report.node.gateway.id if hasattr(report, "node") else state.worker.name
+    worker = distributed.sender(report) or state.worker.name
     failed = report.outcome == "failed" or report.nodeid in state.failed
     for each in made:
         reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)

@@ -38,14 +38,20 @@ _XUNIT: Final = {
 
 
 def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[Entry]:
-    """Book what is new in the worker root; a root that was removed is made again."""
+    """Book what is new in the worker root; one that was removed or closed is put right."""
     try:
-        return ledger.look(final=final)
+        try:
+            return ledger.look(final=final)
+        except PermissionError:
+            if not state.open_again():
+                raise
+            return ledger.look(final=final)
     except FileNotFoundError:
         ledger.forget()
         state.make_again()
     except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
-        state.warn("look", f"leaks may be missed: {error!r}", TempresLeakWarning)
+        text = f"leaks may be missed: {error!r}"
+        state.warn_of(error, "look", text, TempresLeakWarning)
     return []
 
 
@@ -187,6 +193,8 @@ class _Teardown:
             look(self._state, self._ledger)
             self._ledger.leave(self._before)
             self._before = None
+            if self._ledger.provisional is not None:
+                self._ledger.unsent += self._ledger.provisional.over(self._owner)
 
 
 def _fixture_owner(

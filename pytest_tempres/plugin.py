@@ -26,6 +26,8 @@ from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
+from pytest_tempres.uncollected import UncollectedHooks
+from pytest_tempres.uncollected import stands_among_tests
 from pytest_tempres.workspace import custody
 
 __all__ = [
@@ -75,9 +77,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_tempres.course import CourseHooks  # noqa: PLC0415 -- few have a baseline
 
         config.pluginmanager.register(CourseHooks(state), "tempres-course")
+    if state.settings.artifacts is not None:
+        from pytest_tempres.exporting import ArtifactsHooks  # noqa: PLC0415 -- few want copies
+
+        config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
+    if stands_among_tests(state):
+        config.pluginmanager.register(UncollectedHooks(), "tempres-uncollected")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
 
@@ -152,10 +160,8 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge once all is torn down, before the terminal and xdist say the last word."""
-        from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
-
         result = yield
-        self._try(finish, session)
+        self._try(_finish, session)
         return result
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -169,7 +175,8 @@ class SessionHooks:
         try:
             deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._state.warn(deed.__name__, f"internal error in {deed.__name__}: {error!r}")
+            name = deed.__name__.strip("_")
+            self._state.warn_of(error, name, f"internal error in {name}: {error!r}")
 
 
 class ReportHooks:
@@ -197,6 +204,13 @@ class ReportHooks:
             outcomes.received(self._state, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             self._state.warn("received", f"internal error in received: {error!r}")
+
+
+def _finish(state: SessionState, session: pytest.Session) -> None:
+    # Where a test has used up all descriptors, an import fails like all else.
+    from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
+
+    finish(state, session)
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:

@@ -29,6 +29,7 @@ def reclaim(state: SessionState) -> Reclaimed:
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,
             seconds=_SECONDS,
+            run=str(state.about["run"]),
             measure=_measured,
             tick=progress,
         )

@@ -17,7 +17,9 @@ from pytest_tempres import options
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks import origins
+from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import SHIPPED
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
@@ -26,7 +28,6 @@ from pytest_tempres.options import Settings
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
-from pytest_tempres.state import about
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
@@ -62,7 +63,10 @@ def start(config: pytest.Config) -> SessionState | None:
     try:
         system_tmpdir = _system_tmpdir(worker=announced is not None)
         parent = settings.root or system_tmpdir
-        root, worker = _make_place(config, settings, parent, announced, shared)
+        about = _about(config, worker=announced is not None)
+        root, worker = _make_place(
+            config, settings, parent, about=about, announced=announced, shared=shared
+        )
     except OSError as error:
         if settings.root is not None and announced is None:
             raise pytest.UsageError(str(error)) from error
@@ -73,6 +77,7 @@ def start(config: pytest.Config) -> SessionState | None:
         settings=settings,
         root=root,
         worker=worker,
+        about=about,
         ledger=_open_ledger(config, settings, root, worker),
         baseline=baseline,
         system_tmpdir=system_tmpdir,
@@ -101,6 +106,10 @@ def _listen(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
             detectors.add(state, ledger, worker=worker)
         except Exception as error:  # noqa: BLE001 -- no look may end the session
             state.warn("detectors", f"a detector could not start: {error!r}", TempresLeakWarning)
+    if worker:
+        from pytest_tempres.leaks.provisional import Provisional  # noqa: PLC0415 -- for workers
+
+        ledger.provisional = Provisional(lambda: promised_by_handlers(state.callbacks))
     origins.activate(ledger.origins)
 
 
@@ -125,10 +134,18 @@ def _system_tmpdir(*, worker: bool) -> str:
     return system if os.path.isdir(system) else tempfile.gettempdir()
 
 
+def _about(config: pytest.Config, *, worker: bool) -> dict[str, object]:
+    """Return what a session root says of its session."""
+    rootdir, run = str(config.rootpath), distributed.run_id(worker=worker)
+    return {"rootdir": rootdir, "started": time.time(), "run": run}
+
+
 def _make_place(
     config: pytest.Config,
     settings: Settings,
     parent: str,
+    *,
+    about: dict[str, object],
     announced: str | None,
     shared: SessionRoot | None,
 ) -> tuple[SessionRoot, WorkerRoot]:
@@ -136,12 +153,15 @@ def _make_place(
     if shared is not None:
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
-        text = f"worker {name} cannot see {announced} and has a session directory of its own"
+        # The same for all workers there, so that pytest tells it once.
+        text = (
+            f"{node_name()} does not see {announced}: workers there have directories of their own"
+        )
         tell(config, TempresLeakWarning(text))
     root = create(
         parent,
         mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about=about(config, time.time()),
+        about=about,
     )
     try:
         return root, root.add_worker(name, settings.root_mode)
@@ -168,6 +188,8 @@ def _open_ledger(
     # Without pytest's cache plugin there is no such option, and no cache.
     with contextlib.suppress(ValueError):
         ledger.origins.exclude(os.path.join(config.rootpath, config.getini("cache_dir")))
+    if settings.artifacts is not None:
+        ledger.origins.exclude(settings.artifacts)
     return ledger
 
 
@@ -207,12 +229,20 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         origins.deactivate(state.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
+    state.over = True
     if state.joined:
         state.root.release()
         return
+    for deed in (_reclaim, clear):
+        try:
+            deed(state)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            state.warn_of(error, "stop", f"what was left could not be removed: {error!r}")
+
+
+def _reclaim(state: SessionState) -> None:
+    """Look after dead sessions where no report did it: nobody is told of it then."""
+    # Where a test has used up all descriptors, an import fails like all else.
     from pytest_tempres import reclaiming  # noqa: PLC0415 -- needed at the end alone
 
-    # A session that ended otherwise than by a report has nobody to tell of it.
-    with contextlib.suppress(Exception):
-        reclaiming.reclaim(state)
-    clear(state)
+    reclaiming.reclaim(state)

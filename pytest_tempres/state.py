@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import field
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
+from typing import Final
 
 import pytest
 
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
+from pytest_tempres.hosts import Elsewhere
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
@@ -20,7 +23,9 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
+from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
 
-__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "about", "session_key"]
+__all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
+
+#: What a test that uses up all descriptors does to everybody.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class CurrentTest:
@@ -97,6 +105,8 @@ class SessionState:
     settings: Settings
     root: SessionRoot
     worker: WorkerRoot
+    #: What the session root says of its session.
+    about: dict[str, object]
     #: None where leaks are not looked for.
     ledger: Ledger | None
     #: The known leaks, by fingerprint.
@@ -105,6 +115,8 @@ class SessionState:
     system_tmpdir: str
     callbacks: ExitCallbacks | None = None
     started: float = field(default_factory=time.time)
+    #: The same moment for a clock that nobody sets back.
+    began: float = field(default_factory=time.monotonic)
     pid: int = field(default_factory=os.getpid)
 
     current: CurrentTest | None = None
@@ -117,18 +129,21 @@ class SessionState:
     made: dict[str, Kept] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     deferred: set[str] = field(default_factory=set)
-    #: What workers judged that have a session root of their own.
+    #: What workers found that judged for themselves, in our root or by other detectors.
     remote_leaks: list[Leak] = field(default_factory=list)
+    #: Workers that do not see our root and have one of their own, by name.
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
     #: What attempts left that were not a test's last.
     superseded: set[str] = field(default_factory=set)
+    artifacts: Artifacts | None = None
     #: What this process kept, and every directory above it.
     spared: set[str] = field(default_factory=set)
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
-    #: The session roots of workers that do not see ours.
-    other_roots: list[str] = field(default_factory=list)
+    #: Those that came to their end, and told what they knew.
+    ended: set[str] = field(default_factory=set)
     course: Course = field(default_factory=Course)
     garbage: Garbage = field(default_factory=Garbage)
     #: The detector whose findings travel from workers to their controller.
@@ -136,6 +151,10 @@ class SessionState:
     #: What the markers of tests let other detectors find: patterns by node id.
     allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
+    #: Whether what is kept is written down nowhere, because that failed.
+    unindexed: bool = False
+    #: Whether pytest has printed its warnings.
+    over: bool = False
     #: Whether dead sessions have been looked after.
     swept: bool = False
     _told: set[str] = field(default_factory=set)
@@ -149,6 +168,11 @@ class SessionState:
     def is_worker(self) -> bool:
         """Whether a controller receives what is found here."""
         return hasattr(self.config, "workerinput")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a worker that does not see its controller's session root."""
+        return self.is_worker and not self.joined
 
     @property
     def travels(self) -> bool:
@@ -167,16 +191,31 @@ class SessionState:
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning
     ) -> None:
         """Tell of a failure of ours, once for each *topic*: a full disk fails a thousand times."""
-        if topic not in self._told:
-            self._told.add(topic)
+        if topic in self._told:
+            return
+        self._told.add(topic)
+        if self.over:
+            tell_late(message)
+        else:
             tell(self.config, kind(message))
+
+    def warn_of(
+        self,
+        error: Exception,
+        topic: str,
+        message: str,
+        kind: type[TempresWarning] = TempresCleanupWarning,
+    ) -> None:
+        """Tell of *error* as `warn` does; once for all where descriptors are used up."""
+        if getattr(error, "errno", None) in _EXHAUSTED:
+            topic = "descriptors"
+            message = f"{message}; no look and no removal until descriptors are closed"
+        self.warn(topic, message, kind)
 
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
         try:
-            self.root = self.root.restore(
-                self.worker, self.settings.root_mode, about(self.config, self.started)
-            )
+            self.root = self.root.restore(self.worker, self.settings.root_mode, self.about)
         except OSError as error:
             outcome = f"cannot be made again: {error}"
         else:
@@ -184,10 +223,13 @@ class SessionState:
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
 
-
-def about(config: pytest.Config, started: float) -> dict[str, object]:
-    """Return what a session root says of its session."""
-    return {"rootdir": str(config.rootpath), "started": started}
+    def open_again(self) -> bool:
+        """Open the session's directories again if a test has closed them, and tell of it."""
+        if not self.root.reopen(self.settings.root_mode):
+            return False
+        what = f"the session directory {self.root.path} or a part of it"
+        self.warn("closed", f"the mode of {what} was taken away, and was given back")
+        return True
 
 
 session_key = pytest.StashKey[SessionState]()

@@ -10,6 +10,7 @@ import pytest
 from pytest_tempres import distributed
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import given_by_crashed
+from pytest_tempres.keeping import index
 from pytest_tempres.keeping import settle_due
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.model import SESSION
@@ -25,7 +26,6 @@ from pytest_tempres.pardon import excused
 from pytest_tempres.pardon import pardoned
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
-from pytest_tempres.workspace.retention import write_index
 
 __all__ = ["finish"]
 
@@ -41,16 +41,26 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     if state.joined:
         distributed.send(state, _promised_by_worker(state), detected)
         return
+    # The root of a worker that crashed, for instance.
+    state.open_again()
     leaks = [*_judge(state), *excused(state, detected)]
     _keep_evidence(state, leaks)
     if state.kept:
-        _write_index(state)
+        index(state)
+    wanted = state.settings.artifacts is not None and not state.is_worker
+    if wanted and (state.kept or any(each.kept for each in state.elsewhere.values())):
+        from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
+
+        exporting.export(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
-    elif leaks or state.remote_leaks or state.kept or _is_wanted(state):
+    elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
         from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
 
-        conclusion.conclude(state, session, (*leaks, *excused(state, state.remote_leaks)))
+        leaks += excused(state, state.remote_leaks)
+        for each in state.elsewhere.values():
+            leaks += excused(state, each.found(state.failed))
+        conclusion.conclude(state, session, tuple(leaks))
 
 
 def _is_wanted(state: SessionState) -> bool:
@@ -91,7 +101,7 @@ def _judge(state: SessionState) -> list[Leak]:
     ledger = state.ledger
     if ledger is None or "temp" not in state.settings.detect:
         return []
-    state.entries.update((entry.path, entry) for entry in ledger.unsent)
+    state.entries.update((entry.path, entry) for entry in ledger.remaining())
     ledger.unsent.clear()
     for entry in _unreported(state):
         state.entries.setdefault(entry.path, entry)
@@ -122,8 +132,10 @@ def _unreported(state: SessionState) -> list[Entry]:
             continue
         test = state.crashed.get(worker)
         owner = SESSION if test is None else Owner("test", test)
+        # A worker that was killed had no chance to clean up.
+        died = worker not in state.ended
         found += [
-            Entry(os.path.join(path, name), owner, test, evidence=test is not None, worker=worker)
+            Entry(os.path.join(path, name), owner, test, evidence=died, worker=worker)
             for name in _names(path)
         ]
     return found
@@ -140,7 +152,10 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     """Complete the list of what is kept: what workers kept, and what failed tests strewed."""
     known = {kept.path for kept in state.kept}
     state.kept += [
-        kept for path, kept in state.made.items() if path not in known and os.path.lexists(path)
+        kept
+        for path, kept in state.made.items()
+        # A worker that came to its end has told what it kept.
+        if path not in known and kept.worker not in state.ended and os.path.lexists(path)
     ]
     if state.settings.keep == "none":
         return
@@ -157,10 +172,3 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     for worker, test in state.crashed.items():
         paths = (path for path in given_by_crashed(state, worker) if path not in known)
         state.kept += [Kept(test, path, "crashed", worker) for path in paths]
-
-
-def _write_index(state: SessionState) -> None:
-    try:
-        write_index(state.root.path, state.kept)
-    except OSError as error:
-        state.warn("index", f"the index of what is kept could not be written: {error}")

@@ -19,6 +19,8 @@ PLAIN = [
     *("-p", "no:pytest_cov"),
     *("-p", "no:platformdirs"),
 ]
+#: After this many seconds an inner session hangs.
+_SECONDS = 300
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +74,7 @@ def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
         elif how == "plain":
             # It says how workers share the tests, and is theirs alone.
             args = tuple(arg for arg in args if not arg.startswith("--dist"))
-        return pytester.runpytest_subprocess(*PLAIN, *args)
+        return pytester.runpytest_subprocess(*PLAIN, *args, timeout=_SECONDS)
 
     return run
 
@@ -80,7 +82,7 @@ def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
 @pytest.fixture
 def run_plain(pytester, system_tmp) -> Callable[..., pytest.RunResult]:
     """Run an inner session in a subprocess of its own, without workers."""
-    return lambda *args: pytester.runpytest_subprocess(*PLAIN, *args)
+    return lambda *args: pytester.runpytest_subprocess(*PLAIN, *args, timeout=_SECONDS)
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+from types import SimpleNamespace
 
 import pytest
+
+from pytest_tempres import distributed
 
 pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
 
@@ -252,14 +256,34 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
     )
     result, report = told("--dist=loadfile")
     result.assert_outcomes(passed=1, failed=1, warnings=2)
-    result.stdout.fnmatch_lines(["*worker gw? cannot see /on/another/host*own*"])
+    result.stdout.fnmatch_lines(["*does not see /on/another/host*own*"])
     (leak,) = report["leaks"]
     assert (leak["status"], leak["owner"]["id"]) == ("leak", f"{path.name}::test_leaks")
     (kept,) = report["kept"]
     assert kept["nodeid"] == f"{path.name}::test_fails"
-    assert [str(path) for path in system_tmp.glob("tempres-*/*/*")] == [kept["path"]]
+    node = platform.node()
+    (there,) = system_tmp.glob("tempres-*/*/*")
+    assert kept["path"] == f"{node}:{there}"
+    assert leak["path"].startswith(f"{node}:{system_tmp}/tempres-")
+    result.stdout.fnmatch_lines([f"  {node}:tempres-????????/gw?/tmp*"])
     assert leak["worker"] == kept["worker"]
     assert leak["worker"].startswith("gw")
+
+
+def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
+    """After Ctrl-C xdist says no word of workers that end properly; others are told twice."""
+    taken = []
+    monkeypatch.setattr(distributed, "_receive", lambda _, node, data: taken.append((node, data)))
+    hooks = distributed.ControllerHooks(SimpleNamespace(workers=[], ended=set()))
+    nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
+    for node in nodes:
+        hooks.pytest_configure_node(node)
+    nodes[0].workeroutput = {"tempres": "1"}
+    nodes[1].workeroutput = {"tempres": "2"}
+    for _ in range(2):
+        hooks.pytest_testnodedown(nodes[0])
+    hooks.pytest_sessionfinish()
+    assert taken == [(nodes[0], 1), (nodes[1], 2)]
 
 
 def test_stopping_early_with_workers(pytester, run, system_tmp):

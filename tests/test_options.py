@@ -18,6 +18,8 @@ from pytest_tempres.options import read
 DEFAULTS = {
     "tempres_keep": None,
     "tempres_keep_sessions": 3,
+    "tempres_artifacts": None,
+    "tempres_artifacts_max_size": None,
     "tempres_root": None,
     "tempres_root_mode": None,
     "tempres_leaks": None,
@@ -83,6 +85,8 @@ def test_every_ini_value_is_declared_with_its_type_and_default():
     assert parser.ini == {
         "tempres_keep": ("string", None),
         "tempres_keep_sessions": (number, 3),
+        "tempres_artifacts": ("string", None),
+        "tempres_artifacts_max_size": ("string", None),
         "tempres_root": ("string", None),
         "tempres_root_mode": ("string", None),
         "tempres_leaks": ("string", None),
@@ -111,6 +115,8 @@ def test_the_defaults(settings, tmp_path):
     assert given == Settings(
         keep="failed",
         keep_sessions=3,
+        artifacts=None,
+        artifacts_max_size=10**9,
         root=None,
         root_mode=given.root_mode,
         leaks="report",
@@ -153,6 +159,20 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("keep_sessions", "\u0663", r"whole number"),
         ("keep_sessions", "", r"whole number"),
         ("keep_sessions", "9" * 5000, r"whole number"),
+        ("artifacts", "", r"--tempres-artifacts=: name a directory; it is made when it is needed"),
+        ("artifacts", "a\0b", r"name a directory"),
+        (
+            "artifacts_max_size",
+            "",
+            r"--tempres-artifacts-max-size=: give a number of bytes, or one",
+        ),
+        ("artifacts_max_size", "-1", r"with a unit: k, M, G, T, Ki, Mi, Gi or Ti"),
+        ("artifacts_max_size", "1E", r"unit"),
+        ("artifacts_max_size", "1.G", r"unit"),
+        ("artifacts_max_size", "1i", r"unit"),
+        ("artifacts_max_size", "1e9", r"unit"),
+        ("artifacts_max_size", "\u0663", r"unit"),
+        ("artifacts_max_size", "9" * 5000, r"unit"),
         ("root", "missing", r"--tempres-root=missing: there is no such directory"),
         ("report", ["jsn:x"], r"--tempres-report=jsn:x: .*json:PATH \(did you mean json\?\)"),
         ("report", ["html:x"], r"choose term, term:none or json:PATH$"),
@@ -290,10 +310,59 @@ def test_a_root_must_be_writable(settings, tmp_path, monkeypatch):
         settings(root=".")
 
 
-def test_a_worker_does_not_refuse_what_its_controller_accepted(settings):
+@pytest.mark.parametrize(
+    "value, size",
+    [
+        ("0", 0),
+        ("12", 12),
+        ("12b", 12),
+        ("1k", 10**3),
+        ("1.5M", 1_500_000),
+        ("0.1 GB", 10**8),
+        ("2t", 2 * 10**12),
+        ("1Ki", 1024),
+        ("1.5 MiB", 1_572_864),
+        ("1gib", 2**30),
+        ("1Ti", 2**40),
+        ("0.0001k", 0),
+    ],
+)
+def test_a_size_may_have_a_unit(settings, value, size):
+    """Units of 1,000 are those of the reports; those of 1,024 say so."""
+    assert settings(artifacts_max_size=value).artifacts_max_size == size
+    assert settings({"tempres_artifacts_max_size": value}).artifacts_max_size == size
+
+
+def test_artifacts_need_a_place(settings, tmp_path, monkeypatch):
+    """Before the first test it is known that the directory can be made, and nothing is made yet."""
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "there").mkdir()
+    assert settings(artifacts="there").artifacts == str(tmp_path / "there")
+    assert settings(artifacts="new/../new/er").artifacts == str(tmp_path / "new" / "er")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    assert settings(artifacts="~/x").artifacts == str(tmp_path / "home" / "x")
+    for value, message in (
+        ("file", "--tempres-artifacts=file: it is not a directory; name one"),
+        ("dangling", "it is not a directory"),
+        ("file/x/y", "file is not a directory"),
+    ):
+        with pytest.raises(pytest.UsageError, match=message):
+            settings(artifacts=value)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+    with pytest.raises(pytest.UsageError, match=f"directory {tmp_path} is not writable; name one"):
+        settings(artifacts="new/er")
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "there"]
+
+
+def test_a_worker_does_not_refuse_what_its_controller_accepted(settings, tmp_path):
     """A worker on another host may not see the controller's directories."""
-    given = settings(root="missing", report=["json:missing/r.json"], joined=True)
+    (tmp_path / "file").touch()
+    more = {"artifacts": "file", "report": ["json:missing/r.json"]}
+    given = settings(root="missing", joined=True, **more)
     assert given.root is None
+    assert given.artifacts == str(tmp_path / "file")
     assert [target.type for target in given.reports] == ["json"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
+import contextlib
 import os
 import re
 from typing import Final
@@ -88,9 +89,15 @@ def write(path: str, known: Iterable[Known]) -> None:
     """
     # Beside the file that a link stands for: the link is somebody's choice.
     path = os.path.realpath(path)
-    with open(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
-        file.write(render(known))
-    os.replace(f"{path}.new", path)
+    try:
+        with open(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
+            file.write(render(known))
+        os.replace(f"{path}.new", path)
+    except OSError:
+        # Half a file would lie about in somebody's repository.
+        with contextlib.suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
 
 
 def stale(

@@ -19,6 +19,7 @@ from pytest_tempres.leaks.temp_root import identity
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector
+    from pytest_tempres.leaks.provisional import Provisional
 
 __all__ = ["Ledger", "State"]
 
@@ -65,6 +66,8 @@ class Ledger:
         self._temp = temp
         #: Who failed, or was interrupted: what other detectors find of them is evidence.
         self.stumbled: set[Owner] = set()
+        #: What a controller is told of entries that somebody may still remove.
+        self.provisional: Provisional | None = None
         #: What is looked at besides the worker root.
         self.detectors: list[Detector] = []
         self.origins = Origins(
@@ -102,6 +105,7 @@ class Ledger:
         :param final: List the directory whatever it costs.
         :returns: The new entries, which stand in `unsent` too.
         :raises FileNotFoundError: When the worker root is gone.
+        :raises PermissionError: When a test has closed it.
         """
         for detector in self.detectors:
             detector.look()
@@ -123,6 +127,11 @@ class Ledger:
         self.origins.forget()
         self.unsent += found
         return found
+
+    def remaining(self) -> list[Entry]:
+        """Return what no report has told of for good, at the end of a process that has not died."""
+        rest = self.provisional.rest() if self.provisional is not None else []
+        return [*self.unsent, *rest]
 
     def paths(self) -> list[str]:
         """Return the paths of all entries that the last look knew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import stat
 from typing import Final
@@ -16,6 +17,8 @@ _TICK_NS: Final = 10_000_000
 #: Listings may take this share of the session, and this many seconds in any case.
 _SHARE: Final = 0.01
 _FREE_SECONDS: Final = 0.05
+#: What the owner of a directory needs to use it.
+_OWNERS: Final = 0o700
 #: The bound of a walk.
 _MOST_ITEMS: Final = 10_000
 
@@ -46,6 +49,7 @@ class Look:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._again = True
+        self._rights = _OWNERS
         self._started = System.monotonic()
         self._listing = 0.0
 
@@ -53,8 +57,13 @@ class Look:
         """Whether a listing could show something new.
 
         :raises FileNotFoundError: When the directory is gone.
+        :raises PermissionError: Once, when its owner may not use it any more.
         """
         status = System.stat(self._path)
+        if status.st_mode & _OWNERS != self._rights:
+            self._rights = status.st_mode & _OWNERS
+            if self._rights != _OWNERS:
+                raise PermissionError(errno.EACCES, "its owner may not use it", self._path)
         now = (status.st_mtime_ns, status.st_nlink, status.st_size)
         if now == self._seen and not self._again:
             return False

@@ -22,7 +22,7 @@ from typing import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Failure", "remove_tree"]
+__all__ = ["Failure", "mount_of", "remove_tree"]
 
 
 class Failure(NamedTuple):
@@ -43,6 +43,7 @@ class _System:
     fstat = staticmethod(os.fstat)
     listdir = staticmethod(os.listdir)
     open = staticmethod(os.open)
+    read = staticmethod(os.read)
     rmdir = staticmethod(os.rmdir)
     unlink = staticmethod(os.unlink)
 
@@ -64,6 +65,29 @@ _TO_HOLD: Final = _TO_SEARCH | getattr(os, "O_NOFOLLOW", 0)
 # Somebody else is at work in the tree: worth another look, but not for ever.
 _PASSING: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
 _ROUNDS: Final = 5
+# What rmdir says only after it has seen that nothing is mounted there.
+_NOT_MOUNTED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
+
+
+def mount_of(descriptor: int) -> tuple[int, bytes]:
+    """Return what tells the mount that *descriptor* is open on from all others.
+
+    A bind mount may lie on the same device as what is around it, so Linux is asked for the number
+    of the mount too (``proc_pid_fdinfo(5)``); where it can't be told, the device alone must do.
+
+    :raises OSError: The descriptor is not open.
+    """
+    device = _System.fstat(descriptor).st_dev
+    if not _LINUX:
+        return device, b""
+    try:
+        info = _System.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return device, b""
+    try:
+        return device, _System.read(info, 1024).partition(b"mnt_id:")[2].partition(b"\n")[0]
+    finally:
+        _System.close(info)
 
 
 def remove_tree(
@@ -173,10 +197,27 @@ class _Removal:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno == errno.EBUSY:
-                self._fail(name, error)
-            else:
+            if error.errno in _NOT_MOUNTED or not self._may_be_mounted(name, error):
                 self._enter(name)
+            else:
+                self._fail(name, error)
+
+    def _may_be_mounted(self, name: str, error: OSError) -> bool:
+        """Whether something may be mounted on *name*, which could not be removed.
+
+        A directory that may not be changed, or a read-only file system, is told before a mount.
+        """
+        if error.errno == errno.EBUSY:
+            return True
+        try:
+            held = _System.open(name, _TO_HOLD, dir_fd=self._here)
+        except OSError:
+            # Opening it to remove what is in it will say the same.
+            return False
+        try:
+            return mount_of(held) != mount_of(self._here)
+        finally:
+            _System.close(held)
 
     def _enter(self, name: str) -> None:
         try:

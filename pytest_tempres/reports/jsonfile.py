@@ -59,7 +59,7 @@ def _kept(kept: Kept) -> dict[str, Any]:
         "nodeid": shown(kept.nodeid),
         **_path(kept.path),
         "reason": kept.reason,
-        "artifact": None,
+        "artifact": kept.artifact and shown(kept.artifact),
         "worker": kept.worker,
     }
 

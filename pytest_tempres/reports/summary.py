@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-import os
+from dataclasses import field
+from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.shown import raw
+from pytest_tempres.reports.shown import shown
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["SessionFacts", "Summary", "Totals", "raw", "shown"]
+
+_SEPARATORS: Final = ("/", "\\")
 
 
 class SessionFacts(NamedTuple):
@@ -51,15 +58,26 @@ class Summary:
     kept: tuple[Kept, ...]
     #: Known leaks that are gone, though their owners ran to the end.
     stale: tuple[Known, ...] = ()
-    #: The session roots of workers that do not see the controller's: they clear up themselves.
+    #: Workers that do not see the controller's root: their hosts, by name. What comes from
+    #: them lies on another disk, under paths that are written `host:path`.
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    #: The session roots of these workers, as `host:path`: they clear up themselves.
     other_roots: tuple[str, ...] = ()
+    #: What was copied of `kept`; None where nobody wanted that, or nothing could be.
+    artifacts: Artifacts | None = None
+    #: Those of them whose workers crashed, or were stopped too early to tell.
+    abandoned: tuple[str, ...] = ()
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
 
     def root_of(self, path: str) -> str | None:
         """Return the session root that *path* lies in, None where it lies elsewhere."""
         roots = (self.root, *self.other_roots)
-        return next((root for root in roots if path.startswith(os.path.join(root, ""))), None)
+        return next((root for root in roots if _is_in(path, root)), None)
+
+    def is_here(self, leak: Leak) -> bool:
+        """Whether *leak* lies on the disk that this process sees."""
+        return leak.entry.worker not in self.hosts
 
     @property
     def totals(self) -> Totals:
@@ -76,21 +94,6 @@ class Summary:
         )
 
 
-def raw(text: str) -> bytes:
-    """Return the bytes that *text* stands for; any text, and the bytes of any path."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        # A surrogate that stands for no byte: names on Windows, text that is no path.
-        return text.encode("utf-8", "surrogatepass")
-
-
-def shown(text: str, *, controls: bool = False) -> str:
-    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``.
-
-    :param controls: Whether to escape control characters too, as a terminal needs it.
-    """
-    text = raw(text).decode("utf-8", "backslashreplace")
-    if not controls or text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def _is_in(path: str, directory: str) -> bool:
+    # Another host may have the other separator.
+    return path.startswith(directory) and path[len(directory) :][:1] in _SEPARATORS

@@ -14,6 +14,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.summary import shown
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.sweep import Reclaimed
 
 if TYPE_CHECKING:
@@ -40,23 +41,36 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
         return
     verbose = terminal.config.get_verbosity() > 0
     terminal.write_sep("=", "temporary resources")
-    owners = _by_owner(leaks)
-    for owner in owners if verbose else list(owners)[:_OWNERS]:
-        for line in _of_owner(owner, owners[owner], summary.root_of, verbose=verbose):
-            terminal.write_line(line)
-    if not verbose and len(owners) > _OWNERS:
-        terminal.write_line(f"... and {len(owners) - _OWNERS} more that left something (-v: all)")
-    for kept in summary.kept if verbose else summary.kept[:_KEPT]:
-        nodeid = shown(kept.nodeid, controls=True)
-        terminal.write_line(f"kept: {nodeid}  {shown(kept.path, controls=True)}")
-    if not verbose and len(summary.kept) > _KEPT:
-        terminal.write_line(f"... and {len(summary.kept) - _KEPT} more that were kept (-v: all)")
+    for line in (*_left(summary, leaks, verbose=verbose), *_kept(summary, verbose=verbose)):
+        terminal.write_line(line)
     for known in summary.stale:
         terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
     if summary.gate_failed:
         terminal.write_line("the run fails because of leaks (--tempres-leaks)", red=True)
     colour = "red" if summary.gate_failed else "yellow"
     terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
+
+
+def _left(summary: Summary, leaks: list[Leak], *, verbose: bool) -> Iterator[str]:
+    owners = _by_owner(leaks)
+
+    def place(leak: Leak) -> str:
+        return _place(summary.root_of(leak.path), leak.path, summary.hosts.get(leak.entry.worker))
+
+    for owner in owners if verbose else list(owners)[:_OWNERS]:
+        yield from _of_owner(owner, owners[owner], place, verbose=verbose)
+    if not verbose and len(owners) > _OWNERS:
+        yield f"... and {len(owners) - _OWNERS} more that left something (-v: all)"
+
+
+def _kept(summary: Summary, *, verbose: bool) -> Iterator[str]:
+    for kept in summary.kept if verbose else summary.kept[:_KEPT]:
+        nodeid = shown(kept.nodeid, controls=True)
+        yield f"kept: {nodeid}  {shown(kept.path, controls=True)}"
+    if not verbose and len(summary.kept) > _KEPT:
+        yield f"... and {len(summary.kept) - _KEPT} more that were kept (-v: all)"
+    if summary.artifacts is not None:
+        yield _copied(summary.artifacts)
 
 
 def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
@@ -87,11 +101,11 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
     """
     inside = os.path.join(root, "")
 
-    def root_of(path: str) -> str | None:
-        return root if path.startswith(inside) else None
+    def place(leak: Leak) -> str:
+        return _place(root if leak.path.startswith(inside) else None, leak.path)
 
     for owner, group in _by_owner(leaks).items():
-        yield from _of_owner(owner, group, root_of, verbose=False)
+        yield from _of_owner(owner, group, place, verbose=False)
 
 
 def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
@@ -102,7 +116,7 @@ def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
 
 
 def _of_owner(
-    owner: Owner, leaks: list[Leak], root_of: Callable[[str], str | None], *, verbose: bool
+    owner: Owner, leaks: list[Leak], place: Callable[[Leak], str], *, verbose: bool
 ) -> Iterator[str]:
     yield f"{_name(owner)} {_amount(leaks)}{_workers(leaks)}"
     by_origin: dict[tuple[Frame, ...], list[Leak]] = {}
@@ -113,7 +127,7 @@ def _of_owner(
             yield f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)"
             return
         more = f" and {len(alike) - 1} more like it" if len(alike) > 1 else ""
-        yield f"  {_place(root_of(alike[0].path), alike[0].path)}{more}"
+        yield f"  {place(alike[0])}{more}"
         for line in _origin(alike[0], verbose=verbose):
             yield f"    {line}"
 
@@ -164,9 +178,11 @@ def _workers(leaks: list[Leak]) -> str:
     return f" in {', '.join(workers)}" if len(workers) > 1 else ""
 
 
-def _place(root: str | None, path: str) -> str:
+def _place(root: str | None, path: str, host: str | None = None) -> str:
+    """Return *path* relative to the parent of its session root, with the host it lies on."""
     if root is not None:
-        path = path[len(os.path.join(os.path.dirname(root), "")) :]
+        parent = max(root.rfind("/"), root.rfind("\\")) + 1
+        path = path[parent:] if host is None else f"{host}:{path[parent:]}"
     return shown(path, controls=True)
 
 
@@ -190,6 +206,16 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
 def _short(file: str) -> str:
     """Return a library's file as its users import it."""
     return file.rpartition(f"{os.sep}site-packages{os.sep}")[2]
+
+
+def _copied(artifacts: Artifacts) -> str:
+    amount = (
+        f"{count(artifacts.directories, 'directory')}, {count(artifacts.files, 'file')}, "
+        f"{size(artifacts.bytes)}"
+    )
+    skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
+    see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
+    return f"artifacts: {shown(artifacts.directory, controls=True)} ({amount}){skipped}{see}"
 
 
 def _closing(summary: Summary, leaks: list[Leak]) -> str:
@@ -222,11 +248,14 @@ def _makers(leaks: list[Leak], kind: str) -> str:
 
 def _fate(summary: Summary, paths: list[str]) -> str:
     outside = sum(summary.root_of(path) is None for path in paths)
-    if not outside:
-        return "removed"
+    abandoned = sum(summary.root_of(path) in summary.abandoned for path in paths)
     if outside == len(paths):
         return "not removed, since outside the temp location"
-    return f"removed but for {outside} outside the temp location"
+    if abandoned == len(paths):
+        return "left to the next session on their host"
+    exceptions = [f"{outside} outside the temp location"] if outside else []
+    exceptions += [f"{abandoned} left to the next session on their host"] if abandoned else []
+    return f"removed but for {_join(exceptions)}" if exceptions else "removed"
 
 
 def _join(parts: Iterable[str]) -> str:

@@ -15,6 +15,9 @@ __all__ = ["acquire", "forget_in_child", "join", "release", "take"]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
+#: What is in the file of a session that could not lock it: nobody can tell whether it lives.
+_UNLOCKED: Final = b"not locked"
+
 # A forked child inherits the descriptor and with it the lock; it must let go
 # without unlocking, so a process has to know its own lock descriptors.
 _held: Final[set[int]] = set()
@@ -40,19 +43,26 @@ else:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def acquire(path: str) -> int:
+def acquire(path: str, dir_fd: int | None = None) -> int:
     """Make the lock file *path* and hold it as a member of the session.
 
     A file system without locks leaves the session unlocked: nobody can prove
-    it dead then, since a sweep removes only what it can lock.
+    it dead then. The file says so, since locks may come back in its life (NFS).
 
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be made.
     """
-    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-    with contextlib.suppress(OSError):
-        _share(fd)
+    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd)
     _held.add(fd)
+    try:
+        _share(fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.write(fd, _UNLOCKED)
+    except BaseException:
+        release(fd)
+        raise
     return fd
 
 
@@ -94,13 +104,15 @@ def take(path: str) -> int | None:
         fd = os.open(path, _FLAGS)
     except OSError:
         return None
+    _held.add(fd)
     try:
         _lock(fd)
+        if os.fstat(fd).st_size == 0:
+            return fd
     except OSError:
-        os.close(fd)
-        return None
-    _held.add(fd)
-    return fd
+        pass
+    release(fd)
+    return None
 
 
 def forget_in_child() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+import contextlib
 import json
 import os
 from typing import Final
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from pytest_tempres.workspace.root import INDEX
 
-__all__ = ["POLICIES", "Kept", "Made", "reason_to_keep", "write_index"]
+__all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
 
 #: The values of ``--tempres-keep``.
 POLICIES: Final = ("none", "failed", "all")
@@ -35,6 +36,23 @@ class Kept(NamedTuple):
     #: ``failed``, ``all``, ``asked`` (by marker or call), ``hook`` or ``crashed``.
     reason: str
     worker: str
+    #: The path of its copy among the artifacts, if there is one.
+    artifact: str | None = None
+
+
+class Artifacts(NamedTuple):
+    """What was copied of the kept paths, and where to."""
+
+    directory: str
+    #: How many of the kept paths were directories.
+    directories: int
+    #: Files and links, in those directories and by themselves.
+    files: int
+    bytes: int
+    #: How many files and directories were not copied.
+    skipped: int
+    #: The name of the file in `directory` that tells it all; None when it could not be written.
+    manifest: str | None
 
 
 def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | None:
@@ -63,6 +81,12 @@ def write_index(root: str, kept: Iterable[Kept]) -> None:
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
     target = os.path.join(root, INDEX)
-    with open(f"{target}.new", "w", encoding="ascii") as file:
-        json.dump({"version": 1, "kept": paths}, file, indent=1)
-    os.replace(f"{target}.new", target)
+    try:
+        with open(f"{target}.new", "w", encoding="ascii") as file:
+            json.dump({"version": 1, "kept": paths}, file, indent=1)
+        os.replace(f"{target}.new", target)
+    except OSError:
+        # Half an index is of no use, and takes room where there may be none.
+        with contextlib.suppress(OSError):
+            os.unlink(f"{target}.new")
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 import errno
 import json
@@ -20,6 +21,7 @@ from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.workspace import lock
 
@@ -31,12 +33,14 @@ __all__ = [
     "SessionRoot",
     "WorkerRoot",
     "attach",
+    "bears_our_name",
     "children",
     "create",
     "is_ours",
     "own_uid",
     "remove_made",
     "safe_name",
+    "worker_directory",
 ]
 
 PREFIX: Final = "tempres-"
@@ -44,11 +48,14 @@ BREADCRUMB: Final = ".tempres.json"
 LOCK: Final = ".lock"
 INDEX: Final = "index.json"
 
+#: How many characters :func:`random_name` has.
+_RANDOM_LENGTH: Final = 8
 # Six bytes keep what we add to the system temp path at 24, so that AF_UNIX
 # paths (104 bytes on macOS) still fit below a worker root.
 _WORKER_NAME_BYTES: Final = 6
 
 # Captured because a test may replace them while we clean up after another one.
+_chmod = os.chmod
 _close = os.close
 _fstat = os.fstat
 _listdir = os.listdir
@@ -74,6 +81,11 @@ def safe_name(text: str, limit: int) -> str:
     return _UNSAFE.sub("_", text)[:limit].lstrip(".") or "_"
 
 
+def worker_directory(name: str) -> str:
+    """Return how the directory of the worker *name* is called."""
+    return safe_name(name, _WORKER_NAME_BYTES)
+
+
 class WorkerRoot(NamedTuple):
     """The two directories of one worker."""
 
@@ -95,6 +107,8 @@ class SessionRoot:
     lock_fd: int
     #: Whether another process made it, which will remove it too.
     joined: bool = False
+    #: Device and inode of the worker roots that this process made in it.
+    made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Make the worker root *name* and the directory for what fixtures give.
@@ -103,7 +117,7 @@ class SessionRoot:
         :param mode: Permission bits of the worker root.
         :raises WorkspaceCreationError: When the operating system refuses.
         """
-        short = safe_name(name, _WORKER_NAME_BYTES)
+        short = worker_directory(name)
         try:
             with contextlib.suppress(FileExistsError):
                 return self._make_worker(short, mode)
@@ -117,7 +131,20 @@ class SessionRoot:
         )
         _make_with_mode(worker.path, mode)
         _make_with_mode(worker.given, mode & 0o711)
+        self.made.update(_identity(_lstat(path)) for path in worker[1:])
         return worker
+
+    def reopen(self, mode: int) -> bool:
+        """Give back to this root and its worker roots the modes that a test has taken away.
+
+        :param mode: Permission bits of the worker roots.
+        :returns: Whether there was something to give back, and that was possible.
+        """
+        given = mode & 0o711
+        found = _open_again(self.path, given, self.uid)
+        for path in children(self.path):
+            found |= _open_again(path, given if path.endswith(".d") else mode, self.uid)
+        return found
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
         """Remove *path*, which must lie inside this root, without following a link.
@@ -150,12 +177,21 @@ class SessionRoot:
         try:
             _prove(self.path, self.uid, fd)
             for part in parts[:-1]:
-                inner = _open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                inner = self._open_below(part, fd)
                 _close(fd)
                 fd = inner
             return remove_tree(parts[-1], dir_fd=fd, tick=tick)
         finally:
             _close(fd)
+
+    def _open_below(self, name: str, fd: int) -> int:
+        """Open a directory on the way to what is to be removed: neither a link nor a mount."""
+        inner = _open(name, _DIRECTORY_FLAGS, dir_fd=fd)
+        # Each test's directory comes this way, and to ask for mounts costs as much as all the rest.
+        if _identity(_fstat(inner)) in self.made or mount_of(inner) == mount_of(fd):
+            return inner
+        _close(inner)
+        raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
     def restore(self, worker: WorkerRoot, mode: int, about: dict[str, object]) -> SessionRoot:
         """Make again what a test has removed of this root.
@@ -234,6 +270,9 @@ class SessionRoot:
         # The breadcrumb goes before the lock: a directory that holds nothing but
         # an unlocked lock can be recognised as the remains of a creation.
         for name in (BREADCRUMB, LOCK):
+            # Windows removes no file that is open, and NFS keeps one under another name.
+            if name == LOCK:
+                self.release()
             # A root that was made again has no lock.
             with contextlib.suppress(FileNotFoundError):
                 _unlink(os.path.join(here, name), dir_fd=fd)
@@ -256,7 +295,7 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     try:
         where = name if fd is not None else path
         status = _stat(where, dir_fd=fd, follow_symlinks=False)
-        if (status.st_dev, status.st_ino) != identity:
+        if _identity(status) != identity:
             raise NotOurDirectoryError(path, "it is not what was made there")
         return remove_tree(where, dir_fd=fd)
     except FileNotFoundError:
@@ -290,18 +329,42 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
         path = make_directory(os.path.abspath(parent), PREFIX, "")
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
-    lock_fd = None
+    try:
+        return _furnish(path, mode, about)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _rmdir(path)
+        if isinstance(error, OSError):
+            raise WorkspaceCreationError(parent, error) from error
+        raise
+
+
+def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
+    """Lock the new directory *path* and leave the breadcrumb in it, or nothing at all.
+
+    All is done in the directory itself: where others may rename what is ours (a
+    shared directory that is not sticky), its path may lead elsewhere at any moment.
+    """
+    fd = _open(path, _DIRECTORY_FLAGS) if _BY_DESCRIPTOR else None
+    here, lock_fd = path if fd is None else "", None
     try:
         if mode != 0o700:
-            os.chmod(path, mode)
-        lock_fd = lock.acquire(os.path.join(path, LOCK))
-        _write_breadcrumb(os.path.join(path, BREADCRUMB), about)
-        return SessionRoot(path=path, uid=_lstat(path).st_uid, pid=os.getpid(), lock_fd=lock_fd)
-    except OSError as error:
-        if lock_fd is not None:
-            lock.release(lock_fd)
-        remove_tree(path)
-        raise WorkspaceCreationError(parent, error) from error
+            os.chmod(path if fd is None else fd, mode)
+        lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
+        _write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
+        uid = _lstat(path).st_uid
+        _prove(path, uid, None)
+        return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=lock_fd)
+    except BaseException:
+        for name in (BREADCRUMB, LOCK):
+            if name == LOCK and lock_fd is not None:
+                lock.release(lock_fd)
+            with contextlib.suppress(OSError):
+                _unlink(os.path.join(here, name), dir_fd=fd)
+        raise
+    finally:
+        if fd is not None:
+            _close(fd)
 
 
 def attach(path: str) -> SessionRoot | None:
@@ -318,6 +381,11 @@ def attach(path: str) -> SessionRoot | None:
     if fd is None:
         return None
     return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd, joined=True)
+
+
+def bears_our_name(name: str) -> bool:
+    """Whether a directory's name is one that a session root may have; it proves nothing."""
+    return name.startswith(PREFIX) and len(name) == len(PREFIX) + _RANDOM_LENGTH
 
 
 def is_ours(path: str) -> bool:
@@ -359,15 +427,51 @@ def _prove(path: str, uid: int, fd: int | None) -> None:
         raise NotOurDirectoryError(path, "it belongs to another user")
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 def _make_with_mode(path: str, mode: int) -> None:
     os.mkdir(path, 0o700)
-    if mode != 0o700:
-        # The umask would have cut the bits off a mode given to mkdir.
+    if mode == 0o700:
+        return
+    # The umask would have cut the bits off a mode given to mkdir.
+    if not _BY_DESCRIPTOR:
         os.chmod(path, mode)
+        return
+    fd = _open(path, _DIRECTORY_FLAGS)
+    try:
+        os.chmod(fd, mode)
+    finally:
+        _close(fd)
 
 
-def _write_breadcrumb(path: str, about: dict[str, object]) -> None:
+def _open_again(path: str, mode: int, uid: int) -> bool:
+    """Give our directory *path* its mode back if its owner may not use it; no link is followed."""
+    try:
+        status = _lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or _is_open(status):
+            return False
+        if sys.platform == "linux":
+            fd = _open(path, os.O_PATH | _DIRECTORY_FLAGS)
+            try:
+                # Nothing else opens it now, and a second look-up of the name could be tricked.
+                _chmod(f"/proc/self/fd/{fd}", mode)
+            finally:
+                _close(fd)
+        elif _chmod in os.supports_follow_symlinks:
+            _chmod(path, mode, follow_symlinks=False)
+        return _is_open(_lstat(path))
+    except OSError:
+        return False
+
+
+def _is_open(status: os.stat_result) -> bool:
+    return status.st_mode & 0o700 == 0o700
+
+
+def _write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     text = {"pid": os.getpid(), "platform": sys.platform, **about}
-    with open(_open(path, flags, 0o600), "w", encoding="ascii") as file:
+    with open(_open(path, flags, 0o600, dir_fd=dir_fd), "w", encoding="ascii") as file:
         json.dump(text, file)

@@ -18,15 +18,14 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.root import BREADCRUMB
 from pytest_tempres.workspace.root import INDEX
 from pytest_tempres.workspace.root import LOCK
-from pytest_tempres.workspace.root import PREFIX
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import bears_our_name
 from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import is_ours
 from pytest_tempres.workspace.root import own_uid
 
 __all__ = ["Reclaimed", "sweep"]
 
-_NAME_LENGTH: Final = len(PREFIX) + 8
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
 
@@ -58,6 +57,8 @@ class _Session(NamedTuple):
     began: float
     ended: float
     rootdir: str
+    #: What the workers of one run have in common that have roots of their own.
+    run: str
     #: Whether it came to its end, and said there what it kept.
     told: bool
     kept: frozenset[str]
@@ -69,6 +70,7 @@ def sweep(
     rootdir: str,
     keep_sessions: int,
     seconds: float,
+    run: str,
     measure: Callable[[str, float], tuple[int, bool]],
     tick: Callable[[], object],
 ) -> Reclaimed:
@@ -80,11 +82,12 @@ def sweep(
         live and have written their index count too, so that of several that end at the same
         time the last one leaves as many as it should.
     :param seconds: The time after which the rest is left to the next session.
+    :param run: The run that goes on: workers on one host with roots of their own are one session.
     :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
         second argument (of `time.monotonic`) it has to end.
     :param tick: Called for each item that is removed.
     """
-    return _Sweep(rootdir, keep_sessions, seconds, measure, tick).run(parent)
+    return _Sweep(rootdir, keep_sessions, seconds, run, measure=measure, tick=tick).go(parent)
 
 
 class _Sweep:
@@ -95,6 +98,8 @@ class _Sweep:
         rootdir: str,
         keep_sessions: int,
         seconds: float,
+        run: str,
+        *,
         measure: Callable[[str, float], tuple[int, bool]],
         tick: Callable[[], object],
     ) -> None:
@@ -104,6 +109,7 @@ class _Sweep:
         self._deadline = now + seconds
         # Removing comes first: what takes long to measure would never go.
         self._measured = now + seconds / 4
+        self._run = run
         self._measure = measure
         self._tick = tick
         self._kept: list[_Session] = []
@@ -111,7 +117,7 @@ class _Sweep:
         self._counted: set[str] = set()
         self._ticks = 0
 
-    def run(self, parent: str) -> Reclaimed:
+    def go(self, parent: str) -> Reclaimed:
         try:
             for path in self._candidates(parent):
                 self._look_at(path)
@@ -138,7 +144,7 @@ class _Sweep:
         paths = []
         with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.startswith(PREFIX) and len(entry.name) == _NAME_LENGTH:
+                if bears_our_name(entry.name):
                     paths.append(entry.path)
                 self._check()
         return paths
@@ -157,9 +163,11 @@ class _Sweep:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
         # One that lives stays in any case: its place is taken.
         self._kept.sort(key=lambda each: (each.dead is None, each.ended), reverse=True)
-        for position, session in enumerate(list(self._kept)):
+        runs = list(dict.fromkeys(session.run for session in self._kept))
+        recent = {self._run, *runs[: self._keep_sessions]}
+        for session in self._kept:
             if session.dead is not None:
-                stays = session.kept if position < self._keep_sessions else frozenset[str]()
+                stays = session.kept if session.run in recent else frozenset[str]()
                 self._clear(session, session.dead, stays)
 
     def _clear(self, session: _Session, root: SessionRoot, kept: frozenset[str]) -> None:
@@ -226,7 +234,8 @@ def _session_at(path: str) -> _Session | None:
         if fd is not None:
             lock.release(fd)
         return None
-    return _Session(root, began, ended, str(about.get("rootdir")), bool(index), kept)
+    run = str(about.get("run") or path)
+    return _Session(root, began, ended, str(about.get("rootdir")), run, bool(index), kept)
 
 
 def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
@@ -292,10 +301,9 @@ def _remove_unfinished(path: str) -> None:
             fd = lock.take(lock_file)
             if fd is None:
                 return
-            try:
-                os.unlink(lock_file)
-            finally:
-                lock.release(fd)
+            # Windows removes no file that is open, and NFS keeps one under another name.
+            lock.release(fd)
+            os.unlink(lock_file)
         os.rmdir(path)
     except OSError:
         return

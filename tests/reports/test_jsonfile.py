@@ -29,7 +29,8 @@ def test_the_shape_of_version_1(a_leak, summarize):
         origin=(Frame("lib.py", 7, "make"), Frame("conftest.py", 4, "f")),
         worker="gw0",
     )
-    kept = Kept("t.py::test", "/tmp/tempres-abcdefgh/main.d/test-1", "failed", "main")
+    path = "/tmp/tempres-abcdefgh/main.d/test-1"
+    kept = Kept("t.py::test", path, "failed", "main", "/artifacts/t/test-1")
     assert json.loads(render(summarize(leak, kept=(kept,)))) == {
         "version": 1,
         "session": {
@@ -80,7 +81,7 @@ def test_the_shape_of_version_1(a_leak, summarize):
                 "nodeid": "t.py::test",
                 "path": "/tmp/tempres-abcdefgh/main.d/test-1",
                 "reason": "failed",
-                "artifact": None,
+                "artifact": "/artifacts/t/test-1",
                 "worker": "main",
             }
         ],

@@ -13,6 +13,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.terminal import count
 from pytest_tempres.reports.terminal import size
 from pytest_tempres.reports.terminal import write
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
 ROOT = "/tmp/tempres-abcdefgh"
@@ -208,6 +209,26 @@ def test_what_is_kept_is_listed(lines):
     ]
 
 
+@pytest.mark.parametrize(
+    "skipped, manifest, end",
+    [
+        (0, "manifest.json", ""),
+        (2, "manifest.json", "; 2 skipped, see manifest.json"),
+        (1, None, "; 1 skipped"),
+    ],
+)
+def test_what_was_copied_is_summed_up(lines, skipped, manifest, end):
+    """Where the artifacts are, how much they are, and whether something is missing."""
+    kept = (Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),)
+    copied = Artifacts("/ci/out\n", 3, 12, 1_234_567, skipped, manifest)
+    assert lines(kept=kept, artifacts=copied) == [
+        "=== temporary resources",
+        f"kept: t.py::a  {ROOT}/main.d/a-1",
+        f"artifacts: /ci/out\\n (3 directories, 12 files, 1.2 MB){end}",
+        "=== no leaks; 1 path kept",
+    ]
+
+
 def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines):
     """The last line sums up: how many, from whom, how much, and what was done about it."""
     leaks = [
@@ -224,6 +245,36 @@ def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines
         "=== 7 leaks from 2 tests, 1 fixture, collection and the session, 1.0 kB; "
         "removed but for 1 outside the temp location; 1 more from failed tests"
     )
+
+
+def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
+    """It is shown like what lies here, and its fate is told for what it is."""
+    owners = [Owner("test", name) for name in "abcd"]
+    leaks = [
+        a_leak("far:/tmp/tempres-xxxxxxxx/gw1/x", owner=owners[0], worker="gw1"),
+        a_leak("far:/var/x", owner=owners[1], worker="gw1"),
+        a_leak("win:C:\\tmp\\tempres-yyyyyyyy\\gw2\\x", owner=owners[2], worker="gw2"),
+        a_leak("far:/tmp/tempres-zzzzzzzz/gw3/x", owner=owners[3], worker="gw3"),
+    ]
+    roots = ("far:/tmp/tempres-xxxxxxxx", "win:C:\\tmp\\tempres-yyyyyyyy")
+    dead = "far:/tmp/tempres-zzzzzzzz"
+    more = {
+        "hosts": {"gw1": "far", "gw2": "win", "gw3": "far"},
+        "other_roots": (*roots, dead),
+        "abandoned": (dead,),
+    }
+    told = lines(*leaks, **more)
+    assert [line.strip() for line in told if line.startswith("  ") and line[2] != " "] == [
+        "far:tempres-xxxxxxxx/gw1/x",
+        "far:/var/x",
+        "win:tempres-yyyyyyyy\\gw2\\x",
+        "far:tempres-zzzzzzzz/gw3/x",
+    ]
+    assert told[-1].endswith(
+        "; removed but for 1 outside the temp location and 1 left to the next session on their host"
+    )
+    assert lines(leaks[2], **more)[-1].endswith("; removed")
+    assert lines(leaks[3], **more)[-1].endswith("; left to the next session on their host")
 
 
 def test_what_lies_elsewhere_is_named_in_full_and_left(a_leak, lines):

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
+import ctypes
 import os
 from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
 import traceback
 import warnings
 
@@ -11,6 +17,9 @@ import pytest
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import create
+
+#: A second user: the one that has no rights at all.
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -56,3 +65,110 @@ def make(tmp_path) -> Callable[..., SessionRoot]:
 def root(make) -> SessionRoot:
     """A session root that lives."""
     return make()
+
+
+class Namespace:
+    """A mount namespace of its own: nothing that is mounted in it is seen outside."""
+
+    _BIND, _REC, _PRIVATE, _READ_ONLY, _REMOUNT = 4096, 16384, 1 << 18, 1, 32
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(self, *kinds: str) -> None:
+        """Move this process, which must be a child made for it, into new namespaces."""
+        flags = {"mount": 0x00020000, "pid": 0x20000000}
+        self._check(self._libc.unshare(sum(flags[kind] for kind in kinds)))
+        if "mount" in kinds:
+            self._mount(None, "/", None, self._REC | self._PRIVATE)
+
+    def bind(self, source: object, target: object) -> None:
+        """Let *source* be seen at *target* too."""
+        self._mount(source, target, None, self._BIND)
+
+    def protect(self, path: object) -> None:
+        """Let what is at *path* be read-only."""
+        self.bind(path, path)
+        self._mount(None, path, None, self._BIND | self._REMOUNT | self._READ_ONLY)
+
+    def memory(self, target: object, *, read_only: bool = False) -> None:
+        """Mount an empty file system of its own."""
+        self._mount("none", target, "tmpfs", self._READ_ONLY if read_only else 0)
+
+    def unmount(self, target: object) -> None:
+        """Take away what is mounted."""
+        self._check(self._libc.umount2(os.fsencode(target), 2))
+
+    def _mount(self, source: object, target: object, kind: str | None, flags: int) -> None:
+        texts = [None if each is None else os.fsencode(each) for each in (source, target, kind)]
+        self._check(self._libc.mount(*texts, ctypes.c_ulong(flags), None))
+
+    def _check(self, result: int) -> None:
+        if result:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@pytest.fixture
+def namespace(in_child) -> Namespace:
+    """What a child needs to have mounts of its own, or process numbers of its own."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux has namespaces")
+    namespace = Namespace()
+
+    def possible() -> bool:
+        try:
+            namespace.enter("mount", "pid")
+        except OSError:
+            return False
+        return True
+
+    if not in_child(possible):
+        pytest.skip("namespaces cannot be made here: that takes root's rights")
+    return namespace
+
+
+@pytest.fixture
+def shared_place() -> Iterator[Path]:
+    """A directory like /tmp: everybody may write in it, and rename only what is theirs."""
+    path = tempfile.mkdtemp(prefix="shared-", dir="/tmp")
+    os.chmod(path, 0o1777)
+    yield Path(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def as_nobody(in_child) -> Callable[[Callable[[], object]], object]:
+    """Run a function in a child that is another user; return whether it came out true."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root can become a second user")
+
+    def run(deed: Callable[[], object]) -> object:
+        def child() -> object:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            return deed()
+
+        return in_child(child)
+
+    return run
+
+
+@pytest.fixture
+def tmpfs(tmp_path_factory) -> Callable[[str], Path]:
+    """Mount a small file system of its own; it is gone after the test."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
+    mounted = []
+
+    def mount(options: str, path: Path | None = None) -> Path:
+        path = path or tmp_path_factory.mktemp("mnt")
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("this container may not mount")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

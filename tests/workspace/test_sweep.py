@@ -35,8 +35,8 @@ def place(tmp_path) -> Path:
 def dead(make, place) -> Callable[..., Path]:
     """Make the root of a session that died, with what it kept (paths relative to the root)."""
 
-    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO) -> Path:
-        root = make(place, rootdir=rootdir)
+    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **about: object) -> Path:
+        root = make(place, rootdir=rootdir, **about)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_text("left")
         Path(worker.given, "given").mkdir()
@@ -56,12 +56,15 @@ def dead(make, place) -> Callable[..., Path]:
 def reclaim(place) -> Callable[..., module.Reclaimed]:
     """Sweep the place, with time enough, and return what was reclaimed."""
 
-    def reclaim(rootdir: str = PROJECT, keep: int = 3, seconds: float = 60, tick=int):
+    def reclaim(
+        rootdir: str = PROJECT, keep: int = 3, seconds: float = 60, run: str = "", tick=int
+    ):
         return module.sweep(
             str(place),
             rootdir=rootdir,
             keep_sessions=keep,
             seconds=seconds,
+            run=run,
             measure=lambda path, until: (10, True),
             tick=tick,
         )
@@ -397,6 +400,17 @@ def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
     assert (new.exists(), kept.exists()) == (False, True)
     assert sweep(keep=0) == 0
     assert kept.exists()
+
+
+def test_all_workers_of_a_run_count_as_one_session(dead, sweep):
+    """Workers on another host have roots of their own, and none removes what another one kept."""
+    old = [dead("main.d/a", ended=LONG_AGO - 20) for _ in range(2)]
+    earlier = [dead("main.d/a", ended=LONG_AGO - 10 - age, run="earlier") for age in range(4)]
+    same = [dead("main.d/a", ended=LONG_AGO - age, run="this") for age in range(4)]
+    assert sweep(keep=2, run="this") == len(old)
+    assert all((root / "main.d" / "a").exists() for root in (*earlier, *same))
+    assert sweep(keep=0, run="this") == len(earlier)
+    assert all((root / "main.d" / "a").exists() for root in same)
 
 
 def test_each_project_counts_its_own_sessions(dead, sweep):

@@ -1,0 +1,36 @@
+"""What must pytest not take for tests? Session roots that stand where tests are collected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import bears_our_name
+
+__all__ = ["UncollectedHooks", "stands_among_tests"]
+
+
+def stands_among_tests(state: SessionState) -> bool:
+    """Whether session roots stand below rootdir, where kept ones would be collected."""
+    parent = os.path.realpath(os.path.dirname(state.root.path))
+    rootdir = os.path.realpath(state.config.rootpath)
+    return os.path.join(parent, "").startswith(os.path.join(rootdir, ""))
+
+
+class UncollectedHooks:
+    """Registered only where `stands_among_tests`: pytest asks for each file and directory."""
+
+    @pytest.hookimpl
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Pass session roots by, whoever made them: nothing is removed here."""
+        if not bears_our_name(collection_path.name):
+            return None
+        path = str(collection_path)
+        if os.path.lexists(os.path.join(path, BREADCRUMB)):
+            return True
+        # In another user's root not even the breadcrumb can be seen.
+        return None if os.access(path, os.R_OK | os.X_OK) else True

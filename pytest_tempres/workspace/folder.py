@@ -1,0 +1,162 @@
+"""How is a directory used so that nobody can lead us out of it?
+
+By its descriptor, and by names that have no separator in them; by its path where the platform
+knows nothing else (Windows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Final
+
+from pytest_tempres.primitives._rmtree import remove_tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Folder", "is_directory"]
+
+_BY_DESCRIPTOR: Final = {
+    os.mkdir,
+    os.open,
+    os.readlink,
+    os.rename,
+    os.stat,
+    os.symlink,
+    os.utime,
+} <= os.supports_dir_fd and os.listdir in os.supports_fd
+_SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
+
+_DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOT_A_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+_PLAIN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | _NOT_A_LINK
+# What was a file a moment ago may be a fifo now, and opening that would wait for a writer.
+_TO_READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _PLAIN
+_TO_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
+_TO_REWRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _PLAIN
+_JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
+
+
+class Folder:
+    """A directory in which names are looked up, open until the end of a ``with`` block.
+
+    :param path: Where it is; told to people, and used where there is no descriptor.
+    :param fd: Its descriptor, which belongs to the object from now on.
+
+    Every method raises OSError when the operating system refuses.
+    """
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str, fd: int | None) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def at(cls, path: str) -> Folder:
+        """Open the directory *path*; links are followed, since the user named it so."""
+        if _BY_DESCRIPTOR:
+            return cls(path, os.open(path, _DIRECTORY))
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return cls(path, None)
+
+    def __enter__(self) -> Self:
+        """Return the folder itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the descriptor."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def below(self, parts: Iterable[str]) -> Folder:
+        """Open a directory further down; no link on the way is followed."""
+        parts = tuple(parts)
+        path = os.path.join(self.path, *parts)
+        if self.fd is None:
+            self._refuse_links(parts)
+            return Folder(path, None)
+        fd = os.dup(self.fd)
+        for part in parts:
+            try:
+                inner = os.open(part, _DIRECTORY | _NOT_A_LINK, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return Folder(path, fd)
+
+    def _refuse_links(self, parts: tuple[str, ...]) -> None:
+        for number in range(1, len(parts) + 1):
+            path = os.path.join(self.path, *parts[:number])
+            if not is_directory(os.lstat(path)):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+    def _where(self, name: str) -> str:
+        return os.path.join(self.path, name) if self.fd is None else name
+
+    def status(self) -> os.stat_result:
+        """Return what the system knows of the directory itself."""
+        return os.stat(self.path if self.fd is None else self.fd)
+
+    def names(self) -> list[str]:
+        """Return the names of all that is in it, sorted."""
+        return sorted(os.listdir(self.path if self.fd is None else self.fd))
+
+    def lstat(self, name: str) -> os.stat_result:
+        """Return what the system knows of *name*, not of what a link leads to."""
+        return os.stat(self._where(name), dir_fd=self.fd, follow_symlinks=False)
+
+    def read(self, name: str) -> int:
+        """Open the file *name*; a fifo does not block, and a link is refused."""
+        return os.open(self._where(name), _TO_READ, dir_fd=self.fd)
+
+    def make_file(self, name: str, mode: int) -> int:
+        """Make and open the file *name*, which nothing stands for yet."""
+        return os.open(self._where(name), _TO_MAKE, mode, dir_fd=self.fd)
+
+    def rewrite(self, name: str) -> int:
+        """Open the file *name*, which is ours if it is there, and empty it."""
+        return os.open(self._where(name), _TO_REWRITE, 0o666, dir_fd=self.fd)
+
+    def make_directory(self, name: str, mode: int) -> None:
+        """Make the directory *name*, which nothing stands for yet."""
+        os.mkdir(self._where(name), mode, dir_fd=self.fd)
+
+    def readlink(self, name: str) -> str:
+        """Return the text of the link *name*."""
+        return os.readlink(self._where(name), dir_fd=self.fd)
+
+    def make_link(self, name: str, text: str, *, to_directory: bool) -> None:
+        """Make the link *name*; only Windows wants to know where it leads."""
+        os.symlink(text, self._where(name), to_directory, dir_fd=self.fd)
+
+    def replace(self, name: str, new: str) -> None:
+        """Give *name* the name *new* at one stroke, whatever has that now."""
+        os.replace(self._where(name), self._where(new), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def remove(self, name: str) -> None:
+        """Remove *name*, which we made, if it is there."""
+        remove_tree(self._where(name), dir_fd=self.fd)
+
+    def stamp(self, name: str, like: os.stat_result) -> None:
+        """Give *name* the times of *like*, where the disk can."""
+        safe: dict[str, Any] = {"follow_symlinks": False} if _SAFE_TIMES else {}
+        if stat.S_ISLNK(like.st_mode) and not _SAFE_TIMES:
+            return
+        times = (like.st_atime_ns, like.st_mtime_ns)
+        with contextlib.suppress(OSError, OverflowError):
+            os.utime(self._where(name), ns=times, dir_fd=self.fd, **safe)
+
+
+def is_directory(status: os.stat_result) -> bool:
+    """Whether it is a directory and not a junction, which on Windows looks like one."""
+    attributes: int = getattr(status, "st_file_attributes", 0)
+    return stat.S_ISDIR(status.st_mode) and not attributes & _JUNCTION

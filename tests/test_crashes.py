@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
+
+SUITE = """
+import os, signal, tempfile, time
+import pytest
+
+HELD = []
+WAYS = {
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+}
+
+@pytest.fixture(scope="session")
+def cache():
+    with tempfile.TemporaryDirectory(prefix="cache-") as path:
+        yield path
+
+@pytest.fixture(scope="module")
+def over():
+    yield
+    tempfile.mkdtemp(prefix="over-")
+
+class TestBefore:
+    def test_1_promises(self, cache):
+        HELD.append(tempfile.TemporaryDirectory(prefix="promised-"))
+        HELD.append(tempfile.NamedTemporaryFile(prefix="promised-"))
+
+    def test_2_leaks(self, temp_dir, cache):
+        tempfile.mkdtemp(prefix="leak-")
+
+    def test_3_fails(self, temp_dir):
+        assert 0
+"""
+CRASH = """
+import os, tempfile
+from test_1_before import WAYS, cache
+
+def test_crashes(cache, temp_dir):
+    (temp_dir / "evidence").touch()
+    tempfile.mkdtemp(prefix="stray-")
+    WAYS[os.environ["WAY"]]()
+
+def test_after(temp_dir):
+    pass
+"""
+
+
+@pytest.fixture
+def how():
+    """Say that the inner session has workers."""
+    return "xdist"
+
+
+@pytest.mark.parametrize(
+    "way, options",
+    [
+        ("kill", []),
+        ("segfault", ["--max-worker-restart=1", "--dist=worksteal"]),
+        ("exit", ["--max-worker-restart=1", "--dist=each"]),
+        ("kill", ["--maxfail=2"]),
+        # Where tests go to workers in groups, xdist waits for ever for one that was restarted.
+        ("segfault", ["--max-worker-restart=0", "--dist=loadscope"]),
+        ("exit", ["--max-worker-restart=0", "--dist=loadfile", "-x"]),
+        ("kill", ["--max-worker-restart=0", "--dist=loadgroup"]),
+    ],
+    ids=str,
+)
+def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeypatch, way, options):
+    """What the crashed test left is its own, and nothing told before is lost or told twice.
+
+    What a live fixture or an exit handler of the dead worker would have removed is no leak.
+    """
+    monkeypatch.setenv("WAY", way)
+    pytester.makepyfile(test_1_before=SUITE, test_2_crash=CRASH)
+    result, report = told("-n1", *options)
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    stopped = "-x" in options
+    leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
+    assert [leak["owner"]["id"] for leak in leaks] == ["test_1_before.py::TestBefore::test_2_leaks"]
+    kept = {(each["nodeid"].rpartition("::")[2], name_of(each["path"])) for each in report["kept"]}
+    crashed = {("test_crashes", "test_crashes"), ("test_crashes", "stray")}
+    fails = {("test_3_fails", "test_3_fails")}
+    assert fails <= kept
+    if not stopped:
+        assert crashed <= kept
+        # What the worker's fixture and exit handlers could not remove lies in the same place.
+        assert {name for _, name in kept - crashed - fails} <= {"cache", "promised"}
+    on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
+    assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
+    assert len(set(on_disk)) == len(report["kept"])
+
+
+def name_of(path: str) -> str:
+    """Return what a path was called before its random characters."""
+    return os.path.basename(path).partition("-")[0]
+
+
+INTERRUPTED = """
+import os, tempfile, time
+import pytest
+
+@pytest.fixture(scope="session")
+def wide():
+    with tempfile.TemporaryDirectory() as path:
+        yield path
+
+def test_1_leaks(wide):
+    tempfile.mkdtemp(prefix="leak-")
+
+def test_2_is_interrupted(temp_dir, wide):
+    tempfile.mkdtemp(prefix="stray-")
+    while not os.path.exists("told"):
+        time.sleep(0.01)
+    open("ready", "w").close()
+    time.sleep(300)
+
+def test_3_never_runs(temp_dir): pass
+"""
+RECEIVED = """
+import os, signal
+
+def pytest_runtest_logreport(report):
+    if hasattr(report, "node") or "PYTEST_XDIST_WORKER" not in os.environ:
+        if report.when == "teardown":
+            open("told", "w").close()
+"""
+TWICE = """
+def pytest_keyboard_interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.fixture
+def interrupted(pytester, system_tmp):
+    """Run a session until its second test has begun, send it a signal and wait for its end."""
+
+    def interrupted(number: int, *args: str, conftest: str = "") -> tuple[int, str]:
+        pytester.makeconftest(RECEIVED + conftest)
+        pytester.makepyfile(test_it=INTERRUPTED)
+        os.mkfifo(pytester.path / "ready")
+        command = [sys.executable, "-m", "pytest", "-p", "no:randomly", *args]
+        with subprocess.Popen(
+            command,
+            cwd=pytester.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        ) as session:
+            open(pytester.path / "ready").close()
+            # As a terminal does, to all processes at once; `kill` sends it to one alone.
+            send = os.killpg if number == signal.SIGINT else os.kill
+            send(session.pid, number)
+            output, _ = session.communicate(timeout=120)
+        (pytester.path / "ready").unlink()
+        return session.returncode, output
+
+    return interrupted
+
+
+WORKERS = pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["plain", "xdist"])
+
+
+@WORKERS
+def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system_tmp):
+    """Ctrl-C accuses neither the test that it stopped nor a fixture, and leaves nothing behind."""
+    status, output = interrupted(signal.SIGINT, *workers)
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert output.count("test_it.py::test_1_leaks left 1 directory") == 1
+    assert "= 1 leak from 1 test, 0 bytes; removed; 1 more from failed tests =" in output
+    assert not list(system_tmp.glob("tempres-*"))
+
+
+@WORKERS
+@pytest.mark.parametrize("way", ["twice", "terminated"])
+def test_a_session_that_is_stopped_hard_is_swept(
+    pytester, interrupted, run_plain, workers, way, system_tmp
+):
+    """After a second Ctrl-C, or a SIGTERM, the next session removes what may be left."""
+    number, conftest = (signal.SIGINT, TWICE) if way == "twice" else (signal.SIGTERM, "")
+    status, output = interrupted(number, *workers, conftest=conftest)
+    assert status == -number
+    assert "INTERNALERROR" not in output
+    while any(system_tmp.glob("tempres-*")):
+        # Workers may take a moment to notice that their controller is gone.
+        run_plain("-k", "never").assert_outcomes(passed=1, deselected=2)

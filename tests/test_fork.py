@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+#: Python warns of a fork in a process with threads, such as a worker.
+QUIET = ("-W", "ignore::DeprecationWarning")
+#: A uid that nobody has.
+OTHER = 64_999
+
+
+def noise(result):
+    """Return what a session that ended in order does not print."""
+    text = f"{result.stdout}\n{result.stderr}"
+    words = ("INTERNALERROR", "internal error", "Traceback (most", "Exception ignored", "Tempres")
+    return [word for word in words if word in text]
+
+
+def left_by(report):
+    """Return the test and the name, without its random end, of each leak."""
+    return sorted(
+        (leak["owner"]["id"].rpartition("::")[2], os.path.basename(leak["path"]).partition("-")[0])
+        for leak in report["leaks"]
+    )
+
+
+@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("end", ["sys.exit(3)", "assert 0", "return"])
+def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
+    """A child that forgets to leave runs the rest of the tests; it judges and removes nothing."""
+    pytester.makepyfile(
+        f"""
+        import os, sys, tempfile
+        import pytest
+        HERE = tempfile.gettempdir()
+
+        def test_forks(temp_dir, named_temp_file, temp_resources_session):
+            mine = temp_resources_session.dir()
+            (temp_dir / "precious").touch()
+            stray = tempfile.mkdtemp(prefix="left-")
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                {end}
+                return
+            os.waitpid(pid, 0)
+            for path in (temp_dir / "precious", named_temp_file.name, stray, mine):
+                assert os.path.exists(path)
+            assert sorted(os.listdir(os.path.dirname(HERE))) == [
+                ".lock", ".tempres.json", "main", "main.d"
+            ]
+            assert not os.path.exists("report.json")
+
+        def test_after(temp_dir, temp_resources_session):
+            tempfile.mkdtemp(prefix="after-")
+            assert temp_resources_session.dir().is_dir()
+        """
+    )
+    result, report = told(*QUIET, "-s")
+    assert result.ret == 0, result.stdout
+    assert not noise(result)
+    # What the child's own run of the second test left was there when the first one ended.
+    assert left_by(report) == [
+        ("test_after", "after"),
+        ("test_forks", "after"),
+        ("test_forks", "left"),
+    ]
+    nothing_left()
+
+
+def test_multiprocessing(pytester, told, nothing_left):
+    """Whatever starts a child, what it leaves belongs to the test, and no promise is broken."""
+    pytester.makepyfile(
+        work="""
+        import os, tempfile
+
+        def work(name):
+            with tempfile.TemporaryDirectory() as path:
+                open(os.path.join(path, "x"), "w").close()
+            tempfile.mkdtemp(prefix=f"{name}-")
+            return tempfile.gettempdir()
+        """,
+        test_it="""
+        import multiprocessing, tempfile
+        import pytest
+        from work import work
+        HERE = tempfile.gettempdir()
+
+        @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+        class TestIt:
+            def test_process(self, method, temp_dir):
+                context = multiprocessing.get_context(method)
+                process = context.Process(target=work, args=["process"])
+                process.start()
+                process.join()
+                assert process.exitcode == 0 and temp_dir.is_dir()
+
+            def test_pool(self, method, temp_dir):
+                with multiprocessing.get_context(method).Pool(2) as pool:
+                    assert set(pool.map(work, ["a", "b"])) == {HERE}
+                    pool.close()
+                    pool.join()
+                assert temp_dir.is_dir()
+
+            def test_clean(self, method, temp_dir):
+                context = multiprocessing.get_context(method)
+                queue = context.SimpleQueue()
+                process = context.Process(target=queue.put, args=[1])
+                process.start()
+                assert queue.get() == 1
+                process.join()
+        """,
+    )
+    result, report = told(*QUIET, "--dist=loadfile")
+    result.assert_outcomes(passed=9)
+    assert not noise(result)
+    methods = ("fork", "forkserver", "spawn")
+    assert left_by(report) == sorted(
+        [(f"test_process[{method}]", "process") for method in methods]
+        + [(f"test_pool[{method}]", name) for method in methods for name in "ab"]
+    )
+    nothing_left()
+
+
+#: A child that waits until it is told to go on, and says in a file what came of it.
+OUTLIVES = """
+import os, sys, tempfile
+HERE = tempfile.gettempdir()
+
+def close_all_but(number):
+    os.closerange(3, number)
+    os.closerange(number + 1, 256)
+
+def outlive(file):
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    open("go").close()
+    said = []
+    for attempt in (lambda: file.write("late"), lambda: tempfile.mkdtemp()):
+        try:
+            attempt()
+            file.flush()
+            said.append("done")
+        except OSError as error:
+            said.append(type(error).__name__)
+    with open("said", "w") as out:
+        out.write(" ".join(said))
+"""
+
+
+@pytest.fixture
+def outlived(pytester):
+    """Let the child that outlived its session go on to its end, and return what it said."""
+    for name in ("go", "said"):
+        os.mkfifo(pytester.path / name)
+
+    def outlived():
+        (pytester.path / "go").write_text("")
+        return (pytester.path / "said").read_text().split()
+
+    return outlived
+
+
+def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, nothing_left):
+    """A child does not hold its dead parent's directory, and does no harm when that is gone."""
+    pytester.makepyfile(
+        outlives=OUTLIVES,
+        test_killed="""
+        import atexit, os, signal, sys, tempfile
+        from outlives import outlive
+
+        def test_it(temp_dir):
+            file = open(temp_dir / "file", "w")
+            held = tempfile.TemporaryDirectory()
+            if os.fork() == 0:
+                outlive(file)
+                sys.exit()
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        test_next="def test_it(): pass",
+    )
+    assert run_plain(*QUIET, "test_killed.py").ret == -9
+    assert list(system_tmp.glob("tempres-*/main.d/*/file"))
+    result = run_plain("test_next.py")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*1 dead session*"])
+    nothing_left()
+    assert outlived() == ["done", "FileNotFoundError"]
+    nothing_left()
+
+
+def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left, how):
+    """What a daemon holds open goes like all else, and it may write on into nothing."""
+    pytester.makepyfile(
+        outlives=OUTLIVES,
+        test_it="""
+        import os, tempfile
+        from outlives import close_all_but, outlive
+
+        def test_it():
+            path = tempfile.mkdtemp(prefix="daemon-")
+            pid = os.fork()
+            if pid == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    file = open(os.path.join(path, "log"), "w")
+                    # A worker's channel, for one: who holds it keeps the controller waiting.
+                    close_all_but(file.fileno())
+                    outlive(file)
+                os._exit(0)
+            os.waitpid(pid, 0)
+        """,
+    )
+    result, report = told(*QUIET)
+    result.assert_outcomes(passed=1)
+    assert not noise(result)
+    assert left_by(report) == [("test_it", "daemon")]
+    nothing_left()
+    assert outlived() == ["done", "FileNotFoundError"]
+    nothing_left()
+
+
+def test_child_that_is_a_session_itself(pytester, told, nothing_left):
+    """A pytest in a forked child, with or without exec, is a session of its own."""
+    pytester.makepyfile(
+        nested="""
+        import tempfile
+
+        def test_inner(temp_dir):
+            assert tempfile.gettempdir().count("/tempres-") == 2
+            tempfile.mkdtemp(prefix="inner-")
+        """,
+        test_it="""
+        import os, sys, tempfile
+        import pytest
+        HERE = tempfile.gettempdir()
+        ARGS = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "nested.py"]
+
+        @pytest.mark.parametrize("way", ["main", "exec"])
+        def test_nested(way, temp_dir):
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(write, 1)
+                if way == "exec":
+                    os.execv(sys.executable, [sys.executable, "-m", "pytest", *ARGS])
+                code = pytest.main(ARGS)
+                sys.stdout.flush()
+                os._exit(code)
+            os.close(write)
+            with open(read) as file:
+                text = file.read()
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert "1 leak from 1 test" in text
+            assert temp_dir.is_dir() and tempfile.gettempdir() == HERE
+            assert os.listdir(HERE) == []
+        """,
+    )
+    result, report = told(*QUIET, "-s", "test_it.py")
+    result.assert_outcomes(passed=2)
+    assert report["leaks"] == report["kept"] == []
+    nothing_left()
+
+
+def test_what_others_do_at_exit(pytester, run, nothing_left):
+    """Whoever cleans up after us finds what it was promised, and nothing stands on stderr."""
+    pytester.makepyfile(
+        """
+        import atexit, logging, multiprocessing.util, os, shutil, sqlite3, tempfile, weakref
+        import zipfile
+        import pytest_tempres.primitives as ours
+        HELD = []
+
+        class Owner: pass
+
+        def test_holds():
+            for module in (tempfile, ours):
+                HELD.append(module.NamedTemporaryFile())
+                HELD.append(module.NamedTemporaryFile("w", suffix=".txt"))
+                HELD[-1].write("not flushed")
+                HELD.append(module.TemporaryDirectory())
+                HELD.append(module.SpooledTemporaryFile(max_size=1))
+                HELD[-1].write(b"rolled over")
+                HELD.append(module.TemporaryFile())
+
+        def test_registers():
+            fd, name = tempfile.mkstemp()
+            os.close(fd)
+            atexit.register(os.unlink, name)
+            atexit.register(shutil.rmtree, tempfile.mkdtemp())
+            HELD.append(Owner())
+            weakref.finalize(HELD[-1], os.rmdir, tempfile.mkdtemp())
+            multiprocessing.util.Finalize(None, os.rmdir, [tempfile.mkdtemp()], exitpriority=1)
+
+        def test_leaves_open():
+            path = tempfile.mkdtemp()
+            handler = logging.FileHandler(os.path.join(path, "log"))
+            logging.getLogger().addHandler(handler)
+            HELD.append(zipfile.ZipFile(os.path.join(path, "x.zip"), "w"))
+            HELD.append(open(os.path.join(path, "text"), "w"))
+            HELD[-1].write("not flushed")
+        """
+    )
+    result = run("-W", "ignore", "--dist=loadfile")
+    result.assert_outcomes(passed=3)
+    assert not noise(result)
+    assert result.stderr.str().strip() == ""
+    nothing_left()
+
+
+@pytest.fixture
+def open_place(temp_dir, monkeypatch):
+    """A temp directory for inner sessions that every user may reach."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    temp_dir.chmod(0o755)
+    above = [parent for parent in temp_dir.parents if not parent.stat().st_mode & stat.S_IXOTH]
+    if above:
+        pytest.skip(f"others may not pass through {above[-1]}")
+    monkeypatch.setenv("TMPDIR", str(temp_dir))
+    return temp_dir
+
+
+#: What another user may do, by the mode of the root.
+ALLOWED = {
+    "0700": "",
+    "0711": "enter given",
+    "0755": "enter given list list-root",
+    "1777": "enter given list create",
+}
+
+
+@pytest.mark.parametrize("mode", ALLOWED)
+def test_other_user(pytester, run_plain, open_place, mode):
+    """A test that becomes another user can do what the mode says, and no more."""
+    pytester.makeini(f"[pytest]\ntempres_root_mode = {mode}\n")
+    pytester.makepyfile(
+        f"""
+        import os, subprocess, tempfile
+        from pathlib import Path
+        HERE = Path(tempfile.gettempdir())
+        MINE = HERE / "mine"
+
+        def attempts(given):
+            return {{
+                "enter": lambda: MINE.read_text(),
+                "given": lambda: (given / "file").read_text(),
+                "list": lambda: os.listdir(HERE),
+                "list-root": lambda: os.listdir(HERE.parent),
+                "list-given": lambda: os.listdir(given.parent),
+                "create": lambda: tempfile.mkdtemp(prefix="other-"),
+                "create-root": lambda: os.mkdir(HERE.parent / "x"),
+                "create-given": lambda: os.mkdir(given.parent / "x"),
+                "remove": lambda: MINE.unlink(),
+                "remove-root": lambda: (HERE.parent / ".lock").unlink(),
+                "read-lock": lambda: (HERE.parent / ".lock").open("r+"),
+            }}
+
+        def possible(attempts):
+            done = []
+            for name, attempt in attempts.items():
+                try:
+                    attempt()
+                    done.append(name)
+                except PermissionError:
+                    pass
+            return " ".join(done)
+
+        def test_forks(temp_dir):
+            MINE.write_text("mine")
+            MINE.chmod(0o644)
+            (temp_dir / "file").write_text("given")
+            temp_dir.chmod(0o755)
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.setgroups([])
+                os.setgid({OTHER})
+                os.setuid({OTHER})
+                os.write(write, possible(attempts(temp_dir)).encode())
+                os._exit(0)
+            os.waitpid(pid, 0)
+            os.close(write)
+            assert os.read(read, 999).decode() == {ALLOWED[mode]!r}
+            MINE.unlink()
+
+        def test_starts():
+            command = ["/bin/sh", "-c", 'mkdir "$TMPDIR/started-1"']
+            process = subprocess.run(command, user={OTHER}, group={OTHER}, extra_groups=[])
+            assert (process.returncode == 0) is ("create" in {ALLOWED[mode]!r})
+        """
+    )
+    report = pytester.path / "report.json"
+    result = run_plain(f"--tempres-report=json:{report}", *QUIET)
+    result.assert_outcomes(passed=2)
+    assert not noise(result)
+    left = left_by(json.loads(report.read_text()))
+    created = [("test_forks", "other"), ("test_starts", "started")]
+    assert left == (created if "create" in ALLOWED[mode] else [])
+    assert list(open_place.glob("tempres-*")) == []
+
+
+def test_what_another_user_left_and_holds(pytester, open_place):
+    """What belongs to another user and cannot be removed is told of once, and changes nothing."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("modes mean nothing to root, and there is no setpriv")
+    pytester.makeini("[pytest]\ntempres_root_mode = 1777\n")
+    pytester.makepyfile(
+        f"""
+        import subprocess, tempfile
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_starts(number):
+            script = 'mkdir "$TMPDIR/other-$0" && touch "$TMPDIR/other-$0/file"'
+            command = ["/bin/sh", "-c", script, str(number)]
+            subprocess.run(command, user={OTHER}, group={OTHER}, extra_groups=[], check=True)
+        """
+    )
+    command = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", sys.executable)
+    plugins = ("no:randomly", "no:pytest_cov", "no:hypothesispytest", "no:cacheprovider")
+    off = [part for plugin in plugins for part in ("-p", plugin)]
+    result = pytester.run(*command, "-m", "pytest", *off, "-W", "error")
+    result.assert_outcomes(passed=3)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_starts?0? left 1 directory*", "*3 leaks from 3 tests*"])
+    said = [line for line in (*result.outlines, *result.errlines) if "could not remove" in line]
+    assert len(said) == 1
+    assert "/other-" in said[0]
+    assert "Permission denied" in said[0] or "not permitted" in said[0]
+    assert "Traceback" not in result.stderr.str()
+    assert len(list(open_place.glob("tempres-*/main/other-*"))) == 3

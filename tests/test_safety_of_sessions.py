@@ -1,0 +1,249 @@
+"""Whole sessions on odd mounts, in odd places, on failing disks: they touch what is theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+from pathlib import Path
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from pytest_tempres.workspace.sweep import sweep
+
+
+def snapshot(path: Path) -> dict[str, tuple[object, ...]]:
+    """Return all that a session could have harmed in a tree."""
+    found = {}
+    for each in (path, *path.rglob("*")):
+        status = each.lstat()
+        content = each.read_bytes() if stat.S_ISREG(status.st_mode) else None
+        found[str(each)] = (status.st_mode, status.st_uid, content)
+    return found
+
+
+def reclaim(place: Path) -> None:
+    """Sweep *place* as the next session does, with time enough."""
+    sweep(
+        str(place),
+        rootdir="",
+        keep_sessions=0,
+        seconds=60,
+        measure=lambda path, until: (0, True),
+        tick=lambda: None,
+    )
+
+
+@pytest.fixture
+def precious(tmp_path) -> Path:
+    """A tree outside, which is whole afterwards."""
+    path = tmp_path / "precious"
+    (path / "deep").mkdir(parents=True)
+    (path / "file").write_text("precious")
+    (path / "deep" / "file").write_text("precious")
+    before = snapshot(path)
+    yield path
+    assert snapshot(path) == before
+
+
+@pytest.fixture
+def run_mounted(pytester, system_tmp) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run an inner session in a mount namespace of its own, after some commands of the shell."""
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "true"], check=False).returncode:
+        pytest.skip("mount namespaces cannot be made here: that takes Linux and root's rights")
+
+    def run_mounted(commands: str, *args: str) -> subprocess.CompletedProcess[str]:
+        plain = ("-p", "no:randomly", "-p", "no:cacheprovider", "-rA")
+        program = shlex.join([sys.executable, "-m", "pytest", *plain, *args])
+        return subprocess.run(
+            [unshare, "-m", "sh", "-ec", f"{commands}\nexec {program}"],
+            cwd=pytester.path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run_mounted
+
+
+# -- where the session root stands
+
+
+@pytest.mark.parametrize("place", ["/", "~", ".", "..", "inside"])
+def test_the_directory_that_is_named_is_a_parent_and_no_more(
+    pytester, run_here, tmp_path, monkeypatch, place
+):
+    """`--tempres-root` may be the root, the home or the project: nothing of it is ever removed."""
+    if place == "/" and not os.access("/", os.W_OK):
+        pytest.skip("this user may not write in /")
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for path in (home, pytester.path, pytester.path / "inside"):
+        # What looks like ours and is not, among what looks like nothing.
+        (path / "tempres-abcdefgh" / "main").mkdir(parents=True)
+        (path / "tempres-abcdefgh" / "main" / "file").write_text("precious")
+        (path / "main").mkdir()
+        (path / "index.json").write_text("{}")
+    pytester.makepyfile(
+        f"""
+        import tempfile
+
+        def test_leaks(temp_dir):
+            with open("{tmp_path}/where", "w") as file:
+                file.write(tempfile.gettempdir())
+            (temp_dir / "given").mkdir()
+            open(tempfile.mkdtemp() + "/leaked", "w").close()
+        """
+    )
+    before = [snapshot(home), snapshot(pytester.path)]
+    result = run_here(f"--tempres-root={place}", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 leak*"])
+    assert [snapshot(home), snapshot(pytester.path)] == before
+    root = Path((tmp_path / "where").read_text()).parent
+    assert os.path.samefile(root.parent, os.path.expanduser(place))
+    assert not root.exists()
+
+
+# -- mounts
+
+
+def test_what_tests_mount_in_their_directories_stays(
+    pytester, run_mounted, precious, system_tmp, monkeypatch
+):
+    """A test that mounts and does not unmount costs one warning, never what is behind the mount."""
+    monkeypatch.setenv("PRECIOUS", str(precious))
+    pytester.makepyfile(
+        """
+        import os, subprocess, tempfile
+
+        def mount(target):
+            subprocess.run(["mount", "--bind", os.environ["PRECIOUS"], target], check=True)
+
+        def test_in_what_a_fixture_gave(temp_dir):
+            (temp_dir / "tree" / "mounted").mkdir(parents=True)
+            mount(temp_dir / "tree" / "mounted")
+
+        def test_on_what_a_fixture_gave(temp_dir):
+            mount(temp_dir)
+
+        def test_in_a_leak():
+            path = tempfile.mkdtemp()
+            mount(path)
+
+        def test_on_the_temp_location():
+            mount(tempfile.gettempdir())
+
+        def test_after(temp_dir):
+            assert temp_dir.exists()
+        """
+    )
+    result = run_mounted("true")
+    assert "5 passed" in result.stdout, result.stdout
+    assert result.returncode == 0
+    assert result.stdout.count("TempresCleanupWarning: could not remove") == 1
+    assert "INTERNALERROR" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    # All its mounts went with the namespace, so that now it can go.
+    reclaim(system_tmp)
+    assert os.listdir(system_tmp) == []
+
+
+def test_a_temp_directory_from_which_nothing_can_be_run(pytester, run_mounted, system_tmp):
+    """On a mount with noexec, nosuid and nodev all works; a read-only one is refused by name."""
+    pytester.makepyfile(
+        """
+        def test_all(temp_dir, temp_file, named_temp_file, spooled_file, temp_resources):
+            assert temp_resources.dir().exists()
+            named_temp_file.write(b"x")
+        """
+    )
+    (pytester.path / "closed").mkdir()
+    mounts = f"""
+        mount -t tmpfs -o noexec,nosuid,nodev none {shlex.quote(str(system_tmp))}
+        mount -t tmpfs -o ro none closed
+        trap 'ls -A "$TMPDIR"' EXIT
+    """
+    result = run_mounted(mounts)
+    assert "1 passed in" in result.stdout, result.stdout
+    assert result.stderr == ""
+    result = run_mounted(mounts, "--tempres-root=closed")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--tempres-root=closed: the directory is not writable" in result.stderr
+
+
+def test_where_nothing_can_be_written_tests_run_all_the_same(pytester, run_mounted, system_tmp):
+    """With every temp directory read-only pytest runs with `-s` alone, and with us no worse."""
+    pytester.makepyfile("def test_it(): pass")
+    mounts = """
+        for path in / /tmp /var/tmp /usr/tmp "$TMPDIR" "$PWD"; do
+            [ -d "$path" ] || continue
+            mount --bind "$path" "$path"
+            mount -o remount,bind,ro "$path"
+        done
+        cd "$PWD"
+    """
+    result = run_mounted(mounts, "-s")
+    assert "1 passed, 1 warning" in result.stdout, result.stdout + result.stderr
+    assert result.stdout.count("TempresCleanupWarning: temporary resources are off") == 1
+    assert result.returncode == 0
+
+
+# -- a server that fails
+
+
+def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, system_tmp):
+    """No lock, no rename, files that are open elsewhere: each told once, and no outcome changes."""
+    pytester.makeconftest(
+        """
+        import errno, os, pytest
+        from pytest_tempres.primitives import _rmtree
+
+        real_unlink, real_replace = _rmtree._System.unlink, os.replace
+
+        def unlink(name, **where):
+            if str(name).startswith(".nfs"):
+                raise OSError(errno.EBUSY, "Device or resource busy", name)
+            real_unlink(name, **where)
+
+        def replace(source, target):
+            if str(target).endswith("index.json"):
+                raise OSError(errno.ESTALE, "Stale file handle", target)
+            real_replace(source, target)
+
+        _rmtree._System.unlink = staticmethod(unlink)
+        os.replace = replace
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_is_open_elsewhere(temp_dir, number):
+            (temp_dir / ".nfs0001").touch()
+            (temp_dir / "other").touch()
+
+        def test_fails(temp_dir):
+            assert False
+        """
+    )
+    result = run("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=4, failed=1, warnings=None)
+    output = f"{result.stdout}\n{result.stderr}"
+    assert "INTERNALERROR" not in output
+    assert "Traceback" not in output
+    assert "Stale file handle" in output
+    assert "resource busy" in output
+    # What could not go waits for a sweep; what could is gone.
+    (root,) = system_tmp.iterdir()
+    left = {path.name for path in root.rglob("*") if path.is_file()}
+    assert "other" in left or ".nfs0001" in left
+    reclaim(system_tmp)
+    assert os.listdir(system_tmp) == []

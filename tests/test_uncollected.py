@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_tempres.uncollected import UncollectedHooks
+from pytest_tempres.uncollected import stands_among_tests
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import BREADCRUMB
+from pytest_tempres.workspace.root import create
+
+
+def kept_session(parent: Path, rootdir: Path) -> Path:
+    """Leave a session in *parent* that kept a directory with a failing test in it."""
+    root = create(str(parent), mode=0o700, about={"rootdir": str(rootdir)})
+    kept = Path(root.path, "main.d", "kept")
+    kept.mkdir(parents=True)
+    (kept / f"test_{os.path.basename(root.path)[8:]}.py").write_text("def test_it(): assert 0")
+    write_index(root.path, [Kept("t", str(kept), "failed", "main")])
+    lock.release(root.lock_fd)
+    return Path(root.path)
+
+
+@pytest.mark.parametrize(
+    "name, crumb, ignored",
+    [
+        ("tempres-abcdefgh", True, True),
+        ("tempres-abcdefgh", False, None),
+        ("tempres-abcdefghi", True, None),
+        ("tests", True, None),
+    ],
+)
+def test_what_pytest_is_told_to_pass_by(tmp_path, name, crumb, ignored):
+    """A session root is known by its name and its breadcrumb together, and by neither alone."""
+    path = tmp_path / name
+    path.mkdir()
+    if crumb:
+        (path / BREADCRUMB).touch()
+    assert UncollectedHooks().pytest_ignore_collect(path) is ignored
+
+
+def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
+    """Another user's session root has nothing to collect, and pytest would stumble over it."""
+    path = tmp_path / "tempres-abcdefgh"
+    path.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert UncollectedHooks().pytest_ignore_collect(path) is True
+
+
+@pytest.mark.parametrize(
+    "place, among",
+    [
+        ("project", True),
+        ("project/tmp", True),
+        ("link/tmp", True),
+        ("project2", False),
+        (".", False),
+    ],
+)
+def test_where_roots_stand_among_tests(tmp_path, place, among):
+    """Only where roots stand below rootdir does pytest ask us about every file."""
+    (tmp_path / "project" / "tmp").mkdir(parents=True)
+    (tmp_path / "project2").mkdir()
+    (tmp_path / "link").symlink_to("project")
+
+    class State:
+        class config:  # noqa: N801 -- stands for an object
+            rootpath = tmp_path / "project"
+
+        class root:  # noqa: N801 -- as above
+            path = str(tmp_path / place / "tempres-abcdefgh")
+
+    assert stands_among_tests(State) is among
+
+
+def test_what_was_kept_below_rootdir_is_not_collected(pytester, run, monkeypatch):
+    """A failed test's own files are no tests of the next run (pytest#7947); a name is no proof."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    place = pytester.mkdir("scratch")
+    ours, theirs = (kept_session(place, pytester.path) for _ in range(2))
+    if os.geteuid() == 0:
+        for path in (theirs, *theirs.rglob("*")):
+            os.chown(path, 65534, 65534)
+    alike = place / "tempres-nameonly"
+    alike.mkdir()
+    (alike / "test_alike.py").write_text("def test_alike(): pass")
+    pytester.makepyfile("def test_real(temp_dir): pass")
+    before = sorted(place.rglob("*"))
+    result = run("--tempres-root=scratch", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2)
+    assert sorted(place.rglob("*")) == before
+    assert ours.exists()
+
+
+def test_a_kept_test_can_still_be_run_by_its_path(pytester, run_here):
+    """Who names a file in a session root means it."""
+    place = pytester.mkdir("scratch")
+    (path,) = kept_session(place, pytester.path).rglob("test_*.py")
+    run_here("--tempres-root=scratch", "-p", "no:cacheprovider", str(path)).assert_outcomes(
+        failed=1
+    )

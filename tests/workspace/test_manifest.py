@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+
+import pytest
+
+from pytest_tempres.workspace import manifest
+from pytest_tempres.workspace.folder import Folder
+from pytest_tempres.workspace.manifest import Manifest
+
+needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="directories have no locks there")
+
+
+@pytest.fixture
+def add(tmp_path):
+    """Add records to the manifest of the test's directory, as a session of its own."""
+
+    def add(*records) -> str:
+        with Folder.at(str(tmp_path)) as folder, Manifest(folder) as made:
+            return made.add(records)
+
+    return add
+
+
+def test_each_session_adds_its_part(add, tmp_path):
+    """The second pytest of a job loses nothing that the first one wrote."""
+    assert add({"n": 1}) == "manifest.json"
+    assert add({"n": 2}, {"n": 3}) == "manifest.json"
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {
+        "version": 1,
+        "made_by": "pytest-tempres",
+        "artifacts": [{"n": 1}, {"n": 2}, {"n": 3}],
+    }
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "\xff",
+        "[]",
+        '{"version": 1, "artifacts": []}',
+        '{"version": 2, "made_by": "pytest-tempres", "artifacts": []}',
+        '{"version": 1, "made_by": "pytest-tempres", "artifacts": {}}',
+    ],
+    ids=range(8),
+)
+def test_what_is_not_ours_stays_as_it_is(add, tmp_path, text):
+    """A file of the same name, of another program or another version, is nobody's to overwrite."""
+    (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
+    assert add({"n": 1}) == "manifest-2.json"
+    assert add({"n": 2}) == "manifest-2.json"
+    assert (tmp_path / "manifest.json").read_text(encoding="latin-1") == text
+    assert len(json.loads((tmp_path / "manifest-2.json").read_text())["artifacts"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "broken link", "fifo"])
+def test_what_is_no_file_is_not_replaced(add, tmp_path, kind):
+    """Whatever has the name keeps it; nothing is followed or waited for."""
+    path = tmp_path / "manifest.json"
+    other = tmp_path / "other.json"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        if os.name == "nt":
+            pytest.skip("Windows has no fifos among its files")
+        os.mkfifo(path)
+    else:
+        path.symlink_to(other)
+    text = '{"version": 1, "made_by": "pytest-tempres", "artifacts": []}'
+    if kind == "link":
+        other.write_text(text)
+    before = path.lstat().st_ino
+    assert add({"n": 1}) == "manifest-2.json"
+    assert path.lstat().st_ino == before
+    assert not other.exists() or other.read_text() == text
+
+
+@needs_locks
+def test_who_may_not_wait_longer_writes_a_file_of_its_own(add, tmp_path, monkeypatch):
+    """A lock that is never given up costs neither the session nor what another one wrote."""
+    import fcntl  # noqa: PLC0415 -- not everywhere
+
+    add({"n": 1})
+    monkeypatch.setattr(manifest, "_PATIENCE", 0)
+    with Folder.at(str(tmp_path)) as other:
+        fcntl.flock(other.fd, fcntl.LOCK_EX)
+        assert add({"n": 2}) == "manifest-2.json"
+    assert add({"n": 3}) == "manifest.json"
+    texts = [(tmp_path / name).read_text() for name in ("manifest.json", "manifest-2.json")]
+    found = [[each["n"] for each in json.loads(text)["artifacts"]] for text in texts]
+    assert found == [[1, 3], [2]]
+
+
+@needs_locks
+def test_sessions_that_end_together_lose_nothing(add, tmp_path):
+    """They write one after the other, and all of it stands there."""
+
+    def many() -> None:
+        for number in range(20):
+            add({"n": number})
+
+    # A lock belongs to an open directory, so threads stand for processes.
+    threads = [threading.Thread(target=many) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads((tmp_path / "manifest.json").read_text())["artifacts"]) == 40
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+@needs_locks
+def test_a_disk_without_locks_will_do(add, monkeypatch):
+    """Some network file systems refuse to lock a directory."""
+    import fcntl  # noqa: PLC0415 -- not everywhere
+
+    def refuse(fd, operation):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert [add({"n": 1}), add({"n": 2})] == ["manifest.json", "manifest.json"]
+
+
+def test_a_full_disk_has_room_for_the_manifest(tmpfs):
+    """What could not be copied is told, since room for that was set aside before."""
+    path = tmpfs("size=1m")
+    with Folder.at(str(path)) as folder, Manifest(folder) as made:
+        with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
+            file.writelines(bytes(4096) for _ in range(1000))
+        made.add([{"n": 1}])
+    assert sorted(os.listdir(path)) == ["manifest.json", "x"]
+    assert json.loads((path / "manifest.json").read_text())["artifacts"] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_failure_changes_nothing(add, tmp_path, monkeypatch, known):
+    """A manifest that cannot be written leaves the old one, or none."""
+    if known:
+        add({"n": 1})
+
+    def refuse(self, name, new):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Folder, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        add({"n": 2})
+    assert os.listdir(tmp_path) == ["manifest.json"] * known
