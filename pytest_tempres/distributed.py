@@ -186,8 +186,7 @@ class ControllerHooks:
 
     def _take(self, node: Any) -> None:
         output = getattr(node, "workeroutput", None) or {}
-        # One that was interrupted comes here twice.
-        text = output.pop(_OUTPUT, None)
+        text = output.get(_OUTPUT)
         name = node.gateway.id
         if name not in self._state.workers:
             self._state.workers.append(name)
