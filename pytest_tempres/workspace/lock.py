@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Final
 
-__all__ = ["acquire", "forget_in_child", "join", "release", "take"]
+__all__ = ["acquire", "forget_in_child", "is_in_common", "join", "release", "take"]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -113,6 +113,17 @@ def take(path: str) -> int | None:
         pass
     release(fd)
     return None
+
+
+def is_in_common(path: str) -> bool:
+    """Whether those who hold the lock file *path* are members of its session, and no sweep."""
+    try:
+        fd = join(path)
+    except OSError:
+        return True
+    if fd is not None:
+        release(fd)
+    return fd is not None
 
 
 def forget_in_child() -> None:

@@ -56,8 +56,9 @@ class _OutOfTimeError(Exception):
 class _Session(NamedTuple):
     """A session that is over, or one that lives and has written what it keeps."""
 
-    #: None as long as it lives.
+    #: None where somebody else holds its lock: it lives, or is being swept.
     dead: SessionRoot | None
+    lives: bool
     began: float
     ended: float
     rootdir: str
@@ -168,7 +169,7 @@ class _Sweep:
     def _retire(self) -> None:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
         # One that lives stays in any case: its place is taken.
-        self._kept.sort(key=lambda each: (each.dead is None, each.ended), reverse=True)
+        self._kept.sort(key=lambda each: (each.lives, each.ended, each.run), reverse=True)
         runs = list(dict.fromkeys(session.run for session in self._kept))
         recent = {self._run, *runs[: self._keep_sessions]}
         for session in self._kept:
@@ -241,7 +242,8 @@ def _session_at(path: str) -> _Session | None:
             lock.release(fd)
         return None
     run = str(about.get("run") or path)
-    return _Session(root, began, ended, str(about.get("rootdir")), run, bool(index), kept)
+    lives = bool(kept) and fd is None and lock.is_in_common(os.path.join(path, LOCK))
+    return _Session(root, lives, began, ended, str(about.get("rootdir")), run, bool(index), kept)
 
 
 def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:

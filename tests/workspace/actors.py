@@ -58,6 +58,7 @@ def do_sweep(
             keep_sessions=keep,
             seconds=10,
             measure=lambda path, until: (1, True),
+            run="",
             tick=tick,
         )
 
