@@ -43,7 +43,7 @@ class Ledger:
         self._evidence: list[Evidence] = []
         self.roots = 0
         self.reclaimed = 0
-        self.unfinished = 0
+        self.unfinished: set[str] = set()
         self.kept_sessions = 0
 
     def check(self, told: str) -> None:
@@ -115,7 +115,7 @@ class Ledger:
         """Nobody is to wait for the minute for which an unfinished root is left alone."""
         for root in present:
             if not os.path.lexists(os.path.join(root, ".tempres.json")):
-                self.unfinished += 1
+                self.unfinished.add(root)
                 os.utime(root, (time.time() - 120,) * 2)
 
     def _describe(self, roots: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ class Figures:
         yield f"  the longest life of an orphan: {self.longest_orphan:.1f} s"
         yield (
             f"  roots left by killed sessions or kept: {ledger.roots} "
-            f"(unfinished {ledger.unfinished}, with evidence {ledger.kept_sessions}); "
+            f"(unfinished {len(ledger.unfinished)}, with evidence {ledger.kept_sessions}); "
             f"reclaimed: {ledger.reclaimed}"
         )
         yield "  what remained: " + remains

@@ -57,6 +57,7 @@ def do_sweep(
             rootdir=project,
             keep_sessions=keep,
             seconds=10,
+            run="that of the sweeper, which has kept nothing",
             measure=lambda path, until: (1, True),
             run="",
             tick=tick,
