@@ -103,7 +103,12 @@ def _remove(
 def index(state: SessionState) -> None:
     """Write down what is kept; a disk that is full is tried again when leaks are gone."""
     try:
-        write_index(state.root.path, state.kept)
+        write_index(
+            state.root.path,
+            state.kept,
+            rootdir=str(state.about["rootdir"]),
+            run=str(state.about["run"]),
+        )
     except OSError as error:
         state.unindexed = True
         fate = (

@@ -71,9 +71,13 @@ def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | No
     return "failed" if failed and policy == "failed" else None
 
 
-def write_index(root: str, kept: Iterable[Kept]) -> None:
+def write_index(
+    root: str, kept: Iterable[Kept], *, rootdir: str | None = None, run: str | None = None
+) -> None:
     """Write the map of node ids to kept paths, atomically.
 
+    :param rootdir: The project, which stands in the breadcrumb too; that may come to harm.
+    :param run: What the session roots of one run have in common.
     :raises OSError: When it cannot be written; the session keeps its paths, but
         a later sweep will not know of them.
     """
@@ -83,7 +87,11 @@ def write_index(root: str, kept: Iterable[Kept]) -> None:
     target = os.path.join(root, INDEX)
     try:
         with open(f"{target}.new", "w", encoding="ascii") as file:
-            json.dump({"version": 1, "kept": paths}, file, indent=1)
+            json.dump({"version": 1, "rootdir": rootdir, "run": run, "kept": paths}, file, indent=1)
+            file.flush()
+            # Renamed before it is on the disk, it would be empty after a power cut.
+            with contextlib.suppress(OSError):
+                os.fsync(file.fileno())
         os.replace(f"{target}.new", target)
     except OSError:
         # Half an index is of no use, and takes room where there may be none.

@@ -169,10 +169,11 @@ class _Sweep:
     def _retire(self) -> None:
         """Remove what is superfluous in sessions that kept something, and the old ones whole."""
         # One that lives stays in any case: its place is taken.
-        self._kept.sort(key=lambda each: (each.lives, each.ended, each.run), reverse=True)
-        runs = list(dict.fromkeys(session.run for session in self._kept))
+        self._kept.sort(key=lambda each: (each.lives, each.ended, each.run))
+        runs = list(dict.fromkeys(session.run for session in reversed(self._kept)))
         recent = {self._run, *runs[: self._keep_sessions]}
-        for session in self._kept:
+        while self._kept:
+            session = self._kept.pop()
             if session.dead is not None:
                 stays = session.kept if session.run in recent else frozenset[str]()
                 self._clear(session, session.dead, stays)
@@ -241,9 +242,10 @@ def _session_at(path: str) -> _Session | None:
         if fd is not None:
             lock.release(fd)
         return None
-    run = str(about.get("run") or path)
+    rootdir = str(about.get("rootdir") or index.get("rootdir"))
+    run = str(about.get("run") or index.get("run") or path)
     lives = bool(kept) and fd is None and lock.is_in_common(os.path.join(path, LOCK))
-    return _Session(root, lives, began, ended, str(about.get("rootdir")), run, bool(index), kept)
+    return _Session(root, lives, began, ended, rootdir, run, bool(index), kept)
 
 
 def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:

@@ -59,7 +59,6 @@ def do_sweep(
             seconds=10,
             run="that of the sweeper, which has kept nothing",
             measure=lambda path, until: (1, True),
-            run="",
             tick=tick,
         )
 

@@ -489,6 +489,18 @@ def test_a_breadcrumb_that_cannot_be_understood_proves_and_says_nothing(dead, sw
     assert (kept / "main.d" / "t").exists()
 
 
+@pytest.mark.parametrize("crumb", ["", "not JSON", '{"rootdir"'])
+def test_evidence_finds_its_project_when_the_breadcrumb_comes_to_harm(dead, sweep, crumb):
+    """What a power cut leaves of our files does not keep evidence for ever."""
+    root = dead("main.d/t")
+    kept = [Kept("t", f"{root}/main.d/t", "failed", "main")]
+    write_index(str(root), kept, rootdir=PROJECT)
+    (root / BREADCRUMB).write_text(crumb)
+    assert sweep("/other", keep=0) == 0
+    assert (root / "main.d" / "t").exists()
+    assert sweep(keep=0) == 1
+
+
 def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
     """What is kept is said in the root itself and nowhere else."""
     root = dead()
