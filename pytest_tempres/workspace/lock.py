@@ -120,7 +120,7 @@ def is_in_common(path: str) -> bool:
     try:
         fd = join(path)
     except OSError:
-        return True
+        return False
     if fd is not None:
         release(fd)
     return fd is not None
