@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_tempres.state import SessionState
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import bears_our_name
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import bears_our_name
 
 __all__ = ["UncollectedHooks", "stands_among_tests"]
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pytest_tempres.workspace.root import INDEX
+from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.root import create
 
 #: What the suite can afford; more takes longer in proportion.

@@ -8,9 +8,9 @@ import pytest
 from pytest_tempres.uncollected import UncollectedHooks
 from pytest_tempres.uncollected import stands_among_tests
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import BREADCRUMB
 from pytest_tempres.workspace.root import create
 
 

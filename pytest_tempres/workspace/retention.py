@@ -9,7 +9,7 @@ import os
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.workspace.root import INDEX
+from pytest_tempres.workspace.proof import INDEX
 
 __all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
 

@@ -17,14 +17,14 @@ from typing import NamedTuple
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import INDEX
-from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import bears_our_name
+from pytest_tempres.workspace.proof import is_ours
+from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import bears_our_name
 from pytest_tempres.workspace.root import children
-from pytest_tempres.workspace.root import is_ours
-from pytest_tempres.workspace.root import own_uid
 
 __all__ = ["Reclaimed", "sweep"]
 

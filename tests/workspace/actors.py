@@ -14,6 +14,7 @@ from unittest import mock
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
+from pytest_tempres.workspace.system import System
 
 __all__ = ["do_sweep", "dying", "far_descriptors", "look"]
 
@@ -83,9 +84,9 @@ def dying(after: int) -> Iterator[Callable[[], object]]:
 
     with contextlib.ExitStack() as stack:
         for owner, name in (
-            (root_module, "_unlink"),
-            (root_module, "_rmdir"),
-            (root_module, "_write_breadcrumb"),
+            (System, "unlink"),
+            (System, "rmdir"),
+            (root_module, "write_breadcrumb"),
             (lock, "acquire"),
             (os, "replace"),
             (os, "unlink"),

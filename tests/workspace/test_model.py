@@ -36,11 +36,11 @@ import pytest
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as root_module
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import INDEX
-from pytest_tempres.workspace.root import LOCK
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import attach

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
+from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.retention import POLICIES
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import INDEX
 
 
 @pytest.mark.parametrize(

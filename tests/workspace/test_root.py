@@ -18,21 +18,22 @@ from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as module
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import LOCK
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import is_ours
+from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import is_ours
-from pytest_tempres.workspace.root import own_uid
 from pytest_tempres.workspace.root import remove_made
 from pytest_tempres.workspace.root import safe_name
+from pytest_tempres.workspace.system import System
 
 
 @pytest.fixture(params=["descriptors", "paths"])
 def way(request, monkeypatch):
     """How things are removed: relative to descriptors, or by path where a platform has no such."""
     if request.param == "paths":
-        monkeypatch.setattr(module, "_BY_DESCRIPTOR", False)
+        monkeypatch.setattr(System, "by_descriptor", False)
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_create_says_where_it_failed_and_what_to_do(tmp_path):
     assert caught.value.path == str(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("step", ["acquire", "_write_breadcrumb"])
+@pytest.mark.parametrize("step", ["acquire", "write_breadcrumb"])
 def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, step):
     """A disk that is full while the root is made leaves neither a directory nor a descriptor."""
 
@@ -242,14 +243,14 @@ def test_a_link_to_a_root_is_no_root(tmp_path, root):
 
 def test_another_users_root_is_not_ours(root, monkeypatch):
     """A directory of another user is refused, whatever is in it."""
-    monkeypatch.setattr(module, "_geteuid", lambda: os.lstat(root.path).st_uid + 1)
+    monkeypatch.setattr(System, "geteuid", lambda: os.lstat(root.path).st_uid + 1)
     assert not is_ours(root.path)
     assert attach(root.path) is None
 
 
 def test_where_there_are_no_uids_the_path_tells_whose_it_is(root, tmp_path, monkeypatch):
     """On Windows what is in the user's own temp directory counts as the user's."""
-    monkeypatch.setattr(module, "_geteuid", None)
+    monkeypatch.setattr(System, "geteuid", None)
     assert own_uid(root.path) == os.lstat(root.path).st_uid
     assert own_uid(str(tmp_path / "missing")) == -1
     assert is_ours(root.path)

@@ -26,16 +26,16 @@ from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives import _rmtree
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import INDEX
-from pytest_tempres.workspace.root import LOCK
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import is_ours
+from pytest_tempres.workspace.system import System
 
 #: A second user: the one that has no rights at all.
 NOBODY = 65534
@@ -840,7 +840,7 @@ def test_a_file_that_nfs_renames_while_it_is_open(tmp_path, make, monkeypatch):
     root = make(tmp_path)
     root.add_worker("main", 0o700)
     names = {os.fstat(root.lock_fd).st_ino: root.lock_fd}
-    real = root_module._unlink
+    real = System.unlink
 
     def silly(name: str, *, dir_fd: int | None = None) -> None:
         inode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino
@@ -849,7 +849,7 @@ def test_a_file_that_nfs_renames_while_it_is_open(tmp_path, make, monkeypatch):
         else:
             real(name, dir_fd=dir_fd)
 
-    monkeypatch.setattr(root_module, "_unlink", silly)
+    monkeypatch.setattr(System, "unlink", staticmethod(silly))
     assert root.dissolve()
     assert os.listdir(tmp_path) == []
 

@@ -13,12 +13,12 @@ import pytest
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import sweep as module
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import BREADCRUMB
-from pytest_tempres.workspace.root import INDEX
-from pytest_tempres.workspace.root import LOCK
-from pytest_tempres.workspace.root import is_ours
 
 PROJECT = "/home/me/project"
 LONG_AGO = 1_000_000_000

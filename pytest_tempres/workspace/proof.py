@@ -1,0 +1,105 @@
+"""What proves that a directory is ours?
+
+The files that a session root has, and whom they belong to; its name alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from typing import Final
+
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.workspace.system import System
+
+__all__ = [
+    "BREADCRUMB",
+    "INDEX",
+    "LOCK",
+    "PREFIX",
+    "bears_our_name",
+    "identity_of",
+    "is_ours",
+    "own_uid",
+    "prove",
+    "write_breadcrumb",
+]
+
+PREFIX: Final = "tempres-"
+BREADCRUMB: Final = ".tempres.json"
+LOCK: Final = ".lock"
+INDEX: Final = "index.json"
+
+#: How many characters :func:`random_name` has.
+_RANDOM_LENGTH: Final = 8
+
+
+def bears_our_name(name: str) -> bool:
+    """Whether a directory's name is one that a session root may have; it proves nothing."""
+    return name.startswith(PREFIX) and len(name) == len(PREFIX) + _RANDOM_LENGTH
+
+
+def is_ours(path: str) -> bool:
+    """Whether *path* is a session root that this user made."""
+    try:
+        prove(path, own_uid(path), None)
+    except OSError:
+        return False
+    return True
+
+
+def own_uid(path: str) -> int:
+    """Return the uid that what this process makes belongs to.
+
+    Where there are no uids (Windows), that of *path* itself: the access rights
+    of the user's temp directory are the proof there.
+    """
+    if System.geteuid is not None:
+        return System.geteuid()
+    try:
+        return System.lstat(path).st_uid
+    except OSError:
+        return -1
+
+
+def prove(path: str, uid: int, fd: int | None) -> None:
+    """Raise unless the directory has our breadcrumb and belongs to *uid*.
+
+    :param path: The directory.
+    :param fd: Its descriptor; what *path* leads to is not looked at then.
+    :raises NotOurDirectoryError: It does not; the error says why.
+    :raises OSError: When the operating system refuses to tell.
+    """
+    root = System.lstat(path) if fd is None else System.fstat(fd)
+    if not stat.S_ISDIR(root.st_mode):
+        raise NotOurDirectoryError(path, "it is not a directory")
+    where = os.path.join(path, BREADCRUMB) if fd is None else BREADCRUMB
+    try:
+        crumb = System.stat(where, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise NotOurDirectoryError(path, f"it has no {BREADCRUMB}") from error
+    if not stat.S_ISREG(crumb.st_mode):
+        raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
+    if root.st_uid != uid or crumb.st_uid != uid:
+        raise NotOurDirectoryError(path, "it belongs to another user")
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int]:
+    """Return the device and inode, which tell a file from all others that are there now."""
+    return status.st_dev, status.st_ino
+
+
+def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
+    """Write the file that says of a directory that it is ours.
+
+    :param path: Where; nothing may stand there, not even a link.
+    :param about: As :func:`~pytest_tempres.workspace.root.create` takes it.
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :raises OSError: When the operating system refuses.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    text = {"pid": os.getpid(), "platform": sys.platform, **about}
+    with open(System.open(path, flags, 0o600, dir_fd=dir_fd), "w", encoding="ascii") as file:
+        json.dump(text, file)
