@@ -206,7 +206,7 @@ def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, syste
         import errno, os, pytest
         from pytest_tempres.primitives import _rmtree
 
-        real_unlink, real_replace = _rmtree._System.unlink, os.replace
+        real_unlink, real_replace = _rmtree.System.unlink, os.replace
 
         def unlink(name, **where):
             if str(name).startswith(".nfs"):
@@ -218,7 +218,7 @@ def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, syste
                 raise OSError(errno.ESTALE, "Stale file handle", target)
             real_replace(source, target)
 
-        _rmtree._System.unlink = staticmethod(unlink)
+        _rmtree.System.unlink = staticmethod(unlink)
         os.replace = replace
         """
     )

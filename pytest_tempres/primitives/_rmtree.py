@@ -15,14 +15,17 @@ from os.path import join
 from os.path import split
 import sys
 from typing import TYPE_CHECKING
-from typing import Any
 from typing import Final
 from typing import NamedTuple
+
+from pytest_tempres.primitives._by_path import remove_by_path
+from pytest_tempres.primitives._mounts import mount_of
+from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Failure", "mount_of", "remove_tree"]
+__all__ = ["Failure", "remove_tree"]
 
 
 class Failure(NamedTuple):
@@ -30,22 +33,6 @@ class Failure(NamedTuple):
 
     path: str
     error: OSError
-
-
-class _System:
-    """The operating system as it was at import.
-
-    A class hides these functions from those who patch modules (``monkeypatch``, pyfakefs).
-    """
-
-    chmod = staticmethod(os.chmod)
-    close = staticmethod(os.close)
-    fstat = staticmethod(os.fstat)
-    listdir = staticmethod(os.listdir)
-    open = staticmethod(os.open)
-    read = staticmethod(os.read)
-    rmdir = staticmethod(os.rmdir)
-    unlink = staticmethod(os.unlink)
 
 
 _BY_DESCRIPTOR: Final = {
@@ -69,27 +56,6 @@ _ROUNDS: Final = 5
 _NOT_MOUNTED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
-def mount_of(descriptor: int) -> tuple[int, bytes]:
-    """Return what tells the mount that *descriptor* is open on from all others.
-
-    A bind mount may lie on the same device as what is around it, so Linux is asked for the number
-    of the mount too (``proc_pid_fdinfo(5)``); where it can't be told, the device alone must do.
-
-    :raises OSError: The descriptor is not open.
-    """
-    device = _System.fstat(descriptor).st_dev
-    if not _LINUX:
-        return device, b""
-    try:
-        info = _System.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return device, b""
-    try:
-        return device, _System.read(info, 1024).partition(b"mnt_id:")[2].partition(b"\n")[0]
-    finally:
-        _System.close(info)
-
-
 def remove_tree(
     name: str | bytes, *, dir_fd: int | None = None, tick: Callable[[], object] | None = None
 ) -> list[Failure]:
@@ -105,7 +71,7 @@ def remove_tree(
     Where the platform can't work relative to descriptors (Windows), ``shutil.rmtree`` does it.
     """
     try:
-        _System.rmdir(name, dir_fd=dir_fd)
+        System.rmdir(name, dir_fd=dir_fd)
     except FileNotFoundError:
         return []
     except NotADirectoryError:
@@ -115,7 +81,7 @@ def remove_tree(
     else:
         return []
     try:
-        _System.unlink(name, dir_fd=dir_fd)
+        System.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
         return []
     except OSError:
@@ -128,7 +94,7 @@ def _remove_contents(
 ) -> list[Failure]:
     path = fsdecode(name)
     if not _BY_DESCRIPTOR:
-        return _remove_by_path(path)
+        return [Failure(*each) for each in remove_by_path(path)]
     failures: list[Failure] = []
     for _ in range(_ROUNDS):
         failures = _remove_from_parent(path, dir_fd, tick)
@@ -144,7 +110,7 @@ def _remove_from_parent(
     if not name:
         return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
     try:
-        base = _System.open(parent or ".", _TO_SEARCH, dir_fd=dir_fd)
+        base = System.open(parent or ".", _TO_SEARCH, dir_fd=dir_fd)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -152,7 +118,7 @@ def _remove_from_parent(
     try:
         return _Removal(base, parent, name, tick).run()
     finally:
-        _System.close(base)
+        System.close(base)
 
 
 class _Level:
@@ -193,7 +159,7 @@ class _Removal:
 
     def _remove(self, name: str) -> None:
         try:
-            _System.rmdir(name, dir_fd=self._here)
+            System.rmdir(name, dir_fd=self._here)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -210,14 +176,14 @@ class _Removal:
         if error.errno == errno.EBUSY:
             return True
         try:
-            held = _System.open(name, _TO_HOLD, dir_fd=self._here)
+            held = System.open(name, _TO_HOLD, dir_fd=self._here)
         except OSError:
             # Opening it to remove what is in it will say the same.
             return False
         try:
             return mount_of(held) != mount_of(self._here)
         finally:
-            _System.close(held)
+            System.close(held)
 
     def _enter(self, name: str) -> None:
         try:
@@ -226,11 +192,11 @@ class _Removal:
             return
         except OSError as error:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
-                self._try(_System.unlink, name)
+                self._try(System.unlink, name)
             else:
                 self._fail(name, error)
             return
-        status = _System.fstat(below)
+        status = System.fstat(below)
         if self._device is None:
             self._device = status.st_dev
         self._stand_in(below)
@@ -242,11 +208,11 @@ class _Removal:
 
     def _open(self, name: str) -> int:
         try:
-            below = _System.open(name, _TO_LIST, dir_fd=self._here)
+            below = System.open(name, _TO_LIST, dir_fd=self._here)
         except PermissionError as error:
             below = self._unlock(name, error)
-        if self._device not in {None, _System.fstat(below).st_dev}:
-            _System.close(below)
+        if self._device not in {None, System.fstat(below).st_dev}:
+            System.close(below)
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
         return below
 
@@ -255,29 +221,29 @@ class _Removal:
         if not _LINUX:
             if not _CHMOD_AT:
                 raise error
-            _System.chmod(name, 0o700, dir_fd=self._here, follow_symlinks=False)
-            return _System.open(name, _TO_LIST, dir_fd=self._here)
-        held = _System.open(name, _TO_HOLD, dir_fd=self._here)
+            System.chmod(name, 0o700, dir_fd=self._here, follow_symlinks=False)
+            return System.open(name, _TO_LIST, dir_fd=self._here)
+        held = System.open(name, _TO_HOLD, dir_fd=self._here)
         try:
-            if self._device not in {None, _System.fstat(held).st_dev}:
+            if self._device not in {None, System.fstat(held).st_dev}:
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
             # fchmod refuses such a descriptor, and a second look-up of the name could be tricked.
-            _System.chmod(f"/proc/self/fd/{held}", 0o700)
-            return _System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY)
+            System.chmod(f"/proc/self/fd/{held}", 0o700)
+            return System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY)
         except FileNotFoundError:
             raise error from None
         finally:
-            _System.close(held)
+            System.close(held)
 
     def _sweep(self) -> list[str]:
         """Remove what is no directory from here; return the names of the rest."""
-        left, denied = self._unlink_each(_System.listdir(self._here))  # type: ignore[arg-type]
+        left, denied = self._unlink_each(System.listdir(self._here))
         if denied and self._repair():
             left, _ = self._unlink_each(left)
         return left
 
     def _unlink_each(self, names: list[str]) -> tuple[list[str], bool]:
-        here, unlink, tick = self._here, _System.unlink, self._tick
+        here, unlink, tick = self._here, System.unlink, self._tick
         left: list[str] = []
         denied = False
         for name in names:
@@ -312,7 +278,7 @@ class _Removal:
         if done.failed:
             self._levels[-1].failed = True
         else:
-            self._try(_System.rmdir, done.name)
+            self._try(System.rmdir, done.name)
 
     def _parent(self) -> int | None:
         """Open the directory above, if it is still the one that the removal came from."""
@@ -320,19 +286,19 @@ class _Removal:
             above = self._open_above()
         except OSError:
             return None
-        status = _System.fstat(above)
+        status = System.fstat(above)
         if (status.st_dev, status.st_ino) == self._levels[-1].identity:
             return above
-        _System.close(above)
+        System.close(above)
         return None
 
     def _open_above(self) -> int:
         try:
-            return _System.open("..", _TO_LIST, dir_fd=self._here)
+            return System.open("..", _TO_LIST, dir_fd=self._here)
         except PermissionError:
             if not self._repair():
                 raise
-            return _System.open("..", _TO_LIST, dir_fd=self._here)
+            return System.open("..", _TO_LIST, dir_fd=self._here)
 
     def _try(self, remove: Callable[..., None], name: str) -> None:
         try:
@@ -352,7 +318,7 @@ class _Removal:
         if self._here == self._base:
             return False
         try:
-            _System.chmod(self._here, 0o700)
+            System.chmod(self._here, 0o700)
         except OSError:
             return False
         return True
@@ -360,41 +326,9 @@ class _Removal:
     def _stand_in(self, directory: int) -> None:
         here, self._here = self._here, directory
         if here != self._base:
-            _System.close(here)
+            System.close(here)
 
     def _fail(self, name: str, error: OSError) -> None:
         self._levels[-1].failed = True
         path = join(*(level.name for level in self._levels), name)
         self._failures.append(Failure(path.rstrip("/") or path, error))
-
-
-def _remove_by_path(path: str) -> list[Failure]:
-    """Remove *path* as ``shutil`` does; it knows the links and junctions of Windows."""
-    import shutil  # noqa: PLC0415 - its own imports are dear, and it is rarely needed
-
-    failures: list[Failure] = []
-
-    def note(function: Callable[[str], None], at: str, caught: Any) -> None:
-        error = caught if isinstance(caught, OSError) else caught[1]
-        if isinstance(error, PermissionError) and function in {os.unlink, os.rmdir}:
-            error = _force(function, at)
-        if error is not None and not isinstance(error, FileNotFoundError):
-            failures.append(Failure(at, error))
-
-    if os.path.islink(path) or not os.path.isdir(path):
-        note(os.unlink, path, PermissionError())
-        return failures
-    handler: Any = {"onexc" if sys.version_info >= (3, 12) else "onerror": note}
-    shutil.rmtree(path, **handler)
-    return failures
-
-
-def _force(function: Callable[[str], None], path: str) -> OSError | None:
-    """Try again without the read-only attribute, which keeps Windows from removing a file."""
-    try:
-        if not os.path.islink(path):
-            _System.chmod(path, 0o700)
-        function(path)
-    except OSError as error:
-        return error
-    return None

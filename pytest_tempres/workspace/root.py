@@ -17,9 +17,9 @@ from typing import NamedTuple
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
+from pytest_tempres.primitives._mounts import mount_of
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
-from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.modes import make_with_mode

@@ -8,28 +8,20 @@ import contextlib
 import os
 from typing import ClassVar
 from typing import Final
-from typing import cast
+
+from pytest_tempres.primitives._system import System as Primitive
 
 __all__ = ["System", "held"]
 
 
-class System:
-    """The operating system as it was at import.
+class System(Primitive):
+    """The operating system as it was at import, with what the workspace needs beyond removals.
 
-    A test may replace these functions while we clean up after another one; in the
-    namespace of a class, those who patch modules (``monkeypatch``, pyfakefs) miss them.
+    A test may replace these functions while we clean up after another one.
     """
 
-    chmod = staticmethod(os.chmod)
-    close = staticmethod(os.close)
-    fstat = staticmethod(os.fstat)
-    # Overloaded for bytes too.
-    listdir = staticmethod(cast("Callable[[str | int], list[str]]", os.listdir))
     lstat = staticmethod(os.lstat)
-    open = staticmethod(os.open)
-    rmdir = staticmethod(os.rmdir)
     stat = staticmethod(os.stat)
-    unlink = staticmethod(os.unlink)
     #: None where there are no uids (Windows).
     geteuid: ClassVar[Callable[[], int] | None] = getattr(os, "geteuid", None)
 

@@ -36,7 +36,7 @@ def meddle(monkeypatch):
     """Have something happen just before the removal calls a function of the system."""
 
     def before(name: str, act, matches=lambda *arguments, **keywords: True) -> None:
-        real = getattr(_rmtree._System, name)
+        real = getattr(_rmtree.System, name)
         pending = [act]
 
         def call(*arguments, **keywords):
@@ -44,7 +44,7 @@ def meddle(monkeypatch):
                 pending.pop()()
             return real(*arguments, **keywords)
 
-        monkeypatch.setattr(_rmtree._System, name, staticmethod(call))
+        monkeypatch.setattr(_rmtree.System, name, staticmethod(call))
 
     return before
 
@@ -136,9 +136,9 @@ def test_depth(memory):
     os.close(os.open("file", os.O_CREAT, dir_fd=here))
     os.close(here)
     highest: list[int] = []
-    real_open = _rmtree._System.open
+    real_open = _rmtree.System.open
 
-    class Watched(_rmtree._System):
+    class Watched(_rmtree.System):
         @staticmethod
         def open(*arguments, **keywords):
             descriptor = real_open(*arguments, **keywords)
@@ -147,11 +147,11 @@ def test_depth(memory):
 
     lowest = os.dup(0)
     os.close(lowest)
-    original, _rmtree._System = _rmtree._System, Watched
+    original, _rmtree.System = _rmtree.System, Watched
     try:
         assert remove_tree(str(top)) == []
     finally:
-        _rmtree._System = original
+        _rmtree.System = original
     assert not top.exists()
     assert max(highest) - lowest < 12
 
@@ -225,10 +225,10 @@ class TestModes:
         with unprivileged():
             (open_place / "top" / "sub" / "x").mkdir(parents=True)
             (open_place / "top" / "sub").chmod(0)
-            real = _rmtree._System.chmod
-            monkeypatch.setattr(_rmtree._System, "chmod", staticmethod(chmod))
+            real = _rmtree.System.chmod
+            monkeypatch.setattr(_rmtree.System, "chmod", staticmethod(chmod))
             assert remove_tree(str(open_place / "top")) == []
-            monkeypatch.setattr(_rmtree._System, "chmod", real)
+            monkeypatch.setattr(_rmtree.System, "chmod", real)
         assert calls == [("sub", False)]
 
     def test_no_safe_chmod(self, monkeypatch, unprivileged, open_place):
@@ -323,14 +323,14 @@ class TestRaces:
         deepest.mkdir(parents=True)
         for path in (deepest, *deepest.parents[:20]):
             (path / "file").touch()
-        real = _rmtree._System.fstat
+        real = _rmtree.System.fstat
 
         class Status:
             def __init__(self, descriptor):
                 self.st_dev = real(descriptor).st_dev
                 self.st_ino = object()
 
-        monkeypatch.setattr(_rmtree._System, "fstat", staticmethod(Status))
+        monkeypatch.setattr(_rmtree.System, "fstat", staticmethod(Status))
         (failure,) = remove_tree(str(tree))
         assert failure.error.errno == errno.ESTALE
         assert failure.path.startswith(str(tree / "d"))
@@ -343,14 +343,14 @@ class TestRaces:
 
     def test_files_appear_for_ever(self, tree, monkeypatch):
         """Somebody who never stops is a failure after some rounds, and it says what is left."""
-        real = _rmtree._System.rmdir
+        real = _rmtree.System.rmdir
 
         def refill(name, *, dir_fd):
             if name == "tree" or str(name).endswith("/tree"):
                 (tree / "again").touch()
             real(name, dir_fd=dir_fd)
 
-        monkeypatch.setattr(_rmtree._System, "rmdir", staticmethod(refill))
+        monkeypatch.setattr(_rmtree.System, "rmdir", staticmethod(refill))
         (failure,) = remove_tree(str(tree))
         assert (failure.path, failure.error.errno) == (str(tree), errno.ENOTEMPTY)
 
@@ -394,7 +394,7 @@ class TestRaces:
 class TestBoundaries:
     def test_other_file_system(self, tree, monkeypatch):
         """What is mounted in the tree is left alone, and named."""
-        real = _rmtree._System.fstat
+        real = _rmtree.System.fstat
         inode = (tree / "a").stat().st_ino
 
         class Status:
@@ -403,7 +403,7 @@ class TestBoundaries:
                 self.st_ino = status.st_ino
                 self.st_dev = -1 if status.st_ino == inode else status.st_dev
 
-        monkeypatch.setattr(_rmtree._System, "fstat", staticmethod(Status))
+        monkeypatch.setattr(_rmtree.System, "fstat", staticmethod(Status))
         (failure,) = remove_tree(str(tree))
         assert (failure.path, failure.error.errno) == (str(tree / "a"), errno.EXDEV)
         assert (tree / "a" / "b" / "file").exists()
@@ -411,14 +411,14 @@ class TestBoundaries:
 
     def test_mount_point(self, tree, monkeypatch):
         """So is what the system calls busy, though it may be the same file system."""
-        real = _rmtree._System.rmdir
+        real = _rmtree.System.rmdir
 
         def busy(name, *, dir_fd):
             if name == "a":
                 raise OSError(errno.EBUSY, "busy", name)
             real(name, dir_fd=dir_fd)
 
-        monkeypatch.setattr(_rmtree._System, "rmdir", staticmethod(busy))
+        monkeypatch.setattr(_rmtree.System, "rmdir", staticmethod(busy))
         (failure,) = remove_tree(str(tree))
         assert (failure.path, failure.error.errno) == (str(tree / "a"), errno.EBUSY)
         assert (tree / "a" / "b" / "file").exists()
@@ -429,7 +429,7 @@ class TestBoundaries:
         def broken(descriptor):
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(_rmtree._System, "listdir", staticmethod(broken))
+        monkeypatch.setattr(_rmtree.System, "listdir", staticmethod(broken))
         (failure,) = remove_tree(str(tree))
         assert (failure.path, failure.error.errno) == (str(tree), errno.EIO)
 
@@ -494,7 +494,7 @@ class TestByPath:
 
         monkeypatch.setattr(shutil, "_use_fd_functions", False)
         monkeypatch.setattr(os, "unlink", unlink)
-        monkeypatch.setattr(_rmtree._System, "unlink", staticmethod(unlink))
+        monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
         if sys.version_info < (3, 13):
             monkeypatch.setattr(shutil, "_rmtree_unsafe", shutil._rmtree_unsafe)
         target = tree if inside else path

@@ -813,7 +813,7 @@ def test_what_a_server_refuses_is_told_and_goes_next_time(tmp_path, dead, monkey
     """A handle that is stale, a file that is open elsewhere: the rest goes, and later all does."""
     root = dead()
     left = "deeper" if call == "rmdir" else "file"
-    real = getattr(_rmtree._System, call)
+    real = getattr(_rmtree.System, call)
 
     def refuse(name: str, **where: int) -> None:
         if name == left:
@@ -822,7 +822,7 @@ def test_what_a_server_refuses_is_told_and_goes_next_time(tmp_path, dead, monkey
         real(name, **where)
 
     real_errors: list[str] = []
-    monkeypatch.setattr(_rmtree._System, call, staticmethod(refuse))
+    monkeypatch.setattr(_rmtree.System, call, staticmethod(refuse))
     before = lowest_descriptor()
     failures = root.remove(os.path.join(root.path, "main", "tree"))
     assert {failure.error.errno for failure in failures} >= {getattr(errno, code)}

@@ -1,0 +1,29 @@
+"""What did the operating system offer before tests put something in its place?"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from typing import cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["System"]
+
+
+class System:
+    """The operating system as it was at import.
+
+    A class hides these functions from those who patch modules (``monkeypatch``, pyfakefs).
+    """
+
+    chmod = staticmethod(os.chmod)
+    close = staticmethod(os.close)
+    fstat = staticmethod(os.fstat)
+    # Overloaded for bytes too.
+    listdir = staticmethod(cast("Callable[[str | int], list[str]]", os.listdir))
+    open = staticmethod(os.open)
+    read = staticmethod(os.read)
+    rmdir = staticmethod(os.rmdir)
+    unlink = staticmethod(os.unlink)
