@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_tempres import as_written  # noqa: F401 -- first: the imports below are spared by it
+from pytest_tempres import attempts
+from pytest_tempres import carrying
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
 from pytest_tempres import options
@@ -139,17 +141,17 @@ class SessionHooks:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Know each attempt of a test that is run again."""
-        self._try(outcomes.begin_attempt)
+        self._try(attempts.begin_attempt)
 
     def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
         """Know of a failure at once, and name in its report what will be kept."""
-        self._try(outcomes.failed, report)
+        self._try(carrying.failed, report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Do the same for failures without an exception, as that of a strict xfail."""
         if report.outcome == "failed":
-            self._try(outcomes.failed, report)
+            self._try(carrying.failed, report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
@@ -192,7 +194,7 @@ class ReportHooks:
         """Let the report carry what the attempt made and left."""
         report = yield
         try:
-            outcomes.pack(self._state, item, report)
+            carrying.pack(self._state, item, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             self._state.warn("pack", f"internal error in pack: {error!r}")
         return report
@@ -201,7 +203,7 @@ class ReportHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a report tells."""
         try:
-            outcomes.received(self._state, report)
+            carrying.received(self._state, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             self._state.warn("received", f"internal error in received: {error!r}")
 

@@ -6,13 +6,13 @@ from collections.abc import Generator
 
 import pytest
 
+from pytest_tempres.attempts import own_entries
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import suspects
-from pytest_tempres.outcomes import own_entries
 from pytest_tempres.pardon import excused
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState

@@ -21,6 +21,8 @@ ROWS = (
     {"options", "notices", "progress", "hookspecs", "hosts"},
     {"state", "markers"},
     {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
+    {"attempts"},
+    {"carrying"},
     {"outcomes", "conclusion", "detectors", "exporting", "reclaiming", "uncollected"},
     {"correction"},
     {"clearing"},

@@ -1,0 +1,219 @@
+"""What does a test's report tell, here and in the process that it arrives in?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import json
+import os
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_tempres import distributed
+from pytest_tempres.attempts import after_crash
+from pytest_tempres.attempts import book
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.keeping import given_by_crashed
+from pytest_tempres.keeping import used
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.reports.shown import shown
+from pytest_tempres.state import CurrentTest
+from pytest_tempres.state import SessionState
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.retention import reason_to_keep
+
+__all__ = ["failed", "pack", "received", "unload"]
+
+#: The attribute of a teardown report that carries findings to another process.
+_CARRIED: Final = "tempres"
+_SECTION: Final = "temporary resources"
+
+
+def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
+    """Let a report carry to another process what stands only in this one."""
+    current = state.current
+    if current is None or current.item is not item or not state.travels:
+        return
+    if report.outcome == "failed":
+        current.failed = True
+        _add_section(state, current, report)
+        distributed.tell_host(state, report)
+    if report.when == "teardown":
+        book(state, current)
+        entries = _told(state)
+        found: dict[str, Any] = {
+            "made": current.made,
+            "lent": list(_newly_lent(state)),
+            "superseded": current.superseded,
+            "entries": entries,
+            "changed": state.watched.travelling() if state.watched is not None else [],
+            "allowed": state.allowed.get(item.nodeid, []),
+            "accused": current.accused,
+        }
+        if any(found.values()):
+            if state.is_elsewhere:
+                distributed.tell_host(state, report)
+                found.update(root=state.root.path, left=_left_so_far(entries))
+            setattr(report, _CARRIED, json.dumps(found))
+
+
+def _told(state: SessionState) -> list[Entry]:
+    """Return what a controller, or the parent of a forked child, is told of."""
+    ledger = state.ledger
+    if ledger is None:
+        return []
+    # What a forked child leaves open nobody closes: its exit handlers never run.
+    if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
+        return ledger.unsent
+    return ledger.provisional.told(ledger.unsent)
+
+
+def _left_so_far(entries: list[Entry]) -> list[Leak]:
+    """Return what is left of *entries*, which nobody can look after once this worker crashes."""
+    there = [entry for entry in entries if not entry.ignored]
+    return judge(there, deferred=set(), failed=(), pardoned=lambda _: False)
+
+
+def _newly_lent(state: SessionState) -> Iterator[Made]:
+    for lending in (*state.lent, *state.due):
+        yield from lending.made[lending.carried :]
+        lending.carried = len(lending.made)
+
+
+def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Take note of a failure in this process, as soon as pytest knows of it."""
+    current = state.current
+    if current is not None and isinstance(report, pytest.TestReport):
+        current.failed = True
+        if not current.started and _is_crash(report):
+            after_crash(state, current)
+        _add_section(state, current, report)
+
+
+def received(state: SessionState, report: pytest.TestReport) -> None:
+    """Take what a report tells, in whichever process it arrives."""
+    if state.current is not None:
+        state.current.reports.append(report)
+    elif report.outcome == "failed" and not _is_interrupt(report):
+        if not _is_accusation(report):
+            state.failed.add(report.nodeid)
+        worker = distributed.sender(report)
+        if worker is not None and _is_crash(report):
+            _crashed(state, worker, report)
+    distributed.name_host(state, report, _SECTION)
+    if _CARRIED in report.__dict__:
+        _unpack(state, report)
+        if state.current is None:
+            unload(report)
+
+
+def unload(report: pytest.TestReport) -> None:
+    """Take from a report what it carried: pytest keeps each one to the end of the session."""
+    report.__dict__.pop(_CARRIED, None)
+
+
+def _is_crash(report: pytest.TestReport) -> bool:
+    """Whether the process died that ran the test: pytest-xdist and pytest-forked say it so."""
+    return str(report.when) == "???"
+
+
+def _is_interrupt(report: pytest.TestReport) -> bool:
+    """Whether pytest-xdist calls a crash what was an interrupt: the worker has come to its end."""
+    node = getattr(report, "node", None)
+    return _is_crash(report) and getattr(node, "workeroutput", None) is not None
+
+
+def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> None:
+    """Attribute what a worker had given, and nobody decided on, to the test that it crashed in."""
+    state.crashed[worker] = report.nodeid
+    if state.settings.keep != "none":
+        _name_in(report, given_by_crashed(state, worker))
+
+
+def _is_accusation(report: pytest.TestReport) -> bool:
+    """Whether a report that came from a worker failed only because of what the test left."""
+    try:
+        return bool(json.loads(report.__dict__.get(_CARRIED, "{}")).get("accused"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
+    """Name in a failure's own section what will be kept because of it."""
+    if any(name == _SECTION for name, _ in report.sections):
+        return
+    lendings = [lending.made for lending in used(state, current.item)]
+    made = [each for group in (current.made, *lendings) for each in group]
+    policy = state.settings.keep
+    kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
+    _name_in(report, kept)
+
+
+def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
+    """Name *paths* in a failure's own section, but for those that the test has removed."""
+    # A lone surrogate would kill the channel on which xdist sends the report.
+    lines = [f"kept: {shown(path, controls=True)}" for path in paths if exists(path)]
+    if lines:
+        report.sections.append((_SECTION, "\n".join(lines)))
+
+
+def _unpack(state: SessionState, report: pytest.TestReport) -> None:
+    try:
+        data = json.loads(getattr(report, _CARRIED))
+        made = [Made(*record) for record in data["made"]]
+        lent = [Made(*record) for record in data["lent"]]
+        entries = [entry_from_plain(record) for record in data["entries"]]
+        there = distributed.elsewhere(state, report)
+        if there is not None:
+            left = [leak_from_plain(record) for record in data["left"]]
+            there.left(data["root"], left)
+            return
+        if state.watched is not None and not state.is_worker:
+            state.watched.adopt(data["changed"])
+            state.allowed[report.nodeid] = data["allowed"]
+    except (ValueError, TypeError, KeyError) as problem:
+        text = f"the findings of {report.nodeid} could not be read: {problem}"
+        state.warn("carried", text, TempresLeakWarning)
+        return
+    if not state.joined:
+        state.entries.update((entry.path, entry) for entry in entries)
+    state.superseded.update(data["superseded"])
+    if state.current is None:
+        _note(state, report, made)
+    else:
+        _take_back(state, state.current, [*made, *lent], entries)
+
+
+def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
+    """Note what a worker keeps by now: should it crash, it will never say so itself."""
+    worker = distributed.sender(report) or state.worker.name
+    failed = report.outcome == "failed" or report.nodeid in state.failed
+    for each in made:
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)
+        if reason is None and state.config.hook.pytest_tempres_keep.get_hookimpls():
+            reason = "hook"
+        if reason is not None:
+            state.made.setdefault(each.path, Kept(report.nodeid, each.path, reason, worker))
+
+
+def _take_back(
+    state: SessionState, current: CurrentTest, made: list[Made], entries: list[Entry]
+) -> None:
+    """Take a report that leaves for the controller, or that came back from a forked child."""
+    ledger = state.ledger
+    if current.started:
+        if ledger is not None:
+            ledger.unsent.clear()
+        return
+    current.made = made
+    current.started = True
+    if ledger is not None:
+        ledger.adopt(entries)
