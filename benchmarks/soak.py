@@ -201,13 +201,8 @@ def write_suite(place: Path, tests: int, *, stand_ins: bool) -> None:
         (place / f"test_{first:06}.py").write_text(text, "utf-8")
 
 
-def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, Course]:
-    """Run the suite and return how each process fared."""
-    kind = "with" if plugin else "without"
-    suite, tmp, logs = (scratch / f"{kind}-{name}" for name in ("suite", "tmp", "logs"))
-    write_suite(suite, args.tests, stand_ins=not plugin)
-    tmp.mkdir()
-    logs.mkdir()
+def environment(tmp: Path, logs: Path, step: int) -> dict[str, str]:
+    """Return the environment of a run that measures itself every *step* tests."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     env.update(
         PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
@@ -215,8 +210,19 @@ def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, 
         PYTEST_DEBUG_TEMPROOT=str(logs),
         TMPDIR=str(tmp),
         SOAK_LOGS=str(logs),
-        SOAK_STEP=str(max(args.tests // args.workers // 40, 10)),
+        SOAK_STEP=str(step),
     )
+    return env
+
+
+def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, Course]:
+    """Run the suite and return how each process fared."""
+    kind = "with" if plugin else "without"
+    suite, tmp, logs = (scratch / f"{kind}-{name}" for name in ("suite", "tmp", "logs"))
+    write_suite(suite, args.tests, stand_ins=not plugin)
+    tmp.mkdir()
+    logs.mkdir()
+    env = environment(tmp, logs, step=max(args.tests // args.workers // 40, 10))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist"]
     command += ["-p", "tempres" if plugin else "no:tempres", f"-n{args.workers}"]
     command += ["--dist=loadfile", "--no-header"]

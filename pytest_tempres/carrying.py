@@ -48,21 +48,25 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         distributed.tell_host(state, report)
     if report.when == "teardown":
         book(state, current)
-        entries = _told(state)
-        found: dict[str, Any] = {
-            "made": current.made,
-            "lent": list(_newly_lent(state)),
-            "superseded": current.superseded,
-            "entries": entries,
-            "changed": state.watched.travelling() if state.watched is not None else [],
-            "allowed": state.allowed.get(item.nodeid, []),
-            "accused": current.accused,
-        }
+        found = _findings(state, current)
         if any(found.values()):
             if state.is_elsewhere:
                 distributed.tell_host(state, report)
-                found.update(root=state.root.path, left=_left_so_far(entries))
+                found.update(root=state.root.path, left=_left_so_far(found["entries"]))
             setattr(report, _CARRIED, json.dumps(found))
+
+
+def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
+    """Return what another process is told of the test that is over."""
+    return {
+        "made": current.made,
+        "lent": list(_newly_lent(state)),
+        "superseded": current.superseded,
+        "entries": _told(state),
+        "changed": state.watched.travelling() if state.watched is not None else [],
+        "allowed": state.allowed.get(current.item.nodeid, []),
+        "accused": current.accused,
+    }
 
 
 def _told(state: SessionState) -> list[Entry]:

@@ -12,6 +12,7 @@ import pytest
 from pytest_tempres.course import has_looked
 from pytest_tempres.course import no_longer
 from pytest_tempres.leaks import baseline
+from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
@@ -31,8 +32,24 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
     gone = no_longer(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    summary = _summary(state, session, leaks, gone, gate=gate)
+    state.summary = summary
+    if state.settings.update_baseline is not None:
+        _update_baseline(state, summary)
+    write_files(state, summary)
+    state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
+
+
+def _summary(
+    state: SessionState,
+    session: pytest.Session,
+    leaks: tuple[Leak, ...],
+    gone: list[Known],
+    *,
+    gate: bool,
+) -> Summary:
     elsewhere = state.elsewhere.values()
-    summary = Summary(
+    return Summary(
         session=_facts(state, int(session.exitstatus)),
         root=state.root.path,
         leaks=leaks,
@@ -44,11 +61,6 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
         abandoned=tuple(each.root for each in elsewhere if each.root and not each.judged),
         gate_failed=gate,
     )
-    state.summary = summary
-    if state.settings.update_baseline is not None:
-        _update_baseline(state, summary)
-    write_files(state, summary)
-    state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
 
 
 def _facts(state: SessionState, status: int) -> SessionFacts:

@@ -71,6 +71,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if state is None:
         return
     sessions.leave_basetemp_alone(config, state)
+    _register_wanted(config, state)
+    forked = config.pluginmanager.hasplugin("pytest_forked")
+    if state.is_worker or forked or config.getoption("dist", "no") != "no":
+        _receive_reports(state)
+    if stands_among_tests(state):
+        config.pluginmanager.register(UncollectedHooks(), "tempres-uncollected")
+    if config.pluginmanager.hasplugin("xdist"):
+        from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
+
+        config.pluginmanager.register(ControllerHooks(state), "tempres-xdist")
+
+
+def _register_wanted(config: pytest.Config, state: SessionState) -> None:
+    """Register the hooks that take an option which few give."""
     if state.settings.leaks == "strict":
         from pytest_tempres.strict import StrictHooks  # noqa: PLC0415 -- few are so strict
 
@@ -83,15 +97,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_tempres.exporting import ArtifactsHooks  # noqa: PLC0415 -- few want copies
 
         config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
-    forked = config.pluginmanager.hasplugin("pytest_forked")
-    if state.is_worker or forked or config.getoption("dist", "no") != "no":
-        _receive_reports(state)
-    if stands_among_tests(state):
-        config.pluginmanager.register(UncollectedHooks(), "tempres-uncollected")
-    if config.pluginmanager.hasplugin("xdist"):
-        from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
-
-        config.pluginmanager.register(ControllerHooks(state), "tempres-xdist")
 
 
 def _start(config: pytest.Config) -> SessionState | None:

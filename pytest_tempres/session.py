@@ -154,15 +154,10 @@ def _make_place(
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
         # The same for all workers there, so that pytest tells it once.
-        text = (
-            f"{node_name()} does not see {announced}: workers there have directories of their own"
-        )
-        tell(config, TempresLeakWarning(text))
-    root = create(
-        parent,
-        mode=settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711,
-        about=about,
-    )
+        text = f"{node_name()} does not see {announced}: "
+        tell(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
+    mode = settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711
+    root = create(parent, mode=mode, about=about)
     try:
         return root, root.add_worker(name, settings.root_mode)
     except OSError:

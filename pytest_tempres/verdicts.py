@@ -47,20 +47,28 @@ def finish(state: SessionState, session: pytest.Session) -> None:
     _keep_evidence(state, leaks)
     if state.kept:
         index(state)
+    _copy_kept(state)
+    if state.is_worker:
+        distributed.send(state, set(), leaks)
+    elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
+        _conclude(state, session, leaks)
+
+
+def _copy_kept(state: SessionState) -> None:
     wanted = state.settings.artifacts is not None and not state.is_worker
     if wanted and (state.kept or any(each.kept for each in state.elsewhere.values())):
         from pytest_tempres import exporting  # noqa: PLC0415 -- most sessions want no copies
 
         exporting.export(state)
-    if state.is_worker:
-        distributed.send(state, set(), leaks)
-    elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
-        from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
 
-        leaks += excused(state, state.remote_leaks)
-        for each in state.elsewhere.values():
-            leaks += excused(state, each.found(state.failed))
-        conclusion.conclude(state, session, tuple(leaks))
+
+def _conclude(state: SessionState, session: pytest.Session, leaks: list[Leak]) -> None:
+    from pytest_tempres import conclusion  # noqa: PLC0415 -- most sessions leave nothing
+
+    leaks += excused(state, state.remote_leaks)
+    for each in state.elsewhere.values():
+        leaks += excused(state, each.found(state.failed))
+    conclusion.conclude(state, session, tuple(leaks))
 
 
 def _is_wanted(state: SessionState) -> bool:

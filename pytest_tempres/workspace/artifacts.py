@@ -72,14 +72,7 @@ def export(
         return Exported(kept, None, f"{directory}: {error.strerror}")
     with folder:
         work = _Export(folder, max_size, tuple(other_roots))
-        with Manifest(folder) as manifest:
-            work.copy(kept)
-            records = [work.record(each, session) for each in kept]
-            name = None
-            try:
-                name = manifest.add(records)
-            except OSError as error:
-                work.limits.fail(os.path.join(directory, "manifest.json"), error)
+        name = work.copy_and_list(kept, session)
     return Exported(
         tuple(each._replace(artifact=work.where(each)) for each in kept),
         work.total(name),
@@ -99,6 +92,17 @@ class _Export:
         #: The directory of each test, and the names in it that are taken.
         self._directories: dict[str, str] = {}
         self._taken: dict[str, set[str]] = {}
+
+    def copy_and_list(self, kept: tuple[Kept, ...], session: str) -> str | None:
+        """Copy what is kept and list it; return the name of the manifest if it could be written."""
+        with Manifest(self._folder) as manifest:
+            self.copy(kept)
+            records = [self.record(each, session) for each in kept]
+            try:
+                return manifest.add(records)
+            except OSError as error:
+                self.limits.fail(os.path.join(self._folder.path, "manifest.json"), error)
+        return None
 
     def copy(self, kept: tuple[Kept, ...]) -> None:
         """Copy each path once: what lies in another one is copied with that."""
