@@ -12,14 +12,16 @@ import tempfile
 import traceback
 import warnings
 
+from dangers import NOBODY
+from dangers import plant
+from dangers import snapshot
 import pytest
 
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import create
-
-#: A second user: the one that has no rights at all.
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -65,6 +67,37 @@ def make(tmp_path) -> Callable[..., SessionRoot]:
 def root(make) -> SessionRoot:
     """A session root that lives."""
     return make()
+
+
+@pytest.fixture
+def precious(tmp_path) -> Iterator[Path]:
+    """A tree outside, which is whole afterwards."""
+    path = plant(tmp_path / "precious")
+    (path / "closed").mkdir(mode=0o500)
+    # What looks like a root of ours, to who was led here.
+    (path / "main").mkdir()
+    for directory in (path, path / "main"):
+        plant(directory / "tree")
+    for name in (LOCK, BREADCRUMB):
+        (path / name).write_text("{}" if name == BREADCRUMB else "")
+    before = snapshot(path)
+    yield path
+    assert snapshot(path) == before
+
+
+@pytest.fixture
+def dead(make, tmp_path) -> Callable[..., SessionRoot]:
+    """Make the root of a session that died, with a tree in its worker root."""
+
+    def dead(place: Path | None = None) -> SessionRoot:
+        place = place or tmp_path / "place"
+        place.mkdir(exist_ok=True)
+        root = make(place, rootdir="/p")
+        plant(Path(root.add_worker("main", 0o700).path, "tree"))
+        lock.release(root.lock_fd)
+        return root
+
+    return dead
 
 
 class Namespace:

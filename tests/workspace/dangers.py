@@ -1,0 +1,61 @@
+"""What the tests of safety share: trees that must not come to harm, and the sweep over them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import stat
+
+from pytest_tempres.workspace import sweep as sweep_module
+
+__all__ = ["LONG_AGO", "NOBODY", "age", "lowest_descriptor", "plant", "snapshot", "sweep"]
+
+#: A second user: the one that has no rights at all.
+NOBODY = 65534
+LONG_AGO = 1_000_000_000
+
+
+def sweep(place: object, keep: int = 0) -> int:
+    """Sweep *place* as any session does, with time enough; return how many roots went."""
+    before = len(os.listdir(str(place)))
+    sweep_module.sweep(
+        str(place),
+        rootdir="/p",
+        keep_sessions=keep,
+        seconds=60,
+        run="",
+        measure=lambda path, until: (0, True),
+        tick=lambda: None,
+    )
+    return before - len(os.listdir(str(place)))
+
+
+def age(place: Path) -> None:
+    """Let what stands in *place* be older than any session that is just being made."""
+    for path in place.iterdir():
+        os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+
+
+def snapshot(path: Path) -> dict[str, tuple[object, ...]]:
+    """Return all that a removal could have harmed in a tree."""
+    found = {}
+    for each in (path, *path.rglob("*")):
+        status = each.lstat()
+        content = each.read_bytes() if stat.S_ISREG(status.st_mode) else None
+        found[str(each)] = (status.st_mode, status.st_uid, status.st_mtime_ns, content)
+    return found
+
+
+def plant(path: Path) -> Path:
+    """Make a tree of two levels with files in both."""
+    for directory in (path, path / "deep", path / "deep" / "deeper"):
+        directory.mkdir()
+        (directory / "file").write_text(str(directory))
+    return path
+
+
+def lowest_descriptor() -> int:
+    """Return the number that the next open file will have."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd

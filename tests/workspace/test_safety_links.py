@@ -1,0 +1,139 @@
+"""A directory that is swapped for a link while it is being removed leads nobody out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+import select
+import threading
+from typing import Any
+
+from dangers import NOBODY
+from dangers import sweep
+import pytest
+
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.primitives._rmtree import remove_tree
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+
+
+@pytest.fixture
+def racer(in_child, tmp_path, shared_place) -> Callable[..., Any]:
+    """Have another process swap a directory for a link again and again, a bounded number of times.
+
+    It may be another user. It says how often it succeeded, so that no test passes for want of it.
+    """
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    if exchange is None:
+        pytest.skip("only Linux swaps two names at once")
+    aside = shared_place / "aside"
+    aside.mkdir()
+    aside.chmod(0o777)
+
+    def race(path: Path, victim: Path, over: int) -> int:
+        swaps, links, here = 0, 0, os.fsencode(path)
+        link = b""
+        for step in range(1_000_000):
+            if step % 100 == 0 and select.select([over], [], [], 0)[0]:
+                break
+            if link and exchange(-100, here, -100, link, 2) == 0:
+                swaps += 1
+                continue
+            # The tree was removed, and what is aside may be the directory: begin anew.
+            link = b""
+            if os.path.lexists(here):
+                links += 1
+                link = os.fsencode(aside / f"link{links}")
+                os.symlink(victim, link)
+        return swaps
+
+    @contextlib.contextmanager
+    def racer(path: Path, victim: Path, *, uid: int | None = None) -> Iterator[None]:
+        over, end = os.pipe()
+        counted, count = os.pipe()
+
+        def child() -> None:
+            os.close(end)
+            if uid is not None:
+                os.setuid(uid)
+            os.write(count, b"%d" % race(path, victim, over))
+
+        thread = threading.Thread(target=in_child, args=(child,))
+        thread.start()
+        try:
+            yield
+        finally:
+            os.close(end)
+            thread.join()
+            os.close(count)
+            swaps = int(os.read(counted, 100))
+            os.close(over)
+            os.close(counted)
+        assert swaps > 0
+
+    return racer
+
+
+def plant_again(stage: Path, worker: Path) -> None:
+    """Let a tree that is open to everybody stand in *worker* again, wherever the racer is now."""
+    if not stage.exists():
+        os.makedirs(stage / "deep" / "deeper")
+        for directory in (stage, stage / "deep", stage / "deep" / "deeper"):
+            (directory / "file").touch()
+            directory.chmod(0o777)
+    # All this must not be led astray itself.
+    with contextlib.suppress(OSError):
+        os.mkdir(worker)
+    with contextlib.suppress(OSError):
+        inside = os.open(worker, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.rename(stage, "tree", dst_dir_fd=inside)
+        finally:
+            os.close(inside)
+
+
+@pytest.mark.parametrize(
+    "how, swapped, stranger",
+    [
+        ("remove_tree", "main/tree/deep", True),
+        ("remove", "", False),
+        ("remove", "main", False),
+        ("remove", "main/tree", False),
+        ("remove", "main/tree/deep", True),
+        ("sweep", "main", False),
+        ("sweep", "main/tree/deep", True),
+    ],
+)
+def test_a_directory_that_is_swapped_for_a_link_again_and_again(
+    shared_place, precious, make, racer, how, swapped, stranger
+):
+    """However often, whenever and by whomever it is swapped, no removal goes where it points."""
+    root = make(shared_place, mode=0o711, rootdir="/p")
+    aside = shared_place / "aside"
+    kept = Path(root.path, "main.d", "kept")
+    kept.mkdir(parents=True)
+    write_index(root.path, [Kept("t", str(kept), "failed", "main")])
+    if how == "sweep":
+        # What is kept holds the root, so that the racer finds it for as long as it runs.
+        lock.release(root.lock_fd)
+    tree = Path(root.path, "main", "tree")
+    os.mkdir(tree.parent)
+    uid = NOBODY if stranger and os.geteuid() == 0 else None
+    with racer(Path(root.path, swapped), precious, uid=uid):
+        for _ in range(60):
+            plant_again(shared_place / "stage", tree.parent)
+            if how == "remove_tree":
+                remove_tree(str(tree))
+            elif how == "remove":
+                with contextlib.suppress(NotOurDirectoryError):
+                    root.remove(str(tree))
+            else:
+                sweep(shared_place, keep=1)
+    where = [Path(root.path), *(path for path in aside.iterdir() if not path.is_symlink())]
+    assert any((path / "main.d" / "kept").exists() for path in where)
