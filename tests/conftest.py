@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import json
 import math
 import os
 from pathlib import Path
+import shutil
+import subprocess
+import sys
 import tempfile
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -52,6 +57,39 @@ def system_tmp(tmp_path_factory, monkeypatch) -> Path:
     # What the outer session says of the system is not true for the inner one.
     monkeypatch.delenv("PYTEST_TEMPRES_SYSTEM_TMPDIR", raising=False)
     return path
+
+
+@pytest.fixture
+def tmpfs(tmp_path_factory) -> Iterator[Callable[..., Path]]:
+    """Mount small file systems; they are gone after the test, with what was mounted on them."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
+    mounted = []
+
+    def tmpfs(options: str, path: Path | None = None) -> Path:
+        path = path or tmp_path_factory.mktemp("mnt")
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("this container may not mount")
+        mounted.append(path)
+        return path
+
+    yield tmpfs
+    for path in mounted:
+        while os.path.ismount(path):
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture
+def obeying() -> tuple[str, ...]:
+    """The command before a program that makes modes count, for root too."""
+    if sys.platform == "win32":
+        pytest.skip("modes mean little on Windows")
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("modes mean nothing to root, and there is no setpriv")
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 
 
 @pytest.fixture
@@ -113,6 +151,20 @@ def told(run, pytester) -> Callable[..., tuple[pytest.RunResult, dict[str, Any]]
 def report(told) -> Callable[..., dict[str, Any]]:
     """Run an inner session and return its JSON report."""
     return lambda *args: told(*args)[1]
+
+
+@pytest.fixture
+def outcomes(pytester) -> Callable[[], dict[str, list[str]]]:
+    """Return what came of each test in the last inner session, by name."""
+
+    def outcomes() -> dict[str, list[str]]:
+        cases = ET.parse(pytester.path / "junit.xml").iter("testcase")
+        return {
+            case.get("name"): sorted({child.tag for child in case} & {"failure", "error"})
+            for case in cases
+        }
+
+    return outcomes
 
 
 def pytest_terminal_summary(terminalreporter):

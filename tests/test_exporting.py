@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-import subprocess
-import sys
 
 import pytest
 
@@ -148,7 +146,7 @@ def test_a_failure_is_one_warning_and_changes_nothing_else(pytester, told, reque
     out = pytester.path / "out"
     out.mkdir()
     if obstacle == "full":
-        request.getfixturevalue("mounted")(out)
+        request.getfixturevalue("tmpfs")("size=1m", out)
     result, report = told("--tempres-artifacts=out", "-onorecursedirs=.*")
     result.assert_outcomes(passed=1, failed=1, warnings=1)
     assert result.ret == 1
@@ -164,24 +162,6 @@ def test_a_failure_is_one_warning_and_changes_nothing_else(pytester, told, reque
     else:
         assert kept["artifact"] is None
         result.stdout.no_fnmatch_line("artifacts:*")
-
-
-@pytest.fixture
-def mounted():
-    """Mount a file system of 1 MB at a path."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
-    paths = []
-
-    def mount(path: Path) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)]
-        if subprocess.run(command, check=False, capture_output=True).returncode:
-            pytest.skip("this container may not mount")
-        paths.append(path)
-
-    yield mount
-    for path in paths:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_an_error_of_ours_costs_no_report(pytester, run_plain):

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -103,16 +102,9 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
 
 
 @pytest.fixture
-def tiny(tmp_path_factory, monkeypatch):
+def tiny(tmpfs):
     """A file system with little room."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
-    path = tmp_path_factory.mktemp("tiny")
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=30", "none", str(path)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("this container may not mount")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    return tmpfs("size=64k,nr_inodes=30")
 
 
 def test_temp_location_that_fills_up(pytester, run, how, tiny):

@@ -6,7 +6,6 @@ import ctypes
 import os
 from pathlib import Path
 import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -185,23 +184,3 @@ def as_nobody(in_child) -> Callable[[Callable[[], object]], object]:
         return in_child(child)
 
     return run
-
-
-@pytest.fixture
-def tmpfs(tmp_path_factory) -> Callable[[str], Path]:
-    """Mount a small file system of its own; it is gone after the test."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
-    mounted = []
-
-    def mount(options: str, path: Path | None = None) -> Path:
-        path = path or tmp_path_factory.mktemp("mnt")
-        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(path)]
-        if subprocess.run(command, check=False, capture_output=True).returncode:
-            pytest.skip("this container may not mount")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -1,0 +1,22 @@
+"""What the tests of faults share: sessions that must come to an orderly end."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["kept_on_disk", "run_checked"]
+
+
+def run_checked(run, *args, junit=True):
+    """Run an inner session, which must end in order and with one warning of ours at most."""
+    options = ("--junitxml=junit.xml",) if junit else ()
+    result = run("-p", "no:cacheprovider", *options, *args)
+    text = f"{result.stdout}\n{result.stderr}"
+    for noise in ("INTERNALERROR", "internal error", "Exception ignored", "Traceback (most"):
+        assert noise not in text
+    return result, sorted({line for line in result.outlines if re.search(r"Tempres\w+: ", line)})
+
+
+def kept_on_disk(place):
+    """Return the names of what is kept, without their random ends."""
+    return sorted(path.name[:-8] for path in place.glob("tempres-*/*.d/*"))
