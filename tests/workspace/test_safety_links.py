@@ -22,60 +22,67 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 
+#: The most often that a racer tries, and that a removal is tried against it.
+TRIES, ROUNDS = 1_000_000, 10_000
+
+
+def race(path: Path, victim: Path, aside: Path, over: int, tell: int) -> None:
+    """Swap *path* for a link to *victim* and back until *over* ends, and tell of the first time."""
+    exchange = ctypes.CDLL(None).renameat2
+    swapped, links, here = False, 0, os.fsencode(path)
+    link = b""
+    for step in range(TRIES):
+        if step % 100 == 0 and select.select([over], [], [], 0)[0]:
+            break
+        if link and exchange(-100, here, -100, link, 2) == 0:
+            if not swapped:
+                os.write(tell, b"x")
+            swapped = True
+            continue
+        # The tree was removed, and what is aside may be the directory: begin anew.
+        link = b""
+        if os.path.lexists(here):
+            links += 1
+            link = os.fsencode(aside / f"link{links}")
+            os.symlink(victim, link)
+
 
 @pytest.fixture
-def racer(in_child, tmp_path, shared_place) -> Callable[..., Any]:
+def racer(in_child, shared_place) -> Callable[..., Any]:
     """Have another process swap a directory for a link again and again, a bounded number of times.
 
-    It may be another user. It says how often it succeeded, so that no test passes for want of it.
+    It may be another user. Inside the block one can ask whether it has succeeded yet, and at the
+    end it must have: no test passes for want of it.
     """
-    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
-    if exchange is None:
+    if not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("only Linux swaps two names at once")
     aside = shared_place / "aside"
     aside.mkdir()
     aside.chmod(0o777)
 
-    def race(path: Path, victim: Path, over: int) -> int:
-        swaps, links, here = 0, 0, os.fsencode(path)
-        link = b""
-        for step in range(1_000_000):
-            if step % 100 == 0 and select.select([over], [], [], 0)[0]:
-                break
-            if link and exchange(-100, here, -100, link, 2) == 0:
-                swaps += 1
-                continue
-            # The tree was removed, and what is aside may be the directory: begin anew.
-            link = b""
-            if os.path.lexists(here):
-                links += 1
-                link = os.fsencode(aside / f"link{links}")
-                os.symlink(victim, link)
-        return swaps
-
     @contextlib.contextmanager
-    def racer(path: Path, victim: Path, *, uid: int | None = None) -> Iterator[None]:
+    def racer(path: Path, victim: Path, *, uid: int | None = None) -> Iterator[Callable[[], bool]]:
         over, end = os.pipe()
-        counted, count = os.pipe()
+        told, tell = os.pipe()
 
         def child() -> None:
             os.close(end)
             if uid is not None:
                 os.setuid(uid)
-            os.write(count, b"%d" % race(path, victim, over))
+            race(path, victim, aside, over, tell)
 
         thread = threading.Thread(target=in_child, args=(child,))
         thread.start()
         try:
-            yield
+            yield lambda: bool(select.select([told], [], [], 0)[0])
         finally:
             os.close(end)
             thread.join()
-            os.close(count)
-            swaps = int(os.read(counted, 100))
+            os.close(tell)
+            swapped = os.read(told, 1)
             os.close(over)
-            os.close(counted)
-        assert swaps > 0
+            os.close(told)
+        assert swapped
 
     return racer
 
@@ -125,8 +132,10 @@ def test_a_directory_that_is_swapped_for_a_link_again_and_again(
     tree = Path(root.path, "main", "tree")
     os.mkdir(tree.parent)
     uid = NOBODY if stranger and os.geteuid() == 0 else None
-    with racer(Path(root.path, swapped), precious, uid=uid):
-        for _ in range(60):
+    with racer(Path(root.path, swapped), precious, uid=uid) as has_swapped:
+        for number in range(ROUNDS):
+            if number >= 60 and has_swapped():
+                break
             plant_again(shared_place / "stage", tree.parent)
             if how == "remove_tree":
                 remove_tree(str(tree))
