@@ -384,13 +384,8 @@ def locked(path: str) -> Iterator[None]:
 
 def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str, ...]) -> None:
     """Write the tests of some rows, and run them in a session of their own."""
-    suite = place / "suite"
-    suite.mkdir()
+    suite = write_suite(place, how, names)
     (place / "tmp").mkdir()
-    (suite / "pytest.ini").write_text("[pytest]\n")
-    (suite / "conftest.py").write_text(CONFTEST)
-    for row in names:
-        (suite / f"test_{row}.py").write_text(module(row, how))
     args = []
     if how == "xdist":
         args = ["-n1"] if "interrupted" in names else ["-n2", "--dist=loadfile"]
@@ -410,6 +405,17 @@ def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str
             check=False,
             timeout=120,
         )
+
+
+def write_suite(place: Path, how: str, names: tuple[str, ...]) -> Path:
+    """Write the tests of some rows, and return the directory that they are in."""
+    suite = place / "suite"
+    suite.mkdir()
+    (suite / "pytest.ini").write_text("[pytest]\n")
+    (suite / "conftest.py").write_text(CONFTEST)
+    for row in names:
+        (suite / f"test_{row}.py").write_text(module(row, how))
+    return suite
 
 
 def module(row: str, how: str) -> str:

@@ -205,19 +205,12 @@ class Harness:
     ) -> Iterator[Session]:
         """Run a session and, when its last process is gone, see what it has left."""
         self._progress_file(number).unlink(missing_ok=True)
-        env = self._environment(KILLING_PROGRESS=str(self._progress_file(number)))
-        if plan:
-            if "log" in plan:
-                plan["log"] = str(self._scratch / "logs" / str(plan["log"]))
-            env["KILLING_PLAN"] = json.dumps(plan)
-            point = str(Path(__file__).parent / "point")
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, (point, env.get("PYTHONPATH"))))
         how = ["-pxdist", "-n2"] if workers else []
         files = [f"test_{name}.py" for name in suites]
         session = Session(
             ["-ptempres", *how, *options, *files],
             directory=self._scratch / "project",
-            env=env,
+            env=self._planned(number, plan),
             output=self._scratch / "logs" / f"out-{number}",
         )
         try:
@@ -230,6 +223,17 @@ class Harness:
         # One of xdist's is due when a worker dies before it can be spoken to.
         assert not re.search("INTERNALERROR.*pytest_tempres", told), told
         self._ledger.check(told)
+
+    def _planned(self, number: int, plan: dict[str, object]) -> dict[str, str]:
+        """Return the environment of a session that says how far it is, and does as planned."""
+        env = self._environment(KILLING_PROGRESS=str(self._progress_file(number)))
+        if plan:
+            if "log" in plan:
+                plan["log"] = str(self._scratch / "logs" / str(plan["log"]))
+            env["KILLING_PLAN"] = json.dumps(plan)
+            point = str(Path(__file__).parent / "point")
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, (point, env.get("PYTHONPATH"))))
+        return env
 
     def _environment(self, **variables: str) -> dict[str, str]:
         env = {
