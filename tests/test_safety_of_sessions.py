@@ -33,6 +33,7 @@ def reclaim(place: Path) -> None:
         rootdir="",
         keep_sessions=0,
         seconds=60,
+        run="",
         measure=lambda path, until: (0, True),
         tick=lambda: None,
     )
