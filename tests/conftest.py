@@ -29,16 +29,13 @@ _SECONDS = 300
 
 
 @pytest.fixture(autouse=True)
-def no_ci(monkeypatch):
-    """Let pytest print the same on every machine: where CI is set it cuts no line."""
-    for name in ("CI", "BUILD_NUMBER"):
+def plain_environment(monkeypatch):
+    """Let pytest print the same on every machine, and take no inner session for an outer worker.
+
+    Where CI is set it cuts no line.
+    """
+    for name in ("CI", "BUILD_NUMBER", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def plain_options() -> list[str]:
-    """The options of every inner session, for those that need more than `run` can give."""
-    return PLAIN
 
 
 @pytest.fixture(params=["plain", "xdist"])

@@ -13,8 +13,10 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.terminal import count
 from pytest_tempres.reports.terminal import size
 from pytest_tempres.reports.terminal import write
+from pytest_tempres.reports.terminal import write_reclaimed
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.sweep import Reclaimed
 
 ROOT = "/tmp/tempres-abcdefgh"
 
@@ -371,3 +373,40 @@ def test_a_size_is_short_and_nearly_right(amount):
 def test_counts_agree_with_their_nouns(number, noun, text):
     """One is one, and all else is several."""
     assert count(number, noun) == text
+
+
+# -- what was reclaimed
+
+
+@pytest.mark.parametrize(
+    "found, line",
+    [
+        (Reclaimed(1), "reclaimed 1 dead session (empty), from 0 seconds ago"),
+        (Reclaimed(1, 1, 0, age=59.9), "reclaimed 1 dead session (1 item), from 59 seconds ago"),
+        (
+            Reclaimed(2, 3, 1500, age=60),
+            "reclaimed 2 dead sessions (3 items, 1.5 kB), the oldest from 1 minute ago",
+        ),
+        (
+            Reclaimed(1, 9, 1500, complete=False, age=7200),
+            "reclaimed 1 dead session (9 items, at least 1.5 kB), from 2 hours ago",
+        ),
+        (
+            Reclaimed(1, 9, 0, complete=False, age=86400 * 9.5),
+            "reclaimed 1 dead session (9 items), from 9 days ago",
+        ),
+        (Reclaimed(1, age=-5.0), "reclaimed 1 dead session (empty), from 0 seconds ago"),
+    ],
+)
+def test_what_was_reclaimed_is_told_in_one_line(found, line):
+    """A person learns how many sessions had died, how much they had left, and how old it was."""
+    terminal = Terminal()
+    write_reclaimed(found, terminal)
+    assert terminal.lines == [line]
+
+
+def test_nothing_is_told_where_nothing_was_reclaimed():
+    """A session that follows upon one that ended well says nothing."""
+    terminal = Terminal()
+    write_reclaimed(Reclaimed(), terminal)
+    assert terminal.lines == []

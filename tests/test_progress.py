@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_tempres import progress
+from pytest_tempres.progress import Progress
+
+
+class Terminal:
+    """Stands for pytest's reporter, and remembers what is on the screen."""
+
+    def __init__(self, *, isatty: bool = True) -> None:
+        self.isatty = isatty
+        self.shown: list[str] = []
+        self.line = "...."
+
+    def ensure_newline(self) -> None:
+        """Begin a line."""
+        self.line = ""
+
+    def rewrite(self, text: str, *, erase: bool = False) -> None:
+        """Write in the place of what stands in the line."""
+        self.line = text.ljust(len(self.line)) if erase else text
+        self.shown.append(text)
+
+    def flush(self) -> None:
+        """Show what was written."""
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count items for some seconds, and return what the terminal showed."""
+
+    def counted(items: int, seconds: float, terminal: Terminal | None) -> None:
+        times = iter([0.0, *(seconds * n / items for n in range(1, items + 1))])
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(times, seconds))
+        manager = SimpleNamespace(get_plugin=lambda _: terminal)
+        tick = Progress(SimpleNamespace(pluginmanager=manager), "what was left")
+        for _ in range(items):
+            tick()
+        tick.close()
+
+    return counted
+
+
+def test_a_long_removal_shows_how_far_it_has_come(counted):
+    """On a terminal one line counts, and is gone when the removal is over."""
+    terminal = Terminal()
+    counted(100_000, 1000.0, terminal)
+    assert terminal.shown[0].startswith("removing what was left: ")
+    numbers = [int(text.split()[-2].replace(",", "")) for text in terminal.shown if text.strip()]
+    assert numbers == sorted(set(numbers))
+    assert 1 < len(numbers) < 100_000 / 100
+    assert not terminal.line.strip()
+
+
+@pytest.mark.parametrize(
+    "items, seconds, terminal",
+    [
+        (100_000, 0.4, Terminal()),
+        (100, 1000.0, Terminal()),
+        (100_000, 1000.0, Terminal(isatty=False)),
+        (100_000, 1000.0, None),
+    ],
+    ids=["short", "few", "no terminal", "no reporter"],
+)
+def test_what_is_short_or_seen_by_nobody_shows_nothing(counted, items, seconds, terminal):
+    """A log has no line that comes and goes, and neither has a removal that is done at once."""
+    counted(items, seconds, terminal)
+    assert terminal is None or terminal.shown == []
