@@ -61,13 +61,12 @@ def test_findings_that_were_received_take_no_memory(pytester, run):
     """Reports stay to the end of a session; what they carried is gone, in every process."""
     pytester.makeconftest(
         """
-        import gc
+        import gc, os
         import pytest
 
-        def pytest_sessionfinish(session):
+        def pytest_sessionfinish():
             reports = [each for each in gc.get_objects() if isinstance(each, pytest.TestReport)]
-            # The variable that says so may come from an outer session.
-            name = getattr(session.config, "workerinput", {}).get("workerid", "controller")
+            name = os.environ.get("PYTEST_XDIST_WORKER", "controller")
             with open(f"carried-{name}", "w") as file:
                 file.write(f"{sum('tempres' in vars(each) for each in reports)} of {len(reports)}")
         """
