@@ -38,6 +38,12 @@ def plain_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="session")
+def plain_options() -> list[str]:
+    """The options of every inner session, for those that need more than `run` can give."""
+    return PLAIN
+
+
 @pytest.fixture(params=["plain", "xdist"])
 def how(request):
     """How the inner session runs: what is seen from outside must not depend on it."""
