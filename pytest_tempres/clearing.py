@@ -33,9 +33,11 @@ def clear(state: SessionState) -> None:
         # Other plugins clean up after the verdict too.
         _correct(state, accused)
     if left and not _somebody_may_come(state):
-        progress = Progress(state.config, "what was left")
-        _remove_all(state, left, progress)
-        progress.close()
+        progress = Progress(state.config, "what was left", silent=not state.settings.prints)
+        try:
+            _remove_all(state, left, progress)
+        finally:
+            progress.close()
     accused = {path for path in accused if os.path.lexists(path)}
     waiting = [path for path in left if os.path.lexists(path)]
     if waiting or accused:

@@ -20,10 +20,13 @@ class Progress:
     """Counts what is removed, and shows the count on a terminal when it takes long.
 
     :param what: What is being removed.
+    :param silent: Whether nothing is to be shown after all.
     """
 
-    def __init__(self, config: pytest.Config, what: str) -> None:
-        self._terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    def __init__(self, config: pytest.Config, what: str, *, silent: bool) -> None:
+        terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        seen = terminal is not None and terminal.isatty and not silent
+        self._terminal: Any = terminal if seen else None
         self._what = what
         self._count = 0
         self._shown = time.monotonic()
@@ -32,7 +35,7 @@ class Progress:
     def __call__(self) -> None:
         """Count one item."""
         self._count += 1
-        if self._count % _STRIDE == 0 and self._terminal is not None and self._terminal.isatty:
+        if self._count % _STRIDE == 0 and self._terminal is not None:
             now = time.monotonic()
             if now - self._shown > _SECONDS:
                 self._shown = now

@@ -19,17 +19,17 @@ _SECONDS: Final = 2.0
 
 def reclaim(state: SessionState) -> Reclaimed:
     """Remove what dead sessions left beside ours, once in each session."""
-    if state.swept or state.joined:
+    if state.swept or state.joined or os.getpid() != state.pid:
         return Reclaimed()
     state.swept = True
-    progress = Progress(state.config, "what dead sessions left")
+    progress = Progress(state.config, "what dead sessions left", silent=not state.settings.prints)
     try:
         found = sweep(
             os.path.dirname(state.root.path),
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,
             seconds=_SECONDS,
-            run=str(state.about["run"]),
+            run=str(state.about["run"] or state.root.path),
             measure=_measured,
             tick=progress,
         )
@@ -37,7 +37,9 @@ def reclaim(state: SessionState) -> Reclaimed:
         progress.close()
     if found.failure is not None:
         path, error = found.failure
-        state.warn("sweep", f"a dead session's {path} could not be removed: {error.strerror}")
+        state.warn(
+            "sweep", f"{path} of a dead session could not be removed: {error.strerror or error}"
+        )
     return found
 
 

@@ -77,11 +77,12 @@ def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
     """Write in one line what was removed of sessions that died; nothing when there was nothing."""
     if not found.sessions:
         return
-    what = count(found.items, "item") if found.items else "empty"
+    what = f"{found.items:,} item{'s' * (found.items != 1)}" if found.items else "empty"
     if found.bytes:
         what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
     age = f"{'' if found.sessions == 1 else 'the oldest '}from {_age(found.age)} ago"
-    terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}")
+    rest = "; the rest goes next time" if found.unfinished else ""
+    terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}{rest}")
 
 
 def _age(seconds: float) -> str:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import contextlib
-import errno
-import json
 import os
-import random
 import stat
 import time
 from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.proof import BREADCRUMB
-from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
 from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.remains import Remains
+from pytest_tempres.workspace.remains import read
+from pytest_tempres.workspace.remains import superfluous
 from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import children
 
 __all__ = ["Reclaimed", "sweep"]
 
-#: What opening a file says where there is none, or a link, a directory or a socket.
-_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
 
@@ -45,28 +40,14 @@ class Reclaimed(NamedTuple):
     complete: bool = True
     #: Seconds since the oldest of these sessions began.
     age: float = 0.0
-    #: The first that could not be removed.
-    failure: Failure | None = None
+    #: Whether the time was over before all had gone.
+    unfinished: bool = False
+    #: The first that could not be removed, and why.
+    failure: tuple[str, OSError] | None = None
 
 
 class _OutOfTimeError(Exception):
     """The rest is left to the next session."""
-
-
-class _Session(NamedTuple):
-    """A session that is over, or one that lives and has written what it keeps."""
-
-    #: None where somebody else holds its lock: it lives, or is being swept.
-    dead: SessionRoot | None
-    lives: bool
-    began: float
-    ended: float
-    rootdir: str
-    #: What the workers of one run have in common that have roots of their own.
-    run: str
-    #: Whether it came to its end, and said there what it kept.
-    told: bool
-    kept: frozenset[str]
 
 
 def sweep(
@@ -87,12 +68,19 @@ def sweep(
         live and have written their index count too, so that of several that end at the same
         time the last one leaves as many as it should.
     :param seconds: The time after which the rest is left to the next session.
-    :param run: The run that goes on: workers on one host with roots of their own are one session.
+    :param run: The session that goes on: its root, or what all workers of its run have in common
+        that have roots of their own.
     :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
         second argument (of `time.monotonic`) it has to end.
     :param tick: Called for each item that is removed.
     """
-    return _Sweep(rootdir, keep_sessions, seconds, run, measure=measure, tick=tick).go(parent)
+    work = _Sweep(seconds, measure, tick)
+    try:
+        work.do(parent, rootdir, keep_sessions, run)
+    except (_OutOfTimeError, KeyboardInterrupt):
+        # Whoever presses Ctrl-C now wants the end of the session, and no more than that.
+        return work.reclaimed._replace(unfinished=True)
+    return work.reclaimed
 
 
 class _Sweep:
@@ -100,206 +88,140 @@ class _Sweep:
 
     def __init__(
         self,
-        rootdir: str,
-        keep_sessions: int,
         seconds: float,
-        run: str,
-        *,
         measure: Callable[[str, float], tuple[int, bool]],
         tick: Callable[[], object],
     ) -> None:
-        self._rootdir = rootdir
-        self._keep_sessions = keep_sessions
-        now = time.monotonic()
-        self._deadline = now + seconds
-        # Removing comes first: what takes long to measure would never go.
-        self._measured = now + seconds / 4
-        self._run = run
+        self.reclaimed = Reclaimed()
+        self._began = time.monotonic()
+        self._seconds = seconds
         self._measure = measure
         self._tick = tick
-        self._kept: list[_Session] = []
-        self._reclaimed = Reclaimed()
-        self._counted: set[str] = set()
         self._ticks = 0
 
-    def go(self, parent: str) -> Reclaimed:
-        try:
-            for path in self._candidates(parent):
-                self._look_at(path)
-            self._retire()
-        except _OutOfTimeError:
-            pass
-        finally:
-            for session in self._kept:
-                if session.dead is not None:
-                    session.dead.release()
-        return self._reclaimed
+    def do(self, parent: str, rootdir: str, keep_sessions: int, run: str) -> None:
+        kept: list[Remains] = []
+        others: list[Remains] = []
+        dead: list[Remains] = []
+        for path in self._candidates(parent):
+            remains = self._look_at(path)
+            if remains is None:
+                continue
+            if remains.named and remains.rootdir != rootdir:
+                others.append(remains)
+            else:
+                (kept if any(map(os.path.lexists, remains.named)) else dead).append(remains)
+        # Our own session stays in any case: its place is taken.
+        kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
+        recent = {run, *list(dict.fromkeys(each.run for each in kept))[:keep_sessions]}
+        for remains in kept:
+            self._clear(remains, stays=remains.run in recent)
+        for remains in dead:
+            self._clear(remains, stays=False)
+        # What sessions of other projects kept takes time to look at, and mostly stays as it is.
+        for remains in others:
+            self._check(share=0.5)
+            self._clear(remains, stays=True)
 
     def _pace(self) -> None:
         self._tick()
         self._ticks += 1
         self._check()
 
-    def _check(self) -> None:
-        if time.monotonic() > self._deadline:
+    def _check(self, share: float = 1.0) -> None:
+        if time.monotonic() > self._until(share):
             raise _OutOfTimeError
+
+    def _until(self, share: float) -> float:
+        return self._began + share * self._seconds
 
     def _candidates(self, parent: str) -> list[str]:
         """Return the paths that are named like session roots; a shared directory may be huge."""
         paths = []
-        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        with contextlib.suppress(OSError, _OutOfTimeError), os.scandir(parent) as entries:
             for entry in entries:
                 if bears_our_name(entry.name):
                     paths.append(entry.path)
-                self._check()
-        # What cannot be removed, or takes all the time, may not keep the rest from its turn.
-        random.shuffle(paths)
-        return paths
+                self._check(share=0.25)
+        # In any order: what cannot be removed, or takes all the time, gives the rest a turn.
+        return sorted(paths, key=lambda _: random_name())
 
-    def _look_at(self, path: str) -> None:
+    def _look_at(self, path: str) -> Remains | None:
+        self._check(share=0.75)
+        if not is_ours(path):
+            _remove_unfinished(path)
+            return None
+        with contextlib.suppress(OSError):
+            return read(path)
+        return None
+
+    def _clear(self, remains: Remains, *, stays: bool) -> None:
+        """Remove what may go of a session if it is dead, under its lock."""
         self._check()
-        session = _session_at(path)
-        if session is None:
+        root = _take(remains.path)
+        if root is None:
             return
-        if session.kept and session.rootdir == self._rootdir:
-            self._kept.append(session)
-        elif session.dead is not None:
-            self._clear(session, session.dead, session.kept)
-
-    def _retire(self) -> None:
-        """Remove what is superfluous in sessions that kept something, and the old ones whole."""
-        # One that lives stays in any case: its place is taken.
-        self._kept.sort(key=lambda each: (each.lives, each.ended, each.run))
-        runs = list(dict.fromkeys(session.run for session in reversed(self._kept)))
-        recent = {self._run, *runs[: self._keep_sessions]}
-        while self._kept:
-            session = self._kept.pop()
-            if session.dead is not None:
-                stays = session.kept if session.run in recent else frozenset[str]()
-                self._clear(session, session.dead, stays)
-
-    def _clear(self, session: _Session, root: SessionRoot, kept: frozenset[str]) -> None:
-        """Remove all of a dead session but *kept*, and give up its lock."""
-        # What was kept for long enough, or a person has tidied up, is no news.
-        is_news = bool(kept) or not session.told
         try:
-            for path in _superfluous(root.path, kept):
-                self._check()
-                self._remove(root, path, session.began if is_news else None)
-            if not kept:
-                root.dissolve()
+            # It may have ended since it was looked at, and have kept something.
+            now = read(remains.path)
+            kept = frozenset(path for path in now.named if stays and os.path.lexists(path))
+            if stays or now.named <= remains.named:
+                self._remove_all(root, now, kept)
+        except OSError:
+            return
         finally:
             root.release()
 
-    def _remove(self, root: SessionRoot, path: str, began: float | None) -> None:
-        size, complete = self._measure(path, self._measured) if began is not None else (0, True)
-        self._ticks = 0
+    def _remove_all(self, root: SessionRoot, remains: Remains, kept: frozenset[str]) -> None:
+        # What was kept for long enough, or a person has tidied up, is no news.
+        is_news = bool(kept) or not remains.has_index
+        self._ticks, left, size = 0, 0, 0
+        complete, gone = True, False
+        try:
+            for path in superfluous(root.path, kept):
+                self._check()
+                found = self._measure(path, self._until(0.25)) if is_news else (0, True)
+                failures = self._remove(root, path)
+                if not failures:
+                    size, complete = size + found[0], complete and found[1]
+                left += failures
+            gone = bool(kept) or root.dissolve()
+        except _OutOfTimeError:
+            size, complete = 0, False
+            raise
+        finally:
+            items = max(self._ticks - left, bool(size))
+            if is_news and (items or (gone and not kept)):
+                self._count(remains, items, size, complete=complete and not left)
+
+    def _remove(self, root: SessionRoot, path: str) -> int:
+        """Remove *path*; return how many items are still there."""
         try:
             failures = root.remove(path, self._pace)
         except NotOurDirectoryError as error:
             failures = [Failure(path, error)]
-        except _OutOfTimeError:
-            self._count(root, began, 0, complete=False)
-            raise
-        if not failures:
-            self._count(root, began, size, complete=complete)
-        elif self._reclaimed.failure is None:
-            self._reclaimed = self._reclaimed._replace(failure=failures[0])
+        if failures and self.reclaimed.failure is None:
+            where = os.path.join(os.path.dirname(path), failures[0].path)
+            self.reclaimed = self.reclaimed._replace(failure=(where, failures[0].error))
+        return len(failures)
 
-    def _count(self, root: SessionRoot, began: float | None, size: int, *, complete: bool) -> None:
-        if began is None:
-            return
-        self._counted.add(root.path)
-        so_far = self._reclaimed
-        self._reclaimed = so_far._replace(
-            sessions=len(self._counted),
-            items=so_far.items + self._ticks,
+    def _count(self, remains: Remains, items: int, size: int, *, complete: bool) -> None:
+        so_far = self.reclaimed
+        self.reclaimed = so_far._replace(
+            sessions=so_far.sessions + 1,
+            items=so_far.items + items,
             bytes=so_far.bytes + size,
             complete=so_far.complete and complete,
-            age=max(so_far.age, time.time() - began),
+            age=max(so_far.age, time.time() - remains.began),
         )
 
 
-def _session_at(path: str) -> _Session | None:
-    """Return the session at *path* if it is ours: locked if it is dead."""
-    if not is_ours(path):
-        _remove_unfinished(path)
-        return None
+def _take(path: str) -> SessionRoot | None:
+    """Return the session root *path*, locked, if its session is dead."""
     fd = lock.take(os.path.join(path, LOCK))
-    try:
-        root = None
-        if fd is not None:
-            root = SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd)
-        about = _read(os.path.join(path, BREADCRUMB))
-        index = _read(os.path.join(path, INDEX))
-        kept = frozenset(_kept_paths(index, path))
-        began = os.lstat(os.path.join(path, BREADCRUMB)).st_mtime
-        # The index is written once, at the end; the root's own time moves with each sweep.
-        ended = os.lstat(os.path.join(path, INDEX)).st_mtime if kept else 0.0
-    except OSError:
-        # The lock was free because its session has just removed all of this, or what it
-        # kept cannot be read just now: then nobody knows what may go.
-        if fd is not None:
-            lock.release(fd)
+    if fd is None:
         return None
-    rootdir = str(about.get("rootdir") or index.get("rootdir"))
-    run = str(about.get("run") or index.get("run") or path)
-    lives = bool(kept) and fd is None and lock.is_in_common(os.path.join(path, LOCK))
-    return _Session(root, lives, began, ended, rootdir, run, bool(index), kept)
-
-
-def _superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
-    """Yield what may go from *root*: nothing that is kept, holds it or lies in it."""
-    spared = set(kept)
-    for path in kept:
-        worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
-        spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
-    for worker in children(root):
-        name = os.path.basename(worker)
-        if name in (BREADCRUMB, LOCK) or (kept and name == INDEX):
-            continue
-        if worker not in spared:
-            yield worker
-        elif worker not in kept:
-            yield from (path for path in children(worker) if path not in spared)
-
-
-def _read(path: str) -> dict[str, object]:
-    """Return what stands in a file of ours; nothing where it is missing, broken or no file.
-
-    :raises OSError: When it cannot be read for any other reason.
-    """
-    try:
-        with open(path, encoding="ascii", opener=_open_at_once) as file:
-            content = json.load(file)
-    except (ValueError, RecursionError):
-        return {}
-    except OSError as error:
-        if error.errno not in _NO_FILE:
-            raise
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Whatever stands there now: no link is followed, and a fifo must not keep us waiting.
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-
-
-def _kept_paths(index: dict[str, object], root: str) -> Iterator[str]:
-    """Yield the paths in *root* that an index names and that are still there."""
-    inside = os.path.join(root, "")
-    for path in _named(index):
-        clean = path.startswith(inside) and path == os.path.normpath(path)
-        if clean and os.path.lexists(path):
-            yield path
-
-
-def _named(index: dict[str, object]) -> Iterator[str]:
-    by_test = index.get("kept")
-    for paths in by_test.values() if isinstance(by_test, dict) else ():
-        if isinstance(paths, list):
-            yield from (path for path in paths if isinstance(path, str))
+    return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd)
 
 
 def _remove_unfinished(path: str) -> None:

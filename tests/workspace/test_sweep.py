@@ -12,6 +12,7 @@ import time
 import pytest
 
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace import remains
 from pytest_tempres.workspace import sweep as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
@@ -203,7 +204,7 @@ def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
     """A temp directory that vanished is no error at the end of a session."""
     place.rmdir()
     assert sweep() == 0
-    assert module.children(str(place)) == []
+    assert remains.children(str(place)) == []
 
 
 def test_what_was_reclaimed_is_counted(dead, reclaim):
@@ -236,7 +237,9 @@ def test_what_cannot_be_removed_is_told_and_not_counted(dead, reclaim, monkeypat
     root = dead()
     failure = module.Failure("there", PermissionError())
     monkeypatch.setattr(module.SessionRoot, "remove", lambda *_: [failure])
-    assert reclaim() == module.Reclaimed(failure=failure)
+    found = reclaim()
+    assert found.failure == (f"{root}/there", failure.error)
+    assert found == module.Reclaimed(failure=found.failure)
     assert (root / "main" / "left").exists()
 
 
@@ -278,7 +281,7 @@ def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeyp
         (root / BREADCRUMB).unlink(missing_ok=True)
         return [str(child) for child in Path(path).iterdir()]
 
-    monkeypatch.setattr(module, "children", children)
+    monkeypatch.setattr(remains, "children", children)
     assert sweep() == 0
     assert (root / "main" / "left").exists()
 
@@ -511,6 +514,21 @@ def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
     assert (tmp_path / "elsewhere").exists()
 
 
+def test_evidence_is_known_by_whatever_path_its_root_is_reached(place, dead, reclaim, tmp_path):
+    """A link, a container that mounts it elsewhere, a moved directory: what was kept stays."""
+    root = dead("main.d/t")
+    moved = place.rename(tmp_path / "moved")
+    (tmp_path / "linked").symlink_to(moved)
+    for parent in (moved, tmp_path / "linked"):
+        options = {"rootdir": PROJECT, "seconds": 60, "run": "", "tick": int}
+        for keep in (3, 1):
+            module.sweep(
+                str(parent), keep_sessions=keep, measure=lambda path, until: (0, True), **options
+            )
+    assert (moved / root.name / "main.d" / "t" / "evidence").exists()
+    assert not (moved / root.name / "main").exists()
+
+
 # -- the budget
 
 
@@ -565,6 +583,49 @@ def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, recla
     assert 0 < left < 31
     assert reclaim().complete
     assert not root.exists()
+
+
+def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypatch):
+    """Where listing alone takes too long, what was found goes, and the rest another time."""
+    roots = [dead() for _ in range(50)]
+    seconds = iter([0.0, *(n / 10 for n in range(20)), *[2.0] * 100_000])
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "monotonic", lambda: next(seconds))
+        assert sweep(seconds=4.5) > 0
+    while any(root.exists() for root in roots):
+        assert sweep() > 0
+
+
+def test_evidence_of_other_projects_does_not_delay_the_own(dead, sweep, monkeypatch):
+    """However much others have kept, old evidence of this project goes in time."""
+    others = [dead("main.d/t", rootdir="/other") for _ in range(20)]
+    own = [dead("main.d/t", ended=LONG_AGO + age) for age in range(4)]
+    clear = module._Sweep._clear
+
+    def slow(self, remains, *, stays):
+        if remains.rootdir != PROJECT:
+            raise module._OutOfTimeError
+        clear(self, remains, stays=stays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Sweep, "_clear", slow)
+        assert sweep(keep=1) == 3
+    assert [root.exists() for root in own] == [False, False, False, True]
+    assert all(root.exists() for root in others)
+
+
+def test_an_interrupt_ends_the_sweep_and_nothing_else(dead, reclaim):
+    """Whoever presses Ctrl-C again at the end gets the end, with no lock left behind."""
+    root = dead()
+
+    def tick():
+        raise KeyboardInterrupt
+
+    held = set(lock._held)
+    assert reclaim(tick=tick).unfinished
+    assert lock._held == held
+    assert root.exists()
+    assert reclaim().sessions == 1
 
 
 def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monkeypatch):

@@ -1,0 +1,119 @@
+"""What does a session root say of its session, and what of it may go?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import errno
+import json
+import os
+from typing import Final
+from typing import NamedTuple
+
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.root import children
+
+__all__ = ["Remains", "read", "superfluous"]
+
+#: What opening a file says where there is none, or a link, a directory or a socket.
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
+
+class Remains(NamedTuple):
+    """A session root, as its own files describe it."""
+
+    path: str
+    #: When its session began, and when it wrote down what it keeps: seconds since the epoch.
+    began: float
+    ended: float
+    rootdir: str
+    #: What the workers of one run have in common that have roots of their own.
+    run: str
+    #: Whether the session came to its end, and wrote down what it keeps.
+    has_index: bool
+    #: The paths that its index names; not all of them need be there any more.
+    named: frozenset[str]
+
+
+def read(path: str) -> Remains:
+    """Read what stands in the session root *path*.
+
+    :raises OSError: When that cannot be told, and so nobody knows what may go.
+    """
+    about = _content(os.path.join(path, BREADCRUMB))
+    index = _content(os.path.join(path, INDEX))
+    return Remains(
+        path,
+        began=os.lstat(os.path.join(path, BREADCRUMB)).st_mtime,
+        # The index is written once, at the end; the root's own time moves with each sweep.
+        ended=os.lstat(os.path.join(path, INDEX)).st_mtime if index else 0.0,
+        rootdir=str(about.get("rootdir") or index.get("rootdir")),
+        run=str(about.get("run") or index.get("run") or path),
+        has_index=bool(index),
+        named=frozenset(_named(index, path)),
+    )
+
+
+def superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
+    """Yield what may go from *root*: nothing that is kept, holds it or lies in it.
+
+    The index comes last: as long as it is there, the rest is known to have been kept.
+    """
+    spared = set(kept)
+    for path in kept:
+        worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
+        spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
+    for worker in children(root):
+        if os.path.basename(worker) in (BREADCRUMB, LOCK, INDEX):
+            continue
+        if worker not in spared:
+            yield worker
+        elif worker not in kept:
+            yield from (path for path in children(worker) if path not in spared)
+    index = os.path.join(root, INDEX)
+    if not kept and os.path.lexists(index):
+        yield index
+
+
+def _content(path: str) -> dict[str, object]:
+    """Return what stands in a file of ours; nothing where it is missing, broken or no file."""
+    try:
+        with open(path, encoding="ascii", opener=_open_at_once) as file:
+            content = json.load(file)
+    except (ValueError, RecursionError):
+        return {}
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Whatever stands there now: no link is followed, and a fifo must not keep us waiting.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _named(index: dict[str, object], root: str) -> Iterator[str]:
+    """Yield the paths that an index names, as they are called where the root stands now.
+
+    The session may have called its temp directory otherwise: through a link, or in a container
+    that mounts it elsewhere. The name of the root is random, so what follows it is sure.
+    """
+    marker = os.path.join(os.sep, os.path.basename(root), "")
+    for path in _texts(index.get("kept")):
+        before, found, inner = path.rpartition(marker)
+        if found and os.path.isabs(before + found) and _is_below(inner):
+            yield os.path.join(root, inner)
+
+
+def _is_below(inner: str) -> bool:
+    clean = inner == os.path.normpath(inner) and not os.path.isabs(inner) and "\0" not in inner
+    return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
+
+
+def _texts(by_test: object) -> Iterator[str]:
+    for paths in by_test.values() if isinstance(by_test, dict) else ():
+        if isinstance(paths, list):
+            yield from (path for path in paths if isinstance(path, str))
