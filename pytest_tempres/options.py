@@ -26,6 +26,44 @@ _SIZE: Final = re.compile(
     r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
 )
 _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
+#: The options that take one value: name, what the value is called, help.
+_ON_THE_COMMAND_LINE: Final = (
+    (
+        "keep",
+        "POLICY",
+        "keep the temporary directories of tests: none, failed or all (default: failed)",
+    ),
+    ("keep-sessions", "N", "how many sessions that kept something stay on disk (default: 3)"),
+    ("artifacts", "DIR", "directory to copy what was kept to, with a manifest.json"),
+    (
+        "artifacts-max-size",
+        "SIZE",
+        "the most bytes to copy there, such as 500M or 1.5Gi (default: 1G)",
+    ),
+    (
+        "root",
+        "DIR",
+        "existing directory for the session's own directory (default: system temp dir)",
+    ),
+    (
+        "leaks",
+        "MODE",
+        "off, report, fail: exit status 1 when something is left, or strict: also an error in the "
+        "test that left it (default: report)",
+    ),
+    (
+        "detect",
+        "LIST",
+        "what to look for, separated by commas: temp, fds (file descriptors), watch (the "
+        "directories in tempres_watch) (default: temp)",
+    ),
+    ("baseline", "FILE", "known leaks, which are counted apart and never fail the run"),
+    (
+        "update-baseline",
+        "HOW",
+        "rewrite the baseline: shrink drops what no longer leaks, all writes what this run found",
+    ),
+)
 
 
 class ReportTarget(NamedTuple):
@@ -66,54 +104,8 @@ class Settings(NamedTuple):
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option, on the command line and for the ini file."""
     group = parser.getgroup("tempres", "temporary resources")
-    group.addoption(
-        "--tempres-keep",
-        metavar="POLICY",
-        help="keep the temporary directories of tests: none, failed or all (default: failed)",
-    )
-    group.addoption(
-        "--tempres-keep-sessions",
-        metavar="N",
-        help="how many sessions that kept something stay on disk (default: 3)",
-    )
-    group.addoption(
-        "--tempres-artifacts",
-        metavar="DIR",
-        help="directory to copy what was kept to, with a manifest.json",
-    )
-    group.addoption(
-        "--tempres-artifacts-max-size",
-        metavar="SIZE",
-        help="the most bytes to copy there, such as 500M or 1.5Gi (default: 1G)",
-    )
-    group.addoption(
-        "--tempres-root",
-        metavar="DIR",
-        help="existing directory for the session's own directory (default: system temp dir)",
-    )
-    group.addoption(
-        "--tempres-leaks",
-        metavar="MODE",
-        help="off, report, fail: exit status 1 when something is left, or strict: also an error "
-        "in the test that left it (default: report)",
-    )
-    group.addoption(
-        "--tempres-detect",
-        metavar="LIST",
-        help="what to look for, separated by commas: temp, fds (file descriptors), watch (the "
-        "directories in tempres_watch) (default: temp)",
-    )
-    group.addoption(
-        "--tempres-baseline",
-        metavar="FILE",
-        help="known leaks, which are counted apart and never fail the run",
-    )
-    group.addoption(
-        "--tempres-update-baseline",
-        metavar="HOW",
-        help="rewrite the baseline: shrink drops what no longer leaks, all writes what this run "
-        "found",
-    )
+    for name, metavar, text in _ON_THE_COMMAND_LINE:
+        group.addoption(f"--tempres-{name}", metavar=metavar, help=text)
     group.addoption(
         "--tempres-report",
         metavar="TYPE[:DEST]",
