@@ -48,14 +48,18 @@ _ON_THE_COMMAND_LINE: Final = (
     (
         "leaks",
         "MODE",
-        "off, report, fail: exit status 1 when something is left, or strict: also an error in the "
-        "test that left it (default: report)",
+        (
+            "off, report, fail: exit status 1 when something is left, or strict: also an error in the "
+            "test that left it (default: report)"
+        ),
     ),
     (
         "detect",
         "LIST",
-        "what to look for, separated by commas: temp, fds (file descriptors), watch (the "
-        "directories in tempres_watch) (default: temp)",
+        (
+            "what to look for, separated by commas: temp, fds (file descriptors), watch (the "
+            "directories in tempres_watch) (default: temp)"
+        ),
     ),
     ("baseline", "FILE", "known leaks, which are counted apart and never fail the run"),
     (
