@@ -49,8 +49,8 @@ _ON_THE_COMMAND_LINE: Final = (
         "leaks",
         "MODE",
         (
-            "off, report, fail: exit status 1 when something is left, or strict: also an error in the "
-            "test that left it (default: report)"
+            "off, report, fail: exit status 1 when something is left, or strict: also an error in "
+            "the test that left it (default: report)"
         ),
     ),
     (
