@@ -75,7 +75,7 @@ def _told(state: SessionState) -> list[Entry]:
     if ledger is None:
         return []
     # What a forked child leaves open nobody closes: its exit handlers never run.
-    if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
+    if ledger.provisional is None or os.getpid() != state.pid:
         return ledger.unsent
     return ledger.provisional.told(ledger.unsent)
 
