@@ -60,7 +60,8 @@ def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
     """Return what another process is told of the test that is over."""
     return {
         "made": current.made,
-        "lent": list(_newly_lent(state)),
+        "lent": _lent(state, current),
+        "failed": current.failed,
         "superseded": current.superseded,
         "entries": _told(state),
         "changed": state.watched.travelling() if state.watched is not None else [],
@@ -84,6 +85,14 @@ def _left_so_far(entries: list[Entry]) -> list[Leak]:
     """Return what is left of *entries*, which nobody can look after once this worker crashes."""
     there = [entry for entry in entries if not entry.ignored]
     return judge(there, deferred=set(), failed=(), pardoned=lambda _: False)
+
+
+def _lent(state: SessionState, current: CurrentTest) -> list[Made]:
+    """Return what factories of wider scopes gave that was not told, and all that a failure used."""
+    lent = list(_newly_lent(state))
+    if current.failed and os.getpid() == state.pid:
+        lent += [made for lending in used(state, current.item) for made in lending.made]
+    return lent
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -191,21 +200,34 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
         state.entries.update((entry.path, entry) for entry in entries)
     state.superseded.update(data["superseded"])
     if state.current is None:
-        _note(state, report, made)
+        # Of reports by the same name, another worker's may be the one that failed.
+        failed = report.nodeid in state.failed and data["failed"]
+        failed = failed or report.outcome == "failed"
+        asks = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
+        _note(state, report, made, failed=failed, otherwise="hook" if asks else None)
+        # No single test decides on what was lent, so nobody is asked about it.
+        _note(state, report, lent, failed=failed)
     else:
         _take_back(state, state.current, [*made, *lent], entries)
 
 
-def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
-    """Note what a worker keeps by now: should it crash, it will never say so itself."""
+def _note(
+    state: SessionState,
+    report: pytest.TestReport,
+    made: list[Made],
+    *,
+    failed: bool,
+    otherwise: str | None = None,
+) -> None:
+    """Note what a worker keeps by now: should it crash, it will never say so itself.
+
+    :param otherwise: The reason to keep what neither the policy nor the call keeps.
+    """
     worker = distributed.sender(report) or state.worker.name
-    failed = report.outcome == "failed" or report.nodeid in state.failed
     for each in made:
-        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)
-        if reason is None and state.config.hook.pytest_tempres_keep.get_hookimpls():
-            reason = "hook"
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or otherwise
         if reason is not None:
-            state.made.setdefault(each.path, Kept(report.nodeid, each.path, reason, worker))
+            state.made[each.path] = Kept(report.nodeid, each.path, reason, worker)
 
 
 def _take_back(

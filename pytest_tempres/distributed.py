@@ -23,6 +23,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
@@ -97,9 +98,10 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     output = getattr(state.config, "workeroutput", None)
     if output is None:
         return
+    entries = state.ledger.remaining() if state.ledger is not None else []
     output[_OUTPUT] = json.dumps(
         {
-            "entries": state.ledger.remaining() if state.ledger is not None else [],
+            "entries": [as_evidence(entry, state.failed) for entry in entries],
             "deferred": sorted(deferred),
             "kept": state.kept,
             "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
@@ -128,7 +130,7 @@ def elsewhere(state: SessionState, report: pytest.TestReport) -> Elsewhere | Non
 
 def name_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
     """Write the host beside the paths that a failure's *section* names, if it is another one."""
-    there = elsewhere(state, report)
+    there = elsewhere(state, report) if report.outcome != "passed" else None
     if there is not None:
         line = at(f"kept: {there.host}", "")
         report.sections = [

@@ -93,7 +93,7 @@ class Lending:
     failed: bool = False
     #: The test whose setup ended it: that test has got another one, for another parameter.
     replaced_for: str = ""
-    #: How many of `made` a report has carried to the controller.
+    #: How many of `made` reports have told another process of.
     carried: int = 0
 
 

@@ -37,10 +37,11 @@ class TestBefore:
         HELD.append(tempfile.TemporaryDirectory(prefix="promised-"))
         HELD.append(tempfile.NamedTemporaryFile(prefix="promised-"))
 
-    def test_2_leaks(self, temp_dir, cache):
+    def test_2_leaks(self, temp_dir, cache, temp_resources_module):
         tempfile.mkdtemp(prefix="leak-")
+        temp_resources_module.dir(prefix="lent-")
 
-    def test_3_fails(self, temp_dir):
+    def test_3_fails(self, temp_dir, temp_resources_module):
         assert 0
 """
 CRASH = """
@@ -92,7 +93,7 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
     assert sorted(leak["owner"]["id"] for leak in leaks) == owners
     kept = {(each["nodeid"].rpartition("::")[2], name_of(each["path"])) for each in report["kept"]}
     crashed = {("test_crashes", "test_crashes"), ("test_crashes", "stray")}
-    fails = {("test_3_fails", "test_3_fails")}
+    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "lent")}
     assert fails <= kept
     if not stopped:
         assert crashed <= kept
@@ -101,6 +102,42 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
     assert len(set(on_disk)) == len(report["kept"])
+
+
+EACH = """
+import os, tempfile
+import pytest
+
+def test_it(temp_dir, temp_resources_session):
+    tempfile.mkdtemp(prefix="left-")
+    temp_resources_session.dir(prefix="lent-")
+    assert os.environ["PYTEST_XDIST_WORKER"] != "gw0"
+"""
+DIES_LATE = """
+import os
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        os._exit(9)
+"""
+
+
+def test_a_failure_counts_where_it_was(pytester, told, system_tmp):
+    """Where each worker runs each test, what is left where it passed is a leak.
+
+    Where it failed all of it is kept, though the worker dies before it can say so.
+    """
+    pytester.makeconftest(DIES_LATE)
+    pytester.makepyfile(test_it=EACH)
+    _, report = told("-n2", "--dist=each")
+    leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
+    assert [(leak["worker"], name_of(leak["path"])) for leak in leaks] == [("gw1", "left")]
+    kept = sorted((each["worker"], name_of(each["path"])) for each in report["kept"])
+    assert kept == [("gw0", "left"), ("gw0", "lent"), ("gw0", "test_it")]
+    on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
+    assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
 
 
 def name_of(path: str) -> str:
