@@ -227,6 +227,29 @@ def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system
     assert not list(system_tmp.glob("tempres-*"))
 
 
+UNREAD = """
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Controller())
+
+class Controller:
+    def pytest_runtest_logreport(self, report):
+        raise KeyboardInterrupt
+"""
+
+
+def test_what_an_unread_report_told_is_no_leak(pytester, told):
+    """After an interrupt reports may be left unread, though their workers end as ever.
+
+    Nobody can say then whether the test failed that left something.
+    """
+    pytester.makeconftest(UNREAD)
+    pytester.makepyfile("import tempfile\ndef test_fails():\n    assert not tempfile.mkdtemp()\n")
+    result, report = told("-n1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert [leak["status"] for leak in report["leaks"]] == ["failed-test"]
+
+
 @WORKERS
 @pytest.mark.parametrize("way", ["twice", "terminated"])
 def test_a_session_that_is_stopped_hard_is_swept(
