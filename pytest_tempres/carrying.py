@@ -113,19 +113,38 @@ def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport
 
 def received(state: SessionState, report: pytest.TestReport) -> None:
     """Take what a report tells, in whichever process it arrives."""
+    data = _read(state, report)
     if state.current is not None:
         state.current.reports.append(report)
     elif report.outcome == "failed" and not _is_interrupt(report):
-        if not _is_accusation(report):
+        if not data.get("accused"):
             state.failed.add(report.nodeid)
         worker = distributed.sender(report)
         if worker is not None and _is_crash(report):
             _crashed(state, worker, report)
     distributed.name_host(state, report, _SECTION)
-    if _CARRIED in report.__dict__:
-        _unpack(state, report)
-        if state.current is None:
-            unload(report)
+    if data:
+        _unpack(state, report, data)
+    if state.current is None:
+        unload(report)
+
+
+def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
+    """Return what a report carries, if anything."""
+    try:
+        data = json.loads(report.__dict__.get(_CARRIED, "{}"))
+        if isinstance(data, dict):
+            return data
+        problem: Exception = TypeError(f"not a record: {data!r}")
+    except (ValueError, TypeError) as error:
+        problem = error
+    _unreadable(state, report, problem)
+    return {}
+
+
+def _unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
+    text = f"the findings of {report.nodeid} could not be read: {problem}"
+    state.warn("carried", text, TempresLeakWarning)
 
 
 def unload(report: pytest.TestReport) -> None:
@@ -151,14 +170,6 @@ def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> Non
         _name_in(report, given_by_crashed(state, worker))
 
 
-def _is_accusation(report: pytest.TestReport) -> bool:
-    """Whether a report that came from a worker failed only because of what the test left."""
-    try:
-        return bool(json.loads(report.__dict__.get(_CARRIED, "{}")).get("accused"))
-    except (ValueError, AttributeError):
-        return False
-
-
 def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
     """Name in a failure's own section what will be kept because of it."""
     if any(name == _SECTION for name, _ in report.sections):
@@ -178,9 +189,8 @@ def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
         report.sections.append((_SECTION, "\n".join(lines)))
 
 
-def _unpack(state: SessionState, report: pytest.TestReport) -> None:
+def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:
     try:
-        data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         lent = [Made(*record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
@@ -193,8 +203,7 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
-        text = f"the findings of {report.nodeid} could not be read: {problem}"
-        state.warn("carried", text, TempresLeakWarning)
+        _unreadable(state, report, problem)
         return
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)

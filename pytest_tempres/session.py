@@ -17,7 +17,6 @@ from pytest_tempres import options
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import SHIPPED
@@ -153,6 +152,8 @@ def _make_place(
     if shared is not None:
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
+        from pytest_tempres.hosts import node_name  # noqa: PLC0415 -- few are on other hosts
+
         # The same for all workers there, so that pytest tells it once.
         text = f"{node_name()} does not see {announced}: "
         tell(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
