@@ -35,7 +35,7 @@ from pytest_tempres.workspace.root import create
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
 
-__all__ = ["leave_basetemp_alone", "start"]
+__all__ = ["leave_basetemp_alone", "stands_among_tests", "start"]
 
 #: Set once a start was tried: what cannot be made early cannot be made later either.
 _tried_key: Final = pytest.StashKey[bool]()
@@ -215,6 +215,13 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
         return basetemp
 
     factory.getbasetemp = getbasetemp
+
+
+def stands_among_tests(state: SessionState) -> bool:
+    """Whether session roots stand below rootdir, where kept ones would be collected."""
+    parent = os.path.realpath(os.path.dirname(state.root.path))
+    rootdir = os.path.realpath(state.config.rootpath)
+    return os.path.join(parent, "").startswith(os.path.join(rootdir, ""))
 
 
 def _stop(state: SessionState, redirect: Redirect) -> None:
