@@ -9,6 +9,7 @@ from pytest_tempres import markers
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.owners import look
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
@@ -66,7 +67,7 @@ def _look_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -
     if ledger.detectors:
         _allow(state, current)
     if ledger.unsent:
-        _judge_attempt(ledger, current)
+        _judge_attempt(state, ledger, current)
 
 
 def _allow(state: SessionState, current: CurrentTest) -> None:
@@ -76,8 +77,11 @@ def _allow(state: SessionState, current: CurrentTest) -> None:
         state.allowed[current.item.nodeid] = patterns
 
 
-def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
-    """Mark what an attempt left as evidence if it failed, as ignored if a marker says so."""
+def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
+    """Mark what an attempt left as evidence if it failed, as ignored if a marker says so.
+
+    What tests before it have left may have been found only now.
+    """
     nodeid = current.item.nodeid
     ignore = Ignore(ledger.worker_root, markers.ignored_patterns(current.item))
 
@@ -85,7 +89,7 @@ def _judge_attempt(ledger: Ledger, current: CurrentTest) -> None:
 
     def marked(entry: Entry) -> Entry:
         if entry.test != nodeid or entry.owner.scope not in (None, "function"):
-            return entry
+            return as_evidence(entry, state.failed)
         return entry._replace(
             evidence=entry.evidence or failed_itself,
             ignored=entry.ignored or ignore.matches(entry.path),

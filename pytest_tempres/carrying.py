@@ -60,7 +60,8 @@ def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
     """Return what another process is told of the test that is over."""
     return {
         "made": current.made,
-        "lent": list(_newly_lent(state)),
+        "lent": _lent(state, current),
+        "failed": current.failed,
         "superseded": current.superseded,
         "entries": _told(state),
         "changed": state.watched.travelling() if state.watched is not None else [],
@@ -75,7 +76,7 @@ def _told(state: SessionState) -> list[Entry]:
     if ledger is None:
         return []
     # What a forked child leaves open nobody closes: its exit handlers never run.
-    if not ledger.unsent or ledger.provisional is None or os.getpid() != state.pid:
+    if ledger.provisional is None or os.getpid() != state.pid:
         return ledger.unsent
     return ledger.provisional.told(ledger.unsent)
 
@@ -84,6 +85,14 @@ def _left_so_far(entries: list[Entry]) -> list[Leak]:
     """Return what is left of *entries*, which nobody can look after once this worker crashes."""
     there = [entry for entry in entries if not entry.ignored]
     return judge(there, deferred=set(), failed=(), pardoned=lambda _: False)
+
+
+def _lent(state: SessionState, current: CurrentTest) -> list[Made]:
+    """Return what factories of wider scopes gave that was not told, and all that a failure used."""
+    lent = list(_newly_lent(state))
+    if current.failed and os.getpid() == state.pid:
+        lent += [made for lending in used(state, current.item) for made in lending.made]
+    return lent
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
@@ -104,19 +113,38 @@ def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport
 
 def received(state: SessionState, report: pytest.TestReport) -> None:
     """Take what a report tells, in whichever process it arrives."""
+    data = _read(state, report)
     if state.current is not None:
         state.current.reports.append(report)
     elif report.outcome == "failed" and not _is_interrupt(report):
-        if not _is_accusation(report):
+        if not data.get("accused"):
             state.failed.add(report.nodeid)
         worker = distributed.sender(report)
         if worker is not None and _is_crash(report):
             _crashed(state, worker, report)
     distributed.name_host(state, report, _SECTION)
-    if _CARRIED in report.__dict__:
-        _unpack(state, report)
-        if state.current is None:
-            unload(report)
+    if data:
+        _unpack(state, report, data)
+    if state.current is None:
+        unload(report)
+
+
+def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
+    """Return what a report carries, if anything."""
+    try:
+        data = json.loads(report.__dict__.get(_CARRIED, "{}"))
+        if isinstance(data, dict):
+            return data
+        problem: Exception = TypeError(f"not a record: {data!r}")
+    except (ValueError, TypeError) as error:
+        problem = error
+    _unreadable(state, report, problem)
+    return {}
+
+
+def _unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
+    text = f"the findings of {report.nodeid} could not be read: {problem}"
+    state.warn("carried", text, TempresLeakWarning)
 
 
 def unload(report: pytest.TestReport) -> None:
@@ -142,14 +170,6 @@ def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> Non
         _name_in(report, given_by_crashed(state, worker))
 
 
-def _is_accusation(report: pytest.TestReport) -> bool:
-    """Whether a report that came from a worker failed only because of what the test left."""
-    try:
-        return bool(json.loads(report.__dict__.get(_CARRIED, "{}")).get("accused"))
-    except (ValueError, AttributeError):
-        return False
-
-
 def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
     """Name in a failure's own section what will be kept because of it."""
     if any(name == _SECTION for name, _ in report.sections):
@@ -169,9 +189,8 @@ def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
         report.sections.append((_SECTION, "\n".join(lines)))
 
 
-def _unpack(state: SessionState, report: pytest.TestReport) -> None:
+def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:
     try:
-        data = json.loads(getattr(report, _CARRIED))
         made = [Made(*record) for record in data["made"]]
         lent = [Made(*record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
@@ -184,28 +203,40 @@ def _unpack(state: SessionState, report: pytest.TestReport) -> None:
             state.watched.adopt(data["changed"])
             state.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
-        text = f"the findings of {report.nodeid} could not be read: {problem}"
-        state.warn("carried", text, TempresLeakWarning)
+        _unreadable(state, report, problem)
         return
     if not state.joined:
         state.entries.update((entry.path, entry) for entry in entries)
     state.superseded.update(data["superseded"])
     if state.current is None:
-        _note(state, report, made)
+        # Of reports by the same name, another worker's may be the one that failed.
+        failed = report.nodeid in state.failed and data["failed"]
+        failed = failed or report.outcome == "failed"
+        asks = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
+        _note(state, report, made, failed=failed, otherwise="hook" if asks else None)
+        # No single test decides on what was lent, so nobody is asked about it.
+        _note(state, report, lent, failed=failed)
     else:
         _take_back(state, state.current, [*made, *lent], entries)
 
 
-def _note(state: SessionState, report: pytest.TestReport, made: list[Made]) -> None:
-    """Note what a worker keeps by now: should it crash, it will never say so itself."""
+def _note(
+    state: SessionState,
+    report: pytest.TestReport,
+    made: list[Made],
+    *,
+    failed: bool,
+    otherwise: str | None = None,
+) -> None:
+    """Note what a worker keeps by now: should it crash, it will never say so itself.
+
+    :param otherwise: The reason to keep what neither the policy nor the call keeps.
+    """
     worker = distributed.sender(report) or state.worker.name
-    failed = report.outcome == "failed" or report.nodeid in state.failed
     for each in made:
-        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep)
-        if reason is None and state.config.hook.pytest_tempres_keep.get_hookimpls():
-            reason = "hook"
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or otherwise
         if reason is not None:
-            state.made.setdefault(each.path, Kept(report.nodeid, each.path, reason, worker))
+            state.made[each.path] = Kept(report.nodeid, each.path, reason, worker)
 
 
 def _take_back(

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 import os
-import sys
 
 from pytest_tempres.conclusion import write_files
+from pytest_tempres.leaks.model import DEEDS
+from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.notices import write_late
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import shown
 from pytest_tempres.state import SessionState
 
 __all__ = ["correct", "open_to_correction"]
-
-#: Kinds that no longer being there says nothing about.
-_NO_PATHS = ("changed", "deleted", "descriptor")
 
 
 def open_to_correction(summary: Summary) -> set[str]:
     """Return the paths that were called leaks, and that nobody of ours has removed yet.
 
-    What lies on another host's disk cannot be looked at.
+    What lies on another host's disk cannot be looked at, and of a deed or a description it
+    says nothing that nothing lies there.
     """
     return {
         leak.path
         for leak in summary.leaks
-        if leak.status == "leak" and leak.kind not in _NO_PATHS and summary.is_here(leak)
+        if leak.status == "leak"
+        and leak.kind not in (*DEEDS, *WITHOUT_PATH)
+        and summary.is_here(leak)
     }
 
 
@@ -45,8 +47,7 @@ def correct(state: SessionState, paths: Collection[str]) -> None:
     state.summary = replace(summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks))
     write_files(state, state.summary)
     lines = "".join(f"  {shown(path, controls=True)}\n" for path in sorted(gone))
-    text = "pytest-tempres: reported as left, but removed at the end:\n"
-    sys.stderr.write(text + lines)
+    write_late(f"pytest-tempres: reported as left, but removed at the end:\n{lines}")
 
 
 def _put_right(leak: Leak, gone: Collection[str]) -> Leak:

@@ -8,26 +8,27 @@ from collections.abc import Sequence
 import json
 import os
 import re
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.hosts import Elsewhere
-from pytest_tempres.hosts import at
-from pytest_tempres.hosts import host_of
-from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import worker_directory
+
+if TYPE_CHECKING:
+    from pytest_tempres.hosts import Elsewhere
 
 __all__ = [
     "ControllerHooks",
@@ -97,14 +98,15 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     output = getattr(state.config, "workeroutput", None)
     if output is None:
         return
+    entries = state.ledger.remaining() if state.ledger is not None else []
     output[_OUTPUT] = json.dumps(
         {
-            "entries": state.ledger.remaining() if state.ledger is not None else [],
+            "entries": [as_evidence(entry, state.failed) for entry in entries],
             "deferred": sorted(deferred),
             "kept": state.kept,
             "stumbled": list(state.ledger.stumbled) if state.ledger is not None else [],
             "root": None if state.joined else state.root.path,
-            "node": node_name(),
+            "node": None if state.joined else _node_name(),
             "leaks": leaks,
             "changed": state.watched.travelling() if state.watched is not None else [],
             "collected": state.course.collected,
@@ -113,10 +115,16 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     )
 
 
+def _node_name() -> str:
+    from pytest_tempres.hosts import node_name  # noqa: PLC0415 -- few are on other hosts
+
+    return node_name()
+
+
 def tell_host(state: SessionState, report: pytest.TestReport) -> None:
     """Let *report* say where it comes from, if the paths in it mean nothing to the controller."""
     if state.is_elsewhere:
-        setattr(report, _NODE, node_name())
+        setattr(report, _NODE, _node_name())
 
 
 def elsewhere(state: SessionState, report: pytest.TestReport) -> Elsewhere | None:
@@ -128,8 +136,10 @@ def elsewhere(state: SessionState, report: pytest.TestReport) -> Elsewhere | Non
 
 def name_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
     """Write the host beside the paths that a failure's *section* names, if it is another one."""
-    there = elsewhere(state, report)
+    there = elsewhere(state, report) if report.outcome != "passed" else None
     if there is not None:
+        from pytest_tempres.hosts import at  # noqa: PLC0415 -- as above
+
         line = at(f"kept: {there.host}", "")
         report.sections = [
             (name, _KEPT_LINE.sub(lambda _: line, text) if name == section else text)
@@ -138,6 +148,9 @@ def name_host(state: SessionState, report: pytest.TestReport, section: str) -> N
 
 
 def _at_node(state: SessionState, node: Any, name: str) -> Elsewhere:
+    from pytest_tempres.hosts import Elsewhere  # noqa: PLC0415 -- as above
+    from pytest_tempres.hosts import host_of  # noqa: PLC0415 -- as above
+
     worker, spec = node.gateway.id, node.gateway.spec
     if worker not in state.elsewhere:
         host = host_of(ssh=spec.ssh or spec.vagrant_ssh, socket=spec.socket, node=name)

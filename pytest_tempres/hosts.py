@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Final
 
+from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.verdict import is_evidence
 from pytest_tempres.workspace.retention import Kept
@@ -15,8 +16,6 @@ __all__ = ["Elsewhere", "at", "host_of", "node_name"]
 
 #: The options of ssh(1) that take an argument, of OpenSSH 10.
 _WITH_ARGUMENT: Final = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
-#: Kinds of leaks whose path is a description.
-_NO_PATHS: Final = ("descriptor",)
 
 
 @dataclass(eq=False, repr=False)
@@ -65,7 +64,7 @@ class Elsewhere:
 
     def _from_there(self, leak: Leak) -> Leak:
         entry = leak.entry._replace(worker=self.worker)
-        if leak.kind in _NO_PATHS:
+        if leak.kind in WITHOUT_PATH:
             return leak._replace(entry=entry)
         path = at(self.host, leak.path)
         return leak._replace(path=path, entry=entry._replace(path=path))

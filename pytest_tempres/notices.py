@@ -11,7 +11,7 @@ import pytest
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.reports.shown import shown
 
-__all__ = ["tell", "tell_late"]
+__all__ = ["tell", "tell_late", "write_late"]
 
 
 def tell(config: pytest.Config, warning: TempresWarning) -> None:
@@ -40,6 +40,11 @@ def tell(config: pytest.Config, warning: TempresWarning) -> None:
 
 def tell_late(message: str) -> None:
     """Say *message* on standard error, when pytest has printed its last warning."""
-    # A stream that a test has closed is nobody's to write to.
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"pytest-tempres: {shown(message, controls=True)}\n")
+    write_late(f"pytest-tempres: {shown(message, controls=True)}\n")
+
+
+def write_late(text: str) -> None:
+    """Write *text* to standard error, if there is one."""
+    # A stream that a test has closed, or taken away, is nobody's to write to.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(text)

@@ -194,7 +194,7 @@ class _Teardown:
             self._ledger.leave(self._before)
             self._before = None
             if self._ledger.provisional is not None:
-                self._ledger.unsent += self._ledger.provisional.over(self._owner)
+                self._ledger.provisional.over(self._owner, self._ledger.unsent)
 
 
 def _fixture_owner(

@@ -28,8 +28,6 @@ from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
-from pytest_tempres.uncollected import UncollectedHooks
-from pytest_tempres.uncollected import stands_among_tests
 from pytest_tempres.workspace import custody
 
 __all__ = [
@@ -75,7 +73,9 @@ def pytest_configure(config: pytest.Config) -> None:
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
-    if stands_among_tests(state):
+    if sessions.stands_among_tests(state):
+        from pytest_tempres.uncollected import UncollectedHooks  # noqa: PLC0415 -- few need them
+
         config.pluginmanager.register(UncollectedHooks(), "tempres-uncollected")
     if config.pluginmanager.hasplugin("xdist"):
         from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional

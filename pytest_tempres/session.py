@@ -17,7 +17,6 @@ from pytest_tempres import options
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.hosts import node_name
 from pytest_tempres.leaks import origins
 from pytest_tempres.leaks.deferred import promised_by_handlers
 from pytest_tempres.leaks.ignore import SHIPPED
@@ -36,7 +35,7 @@ from pytest_tempres.workspace.root import create
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
 
-__all__ = ["leave_basetemp_alone", "start"]
+__all__ = ["leave_basetemp_alone", "stands_among_tests", "start"]
 
 #: Set once a start was tried: what cannot be made early cannot be made later either.
 _tried_key: Final = pytest.StashKey[bool]()
@@ -153,6 +152,8 @@ def _make_place(
     if shared is not None:
         return shared, shared.add_worker(name, settings.root_mode)
     if announced is not None:
+        from pytest_tempres.hosts import node_name  # noqa: PLC0415 -- few are on other hosts
+
         # The same for all workers there, so that pytest tells it once.
         text = f"{node_name()} does not see {announced}: "
         tell(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
@@ -214,6 +215,13 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
         return basetemp
 
     factory.getbasetemp = getbasetemp
+
+
+def stands_among_tests(state: SessionState) -> bool:
+    """Whether session roots stand below rootdir, where kept ones would be collected."""
+    parent = os.path.realpath(os.path.dirname(state.root.path))
+    rootdir = os.path.realpath(state.config.rootpath)
+    return os.path.join(parent, "").startswith(os.path.join(rootdir, ""))
 
 
 def _stop(state: SessionState, redirect: Redirect) -> None:

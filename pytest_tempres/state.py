@@ -15,7 +15,6 @@ import pytest
 
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
-from pytest_tempres.hosts import Elsewhere
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
@@ -25,16 +24,17 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
 from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
-from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 
 if TYPE_CHECKING:
+    from pytest_tempres.hosts import Elsewhere
     from pytest_tempres.leaks.baseline import Known
     from pytest_tempres.leaks.watched import Watched
     from pytest_tempres.reports.summary import Summary
+    from pytest_tempres.workspace.retention import Artifacts
 
 __all__ = ["Course", "CurrentTest", "Lending", "SessionState", "session_key"]
 
@@ -93,7 +93,7 @@ class Lending:
     failed: bool = False
     #: The test whose setup ended it: that test has got another one, for another parameter.
     replaced_for: str = ""
-    #: How many of `made` a report has carried to the controller.
+    #: How many of `made` reports have told another process of.
     carried: int = 0
 
 

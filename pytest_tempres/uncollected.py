@@ -7,22 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import bears_our_name
 
-__all__ = ["UncollectedHooks", "stands_among_tests"]
-
-
-def stands_among_tests(state: SessionState) -> bool:
-    """Whether session roots stand below rootdir, where kept ones would be collected."""
-    parent = os.path.realpath(os.path.dirname(state.root.path))
-    rootdir = os.path.realpath(state.config.rootpath)
-    return os.path.join(parent, "").startswith(os.path.join(rootdir, ""))
+__all__ = ["UncollectedHooks"]
 
 
 class UncollectedHooks:
-    """Registered only where `stands_among_tests`: pytest asks for each file and directory."""
+    """Registered only where roots stand among tests: pytest asks for each file and directory."""
 
     @pytest.hookimpl
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:

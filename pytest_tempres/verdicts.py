@@ -43,7 +43,7 @@ def finish(state: SessionState, session: pytest.Session) -> None:
         return
     # The root of a worker that crashed, for instance.
     state.open_again()
-    leaks = [*_judge(state), *excused(state, detected)]
+    leaks = [*_judge(state, broken=_is_broken(session)), *excused(state, detected)]
     _keep_evidence(state, leaks)
     if state.kept:
         index(state)
@@ -52,6 +52,11 @@ def finish(state: SessionState, session: pytest.Session) -> None:
         distributed.send(state, set(), leaks)
     elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
         _conclude(state, session, leaks)
+
+
+def _is_broken(session: pytest.Session) -> bool:
+    """Whether the session ended before its controller had read all reports."""
+    return session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
 def _copy_kept(state: SessionState) -> None:
@@ -105,13 +110,13 @@ def _detected(state: SessionState) -> list[Leak]:
     return [stands(leak) for leak in leaks if not state.may_stay(leak)]
 
 
-def _judge(state: SessionState) -> list[Leak]:
+def _judge(state: SessionState, *, broken: bool) -> list[Leak]:
     ledger = state.ledger
     if ledger is None or "temp" not in state.settings.detect:
         return []
     state.entries.update((entry.path, entry) for entry in ledger.remaining())
     ledger.unsent.clear()
-    for entry in _unreported(state):
+    for entry in _unreported(state, broken=broken):
         state.entries.setdefault(entry.path, entry)
     kept = {kept.path for kept in state.kept}
     # What lies in a directory that a fixture gave is kept with it.
@@ -125,14 +130,18 @@ def _judge(state: SessionState) -> list[Leak]:
     return judge(
         there,
         deferred=state.deferred,
-        failed=state.failed,
+        # What came from workers is marked: where each runs all tests, a name says too little.
+        failed=() if state.workers else state.failed,
         pardoned=lambda leak: pardoned(state, leak),
         known=state.baseline,
     )
 
 
-def _unreported(state: SessionState) -> list[Entry]:
-    """Return what lies in the roots of workers that did not tell of it."""
+def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
+    """Return what lies in the roots of workers that did not tell of it.
+
+    :param broken: Whether it may have been told in a report that nobody has read.
+    """
     found = []
     for worker in _names(state.root.path):
         path = os.path.join(state.root.path, worker)
@@ -141,7 +150,7 @@ def _unreported(state: SessionState) -> list[Entry]:
         test = state.crashed.get(worker)
         owner = SESSION if test is None else Owner("test", test)
         # A worker that was killed had no chance to clean up.
-        died = worker not in state.ended
+        died = broken or worker not in state.ended
         found += [
             Entry(os.path.join(path, name), owner, test, evidence=died, worker=worker)
             for name in _names(path)

@@ -51,6 +51,18 @@ def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, n
     nothing_left()
 
 
+def test_what_cannot_be_said_is_passed_over(pytester, run_plain, place, nothing_left):
+    """A suite may close standard error, or take it away; nothing else comes of that."""
+    source = SOURCE.partition("    def test_outside")[0]
+    pytester.makepyfile(source + "    def test_gone():\n        import sys; sys.stderr = None\n")
+    result = run_plain("-s", "--tempres-report=json:report.json")
+    assert result.ret == 0
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert [leak["status"] for leak in report["leaks"]] == ["deferred"]
+    nothing_left()
+
+
 def test_nothing_to_put_right_says_nothing(pytester, run_plain, place, nothing_left):
     """Without a handler that came late, standard error stays empty."""
     text = SOURCE.partition("    def test_inside")[0] + "    def test_leaks(): tempfile.mkdtemp()"

@@ -28,18 +28,20 @@ def cache():
 
 @pytest.fixture(scope="module")
 def over():
+    tempfile.mkdtemp(prefix="over-")
     yield
     tempfile.mkdtemp(prefix="over-")
 
 class TestBefore:
-    def test_1_promises(self, cache):
+    def test_1_promises(self, cache, over):
         HELD.append(tempfile.TemporaryDirectory(prefix="promised-"))
         HELD.append(tempfile.NamedTemporaryFile(prefix="promised-"))
 
-    def test_2_leaks(self, temp_dir, cache):
+    def test_2_leaks(self, temp_dir, cache, temp_resources_module):
         tempfile.mkdtemp(prefix="leak-")
+        temp_resources_module.dir(prefix="lent-")
 
-    def test_3_fails(self, temp_dir):
+    def test_3_fails(self, temp_dir, temp_resources_module):
         assert 0
 """
 CRASH = """
@@ -87,10 +89,11 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     stopped = "-x" in options
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
-    assert [leak["owner"]["id"] for leak in leaks] == ["test_1_before.py::TestBefore::test_2_leaks"]
+    owners = ["over", "over", "test_1_before.py::TestBefore::test_2_leaks"]
+    assert sorted(leak["owner"]["id"] for leak in leaks) == owners
     kept = {(each["nodeid"].rpartition("::")[2], name_of(each["path"])) for each in report["kept"]}
     crashed = {("test_crashes", "test_crashes"), ("test_crashes", "stray")}
-    fails = {("test_3_fails", "test_3_fails")}
+    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "lent")}
     assert fails <= kept
     if not stopped:
         assert crashed <= kept
@@ -99,6 +102,42 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
     assert len(set(on_disk)) == len(report["kept"])
+
+
+EACH = """
+import os, tempfile
+import pytest
+
+def test_it(temp_dir, temp_resources_session):
+    tempfile.mkdtemp(prefix="left-")
+    temp_resources_session.dir(prefix="lent-")
+    assert os.environ["PYTEST_XDIST_WORKER"] != "gw0"
+"""
+DIES_LATE = """
+import os
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        os._exit(9)
+"""
+
+
+def test_a_failure_counts_where_it_was(pytester, told, system_tmp):
+    """Where each worker runs each test, what is left where it passed is a leak.
+
+    Where it failed all of it is kept, though the worker dies before it can say so.
+    """
+    pytester.makeconftest(DIES_LATE)
+    pytester.makepyfile(test_it=EACH)
+    _, report = told("-n2", "--dist=each")
+    leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
+    assert [(leak["worker"], name_of(leak["path"])) for leak in leaks] == [("gw1", "left")]
+    kept = sorted((each["worker"], name_of(each["path"])) for each in report["kept"])
+    assert kept == [("gw0", "left"), ("gw0", "lent"), ("gw0", "test_it")]
+    on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
+    assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
 
 
 def name_of(path: str) -> str:
@@ -186,6 +225,29 @@ def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system
     assert output.count("test_it.py::test_1_leaks left 1 directory") == 1
     assert "= 1 leak from 1 test, 0 bytes; removed; 1 more from failed tests =" in output
     assert not list(system_tmp.glob("tempres-*"))
+
+
+UNREAD = """
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Controller())
+
+class Controller:
+    def pytest_runtest_logreport(self, report):
+        raise KeyboardInterrupt
+"""
+
+
+def test_what_an_unread_report_told_is_no_leak(pytester, told):
+    """After an interrupt reports may be left unread, though their workers end as ever.
+
+    Nobody can say then whether the test failed that left something.
+    """
+    pytester.makeconftest(UNREAD)
+    pytester.makepyfile("import tempfile\ndef test_fails():\n    assert not tempfile.mkdtemp()\n")
+    result, report = told("-n1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert [leak["status"] for leak in report["leaks"]] == ["failed-test"]
 
 
 @WORKERS

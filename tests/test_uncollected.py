@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.session import stands_among_tests
 from pytest_tempres.uncollected import UncollectedHooks
-from pytest_tempres.uncollected import stands_among_tests
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.retention import Kept

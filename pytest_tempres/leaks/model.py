@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from typing import Final
 from typing import Literal
 from typing import NamedTuple
 
 __all__ = [
+    "DEEDS",
     "SESSION",
+    "WITHOUT_PATH",
     "Entry",
     "Frame",
     "Leak",
@@ -25,6 +28,10 @@ __all__ = [
 OwnerKind = Literal["test", "fixture", "collection", "session"]
 Phase = Literal["setup", "call", "teardown"]
 Status = Literal["leak", "known", "deferred", "failed-test"]
+
+#: Kinds of leaks that say what was done to a path, and those whose path is a description.
+DEEDS: Final = ("changed", "deleted")
+WITHOUT_PATH: Final = ("descriptor",)
 
 
 class Frame(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 from typing import Final
 
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.shown import raw
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import raw
-from pytest_tempres.reports.summary import shown
 from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["VERSION", "render"]

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.reports.shown import raw
 from pytest_tempres.reports.shown import shown
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["SessionFacts", "Summary", "Totals", "raw", "shown"]
+__all__ = ["SessionFacts", "Summary", "Totals", "shown"]
 
 _SEPARATORS: Final = ("/", "\\")
 
@@ -63,10 +62,10 @@ class Summary:
     hosts: Mapping[str, str] = field(default_factory=dict)
     #: The session roots of these workers, as `host:path`: they clear up themselves.
     other_roots: tuple[str, ...] = ()
-    #: What was copied of `kept`; None where nobody wanted that, or nothing could be.
-    artifacts: Artifacts | None = None
     #: Those of them whose workers crashed, or were stopped too early to tell.
     abandoned: tuple[str, ...] = ()
+    #: What was copied of `kept`; None where nobody wanted that, or nothing could be.
+    artifacts: Artifacts | None = None
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
 

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
@@ -139,3 +140,11 @@ def test_parents_of_a_path():
     """A path and all above it, up to the root, relative ones too."""
     assert parents("/a/b") == {"/a/b", "/a", "/"}
     assert parents("a") == {"a", ""}
+
+
+def test_evidence_is_marked_for_who_does_not_know_the_failures(entry):
+    """What a failed test left, and no wider fixture, is marked before it travels."""
+    wide = entry._replace(owner=Owner("fixture", "wide", "module"))
+    assert as_evidence(entry, {TEST}).evidence
+    assert not as_evidence(entry, {"t.py::other"}).evidence
+    assert not as_evidence(wide, {TEST}).evidence

@@ -13,7 +13,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import jsonfile
 from pytest_tempres.reports.jsonfile import render
-from pytest_tempres.reports.summary import shown
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.workspace.retention import Kept
 
 
