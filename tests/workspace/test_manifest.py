@@ -27,6 +27,14 @@ def add(tmp_path):
     return add
 
 
+def free_numbers() -> list[int]:
+    """Return the numbers that the next descriptors will have."""
+    numbers = [os.dup(0) for _ in range(5)]
+    for number in numbers:
+        os.close(number)
+    return numbers
+
+
 def test_each_session_adds_its_part(add, tmp_path):
     """The second pytest of a job loses nothing that the first one wrote."""
     assert add({"n": 1}) == "manifest.json"
@@ -79,13 +87,10 @@ def test_what_is_no_file_is_not_replaced(add, tmp_path, kind):
     if kind == "link":
         other.write_text(text)
     before = path.lstat().st_ino
-    probe = os.dup(0)
-    os.close(probe)
+    free = free_numbers()
     assert add({"n": 1}) == "manifest-2.json"
-    after = os.dup(0)
-    os.close(after)
     # No descriptor stays open.
-    assert after == probe
+    assert free_numbers() == free
     assert path.lstat().st_ino == before
     assert not other.exists() or other.read_text() == text
 
