@@ -3,11 +3,16 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
 from pytest_tempres import distributed
+from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import create
 
 pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
 
@@ -306,6 +311,21 @@ def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
         hooks.pytest_testnodedown(nodes[0])
     hooks.pytest_sessionfinish()
     assert taken == [(nodes[0], 1), (nodes[1], 2)]
+
+
+def test_the_controller_holds_what_a_worker_made_again(tmp_path):
+    """No sweep takes a root that a test removed when its worker is gone: the session lives."""
+    root = create(str(tmp_path), mode=0o700, about={})
+    joined = attach(root.path)
+    worker = joined.add_worker("gw0", 0o700)
+    shutil.rmtree(root.path)
+    joined = joined.restore(worker, 0o700, {})
+    state = SimpleNamespace(root=root)
+    distributed.ControllerHooks(state).pytest_runtest_logreport()
+    joined.release()
+    assert lock.take(os.path.join(root.path, LOCK)) is None
+    assert state.root.dissolve()
+    assert os.listdir(tmp_path) == []
 
 
 def test_stopping_early_with_workers(pytester, run, system_tmp):

@@ -68,7 +68,8 @@ def remove_tree(
 
     Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
     are left alone with what is on them, and BSD file flags are not cleared: both are failures.
-    Where the platform can't work relative to descriptors (Windows), ``shutil.rmtree`` does it.
+    Where the platform can't work relative to descriptors (Windows), it goes by path, and
+    ``shutil.rmtree`` removes what is hard to.
     """
     try:
         System.rmdir(name, dir_fd=dir_fd)
@@ -94,7 +95,7 @@ def _remove_contents(
 ) -> list[Failure]:
     path = fsdecode(name)
     if not _BY_DESCRIPTOR:
-        return [Failure(*each) for each in remove_by_path(path)]
+        return [Failure(*each) for each in remove_by_path(path, tick)]
     failures: list[Failure] = []
     for _ in range(_ROUNDS):
         failures = _remove_from_parent(path, dir_fd, tick)

@@ -8,6 +8,10 @@ from typing import cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    _Entries = AbstractContextManager[Iterator[os.DirEntry[str]]]
 
 __all__ = ["System"]
 
@@ -26,4 +30,5 @@ class System:
     open = staticmethod(os.open)
     read = staticmethod(os.read)
     rmdir = staticmethod(os.rmdir)
+    scandir = staticmethod(cast("Callable[[str], _Entries]", os.scandir))
     unlink = staticmethod(os.unlink)

@@ -7,20 +7,31 @@ outlives a controller that was killed, until the worker has ended too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import Final
 
-__all__ = ["acquire", "forget_in_child", "is_in_common", "join", "release", "take"]
+from pytest_tempres.primitives._names import random_name
+from pytest_tempres.workspace.proof import identity_of
+
+__all__ = ["acquire", "forget_in_child", "hold", "is_in_common", "join", "release", "renew", "take"]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 #: What is in the file of a session that could not lock it: nobody can tell whether it lives.
 _UNLOCKED: Final = b"not locked"
 
+
+class _Held(int):
+    """A descriptor that holds a lock: a test may have closed it, and its number be another's."""
+
+    identity: tuple[int, int]
+
+
 # A forked child inherits the descriptor and with it the lock; it must let go
 # without unlocking, so a process has to know its own lock descriptors.
-_held: Final[set[int]] = set()
+_held: Final[set[_Held]] = set()
 
 if sys.platform == "win32":
     import msvcrt
@@ -53,8 +64,7 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be made.
     """
-    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd)
-    _held.add(fd)
+    fd = _note(os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
     try:
         _share(fd)
     except OSError:
@@ -73,25 +83,93 @@ def join(path: str) -> int | None:
         session is dead then.
     :raises OSError: When the file cannot be opened.
     """
-    fd = os.open(path, _FLAGS)
+    fd = _note(os.open(path, _FLAGS))
     try:
         _share(fd)
     except BlockingIOError:
-        os.close(fd)
+        release(fd)
         return None
     except OSError:
         # A file system without locks: nobody can sweep here.
         pass
-    _held.add(fd)
+    return fd
+
+
+def hold(fd: int, path: str) -> int:
+    """Hold the lock file *path* as it stands there now, whoever of the session made it again.
+
+    :param fd: What held the one that was there; it is released when there is another one.
+    :returns: The descriptor that holds the lock; *fd* when that is still the one.
+    :raises OSError: When there is none, or a sweep has it.
+    """
+    if isinstance(fd, _Held) and fd.identity == identity_of(os.lstat(path)):
+        return fd
+    now = join(path)
+    if now is None:
+        raise BlockingIOError(errno.EWOULDBLOCK, "it is being swept", path)
+    release(fd)
+    return now
+
+
+def renew(fd: int, path: str, *, proved: bool) -> int:
+    """Hold the lock file *path* as it stands there now; make it if it is gone.
+
+    :param fd: As :func:`hold` takes it.
+    :param proved: Whether a sweep may find the file at any moment, and take it for a dead
+        session's: it gets its name when it is locked then.
+    :returns: The descriptor that holds the lock.
+    :raises OSError: When it cannot be made, or a sweep has it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return hold(fd, path)
+    try:
+        made = _acquire_whole(path) if proved else acquire(path)
+    except FileExistsError:
+        # Another member was faster.
+        return hold(fd, path)
+    release(fd)
+    return made
+
+
+def _acquire_whole(path: str) -> int:
+    draft = f"{path}.{random_name()}"
+    fd = acquire(draft)
+    try:
+        os.link(draft, path)
+    except BaseException as error:
+        release(fd)
+        if not isinstance(error, OSError) or isinstance(error, FileExistsError):
+            raise
+        # A disk without hard links has no better way.
+        return acquire(path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
     return fd
 
 
 def release(fd: int) -> None:
     """Give up the lock and its descriptor; a second call does nothing."""
-    if fd in _held:
-        _held.discard(fd)
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    mine = next((each for each in _held if each is fd), None)
+    if mine is None:
+        return
+    _held.discard(mine)
+    with contextlib.suppress(OSError):
+        if identity_of(os.fstat(mine)) == mine.identity:
+            os.close(mine)
+
+
+def _note(number: int) -> _Held:
+    fd = _Held(number)
+    try:
+        fd.identity = identity_of(os.fstat(number))
+    except BaseException:
+        os.close(number)
+        raise
+    # An equal one is there if a test has closed that.
+    _held.discard(fd)
+    _held.add(fd)
+    return fd
 
 
 def take(path: str) -> int | None:
@@ -101,10 +179,9 @@ def take(path: str) -> int | None:
         holds it or it cannot be told: in doubt a session is alive.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        fd = _note(os.open(path, _FLAGS))
     except OSError:
         return None
-    _held.add(fd)
     try:
         _lock(fd)
         if os.fstat(fd).st_size == 0:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "Manifest"]
 
 MANIFEST: Final = "manifest.json"
+_DRAFT: Final = re.compile(re.escape(MANIFEST) + r"\.[a-z0-9_]{8}\.new")
 _ABOUT: Final = {"version": 1, "made_by": "pytest-tempres"}
 #: Set aside while files are copied, so that a full disk can still be told of.
 _RESERVE: Final = 1 << 16
 #: How long another session may take to write its own part, in seconds.
 _PATIENCE: Final = 10.0
+#: After this many seconds nobody will go on with what a session has begun that was killed.
+#: The draft of one that still copies is no more than its reserve.
+_ABANDONED: Final = 3600.0
 
 
 class Manifest:
@@ -36,6 +41,7 @@ class Manifest:
 
     What earlier sessions wrote stays. A file of that name that is none of ours, or that
     cannot be read, is left alone: the next free name is taken, ``manifest-2.json`` and so on.
+    So is every file where directories have no locks: another session may be about to replace it.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -58,6 +64,8 @@ class Manifest:
         :raises OSError: When it cannot be written; what is there has not changed then.
         """
         with _locked(self._folder) as alone:
+            if alone:
+                self._clear_drafts()
             for name in numbered(MANIFEST):
                 known = self._records(name, alone=alone)
                 if known is not None:
@@ -77,21 +85,33 @@ class Manifest:
     def _read(self, name: str) -> list[Any] | None:
         try:
             fd = self._folder.read(name)
-            with open(fd, encoding="utf-8") as file:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    return None
-                found = json.load(file)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if not status.st_size:
+                return [] if _is_abandoned(status) else None
+            with open(fd, encoding="utf-8", closefd=False) as file:
+                return _records_in(json.load(file))
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or any(found.get(key) != _ABOUT[key] for key in _ABOUT):
-            return None
-        records = found.get("artifacts")
-        return records if isinstance(records, list) else None
+        finally:
+            os.close(fd)
+
+    def _clear_drafts(self) -> None:
+        """Remove the drafts of sessions that were killed before they could."""
+        with contextlib.suppress(OSError):
+            for name in self._folder.names():
+                if _DRAFT.fullmatch(name) and _is_abandoned(self._folder.lstat(name)):
+                    self._folder.remove(name)
 
     def _publish(self, name: str, records: list[Any]) -> None:
         text = json.dumps({**_ABOUT, "artifacts": records}, indent=1)
         try:
-            self._write(f"{text}\n")
+            # Somebody may have closed it to others.
+            self._write(f"{text}\n", self._folder.lstat(name).st_mode & 0o777)
             self._folder.replace(self._draft, name)
         except BaseException:
             # An empty one is what we made to have the name.
@@ -99,18 +119,37 @@ class Manifest:
                 self._folder.remove(name)
             raise
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, mode: int | None = None) -> None:
         with open(self._folder.rewrite(self._draft), "w", encoding="ascii") as file:
+            if mode is not None and sys.platform != "win32":
+                with contextlib.suppress(OSError):
+                    os.fchmod(file.fileno(), mode)
             file.write(text)
+            if mode is not None:
+                file.flush()
+                # Renamed before it is on the disk, it would be empty after a power cut.
+                with contextlib.suppress(OSError):
+                    os.fsync(file.fileno())
+
+
+def _records_in(found: Any) -> list[Any] | None:
+    if not isinstance(found, dict) or any(found.get(key) != _ABOUT[key] for key in _ABOUT):
+        return None
+    records = found.get("artifacts")
+    return records if isinstance(records, list) else None
+
+
+def _is_abandoned(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _ABANDONED
 
 
 @contextlib.contextmanager
 def _locked(folder: Folder) -> Iterator[bool]:
-    """Lock *folder* for the block; yield False if somebody else does not let go of it."""
+    """Lock *folder* for the block; yield False if that cannot be, or others do not let go."""
     fd = folder.fd
     if sys.platform == "win32" or fd is None:
         # Directories have no locks there.
-        yield True
+        yield False
         return
     try:
         yield _lock(fd)
@@ -132,7 +171,7 @@ if sys.platform != "win32":
                     return False
                 time.sleep(0.05)
             except OSError:
-                # A file system without locks, and without a better way.
-                return True
+                # A file system without locks.
+                return False
             else:
                 return True

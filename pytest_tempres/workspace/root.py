@@ -107,9 +107,8 @@ class SessionRoot:
             raise WorkspaceCreationError(self.path, error) from error
 
     def _make_worker(self, name: str, mode: int) -> WorkerRoot:
-        worker = WorkerRoot(
-            name, os.path.join(self.path, name), os.path.join(self.path, f"{name}.d")
-        )
+        path = os.path.join(self.path, name)
+        worker = WorkerRoot(name, path, f"{path}.d")
         make_with_mode(worker.path, mode)
         make_with_mode(worker.given, mode & 0o711)
         self.made.update(identity_of(System.lstat(path)) for path in worker[1:])
@@ -192,19 +191,23 @@ class SessionRoot:
         for path, bits in ((worker.path, mode), (worker.given, mode & 0o711)):
             if not os.path.isdir(path):
                 make_with_mode(path, bits)
+                self.made.add(identity_of(System.lstat(path)))
         return now
 
     def _prove_again(self, about: dict[str, object]) -> SessionRoot:
-        now = self
-        lock_file = os.path.join(self.path, LOCK)
-        # A worker may end before its session does, so its lock may not speak for all.
-        if not self.joined and not os.path.lexists(lock_file):
-            self.release()
-            now = replace(self, lock_fd=lock.acquire(lock_file))
-        crumb = os.path.join(self.path, BREADCRUMB)
-        if not os.path.lexists(crumb):
+        crumb, lock_file = (os.path.join(self.path, name) for name in (BREADCRUMB, LOCK))
+        lock_fd = lock.renew(self.lock_fd, lock_file, proved=os.path.lexists(crumb))
+        # Another member may be doing the same.
+        with contextlib.suppress(FileExistsError):
             write_breadcrumb(crumb, about)
-        return now
+        return replace(self, lock_fd=lock_fd)
+
+    def hold(self) -> SessionRoot:
+        """Return this root, held by the lock that another member may have made again."""
+        lock_fd = self.lock_fd
+        with contextlib.suppress(OSError):
+            lock_fd = lock.hold(lock_fd, os.path.join(self.path, LOCK))
+        return self if lock_fd is self.lock_fd else replace(self, lock_fd=lock_fd)
 
     def dissolve(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
@@ -214,13 +217,10 @@ class SessionRoot:
         """
         if self.pid != os.getpid() or self.joined:
             return False
-        gone = True
-        try:
+        with contextlib.suppress(OSError):
             self._remove_empty()
-        except OSError:
-            gone = not os.path.lexists(self.path)
         self.release()
-        return gone
+        return not os.path.lexists(self.path)
 
     def release(self) -> None:
         """Give up the lock: as far as this process goes, the session is over."""
@@ -342,10 +342,9 @@ def attach(path: str) -> SessionRoot | None:
     """
     if not is_ours(path) or not os.access(path, os.W_OK | os.X_OK):
         return None
-    try:
+    fd = None
+    with contextlib.suppress(OSError):
         fd = lock.join(os.path.join(path, LOCK))
-    except OSError:
-        return None
     if fd is None:
         return None
     return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd, joined=True)

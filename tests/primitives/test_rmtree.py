@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
+from pytest_tempres.primitives import _by_path
 from pytest_tempres.primitives import _rmtree
 from pytest_tempres.primitives._rmtree import remove_tree
 
@@ -480,7 +481,8 @@ class TestByPath:
         assert not tree.exists()
 
     @pytest.mark.parametrize("inside", [True, False])
-    def test_read_only_file(self, inside, tree, monkeypatch):
+    @pytest.mark.parametrize("tick", [None, lambda: None], ids=["silent", "counted"])
+    def test_read_only_file(self, inside, tick, tree, monkeypatch):
         """Windows refuses to remove a read-only file until it is not; then it goes."""
         path = tree / "file"
         path.chmod(0o400)
@@ -498,10 +500,11 @@ class TestByPath:
         if sys.version_info < (3, 13):
             monkeypatch.setattr(shutil, "_rmtree_unsafe", shutil._rmtree_unsafe)
         target = tree if inside else path
-        assert remove_tree(str(target)) == []
+        assert remove_tree(str(target), tick=tick) == []
         assert not target.exists()
 
-    def test_what_stays(self, tree, monkeypatch):
+    @pytest.mark.parametrize("tick", [None, lambda: None], ids=["silent", "counted"])
+    def test_what_stays(self, tree, monkeypatch, tick):
         """What can't be removed is named with its reason."""
 
         def unlink(target, *, dir_fd=None):
@@ -509,11 +512,54 @@ class TestByPath:
 
         monkeypatch.setattr(shutil, "_use_fd_functions", False)
         monkeypatch.setattr(os, "unlink", unlink)
-        failures = remove_tree(str(tree))
+        monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
+        failures = remove_tree(str(tree), tick=tick)
         assert {failure.path for failure in failures} >= {
             str(tree / "file"),
             str(tree / "a" / "b" / "file"),
         }
+
+    def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path, monkeypatch):
+        """There is progress to show; links go as links, and ``shutil`` has nothing left to do."""
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "precious").touch()
+        (tree / "link").symlink_to(outside)
+        (tree / "a" / "dead").symlink_to("nowhere")
+        count = len(list(tree.rglob("*")))
+        ticks = []
+        monkeypatch.setattr(shutil, "rmtree", None)
+        assert remove_tree(str(tree), tick=lambda: ticks.append(1)) == []
+        assert len(ticks) == count
+        assert not tree.exists()
+        assert (outside / "precious").exists()
+
+    def test_an_end_in_the_middle(self, tree):
+        """A deadline ends it within an item, and what was done by then is done."""
+        for number in range(20):
+            (tree / f"more{number}").touch()
+        items = iter(range(10))
+        with pytest.raises(StopIteration):
+            remove_tree(str(tree), tick=lambda: next(items))
+        assert tree.exists()
+        assert len([path for path in tree.iterdir() if path.is_file()]) < 21
+
+    @pytest.mark.parametrize("where", ["top", "inside"])
+    def test_a_junction_is_not_entered(self, tree, monkeypatch, where):
+        """What on Windows looks like a directory and leads elsewhere is left to ``shutil``."""
+        junction = tree if where == "top" else tree / "a"
+        same = junction.lstat().st_ino
+
+        def is_directory(status):
+            return stat.S_ISDIR(status.st_mode) and status.st_ino != same
+
+        def rmtree(path, **handlers):
+            assert (junction / ("file" if where == "top" else "b/file")).exists()
+
+        monkeypatch.setattr(_by_path, "_is_directory", is_directory)
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        remove_tree(str(tree), tick=lambda: None)
+        assert junction.exists()
 
     def test_gone_meanwhile(self, tree, monkeypatch):
         """What vanishes meanwhile is no failure."""

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import identity_of
 
 
 @pytest.fixture
@@ -60,6 +61,120 @@ def test_releasing_survives_a_descriptor_that_was_closed(held):
     os.close(held)
     lock.release(held)
     assert held not in lock._held
+
+
+def reused(fd, path) -> tuple[int, int]:
+    """Let a test close *fd*, and give the number to the file *path*; return what that is."""
+    os.close(fd)
+    path.touch()
+    other = os.open(path, os.O_RDWR)
+    if other != fd:
+        os.dup2(other, fd)
+        os.close(other)
+    return identity_of(os.fstat(fd))
+
+
+def test_releasing_does_not_close_what_has_the_number_of_a_closed_descriptor(
+    tmp_path, path, in_child
+):
+    """A test closed our descriptor and opened a file of its own: that stays open, and in a fork."""
+    fd = lock.acquire(path)
+    there = reused(fd, tmp_path / "precious")
+    try:
+        assert in_child(lambda: identity_of(os.fstat(fd)) == there)
+        lock.release(fd)
+        assert identity_of(os.fstat(fd)) == there
+        assert fd not in lock._held
+    finally:
+        os.close(fd)
+
+
+def test_releasing_twice_does_not_give_up_another_sessions_lock(tmp_path, path):
+    """The number may be that of another lock of ours by then."""
+    first = lock.acquire(path)
+    lock.release(first)
+    other = str(tmp_path / "other")
+    second = lock.acquire(other)
+    assert second == first
+    lock.release(first)
+    assert lock.take(other) is None
+    lock.release(second)
+    assert lock.take(str(tmp_path / "missing")) is None
+    assert second not in lock._held
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_lock_that_is_made_again_has_its_name_when_it_is_locked(path, held, monkeypatch, locks):
+    """A sweep between making and locking finds no file, and takes no living session for dead."""
+    os.unlink(path)
+    share = lock._share if locks else refuse
+
+    def check(fd):
+        assert not os.path.lexists(path)
+        share(fd)
+
+    link = os.link
+
+    def look(source, target):
+        assert bool(os.stat(source).st_size) is not locks
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_share", check)
+        patch.setattr(os, "link", look)
+        now = lock.renew(held, path, proved=True)
+    assert lock.take(path) is None
+    assert held not in lock._held
+    assert os.listdir(os.path.dirname(path)) == [".lock"]
+    lock.release(now)
+
+
+@pytest.mark.parametrize("proved", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_make_it_again_one_joins_the_other(path, held, monkeypatch, proved, links):
+    """Both hold the same file, on a disk without hard links too; nothing else stays there."""
+    other = lock.join(path)
+    os.unlink(path)
+    hold, found = lock.hold, []
+
+    def late(fd, path):
+        if found:
+            return hold(fd, path)
+        found.append(lock.acquire(path))
+        raise FileNotFoundError
+
+    def no_links(source, target):
+        if os.path.lexists(target):
+            raise FileExistsError
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "hold", late)
+        second = lock.renew(other, path, proved=proved)
+    first = found.pop()
+    assert identity_of(os.fstat(first)) == identity_of(os.fstat(second))
+    assert lock.hold(first, path) is first
+    for fd in (first, second):
+        assert lock.take(path) is None
+        lock.release(fd)
+    os.unlink(path)
+    again = lock.renew(second, path, proved=proved)
+    assert lock.take(path) is None
+    assert os.listdir(os.path.dirname(path)) == [".lock"]
+    lock.release(again)
+
+
+def test_a_lock_that_a_sweep_has_is_not_held(path, held):
+    """Who comes when a sweep is at work learns it, and keeps what it has."""
+    os.unlink(path)
+    lock.release(lock.acquire(path))
+    sweeping = lock.take(path)
+    with pytest.raises(BlockingIOError):
+        lock.hold(held, path)
+    assert held in lock._held
+    lock.release(sweeping)
 
 
 def test_acquire_refuses_a_file_that_exists(path, held):

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 import threading
+import time
 
 import pytest
 
+from pytest_tempres.workspace import folder
 from pytest_tempres.workspace import manifest
 from pytest_tempres.workspace.folder import Folder
 from pytest_tempres.workspace.manifest import Manifest
@@ -19,10 +21,18 @@ def add(tmp_path):
     """Add records to the manifest of the test's directory, as a session of its own."""
 
     def add(*records) -> str:
-        with Folder.at(str(tmp_path)) as folder, Manifest(folder) as made:
+        with Folder.at(str(tmp_path)) as opened, Manifest(opened) as made:
             return made.add(records)
 
     return add
+
+
+def free_numbers() -> list[int]:
+    """Return the numbers that the next descriptors will have."""
+    numbers = [os.dup(0) for _ in range(5)]
+    for number in numbers:
+        os.close(number)
+    return numbers
 
 
 def test_each_session_adds_its_part(add, tmp_path):
@@ -77,7 +87,10 @@ def test_what_is_no_file_is_not_replaced(add, tmp_path, kind):
     if kind == "link":
         other.write_text(text)
     before = path.lstat().st_ino
+    free = free_numbers()
     assert add({"n": 1}) == "manifest-2.json"
+    # No descriptor stays open.
+    assert free_numbers() == free
     assert path.lstat().st_ino == before
     assert not other.exists() or other.read_text() == text
 
@@ -116,22 +129,88 @@ def test_sessions_that_end_together_lose_nothing(add, tmp_path):
     assert os.listdir(tmp_path) == ["manifest.json"]
 
 
-@needs_locks
-def test_a_disk_without_locks_will_do(add, monkeypatch):
-    """Some network file systems refuse to lock a directory."""
-    import fcntl  # noqa: PLC0415 -- not everywhere
+@pytest.fixture(params=["by path", "refused"])
+def lockless(request, monkeypatch):
+    """A place where directories cannot be locked: Windows, and some network file systems."""
+    if request.param == "by path":
+        monkeypatch.setattr(folder, "_BY_DESCRIPTOR", False)
+        return
+    fcntl = pytest.importorskip("fcntl", reason="directories have no locks there")
 
     def refuse(fd, operation):
         raise OSError(9, "Bad file descriptor")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert [add({"n": 1}), add({"n": 2})] == ["manifest.json", "manifest.json"]
+
+
+@pytest.mark.usefixtures("lockless")
+def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeypatch):
+    """One that ends in the middle of another's writing takes nothing from it, nor loses its own."""
+    replace = Folder.replace
+
+    def meanwhile(self, name, new):
+        monkeypatch.setattr(Folder, "replace", replace)
+        add({"n": 3})
+        replace(self, name, new)
+
+    add({"n": 1})
+    monkeypatch.setattr(Folder, "replace", meanwhile)
+    add({"n": 2})
+    found = [json.loads(path.read_text())["artifacts"] for path in tmp_path.iterdir()]
+    assert sorted(found, key=str) == [[{"n": 1}], [{"n": 2}], [{"n": 3}]]
+
+
+def put(path, text, age) -> None:
+    """Write a file that was last changed *age* seconds ago."""
+    path.write_text(text)
+    then = time.time() - age
+    os.utime(path, (then, then))
+
+
+@needs_locks
+def test_what_a_killed_session_left_is_cleared_away(add, tmp_path):
+    """An old empty manifest is free again and an old draft goes; who may be at work is let be."""
+    put(tmp_path / "manifest.json", "", 10_000)
+    put(tmp_path / "manifest.json.abcd_123.new", " ", 10_000)
+    others = {"manifest.json.abcd_124.new", "manifest.json.backup.new", "other.json.abcd_123.new"}
+    for name in others:
+        put(tmp_path / name, "x", 0 if "124" in name else 10_000)
+    os.mkdir(tmp_path / "manifest.json.abcd_125.new")
+    os.utime(tmp_path / "manifest.json.abcd_125.new", (0, 0))
+    assert add({"n": 1}) == "manifest.json"
+    left = {"manifest.json", "manifest.json.abcd_125.new", *others}
+    assert set(os.listdir(tmp_path)) == left
+
+
+@needs_locks
+def test_a_manifest_keeps_its_mode_and_is_on_the_disk_before_it_has_its_name(
+    add, tmp_path, monkeypatch
+):
+    """Who closed it to others finds it closed; a power cut leaves the old one or the new one."""
+    add({"n": 1})
+    (tmp_path / "manifest.json").chmod(0o600)
+    synced = []
+    fsync, replace = os.fsync, Folder.replace
+
+    def note(fd):
+        fsync(fd)
+        synced.append((os.fstat(fd).st_ino, os.fstat(fd).st_size))
+
+    def check(self, name, new):
+        status = self.lstat(name)
+        assert synced == [(status.st_ino, status.st_size)]
+        replace(self, name, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Folder, "replace", check)
+    assert add({"n": 2}) == "manifest.json"
+    assert (tmp_path / "manifest.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_full_disk_has_room_for_the_manifest(tmpfs):
     """What could not be copied is told, since room for that was set aside before."""
     path = tmpfs("size=1m")
-    with Folder.at(str(path)) as folder, Manifest(folder) as made:
+    with Folder.at(str(path)) as opened, Manifest(opened) as made:
         with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
             file.writelines(bytes(4096) for _ in range(1000))
         made.add([{"n": 1}])

@@ -476,6 +476,59 @@ def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_workers_restore_at_the_same_moment(root, monkeypatch):
+    """Each has its worker root again, and the root is proved once."""
+    one, two = attach(root.path), attach(root.path)
+    mine, others = one.add_worker("gw0", 0o700), two.add_worker("gw1", 0o700)
+    module.remove_tree(root.path)
+    write = module.write_breadcrumb
+    now = []
+
+    def race(*args):
+        monkeypatch.setattr(module, "write_breadcrumb", write)
+        now.append(two.restore(others, 0o700, {"by": "gw1"}))
+        write(*args)
+
+    monkeypatch.setattr(module, "write_breadcrumb", race)
+    now.append(one.restore(mine, 0o700, {"by": "gw0"}))
+    for path in (*mine[1:], *others[1:]):
+        assert os.path.isdir(path)
+    assert json.loads(Path(root.path, BREADCRUMB).read_text())["by"] == "gw1"
+    for each in now:
+        assert lock.take(os.path.join(root.path, LOCK)) is None
+        each.release()
+
+
+@pytest.mark.parametrize("gone", ["root", "lock"])
+def test_what_a_worker_restored_is_alive_as_long_as_one_of_the_session(root, gone):
+    """It outlives that worker while the controller lives, and can be swept after both."""
+    joined = attach(root.path)
+    worker = joined.add_worker("gw0", 0o700)
+    module.remove_tree(root.path if gone == "root" else os.path.join(root.path, LOCK))
+    joined = joined.restore(worker, 0o700, {})
+    root = root.hold()
+    assert root.hold() is root
+    for each in (joined, root):
+        assert lock.take(os.path.join(root.path, LOCK)) is None
+        each.release()
+    fd = lock.take(os.path.join(root.path, LOCK))
+    assert fd is not None
+    lock.release(fd)
+
+
+def test_what_was_restored_needs_no_question_for_mounts(root, worker, monkeypatch):
+    """A removal in a worker root that was made again costs no more than before."""
+    module.remove_tree(worker.path)
+    module.remove_tree(worker.given)
+    # The new ones may have the old numbers.
+    root.made.clear()
+    root.restore(worker, 0o700, {})
+    monkeypatch.setattr(module, "mount_of", None)
+    for path in worker[1:]:
+        Path(path, "made").mkdir()
+        assert root.remove(os.path.join(path, "made")) == []
+
+
 def test_restore_makes_nothing_behind_a_link_that_took_the_roots_place(root, worker, outside):
     """Once its name is known somebody may squat on it: nothing is made behind a link."""
     module.remove_tree(root.path)
