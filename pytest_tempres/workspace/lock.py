@@ -15,7 +15,7 @@ from typing import Final
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.workspace.proof import identity_of
 
-__all__ = ["acquire", "forget_in_child", "hold", "is_in_common", "join", "release", "renew", "take"]
+__all__ = ["acquire", "forget_in_child", "hold", "join", "release", "renew", "take"]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -190,17 +190,6 @@ def take(path: str) -> int | None:
         pass
     release(fd)
     return None
-
-
-def is_in_common(path: str) -> bool:
-    """Whether those who hold the lock file *path* are members of its session, and no sweep."""
-    try:
-        fd = join(path)
-    except OSError:
-        return False
-    if fd is not None:
-        release(fd)
-    return fd is not None
 
 
 def forget_in_child() -> None:

@@ -88,6 +88,8 @@ class SessionRoot:
     lock_fd: int
     #: Whether another process made it, which will remove it too.
     joined: bool = False
+    #: Device and inode of the root, where its path may have come to lead to another one.
+    identity: tuple[int, int] | None = None
     #: Device and inode of the worker roots that this process made in it.
     made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
@@ -141,7 +143,7 @@ class SessionRoot:
         try:
             if System.by_descriptor:
                 return self._remove_relative(parts, tick)
-            prove(self.path, self.uid, None)
+            self._prove(None)
             return remove_tree(path, tick=tick)
         except FileNotFoundError:
             return []
@@ -155,7 +157,7 @@ class SessionRoot:
     ) -> list[Failure]:
         fd = System.open(self.path, System.to_hold)
         try:
-            prove(self.path, self.uid, fd)
+            self._prove(fd)
             for part in parts[:-1]:
                 inner = self._open_below(part, fd)
                 System.close(fd)
@@ -163,6 +165,12 @@ class SessionRoot:
             return remove_tree(parts[-1], dir_fd=fd, tick=tick)
         finally:
             System.close(fd)
+
+    def _prove(self, fd: int | None) -> None:
+        prove(self.path, self.uid, fd)
+        status = System.lstat(self.path) if fd is None else System.fstat(fd)
+        if self.identity not in (None, identity_of(status)):
+            raise NotOurDirectoryError(self.path, "another directory has taken its place")
 
     def _open_below(self, name: str, fd: int) -> int:
         """Open a directory on the way to what is to be removed: neither a link nor a mount."""
@@ -228,7 +236,7 @@ class SessionRoot:
 
     def _remove_empty(self) -> None:
         with held(self.path) as fd:
-            prove(self.path, self.uid, fd)
+            self._prove(fd)
             self._remove_what_is_ours(fd)
         System.rmdir(self.path)
 

@@ -16,6 +16,7 @@ from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
+from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.remains import Remains
@@ -218,10 +219,16 @@ class _Sweep:
 
 def _take(path: str) -> SessionRoot | None:
     """Return the session root *path*, locked, if its session is dead."""
+    try:
+        # Taken first: a root that takes the place of this one later is not the one that is dead.
+        identity = identity_of(os.lstat(path))
+    except OSError:
+        return None
     fd = lock.take(os.path.join(path, LOCK))
     if fd is None:
         return None
-    return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd)
+    uid = own_uid(path)
+    return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=fd, identity=identity)
 
 
 def _remove_unfinished(path: str) -> None:

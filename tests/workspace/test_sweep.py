@@ -286,6 +286,27 @@ def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeyp
     assert (root / "main" / "left").exists()
 
 
+def test_a_living_root_that_takes_the_place_of_a_dead_one_is_left_alone(
+    make, place, dead, sweep, monkeypatch
+):
+    """Where others may rename what is ours, a path leads elsewhere from one moment to the next."""
+    root, living = dead(), make(place)
+    Path(living.add_worker("main", 0o700).path, "at work").write_text("x")
+    take = lock.take
+
+    def swap(path):
+        fd = take(path)
+        if fd is not None and path.startswith(str(root)):
+            os.rename(root, place / "away")
+            os.rename(living.path, root)
+        return fd
+
+    monkeypatch.setattr(lock, "take", swap)
+    sweep()
+    assert (root / "main" / "at work").exists()
+    assert is_ours(str(root))
+
+
 def test_a_root_that_is_being_made_is_left_alone(place, sweep):
     """A young directory without a breadcrumb is a session about to start."""
     for name in ("tempres-aaaaaaaa", "tempres-bbbbbbbb"):
