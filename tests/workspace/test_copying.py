@@ -174,6 +174,24 @@ def test_the_limit_is_shared_and_smaller_files_still_fit(source, target, copy):
     assert (tree.bytes, limits.left, limits.failure) == (100, 0, None)
 
 
+def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
+    """Empty files, links and directories have an end too, and no list grows with what is left."""
+    monkeypatch.setattr(copying, "_FEW", 6)
+    monkeypatch.setattr(copying, "_NAMED", 2)
+    for number in range(4):
+        (source / f"directory{number}").mkdir()
+        (source / f"file{number}").touch()
+        (source / f"link{number}").symlink_to("nowhere")
+    limits = Limits(1000, (0, 0))
+    tree = copy(limits=limits)
+    # The directory that is copied is one of them.
+    assert len(list((target / "copy").iterdir())) == 5
+    assert len(tree.skipped) == 2
+    assert {reason for _, reason in tree.skipped} == {"over the size limit: too many files"}
+    assert (tree.more_skipped, limits.left, limits.failure) == (5, 1000, None)
+    assert Limits(512 * 7, (0, 0)).items_left == 7
+
+
 def test_a_file_that_grows_has_an_end(tmp_path):
     """Who writes for ever into a file does not keep us for ever."""
     (tmp_path / "from").write_bytes(b"0123456789")
