@@ -24,8 +24,8 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files, n
 def platform(request, monkeypatch):
     """Whether the platform can work relative to descriptors; Windows can't."""
     if request.param == "by path":
-        monkeypatch.setattr(folder, "_BY_DESCRIPTOR", False)
-    elif not folder._BY_DESCRIPTOR:
+        monkeypatch.setattr(folder.System, "by_descriptor", False)
+    elif not folder.System.by_descriptor:
         pytest.skip("this platform works by path alone")
 
 
