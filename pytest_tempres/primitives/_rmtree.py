@@ -35,11 +35,6 @@ class Failure(NamedTuple):
     error: OSError
 
 
-_BY_DESCRIPTOR: Final = {
-    os.open,
-    os.rmdir,
-    os.unlink,
-} <= os.supports_dir_fd and os.listdir in os.supports_fd
 _LINUX: Final = sys.platform == "linux"
 _CHMOD_AT: Final = os.chmod in os.supports_dir_fd and os.chmod in os.supports_follow_symlinks
 
@@ -94,7 +89,7 @@ def _remove_contents(
     name: str | bytes, dir_fd: int | None, tick: Callable[[], object] | None
 ) -> list[Failure]:
     path = fsdecode(name)
-    if not _BY_DESCRIPTOR:
+    if not System.by_descriptor:
         return [Failure(*each) for each in remove_by_path(path, tick)]
     failures: list[Failure] = []
     for _ in range(_ROUNDS):

@@ -32,3 +32,16 @@ class System:
     rmdir = staticmethod(os.rmdir)
     scandir = staticmethod(cast("Callable[[str], _Entries]", os.scandir))
     unlink = staticmethod(os.unlink)
+
+    #: Whether all of it works relative to the descriptors of directories.
+    by_descriptor = {
+        os.mkdir,
+        os.open,
+        os.readlink,
+        os.rename,
+        os.rmdir,
+        os.stat,
+        os.symlink,
+        os.unlink,
+        os.utime,
+    } <= os.supports_dir_fd and os.listdir in os.supports_fd

@@ -185,7 +185,9 @@ class _Export:
         """Return what the manifest says of a kept path."""
         copy = self._copies[kept.path]
         tree = copy.tree
-        skipped = tree.skipped if tree is not None else []
+        skipped = list(tree.skipped) if tree is not None else []
+        if tree is not None and tree.more_skipped:
+            skipped.append(((), f"... and {tree.more_skipped} more"))
         if copy.reason is not None:
             skipped = [((), copy.reason)]
         renamed = tree.renamed if tree is not None else {}
@@ -210,7 +212,7 @@ class _Export:
             directories=sum(tree.is_directory for tree in trees),
             files=sum(tree.files for tree in trees),
             bytes=sum(tree.bytes for tree in trees),
-            skipped=sum(len(tree.skipped) for tree in trees)
+            skipped=sum(len(tree.skipped) + tree.more_skipped for tree in trees)
             + sum(copy.reason is not None for copy in self._copies.values()),
             manifest=manifest,
         )

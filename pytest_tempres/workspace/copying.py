@@ -30,20 +30,29 @@ _CHUNK: Final = 1 << 18
 #: No other program that handles the copy could go that deep, and each step is opened anew.
 _DEEPEST: Final = 256
 
+#: Millions of empty files fill a disk too: so many bytes of the limit allow one more item.
+_ITEM: Final = 512
+#: How many items any limit allows.
+_FEW: Final = 1000
+#: How much of what was skipped is named for each kept path.
+_NAMED: Final = 100
+
 _Parts = tuple[str, ...]
 
 
 class Limits:
     """What all the copies of a session share.
 
-    :param max_size: How many bytes may be copied.
+    :param max_size: How many bytes may be copied, and by that how many items.
     :param avoid: Device and inode of the directory that the copies go to.
     """
 
-    __slots__ = ("avoid", "failure", "left", "stopped")
+    __slots__ = ("avoid", "failure", "items_left", "left", "stopped")
 
     def __init__(self, max_size: int, avoid: tuple[int, int]) -> None:
         self.left = max_size
+        #: How many files, links and directories may still be made.
+        self.items_left = max(max_size // _ITEM, _FEW)
         self.avoid = avoid
         #: Why nothing is copied any more.
         self.stopped: str | None = None
@@ -85,8 +94,10 @@ class TreeCopy:
         #: How many bytes, files and links were copied.
         self.bytes = 0
         self.files = 0
-        #: What was not copied, as parts of its path below the start, and why.
+        #: The first of what was not copied, as parts of its path below the start, and why.
         self.skipped: list[tuple[_Parts, str]] = []
+        #: How much else was not copied.
+        self.more_skipped = 0
         #: What has another name in the copy, both as parts below the start.
         self.renamed: dict[_Parts, _Parts] = {}
 
@@ -118,11 +129,17 @@ class TreeCopy:
         try:
             deed(parts, safe, *args)
         except _SkipError as skip:
-            self.skipped.append((parts[1:], str(skip)))
+            self._note(parts, str(skip))
         except OSError as error:
             # What reading raises has become a skip already.
             path = os.path.join(self._target.path, *safe)
-            self.skipped.append((parts[1:], self._limits.fail(path, error)))
+            self._note(parts, self._limits.fail(path, error))
+
+    def _note(self, parts: _Parts, reason: str) -> None:
+        if len(self.skipped) < _NAMED:
+            self.skipped.append((parts[1:], reason))
+        else:
+            self.more_skipped += 1
 
     def _fill(self, parts: _Parts, safe: _Parts) -> None:
         with _reading():
@@ -138,6 +155,8 @@ class TreeCopy:
     def _copy(self, parts: _Parts, safe: _Parts, source: Folder, target: Folder) -> None:
         if self._limits.stopped is not None:
             _skip(self._limits.stopped)
+        if not self._limits.items_left:
+            _skip("over the size limit: too many files")
         with _reading():
             status = source.lstat(parts[-1])
         if stat.S_ISDIR(status.st_mode):
@@ -148,6 +167,7 @@ class TreeCopy:
             self._copy_file(parts[-1], safe[-1], source, target)
         else:
             _skip(_SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file"))
+        self._limits.items_left -= 1
         if parts[-1] != safe[-1] and parts[1:]:
             self.renamed[parts[1:]] = safe[1:]
 

@@ -16,21 +16,13 @@ from typing import Any
 from typing import Final
 
 from pytest_tempres.primitives._rmtree import remove_tree
+from pytest_tempres.workspace.system import System
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Folder", "is_directory"]
 
-_BY_DESCRIPTOR: Final = {
-    os.mkdir,
-    os.open,
-    os.readlink,
-    os.rename,
-    os.stat,
-    os.symlink,
-    os.utime,
-} <= os.supports_dir_fd and os.listdir in os.supports_fd
 _SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
 
 _DIRECTORY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -61,7 +53,7 @@ class Folder:
     @classmethod
     def at(cls, path: str) -> Folder:
         """Open the directory *path*; links are followed, since the user named it so."""
-        if _BY_DESCRIPTOR:
+        if System.by_descriptor:
             return cls(path, os.open(path, _DIRECTORY))
         if not stat.S_ISDIR(os.stat(path).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)

@@ -25,8 +25,6 @@ class System(Primitive):
     #: None where there are no uids (Windows).
     geteuid: ClassVar[Callable[[], int] | None] = getattr(os, "geteuid", None)
 
-    #: Whether it works relative to the descriptors of directories.
-    by_descriptor: Final = {os.open, os.stat, os.unlink, os.rmdir} <= os.supports_dir_fd
     #: How a directory is opened that the user named, and that may be a link.
     to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
     #: How a directory of ours is opened.

@@ -473,7 +473,7 @@ class TestByPath:
     @pytest.fixture(autouse=True)
     def without_descriptors(self, monkeypatch):
         """This platform knows none."""
-        monkeypatch.setattr(_rmtree, "_BY_DESCRIPTOR", False)
+        monkeypatch.setattr(_rmtree.System, "by_descriptor", False)
 
     def test_tree(self, tree):
         """A tree goes."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.workspace import copying
 from pytest_tempres.workspace.artifacts import Exported
 from pytest_tempres.workspace.artifacts import export
 from pytest_tempres.workspace.folder import Folder
@@ -53,6 +54,19 @@ def records(out: Path, name: str = "manifest.json") -> list[dict]:
     found = json.loads((out / name).read_text())
     assert found["version"] == 1
     return found["artifacts"]
+
+
+def test_what_was_skipped_is_listed_up_to_a_point(given, export_all, out, monkeypatch):
+    """A million of skipped files makes no manifest that nobody can open; the count is whole."""
+    monkeypatch.setattr(copying, "_NAMED", 2)
+    kept = given("a")
+    for number in range(4):
+        Path(kept.path, f"file{number}").write_text("0123456789")
+    done = export_all(kept, max_size=10)
+    (record,) = records(out)
+    assert [each["path"] for each in record["skipped"]] == ["file0", "file1", "."]
+    assert record["skipped"][-1]["reason"] == "... and 2 more"
+    assert (done.artifacts.files, done.artifacts.skipped) == (1, 4)
 
 
 def test_each_test_has_its_directory(given, export_all, out):

@@ -24,8 +24,8 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files, n
 def platform(request, monkeypatch):
     """Whether the platform can work relative to descriptors; Windows can't."""
     if request.param == "by path":
-        monkeypatch.setattr(folder, "_BY_DESCRIPTOR", False)
-    elif not folder._BY_DESCRIPTOR:
+        monkeypatch.setattr(folder.System, "by_descriptor", False)
+    elif not folder.System.by_descriptor:
         pytest.skip("this platform works by path alone")
 
 
@@ -172,6 +172,24 @@ def test_the_limit_is_shared_and_smaller_files_still_fit(source, target, copy):
         (("d",), "over the size limit: 1 bytes"),
     ]
     assert (tree.bytes, limits.left, limits.failure) == (100, 0, None)
+
+
+def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
+    """Empty files, links and directories have an end too, and no list grows with what is left."""
+    monkeypatch.setattr(copying, "_FEW", 6)
+    monkeypatch.setattr(copying, "_NAMED", 2)
+    for number in range(4):
+        (source / f"directory{number}").mkdir()
+        (source / f"file{number}").touch()
+        (source / f"link{number}").symlink_to("nowhere")
+    limits = Limits(1000, (0, 0))
+    tree = copy(limits=limits)
+    # The directory that is copied is one of them.
+    assert len(list((target / "copy").iterdir())) == 5
+    assert len(tree.skipped) == 2
+    assert {reason for _, reason in tree.skipped} == {"over the size limit: too many files"}
+    assert (tree.more_skipped, limits.left, limits.failure) == (5, 1000, None)
+    assert Limits(512 * 7, (0, 0)).items_left == 7
 
 
 def test_a_file_that_grows_has_an_end(tmp_path):

@@ -133,7 +133,7 @@ def test_sessions_that_end_together_lose_nothing(add, tmp_path):
 def lockless(request, monkeypatch):
     """A place where directories cannot be locked: Windows, and some network file systems."""
     if request.param == "by path":
-        monkeypatch.setattr(folder, "_BY_DESCRIPTOR", False)
+        monkeypatch.setattr(folder.System, "by_descriptor", False)
         return
     fcntl = pytest.importorskip("fcntl", reason="directories have no locks there")
 
