@@ -88,11 +88,15 @@ def _left_so_far(entries: list[Entry]) -> list[Leak]:
 
 
 def _lent(state: SessionState, current: CurrentTest) -> list[Made]:
-    """Return what factories of wider scopes gave that was not told, and all that a failure used."""
-    lent = list(_newly_lent(state))
-    if current.failed and os.getpid() == state.pid:
-        lent += [made for lending in used(state, current.item) for made in lending.made]
-    return lent
+    """Return what factories of wider scopes gave that the receiver has to know of by now.
+
+    A parent does not know what its forked child was given; a controller hears of the rest when
+    the worker ends, or takes it for the crashed test's.
+    """
+    if os.getpid() != state.pid:
+        return list(_newly_lent(state))
+    wider = used(state, current.item) if current.failed else []
+    return [made for lending in wider for made in lending.made]
 
 
 def _newly_lent(state: SessionState) -> Iterator[Made]:
