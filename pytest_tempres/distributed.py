@@ -184,13 +184,10 @@ class ControllerHooks:
         self._nodes.append(node)
 
     @pytest.hookimpl
-    def pytest_runtest_logreport(self) -> None:
-        """Hold the lock that a worker may have made again, which ends before this session does."""
-        self._state.root = self._state.root.hold()
-
-    @pytest.hookimpl
     def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker sends at its end; one that crashed sends nothing."""
+        # It may have made the lock again, and held it for all.
+        self._state.root = self._state.root.hold()
         # After an interrupt it comes twice.
         if node in self._nodes:
             self._nodes.remove(node)

@@ -301,7 +301,8 @@ def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
     """After Ctrl-C xdist says no word of workers that end properly; others are told twice."""
     taken = []
     monkeypatch.setattr(distributed, "_receive", lambda _, node, data: taken.append((node, data)))
-    hooks = distributed.ControllerHooks(SimpleNamespace(workers=[], ended=set()))
+    root = SimpleNamespace(hold=lambda: root)
+    hooks = distributed.ControllerHooks(SimpleNamespace(workers=[], ended=set(), root=root))
     nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
     for node in nodes:
         hooks.pytest_configure_node(node)
@@ -321,7 +322,7 @@ def test_the_controller_holds_what_a_worker_made_again(tmp_path):
     shutil.rmtree(root.path)
     joined = joined.restore(worker, 0o700, {})
     state = SimpleNamespace(root=root)
-    distributed.ControllerHooks(state).pytest_runtest_logreport()
+    distributed.ControllerHooks(state).pytest_testnodedown(None)
     joined.release()
     assert lock.take(os.path.join(root.path, LOCK)) is None
     assert state.root.dissolve()

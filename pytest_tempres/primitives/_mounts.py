@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final
 
 from pytest_tempres.primitives._system import System
 
 __all__ = ["mount_of"]
-
-_LINUX: Final = sys.platform == "linux"
 
 
 def mount_of(descriptor: int) -> tuple[int, bytes]:
@@ -22,7 +19,7 @@ def mount_of(descriptor: int) -> tuple[int, bytes]:
     :raises OSError: The descriptor is not open.
     """
     device = System.fstat(descriptor).st_dev
-    if not _LINUX:
+    if sys.platform != "linux":
         return device, b""
     try:
         info = System.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)

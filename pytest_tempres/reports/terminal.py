@@ -9,11 +9,13 @@ import os
 from typing import TYPE_CHECKING
 from typing import Final
 
+from pytest_tempres.leaks.model import DEEDS
+from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import shown
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.sweep import Reclaimed
 
@@ -28,8 +30,6 @@ _KEPT: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
 
-#: Kinds that are no thing that was left, but what was done to one.
-_DEEDS: Final = ("changed", "deleted")
 _PLURALS: Final = {"directory": "directories"}
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -145,9 +145,9 @@ def _name(owner: Owner) -> str:
 
 def _amount(leaks: list[Leak]) -> str:
     """Return what an owner did, in words: nobody leaves what is gone."""
-    left = [leak for leak in leaks if leak.kind not in _DEEDS]
+    left = [leak for leak in leaks if leak.kind not in DEEDS]
     deeds = [f"left {_kinds(left)}"] if left else []
-    for kind in _DEEDS:
+    for kind in DEEDS:
         number = sum(leak.kind == kind for leak in leaks)
         if number:
             deeds.append(f"{kind} {count(number, 'path')}")
@@ -234,7 +234,7 @@ def _closing(summary: Summary, leaks: list[Leak]) -> str:
 def _verdict(summary: Summary, leaks: list[Leak]) -> str:
     makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
     text = f"{count(len(leaks), 'leak')} from {_join(m for m in makers if m)}"
-    paths = [leak.path for leak in leaks if leak.kind not in ("descriptor", *_DEEDS)]
+    paths = [leak.path for leak in leaks if leak.kind not in (*DEEDS, *WITHOUT_PATH)]
     if not paths:
         return text
     return f"{text}, {size(summary.totals.bytes)}; {_fate(summary, paths)}"

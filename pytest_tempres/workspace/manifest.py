@@ -143,23 +143,29 @@ def _is_abandoned(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _ABANDONED
 
 
-@contextlib.contextmanager
-def _locked(folder: Folder) -> Iterator[bool]:
-    """Lock *folder* for the block; yield False if that cannot be, or others do not let go."""
-    fd = folder.fd
-    if sys.platform == "win32" or fd is None:
+if sys.platform == "win32":
+
+    @contextlib.contextmanager
+    def _locked(folder: Folder) -> Iterator[bool]:
         # Directories have no locks there.
+        del folder
         yield False
-        return
-    try:
-        yield _lock(fd)
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_UN)
 
-
-if sys.platform != "win32":
+else:
     import fcntl
+
+    @contextlib.contextmanager
+    def _locked(folder: Folder) -> Iterator[bool]:
+        """Lock *folder* for the block; yield False if that cannot be, or others do not let go."""
+        fd = folder.fd
+        if fd is None:
+            yield False
+            return
+        try:
+            yield _lock(fd)
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _lock(fd: int) -> bool:
         end = time.monotonic() + _PATIENCE
