@@ -126,7 +126,8 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
         worker = distributed.sender(report)
         if worker is not None and _is_crash(report):
             _crashed(state, worker, report)
-    distributed.name_host(state, report, _SECTION)
+    if report.outcome == "failed":
+        distributed.name_host(state, report, _SECTION)
     if data:
         _unpack(state, report, data)
     if state.current is None:
@@ -135,8 +136,11 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
 
 def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
     """Return what a report carries, if anything."""
+    text = report.__dict__.get(_CARRIED)
+    if text is None:
+        return {}
     try:
-        data = json.loads(report.__dict__.get(_CARRIED, "{}"))
+        data = json.loads(text)
         if isinstance(data, dict):
             return data
         problem: Exception = TypeError(f"not a record: {data!r}")

@@ -105,6 +105,10 @@ class _Sweep:
         others: list[Remains] = []
         dead: list[Remains] = []
         for path in self._candidates(parent):
+            # What was looked at so far is enough to go on with.
+            if self._is_over(0.5):
+                self.reclaimed = self.reclaimed._replace(unfinished=True)
+                break
             remains = self._look_at(path)
             if remains is None:
                 continue
@@ -121,7 +125,8 @@ class _Sweep:
             self._clear(remains, stays=False)
         # What sessions of other projects kept takes time to look at, and mostly stays as it is.
         for remains in others:
-            self._check(share=0.5)
+            if self._is_over(0.5):
+                break
             self._clear(remains, stays=True)
 
     def _pace(self) -> None:
@@ -129,9 +134,12 @@ class _Sweep:
         self._ticks += 1
         self._check()
 
-    def _check(self, share: float = 1.0) -> None:
-        if time.monotonic() > self._until(share):
+    def _check(self) -> None:
+        if self._is_over(1.0):
             raise _OutOfTimeError
+
+    def _is_over(self, share: float) -> bool:
+        return time.monotonic() > self._until(share)
 
     def _until(self, share: float) -> float:
         return self._began + share * self._seconds
@@ -139,16 +147,16 @@ class _Sweep:
     def _candidates(self, parent: str) -> list[str]:
         """Return the paths that are named like session roots; a shared directory may be huge."""
         paths = []
-        with contextlib.suppress(OSError, _OutOfTimeError), os.scandir(parent) as entries:
+        with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for entry in entries:
                 if bears_our_name(entry.name):
                     paths.append(entry.path)
-                self._check(share=0.25)
+                if self._is_over(0.25):
+                    break
         # In any order: what cannot be removed, or takes all the time, gives the rest a turn.
         return sorted(paths, key=lambda _: random_name())
 
     def _look_at(self, path: str) -> Remains | None:
-        self._check(share=0.75)
         if not is_ours(path):
             _remove_unfinished(path)
             return None

@@ -617,6 +617,24 @@ def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypa
         assert sweep() > 0
 
 
+def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monkeypatch):
+    """A place with very many sessions is swept bit by bit, and never not at all."""
+    roots = [dead() for _ in range(20)]
+    now, look = [0.0], module._Sweep._look_at
+
+    def slow(self, path):
+        now[0] += 1.0
+        return look(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.time, "monotonic", lambda: now[0])
+        patch.setattr(module._Sweep, "_look_at", slow)
+        found = reclaim(seconds=10)
+    assert (found.sessions, found.unfinished) == (6, True)
+    assert sum(root.exists() for root in roots) == 14
+    assert not reclaim().unfinished
+
+
 def test_evidence_of_other_projects_does_not_delay_the_own(dead, sweep, monkeypatch):
     """However much others have kept, old evidence of this project goes in time."""
     others = [dead("main.d/t", rootdir="/other") for _ in range(20)]
