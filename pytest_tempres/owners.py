@@ -18,7 +18,7 @@ from pytest_tempres.leaks.ledger import State
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 

@@ -26,7 +26,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import RawFrame
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = ["SHIPPED", "Descriptors", "unsupported"]
 

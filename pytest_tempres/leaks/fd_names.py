@@ -14,7 +14,7 @@ from typing import Any
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = [
     "DELETED",

@@ -23,7 +23,7 @@ from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import absolute
 from pytest_tempres.leaks.origins import phase_now
 from pytest_tempres.leaks.origins import stack_here
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = ["EVENTS", "Matches", "Openings"]
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.origins import RawFrame
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Folder"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Garbage"]
 

@@ -13,9 +13,9 @@ from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import Origins
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import Look
 from pytest_tempres.leaks.temp_root import identity
+from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector

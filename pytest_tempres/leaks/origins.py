@@ -22,8 +22,8 @@ from typing import NamedTuple
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
     from pytest_tempres.leaks.detector import Detector

@@ -10,9 +10,9 @@ from typing import Final
 
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.verdict import is_deferred
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Provisional"]
 

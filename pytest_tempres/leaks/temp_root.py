@@ -8,7 +8,7 @@ import stat
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Look", "Measure", "exists", "identity", "measure"]
 

@@ -12,8 +12,8 @@ from typing import Final
 from typing import Literal
 from typing import NamedTuple
 
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import Look
+from pytest_tempres.primitives._system import System
 
 __all__ = ["EXCLUDED", "Children", "Deed", "Difference", "Scope", "State", "Tree", "state"]
 

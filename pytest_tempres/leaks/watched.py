@@ -21,7 +21,6 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import phase_now
 from pytest_tempres.leaks.origins import stack_here
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.temp_root import measure
 from pytest_tempres.leaks.traces import Trace
 from pytest_tempres.leaks.traces import Traces
@@ -32,6 +31,7 @@ from pytest_tempres.leaks.tree import Scope
 from pytest_tempres.leaks.tree import State
 from pytest_tempres.leaks.tree import Tree
 from pytest_tempres.leaks.tree import state
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Watched"]
 

@@ -1,9 +1,15 @@
-"""What did the operating system offer before tests put something in its place?"""
+"""The functions of the operating system and the clock, as they were at import.
+
+Tests replace them (``monkeypatch``, pyfakefs, freezegun), and we work while such replacements are
+in force. What this package calls while tests run and at the end of the session is called from here.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
+from typing import Final
 from typing import cast
 
 if TYPE_CHECKING:
@@ -12,6 +18,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     _Entries = AbstractContextManager[Iterator[os.DirEntry[str]]]
+    _List = Callable[[str | int], list[str]]
+    _OnText = Callable[[str], str]
+    _Scan = Callable[[str], _Entries]
 
 __all__ = ["System"]
 
@@ -19,21 +28,44 @@ __all__ = ["System"]
 class System:
     """The operating system as it was at import.
 
-    A class hides these functions from those who patch modules (``monkeypatch``, pyfakefs).
+    Fakes look through the namespaces of all modules for the functions that they replace: in that
+    of a class these are safe.
     """
+
+    # Overloaded for bytes and descriptors, of which there are none here.
+    abspath = staticmethod(cast("_OnText", os.path.abspath))
+    listdir = staticmethod(cast("_List", os.listdir))
+    normpath = staticmethod(cast("_OnText", os.path.normpath))
+    readlink = staticmethod(cast("_OnText", os.readlink))
+    realpath = staticmethod(cast("_OnText", os.path.realpath))
+    scandir = staticmethod(cast("_Scan", os.scandir))
 
     chmod = staticmethod(os.chmod)
     close = staticmethod(os.close)
+    dup = staticmethod(os.dup)
+    fsdecode = staticmethod(os.fsdecode)
     fstat = staticmethod(os.fstat)
-    # Overloaded for bytes too.
-    listdir = staticmethod(cast("Callable[[str | int], list[str]]", os.listdir))
+    getcwd = staticmethod(os.getcwd)
+    getpid = staticmethod(os.getpid)
+    isabs = staticmethod(os.path.isabs)
+    isatty = staticmethod(os.isatty)
+    isdir = staticmethod(os.path.isdir)
+    join = staticmethod(os.path.join)
+    lexists = staticmethod(os.path.lexists)
+    lstat = staticmethod(os.lstat)
+    monotonic = staticmethod(time.monotonic)
     open = staticmethod(os.open)
     read = staticmethod(os.read)
     rmdir = staticmethod(os.rmdir)
-    scandir = staticmethod(cast("Callable[[str], _Entries]", os.scandir))
+    sleep = staticmethod(time.sleep)
+    stat = staticmethod(os.stat)
+    time_ns = staticmethod(time.time_ns)
     unlink = staticmethod(os.unlink)
 
-    #: Whether all of it works relative to the descriptors of directories.
+    #: None where there are no uids (Windows).
+    geteuid: Callable[[], int] | None = staticmethod(os.geteuid) if hasattr(os, "geteuid") else None
+
+    #: Whether names can be looked up relative to the descriptors of directories.
     by_descriptor = {
         os.mkdir,
         os.open,
@@ -45,3 +77,8 @@ class System:
         os.unlink,
         os.utime,
     } <= os.supports_dir_fd and os.listdir in os.supports_fd
+
+    #: How a directory is opened that the user named, and that may be a link.
+    to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+    #: How a directory of ours is opened.
+    to_hold: Final = to_reach | getattr(os, "O_NOFOLLOW", 0)

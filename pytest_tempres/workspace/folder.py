@@ -7,6 +7,7 @@ knows nothing else (Windows).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import errno
 import os
@@ -16,12 +17,12 @@ from typing import Any
 from typing import Final
 
 from pytest_tempres.primitives._rmtree import remove_tree
-from pytest_tempres.workspace.system import System
+from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Folder", "is_directory"]
+__all__ = ["Folder", "held", "is_directory"]
 
 _SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
 
@@ -152,3 +153,17 @@ def is_directory(status: os.stat_result) -> bool:
     """Whether it is a directory and not a junction, which on Windows looks like one."""
     attributes: int = getattr(status, "st_file_attributes", 0)
     return stat.S_ISDIR(status.st_mode) and not attributes & _JUNCTION
+
+
+@contextlib.contextmanager
+def held(path: str, flags: int = System.to_hold) -> Iterator[int | None]:
+    """Hold the directory *path* open; give None where names are not looked up in descriptors.
+
+    :raises OSError: When the operating system refuses.
+    """
+    fd = System.open(path, flags) if System.by_descriptor else None
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            System.close(fd)

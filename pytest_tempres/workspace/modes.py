@@ -6,8 +6,8 @@ import os
 import stat
 import sys
 
-from pytest_tempres.workspace.system import System
-from pytest_tempres.workspace.system import held
+from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.folder import held
 
 __all__ = ["make_with_mode", "open_again"]
 

@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 from pytest_tempres.exceptions import NotOurDirectoryError
-from pytest_tempres.workspace.system import System
+from pytest_tempres.primitives._system import System
 
 __all__ = [
     "BREADCRUMB",

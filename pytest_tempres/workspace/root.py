@@ -21,7 +21,9 @@ from pytest_tempres.primitives._mounts import mount_of
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._rmtree import remove_tree
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.modes import make_with_mode
 from pytest_tempres.workspace.modes import open_again
 from pytest_tempres.workspace.proof import BREADCRUMB
@@ -32,8 +34,6 @@ from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.proof import write_breadcrumb
-from pytest_tempres.workspace.system import System
-from pytest_tempres.workspace.system import held
 
 __all__ = [
     "SessionRoot",

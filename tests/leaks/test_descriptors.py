@@ -40,7 +40,7 @@ from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
 TWO = Owner("test", "t.py::two", None, "t.py:2")

@@ -9,7 +9,7 @@ from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.provisional import Provisional
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 TEST = Owner("test", "t.py::test")
 NARROW = Owner("fixture", "narrow", "function")

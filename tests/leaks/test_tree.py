@@ -18,11 +18,11 @@ import pytest
 
 from pytest_tempres.leaks import temp_root
 from pytest_tempres.leaks.ignore import Ignore
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.tree import Children
 from pytest_tempres.leaks.tree import Scope
 from pytest_tempres.leaks.tree import Tree
 from pytest_tempres.leaks.tree import state
+from pytest_tempres.primitives._system import System
 
 #: A time so far back that no clock tick can hide a change after it (nanoseconds).
 LONG_AGO = 10**18

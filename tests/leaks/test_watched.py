@@ -28,8 +28,8 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
-from pytest_tempres.leaks.system import System
 from pytest_tempres.leaks.watched import Watched
+from pytest_tempres.primitives._system import System
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
 TWO = Owner("test", "t.py::two", None, "t.py:2")

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import WorkspaceCreationError
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as module
 from pytest_tempres.workspace.proof import BREADCRUMB
@@ -26,7 +27,6 @@ from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
 from pytest_tempres.workspace.root import remove_made
 from pytest_tempres.workspace.root import safe_name
-from pytest_tempres.workspace.system import System
 
 
 @pytest.fixture(params=["descriptors", "paths"])

@@ -18,6 +18,7 @@ import pytest
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives import _rmtree
 from pytest_tempres.primitives._rmtree import remove_tree
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
@@ -25,7 +26,6 @@ from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.system import System
 
 MOUNT_ERRORS = {errno.EBUSY, errno.EXDEV}
 

@@ -12,12 +12,13 @@ from pytest_tempres.leaks import origins
 from pytest_tempres.leaks import temp_root
 from pytest_tempres.leaks import tree
 from pytest_tempres.leaks import watched
-from pytest_tempres.leaks.system import System
+from pytest_tempres.primitives._system import System
 
 LOOKING = [descriptors, fd_names, ledger, origins, temp_root, tree, watched]
+FUNCTIONS = [name for name, value in vars(System).items() if isinstance(value, staticmethod)]
 
 
-@pytest.mark.parametrize("name", [name for name in vars(System) if not name.startswith("_")])
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_replacements_do_not_reach_us(monkeypatch, name):
     """What a test puts in the place of a function is not what we call."""
     with monkeypatch.context() as patch:
@@ -31,5 +32,5 @@ def test_replacements_do_not_reach_us(monkeypatch, name):
 @pytest.mark.parametrize("module", LOOKING, ids=lambda module: module.__name__)
 def test_no_module_holds_what_a_fake_would_replace(module):
     """Fakes look through the namespaces of all modules for the functions that they stand for."""
-    originals = [vars(System)[name].__func__ for name in vars(System) if not name.startswith("_")]
+    originals = [vars(System)[name].__func__ for name in FUNCTIONS]
     assert not [name for name, value in vars(module).items() if value in originals]
