@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import datetime as dt
 import os
 import platform
@@ -18,17 +19,13 @@ from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.state import SessionState
 
-__all__ = ["conclude", "write_files"]
+__all__ = ["conclude", "may_not_pass", "write_files"]
 
 
 def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
     """Set the exit status, write the files and tell other plugins."""
-    gate = (
-        state.settings.leaks in ("fail", "strict")
-        and state.settings.update_baseline != "all"
-        and session.exitstatus == pytest.ExitCode.OK
-        and any(leak.status == "leak" for leak in leaks)
-    )
+    gate = session.exitstatus == pytest.ExitCode.OK and may_not_pass(state, leaks)
+    # Asks for the exit status that the tests have.
     gone = no_longer(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -38,6 +35,15 @@ def conclude(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ..
         _update_baseline(state, summary)
     write_files(state, summary)
     state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
+
+
+def may_not_pass(state: SessionState, leaks: Iterable[Leak]) -> bool:
+    """Whether a run with these leaks must not end with status 0."""
+    return (
+        state.settings.leaks in ("fail", "strict")
+        and state.settings.update_baseline != "all"
+        and any(leak.status == "leak" for leak in leaks)
+    )
 
 
 def _summary(

@@ -17,6 +17,7 @@ from pytest_tempres import options
 from pytest_tempres import outcomes
 from pytest_tempres import owners
 from pytest_tempres import session as sessions
+from pytest_tempres.ending import EndHooks
 from pytest_tempres.fixtures import named_temp_file
 from pytest_tempres.fixtures import spooled_file
 from pytest_tempres.fixtures import temp_dir
@@ -124,6 +125,12 @@ class SessionHooks:
         """Know who imports."""
         return (yield from owners.collecting(self._state, collector))
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        """Stand around the hooks of all plugins that are there by now, when the session ends."""
+        hooks = EndHooks(self._state, self._finish)
+        self._state.config.pluginmanager.register(hooks, "tempres-end")
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know which test runs, and decide what stays after its last report."""
@@ -167,9 +174,15 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge once all is torn down, before the terminal and xdist say the last word."""
-        result = yield
-        self._try(_finish, session)
-        return result
+        try:
+            return (yield)
+        finally:
+            self._finish(session)
+
+    def _finish(self, session: pytest.Session) -> None:
+        if not self._state.finished:
+            self._state.finished = True
+            self._try(_finish, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then look after sessions that died."""
@@ -225,6 +238,7 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
 
     if state.summary is not None:
         terminal.write(state.summary, terminalreporter)
+        state.printed = True
 
 
 def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:

@@ -151,10 +151,16 @@ class SessionState:
     #: What the markers of tests let other detectors find: patterns by node id.
     allowed: dict[str, list[str]] = field(default_factory=dict)
     summary: Summary | None = None
+    #: How many of the kept paths the index names, or was to name.
+    indexed: int = 0
     #: Whether what is kept is written down nowhere, because that failed.
     unindexed: bool = False
     #: Whether pytest has printed its warnings.
     over: bool = False
+    #: Whether the session has been judged, or that was tried.
+    finished: bool = False
+    #: Whether the report for a person was printed.
+    printed: bool = False
     #: Whether dead sessions have been looked after.
     swept: bool = False
     _told: set[str] = field(default_factory=set)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import gc
 import os
+from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import pytest
 
@@ -24,34 +27,83 @@ from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.owners import look
 from pytest_tempres.pardon import excused
 from pytest_tempres.pardon import pardoned
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
+
+if TYPE_CHECKING:
+    from typing import Concatenate
+    from typing import ParamSpec
+
+    _P = ParamSpec("_P")
+
+_T = TypeVar("_T")
 
 __all__ = ["finish"]
 
 
 def finish(state: SessionState, session: pytest.Session) -> None:
     """Judge what is left once all fixtures are torn down and all local workers have exited."""
-    if os.getpid() != state.pid:
+    if System.getpid() != state.pid:
         return
-    settle_due(state)
-    if state.ledger is not None:
-        look(state, state.ledger, final=True)
-    detected = _detected(state)
+    try:
+        _finish(state, session)
+    finally:
+        # Nobody knows how far this came when somebody pressed Ctrl-C.
+        _index(state)
+
+
+def _finish(state: SessionState, session: pytest.Session) -> None:
+    _attempt(state, settle_due)
+    _attempt(state, _keep_reported)
+    # Before anything else is looked at: what goes wrong from here on costs no kept directory.
+    _index(state)
+    _attempt(state, _look_for_the_last_time)
+    detected = _attempt(state, _detected) or []
     if state.joined:
-        distributed.send(state, _promised_by_worker(state), detected)
+        promised_here = _attempt(state, _promised_by_worker) or set()
+        distributed.send(state, promised_here, detected)
         return
     # The root of a worker that crashed, for instance.
-    state.open_again()
-    leaks = [*_judge(state, broken=_is_broken(session)), *excused(state, detected)]
-    _keep_evidence(state, leaks)
-    if state.kept:
-        index(state)
+    _attempt(state, SessionState.open_again)
+    leaks = _attempt(state, _judge, _is_broken(session)) or []
+    leaks += _attempt(state, excused, detected) or []
+    _attempt(state, _keep_evidence, leaks)
+    _index(state)
     _copy_kept(state)
     if state.is_worker:
         distributed.send(state, set(), leaks)
     elif leaks or state.remote_leaks or state.elsewhere or state.kept or _is_wanted(state):
         _conclude(state, session, leaks)
+
+
+def _attempt(
+    state: SessionState,
+    function: Callable[Concatenate[SessionState, _P], _T],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T | None:
+    """Call *function*; its failure becomes a warning, and the rest of the end goes on."""
+    try:
+        return function(state, *args, **kwargs)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+        name = function.__name__.strip("_")
+        state.warn_of(error, name, f"internal error in {name}: {error!r}")
+        return None
+
+
+def _index(state: SessionState) -> None:
+    """Write down what is kept, if there is more than was written."""
+    if not state.joined and len(state.kept) > state.indexed:
+        state.indexed = len(state.kept)
+        # Where it is not an `OSError`: a test's audit hook raises what it likes.
+        state.unindexed = True
+        _attempt(state, index)
+
+
+def _look_for_the_last_time(state: SessionState) -> None:
+    if state.ledger is not None:
+        look(state, state.ledger, final=True)
 
 
 def _is_broken(session: pytest.Session) -> bool:
@@ -110,7 +162,7 @@ def _detected(state: SessionState) -> list[Leak]:
     return [stands(leak) for leak in leaks if not state.may_stay(leak)]
 
 
-def _judge(state: SessionState, *, broken: bool) -> list[Leak]:
+def _judge(state: SessionState, broken: bool) -> list[Leak]:
     ledger = state.ledger
     if ledger is None or "temp" not in state.settings.detect:
         return []
@@ -165,8 +217,10 @@ def _names(path: str) -> list[str]:
         return []
 
 
-def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
-    """Complete the list of what is kept: what workers kept, and what failed tests strewed."""
+def _keep_reported(state: SessionState) -> None:
+    """Add what workers kept that did not come to their end, as their reports say."""
+    if state.joined:
+        return
     known = {kept.path for kept in state.kept}
     state.kept += [
         kept
@@ -174,6 +228,10 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
         # A worker that came to its end has told what it kept.
         if path not in known and kept.worker not in state.ended and os.path.lexists(path)
     ]
+
+
+def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
+    """Complete the list of what is kept: what failed tests left, and what crashed ones had."""
     if state.settings.keep == "none":
         return
     inside = os.path.join(state.root.path, "")

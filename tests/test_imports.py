@@ -27,6 +27,7 @@ ROWS = (
     {"correction"},
     {"clearing"},
     {"session", "verdicts", "strict"},
+    {"ending"},
     {"plugin"},
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}

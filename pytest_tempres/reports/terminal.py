@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import os
 from typing import TYPE_CHECKING
 from typing import Final
@@ -17,12 +18,13 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.workspace.retention import Artifacts
+from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.sweep import Reclaimed
 
 if TYPE_CHECKING:
     from pytest import TerminalReporter
 
-__all__ = ["describe", "write", "write_reclaimed"]
+__all__ = ["describe", "in_short", "write", "write_reclaimed"]
 
 #: How much stands in the report of a run that is not verbose.
 _OWNERS: Final = 50
@@ -64,13 +66,29 @@ def _left(summary: Summary, leaks: list[Leak], *, verbose: bool) -> Iterator[str
 
 
 def _kept(summary: Summary, *, verbose: bool) -> Iterator[str]:
-    for kept in summary.kept if verbose else summary.kept[:_KEPT]:
-        nodeid = shown(kept.nodeid, controls=True)
-        yield f"kept: {nodeid}  {shown(kept.path, controls=True)}"
-    if not verbose and len(summary.kept) > _KEPT:
-        yield f"... and {len(summary.kept) - _KEPT} more that were kept (-v: all)"
+    yield from _list_kept(summary.kept, verbose=verbose)
     if summary.artifacts is not None:
         yield _copied(summary.artifacts)
+
+
+def _list_kept(paths: Sequence[Kept], *, verbose: bool) -> Iterator[str]:
+    for kept in paths if verbose else paths[:_KEPT]:
+        nodeid = shown(kept.nodeid, controls=True)
+        yield f"kept: {nodeid}  {shown(kept.path, controls=True)}"
+    if not verbose and len(paths) > _KEPT:
+        yield f"... and {len(paths) - _KEPT} more that were kept (-v: all)"
+
+
+def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
+    """Yield what is kept and the last line of the report, where pytest prints no summary.
+
+    :param summary: None where there is no verdict.
+    :param kept: What is kept then.
+    """
+    yield from _list_kept(kept if summary is None else summary.kept, verbose=False)
+    leaks = [leak for leak in summary.leaks if leak.status == "leak"] if summary else []
+    if summary is not None and (leaks or summary.kept):
+        yield f"pytest-tempres: {_closing(summary, leaks)}"
 
 
 def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:

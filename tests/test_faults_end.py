@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pytest_tempres.workspace.proof import INDEX
+
+TESTS = """
+import tempfile
+
+def test_leaks():
+    tempfile.mkdtemp(prefix="left-")
+
+def test_fails(temp_dir):
+    (temp_dir / "file").touch()
+    tempfile.mkdtemp(prefix="evidence-")
+    assert 0
+"""
+LEAKS = "import tempfile\n\ndef test_leaks(temp_dir):\n    tempfile.mkdtemp()\n"
+
+
+@pytest.fixture
+def kept(system_tmp):
+    """Return the names of what the index of the last session names, and check that it is there."""
+
+    def kept():
+        roots = [path for path in system_tmp.iterdir() if path.name.startswith("tempres-")]
+        (root,) = roots
+        index = json.loads((root / INDEX).read_text())["kept"]
+        found = [path for paths in index.values() for path in paths]
+        assert all(os.path.isdir(path) for path in found)
+        # Nothing else is left but the two files that prove whose it is.
+        assert {path.name for path in root.iterdir() if path.is_file()} == {
+            *(".lock", ".tempres.json", INDEX),
+        }
+        assert sorted(map(str, root.glob("*/*"))) == sorted(found)
+        return sorted(os.path.basename(path).partition("-")[0][:10] for path in found)
+
+    return kept
+
+
+RAISES = {
+    "an error": "@pytest.hookimpl\ndef {hook}: raise ValueError('theirs')",
+    "exit": "@pytest.hookimpl\ndef {hook}: pytest.exit('done', returncode=0)",
+    "exit without a number": "@pytest.hookimpl\ndef {hook}: pytest.exit('done')",
+    "Ctrl-C": "@pytest.hookimpl\ndef {hook}: raise KeyboardInterrupt",
+    "the first wrapper": (
+        "@pytest.hookimpl(wrapper=True, tryfirst=True)\n"
+        "def {hook}:\n    pytest.exit('done', returncode=0)\n    yield"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RAISES)
+def test_plugin_that_raises_at_the_end(pytester, run, kept, what):
+    """Whatever another plugin raises, all is judged, written down and told."""
+    code = RAISES[what].format(hook="pytest_sessionfinish(session)")
+    # In a worker it would look like a crash, as it does without us.
+    pytester.makeconftest(
+        "import os\nimport pytest\n\nif 'PYTEST_XDIST_WORKER' not in os.environ:\n"
+        + "\n".join(f"    {line}" for line in code.splitlines())
+    )
+    pytester.makepyfile(TESTS)
+    report = pytester.path / "report.json"
+    result = run(
+        "--dist=loadfile",
+        "--tempres-leaks=fail",
+        f"--tempres-report=json:{report}",
+        "--tempres-artifacts=copies",
+    )
+    assert result.ret != 0
+    assert kept() == ["evidence", "test_fails"]
+    report = json.loads(report.read_text())
+    assert report["totals"]["leaks"] == 1
+    assert len(report["kept"]) == 2
+    assert os.path.exists(pytester.path / "copies" / "manifest.json")
+    text = f"{result.stdout}\n{result.stderr}"
+    assert "internal error" not in text
+    lines = [line for line in text.splitlines() if line.startswith("kept: test_")]
+    assert len({*lines}) == 2
+    result.stderr.fnmatch_lines(["kept: *evidence-*", "pytest-tempres: 1 leak from 1 test*"])
+    # The original comes out as it was.
+    assert {"an error": "theirs", "Ctrl-C": "KeyboardInterrupt"}.get(what, "done") in text
+
+
+@pytest.mark.parametrize("what", ["exit", "exit without a number", "the first wrapper"])
+def test_gate_holds_whatever_is_raised(pytester, run, nothing_left, what):
+    """Nobody's exit at the end makes the status of a run with leaks 0."""
+    code = RAISES[what].format(hook="pytest_sessionfinish(session)")
+    pytester.makeconftest(
+        "import os\nimport pytest\n\nif 'PYTEST_XDIST_WORKER' not in os.environ:\n"
+        + "\n".join(f"    {line}" for line in code.splitlines())
+    )
+    pytester.makepyfile(LEAKS)
+    assert run("--tempres-leaks=fail").ret != 0
+    nothing_left()
+
+
+def test_report_of_pytest_that_cannot_be_written(pytester, run, kept):
+    """A file where the directory of pytest's own report should be costs none of ours."""
+    pytester.makepyfile(TESTS)
+    (pytester.path / "taken").touch()
+    result = run("--dist=loadfile", "--junitxml=taken/report.xml")
+    assert result.ret != 0
+    assert kept() == ["evidence", "test_fails"]
+    result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
+
+
+def test_what_is_printed_in_order_is_not_printed_again(pytester, run):
+    """An error after the report, in the outermost wrapper, repeats nothing."""
+    pytester.makeconftest(
+        """
+        import os
+        import pytest
+
+        @pytest.hookimpl(wrapper=True, tryfirst=True)
+        def pytest_terminal_summary(config):
+            yield
+            pytest.exit("done", 0)
+        """
+    )
+    pytester.makepyfile(TESTS)
+    result = run("--dist=loadfile")
+    result.stdout.fnmatch_lines(["kept: *", "*= 1 leak from 1 test*"])
+    result.stderr.no_fnmatch_line("kept: *")
+    result.stderr.no_fnmatch_line("pytest-tempres: *")
+
+
+INTERRUPTS = {
+    "looking": ("pytest_tempres.verdicts", "look"),
+    "judging": ("pytest_tempres.verdicts", "judge"),
+    "removing": ("pytest_tempres.verdicts", "settle_due"),
+    "telling": ("pytest_tempres.conclusion", "write_files"),
+}
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RuntimeError"])
+@pytest.mark.parametrize("when", INTERRUPTS)
+def test_end_that_is_interrupted(pytester, run, system_tmp, when, error):
+    """Ctrl-C in the middle of our work at the end costs no kept directory; nor does a failure."""
+    module, name = INTERRUPTS[when]
+    pytester.makeconftest(
+        f"""
+        import importlib, os
+        import pytest
+
+        def raises(*_, **__):
+            raise {error}("here")
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish():
+            if "PYTEST_XDIST_WORKER" not in os.environ:
+                setattr(importlib.import_module({module!r}), {name!r}, raises)
+        """
+    )
+    pytester.makepyfile(TESTS)
+    result = run("--dist=loadfile")
+    assert result.ret != 0
+    (root,) = system_tmp.iterdir()
+    index = json.loads((root / INDEX).read_text())["kept"]
+    (paths,) = (paths for node, paths in index.items() if node.endswith("test_fails"))
+    assert any(".d" in path and os.path.isdir(path) for path in paths)
+    assert "kept: " in f"{result.stdout}{result.stderr}"
+    if error == "KeyboardInterrupt":
+        assert "KeyboardInterrupt" in result.stderr.str()
+    run("-k", "leaks")
+    assert all(map(os.path.isdir, paths))
+
+
+def test_audit_hook_that_raises_from_then_on(pytester, run_plain, system_tmp):
+    """A hook that lets nobody list a directory any more costs no kept directory."""
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_fails(temp_dir):
+            def hook(event, args):
+                if event in ("os.listdir", "os.scandir"):
+                    raise RuntimeError(event)
+            sys.addaudithook(hook)
+            assert 0
+        """
+    )
+    run_plain("-p", "no:cacheprovider")
+    (root,) = system_tmp.iterdir()
+    index = json.loads((root / INDEX).read_text())["kept"]
+    assert [os.path.isdir(path) for paths in index.values() for path in paths] == [True]
