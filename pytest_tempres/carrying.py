@@ -175,7 +175,7 @@ def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> Non
     """Attribute what a worker had given, and nobody decided on, to the test that it crashed in."""
     state.crashed[worker] = report.nodeid
     if state.settings.keep != "none":
-        _name_in(report, given_by_crashed(state, worker))
+        _name_in(state, report, given_by_crashed(state, worker))
 
 
 def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
@@ -186,14 +186,16 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     made = [each for group in (current.made, *lendings) for each in group]
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
-    _name_in(report, kept)
+    _name_in(state, report, kept)
 
 
-def _name_in(report: pytest.TestReport, paths: Iterable[str]) -> None:
+def _name_in(state: SessionState, report: pytest.TestReport, paths: Iterable[str]) -> None:
     """Name *paths* in a failure's own section, but for those that the test has removed."""
+    there = [path for path in paths if exists(path)]
     # A lone surrogate would kill the channel on which xdist sends the report.
-    lines = [f"kept: {shown(path, controls=True)}" for path in paths if exists(path)]
+    lines = [f"kept: {shown(path, controls=True)}" for path in there]
     if lines:
+        state.write_down(report.nodeid, there)
         report.sections.append((_SECTION, "\n".join(lines)))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+import contextlib
 import os
 
+from pytest_tempres import reclaiming
 from pytest_tempres.keeping import index
 from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
@@ -13,6 +15,7 @@ from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.progress import Progress
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace import custody
+from pytest_tempres.workspace import journal
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import children
@@ -43,7 +46,7 @@ def clear(state: SessionState) -> None:
     if waiting or accused:
         custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
     else:
-        state.root.dissolve()
+        _end(state)
 
 
 def _somebody_may_come(state: SessionState) -> bool:
@@ -87,7 +90,18 @@ def _at_exit(
     _remove_all(state, [path for path in waiting if os.path.lexists(path)])
     if not kept:
         deferred.settle(state.root.path)
+    _end(state)
+
+
+def _end(state: SessionState) -> None:
+    """Let go of the root; it is gone then, or dead like any other."""
+    state.journal.close()
+    if state.kept and not state.unindexed:
+        # It counts as one that still runs, if that cannot be noted.
+        with contextlib.suppress(OSError):
+            journal.end(state.root)
     state.root.dissolve()
+    reclaiming.retire(state)
 
 
 def _contents(root: SessionRoot) -> list[str]:

@@ -20,6 +20,7 @@ from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
+from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
@@ -212,10 +213,21 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
     return state
 
 
+def _noting(state: SessionState, lending: CurrentTest | Lending) -> Callable[[Made], None]:
+    """Return what takes a path that is given, and writes it down in case the process ends here."""
+
+    def made(each: Made) -> None:
+        lending.made.append(each)
+        state.write_down_made(lending.nodeid, [each])
+
+    return made
+
+
 def _for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
     current = state.current
-    made = current.made.append if current is not None else Lending("").made.append
+    lending = current if current is not None else Lending("")
+    made = _noting(state, lending) if state.at_once else lending.made.append
     return TempResources(state, made, request.node.name, request.path.parent)
 
 
@@ -226,9 +238,8 @@ def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state.lent.append(lending)
     name = os.path.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
-    resources = TempResources(
-        state, lending.made.append, name, base if base.is_dir() else base.parent
-    )
+    made = _noting(state, lending) if state.at_once else lending.made.append
+    resources = TempResources(state, made, name, base if base.is_dir() else base.parent)
     yield resources
     resources.close()
     state.lent.remove(lending)

@@ -20,7 +20,7 @@ from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["dispose", "given_by_crashed", "index", "remove", "settle_due", "used"]
+__all__ = ["dispose", "given_by_crashed", "index", "remove", "settle_due", "used", "write_at_once"]
 
 
 def used(state: SessionState, item: pytest.Item) -> list[Lending]:
@@ -32,6 +32,16 @@ def used(state: SessionState, item: pytest.Item) -> list[Lending]:
         if lending.nodeid == item.nodeid
         or (lending.fixture in names and lending.replaced_for != item.nodeid)
     ]
+
+
+def write_at_once(state: SessionState) -> None:
+    """Write down what the test that runs is given and was given: it may end the process."""
+    state.at_once = True
+    current = state.current
+    if current is not None:
+        state.write_down_made(current.nodeid, current.made)
+        for lending in used(state, current.item):
+            state.write_down_made(lending.nodeid, lending.made)
 
 
 def settle_due(state: SessionState) -> None:
@@ -114,6 +124,8 @@ def index(state: SessionState) -> None:
         fate = (
             "the next session removes what was kept, unless it can be written once leaks are gone"
         )
+        if all(state.write_down(each.nodeid, [each.path]) for each in state.kept):
+            fate = "what was kept stands in the journal"
         state.warn("index", f"the index could not be written: {error}; {fate}")
     else:
         state.unindexed = False

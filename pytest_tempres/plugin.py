@@ -12,6 +12,7 @@ from pytest_tempres import as_written  # noqa: F401 -- first: the imports below 
 from pytest_tempres import attempts
 from pytest_tempres import carrying
 from pytest_tempres import hookspecs
+from pytest_tempres import keeping
 from pytest_tempres import markers
 from pytest_tempres import options
 from pytest_tempres import outcomes
@@ -164,6 +165,12 @@ class SessionHooks:
         """Do the same for failures without an exception, as that of a strict xfail."""
         if report.outcome == "failed":
             self._try(carrying.failed, report)
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_timeout_set_timer(self, settings: Any) -> None:
+        """Know of a timer of pytest-timeout that ends the process, without any report."""
+        if settings.method == "thread":
+            self._try(keeping.write_at_once)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:

@@ -81,6 +81,7 @@ def start(config: pytest.Config) -> SessionState | None:
         baseline=baseline,
         system_tmpdir=system_tmpdir,
     )
+    state.open_journal()
     _begin(state)
     if state.ledger is not None:
         _listen(state, state.ledger, worker=announced is not None)
@@ -234,6 +235,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     del state.config.stash[session_key]
     state.over = True
     if state.joined:
+        state.journal.close()
         state.root.release()
         return
     for deed in (_reclaim, clear):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 import errno
@@ -24,8 +25,10 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
 from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
+from pytest_tempres.workspace.journal import Journal
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 
@@ -47,12 +50,13 @@ class CurrentTest:
 
     # Every test pays for one of these, and a dataclass with factories costs twice as much.
     __slots__ = (
-        *("accused", "earlier", "failed", "failures", "item"),
+        *("accused", "earlier", "failed", "failures", "item", "nodeid"),
         *("made", "reports", "started", "superseded"),
     )
 
     def __init__(self, item: pytest.Item) -> None:
         self.item = item
+        self.nodeid = item.nodeid
         #: What fixtures gave: to the attempt that goes on, and to those before it.
         self.made: list[Made] = []
         self.earlier: list[Made] = []
@@ -134,6 +138,9 @@ class SessionState:
     #: Workers that do not see our root and have one of their own, by name.
     elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
+    #: Whether what a test is given is written down straight away: the process may end in the test.
+    at_once: bool = False
     artifacts: Artifacts | None = None
     #: What attempts left that were not a test's last.
     superseded: set[str] = field(default_factory=set)
@@ -163,6 +170,8 @@ class SessionState:
     printed: bool = False
     #: Whether dead sessions have been looked after.
     swept: bool = False
+    #: Whether other sessions of the project have kept something.
+    any_kept: bool = False
     _told: set[str] = field(default_factory=set)
 
     @property
@@ -217,6 +226,35 @@ class SessionState:
             topic = "descriptors"
             message = f"{message}; no look and no removal until descriptors are closed"
         self.warn(topic, message, kind)
+
+    def open_journal(self) -> None:
+        """Open the journal while there are descriptors."""
+        try:
+            self.journal.open(self.root)
+        except OSError as error:
+            self._warn_of_journal(error)
+
+    def write_down(self, nodeid: str, paths: Iterable[str]) -> bool:
+        """Write down at once that *paths* are kept, so that nothing can undo it.
+
+        :returns: Whether that was possible.
+        """
+        try:
+            self.journal.add(self.root, nodeid, paths)
+        except OSError as error:
+            self._warn_of_journal(error)
+            return False
+        return True
+
+    def write_down_made(self, nodeid: str, made: Iterable[Made]) -> None:
+        """Write down at once what is kept of *made* if the test fails."""
+        policy = self.settings.keep
+        kept = (m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep))
+        self.write_down(nodeid, kept)
+
+    def _warn_of_journal(self, error: OSError) -> None:
+        fate = "should this session be killed, what its failed tests left goes with the next one"
+        self.warn_of(error, "journal", f"the journal could not be written: {error}; {fate}")
 
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""

@@ -165,3 +165,192 @@ def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
     assert kept() == ["a", "b"]
     end(sessions[order[1]])
     assert kept() == ["ab"[order[1]]]
+
+
+@pytest.mark.parametrize("keep", [0, 2])
+def test_sessions_that_end_all_at_once(project, begin, kept, keep):
+    """Each sees the others alive when it sweeps; in the end no more and no fewer stay."""
+    path = project("one")
+    sessions = [begin(path, name, pause="summary", keep=keep) for name in "abcdef"]
+    for session in sessions:
+        wait(session)
+    assert kept() == list("abcdef")
+    for session in sessions:
+        session.stdin.write("\n")
+        session.stdin.flush()
+    for session in sessions:
+        end(session)
+    assert len(kept()) == max(keep, 1)
+
+
+# -- sessions that are ended from outside, or end themselves, before they can write an index
+
+
+def by_test(suite: str) -> str:
+    """Return a suite whose failed test leaves evidence, and after which *suite* runs."""
+    return f"""
+import os
+import pytest
+
+def test_fails(temp_dir, temp_resources_module):
+    (temp_dir / "given").touch()
+    (temp_resources_module.dir() / "wider").touch()
+    assert 0
+
+def test_passes(temp_dir):
+    (temp_dir / "nothing").touch()
+
+{suite}
+"""
+
+
+@pytest.fixture
+def ended(pytester, place, plain_options):
+    """Run a suite that ends its own process, then one that passes; both in subprocesses."""
+
+    def ended(suite: str, *options: str) -> str:
+        pytester.makepyfile(test_ending=suite, test_other="def test_it(): pass")
+        options = (*plain_options, f"--tempres-root={place}", *options)
+        result = pytester.runpytest_subprocess(*options, "test_ending.py")
+        assert "temporary resources ==" not in result.stdout.str()
+        assert not list(place.glob("tempres-*/index.json"))
+        after = pytester.runpytest_subprocess(
+            *plain_options, f"--tempres-root={place}", "test_other.py"
+        )
+        after.assert_outcomes(passed=1)
+        return after.stdout.str()
+
+    return ended
+
+
+EXITS = by_test(
+    "def test_ends(temp_dir):\n    (temp_dir / 'more').write_text('more')\n    os._exit(3)\n"
+)
+
+
+def test_what_was_named_as_kept_outlives_the_process(ended, kept, place):
+    """A failure's report names paths; what comes after it cannot undo that."""
+    assert "reclaimed 1 dead session" in ended(EXITS)
+    assert kept() == ["given", "wider"]
+    # The next sweep leaves it alone, and has nothing to say of it.
+    (root,) = place.iterdir()
+    assert sorted(path.name for path in root.glob("main*")) == ["main.d"]
+
+
+def test_what_was_named_outlives_controller_and_workers(ended, kept, pytester):
+    """Under pytest-xdist it is the worker that writes down what its tests keep."""
+    pytest.importorskip("xdist")
+    suite = by_test(
+        """
+import signal
+
+def test_ends(temp_dir):
+    os.kill(os.getppid(), signal.SIGKILL)
+    os._exit(3)
+"""
+    )
+    ended(suite, "-pxdist", "-n1")
+    assert kept() == ["given", "wider"]
+
+
+def test_what_a_rerun_removed_does_not_stay(pytester, ended, place):
+    """The journal names it; what the last attempt decided counts."""
+    pytest.importorskip("pytest_rerunfailures")
+    suite = """
+import os
+import pytest
+
+tries = []
+
+@pytest.mark.flaky(reruns=1)
+def test_flaky(temp_dir):
+    (temp_dir / "given").touch()
+    tries.append(1)
+    assert len(tries) == 2
+
+def test_ends():
+    os._exit(3)
+"""
+    ended(suite, "-prerunfailures")
+    assert list(place.iterdir()) == []
+
+
+def test_a_killed_session_takes_a_place_among_the_kept_ones(
+    ended, pytester, place, kept, plain_options
+):
+    """What it named goes in its turn, and without a word: it was kept for long enough."""
+    ended(EXITS)
+    (first,) = place.iterdir()
+    options = (*plain_options, f"--tempres-root={place}", "--tempres-keep-sessions=1")
+    result = pytester.runpytest_subprocess(*options, "-k", "fails", "test_ending.py")
+    assert "reclaimed" not in result.stdout.str()
+    assert not first.exists()
+    assert kept() == ["given", "wider"]
+
+
+@pytest.mark.parametrize("func_only", [False, True])
+def test_a_timeout_that_ends_the_process(ended, kept, func_only):
+    """No report comes of it, so what the test has is written down as soon as it has it."""
+    pytest.importorskip("pytest_timeout")
+    suite = f"""
+import time
+import pytest
+
+@pytest.mark.timeout(60, method="thread")
+def test_passes(temp_dir):
+    (temp_dir / "passed").touch()
+
+@pytest.mark.timeout(0.1, method="thread", func_only={func_only})
+def test_hangs(temp_dir, temp_resources, temp_resources_module):
+    (temp_dir / "given").touch()
+    (temp_resources_module.dir() / "wider").touch()
+    (temp_resources.dir() / "second").touch()
+    temp_resources.dir(keep=False)
+    time.sleep(60)
+"""
+    assert "reclaimed" not in ended(suite)
+    assert kept() == ["given", "second", "wider"]
+
+
+@pytest.mark.parametrize("damage", ["closed", "removed", "replaced"])
+def test_a_test_that_harms_the_journal_loses_no_evidence(ended, kept, damage):
+    """It is opened again: what a later test leaves is written down all the same."""
+    deeds = {
+        "closed": "close(os.stat(journal))",
+        "removed": "os.unlink(journal)",
+        "replaced": "os.unlink(journal); os.mkfifo(journal); os.rename(journal, journal + '2')",
+    }
+    suite = f"""
+import os
+
+def test_harms(temp_dir):
+    journal = str(temp_dir.parent.parent / ".kept.jsonl")
+    assert os.path.exists(journal)
+    {deeds[damage]}
+
+def close(status):
+    for fd in range(3, 100):
+        try:
+            if os.path.samestat(os.fstat(fd), status):
+                os.close(fd)
+        except OSError:
+            pass
+
+def test_fails(temp_dir):
+    (temp_dir / "given").touch()
+    assert 0
+
+def test_ends():
+    os._exit(3)
+"""
+    ended(suite)
+    assert kept() == ["given"]
+
+
+def test_a_session_without_failures_leaves_no_journal(pytester, place, plain_options):
+    """Nothing is left where nothing was kept."""
+    pytester.makepyfile("def test_it(temp_dir): pass")
+    pytester.runpytest_inprocess(*plain_options, f"--tempres-root={place}").assert_outcomes(
+        passed=1
+    )
+    assert list(place.iterdir()) == []

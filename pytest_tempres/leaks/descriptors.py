@@ -61,6 +61,7 @@ SHIPPED: Final = (
     "/dev/nvidia*",
     # A session of this plugin in the same process holds it until the process ends.
     "*/tempres-????????/.lock",
+    "*/tempres-????????/.kept.jsonl",
     # Coverage measures to the end.
     "*/.coverage*",
 )

@@ -61,6 +61,13 @@ class System:
     stat = staticmethod(os.stat)
     time_ns = staticmethod(time.time_ns)
     unlink = staticmethod(os.unlink)
+    utime = staticmethod(os.utime)
+    write = staticmethod(os.write)
+
+    #: None where modes are not a descriptor's own (Windows, before Python 3.13).
+    fchmod: Callable[[int, int], None] | None = (
+        staticmethod(os.fchmod) if hasattr(os, "fchmod") else None
+    )
 
     #: None where there are no uids (Windows).
     geteuid: Callable[[], int] | None = staticmethod(os.geteuid) if hasattr(os, "geteuid") else None

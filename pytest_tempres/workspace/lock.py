@@ -13,9 +13,20 @@ import sys
 from typing import Final
 
 from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.proof import identity_of
 
-__all__ = ["acquire", "forget_in_child", "hold", "join", "release", "renew", "take"]
+__all__ = [
+    "acquire",
+    "forget_in_child",
+    "guard",
+    "hold",
+    "is_held",
+    "join",
+    "release",
+    "renew",
+    "take",
+]
 
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -157,6 +168,22 @@ def release(fd: int) -> None:
     with contextlib.suppress(OSError):
         if identity_of(os.fstat(mine)) == mine.identity:
             os.close(mine)
+
+
+def is_held(fd: int) -> bool:
+    """Whether *fd* is open and still what it was: a test may have closed it."""
+    try:
+        return isinstance(fd, _Held) and identity_of(System.fstat(fd)) == fd.identity
+    except OSError:
+        return False
+
+
+def guard(number: int) -> int:
+    """Hold another descriptor as a lock's: closed in forked children, and never once too often.
+
+    :returns: The descriptor, for :func:`release`.
+    """
+    return _note(number)
 
 
 def _note(number: int) -> _Held:

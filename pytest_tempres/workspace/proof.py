@@ -17,6 +17,7 @@ from pytest_tempres.primitives._system import System
 __all__ = [
     "BREADCRUMB",
     "INDEX",
+    "JOURNAL",
     "LOCK",
     "PREFIX",
     "bears_our_name",
@@ -31,6 +32,7 @@ PREFIX: Final = "tempres-"
 BREADCRUMB: Final = ".tempres.json"
 LOCK: Final = ".lock"
 INDEX: Final = "index.json"
+JOURNAL: Final = ".kept.jsonl"
 
 #: How many characters :func:`random_name` has.
 _RANDOM_LENGTH: Final = 8

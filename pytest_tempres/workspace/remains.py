@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import errno
 import json
@@ -9,9 +10,12 @@ import os
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.workspace import journal
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.root import children
 
 __all__ = ["Remains", "read", "superfluous"]
@@ -24,7 +28,7 @@ class Remains(NamedTuple):
     """A session root, as its own files describe it."""
 
     path: str
-    #: When its session began, and when it wrote down what it keeps: seconds since the epoch.
+    #: When its session began, and when it last wrote down what it keeps: seconds since the epoch.
     began: float
     ended: float
     rootdir: str
@@ -32,7 +36,8 @@ class Remains(NamedTuple):
     run: str
     #: Whether the session came to its end, and wrote down what it keeps.
     has_index: bool
-    #: The paths that its index names; not all of them need be there any more.
+    #: The paths that its index names, or its journal where there is no index: whoever wrote the
+    #: index knew better. Not all of them need be there any more.
     named: frozenset[str]
 
 
@@ -43,37 +48,44 @@ def read(path: str) -> Remains:
     """
     about = _content(os.path.join(path, BREADCRUMB))
     index = _content(os.path.join(path, INDEX))
+    if index:
+        kept = frozenset(_texts(index.get("kept")))
+        ended = os.lstat(os.path.join(path, INDEX)).st_mtime
+    else:
+        kept, ended = journal.read(path, own_uid(path))
     return Remains(
         path,
         began=os.lstat(os.path.join(path, BREADCRUMB)).st_mtime,
-        # The index is written once, at the end; the root's own time moves with each sweep.
-        ended=os.lstat(os.path.join(path, INDEX)).st_mtime if index else 0.0,
+        # These files are written by their session alone; the root's own time moves with each sweep.
+        ended=ended,
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
         has_index=bool(index),
-        named=frozenset(_named(index, path)),
+        named=frozenset(_below(kept, path)),
     )
 
 
 def superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
     """Yield what may go from *root*: nothing that is kept, holds it or lies in it.
 
-    The index comes last: as long as it is there, the rest is known to have been kept.
+    The index comes last, after the journal: as long as one of them is there, the rest is known to
+    have been kept.
     """
     spared = set(kept)
     for path in kept:
         worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
         spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
     for worker in children(root):
-        if os.path.basename(worker) in (BREADCRUMB, LOCK, INDEX):
+        if os.path.basename(worker) in (BREADCRUMB, LOCK, INDEX, JOURNAL):
             continue
         if worker not in spared:
             yield worker
         elif worker not in kept:
             yield from (path for path in children(worker) if path not in spared)
-    index = os.path.join(root, INDEX)
-    if not kept and os.path.lexists(index):
-        yield index
+    for name in (JOURNAL, INDEX):
+        path = os.path.join(root, name)
+        if not kept and os.path.lexists(path):
+            yield path
 
 
 def _content(path: str) -> dict[str, object]:
@@ -95,14 +107,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-def _named(index: dict[str, object], root: str) -> Iterator[str]:
-    """Yield the paths that an index names, as they are called where the root stands now.
+def _below(paths: Iterable[str], root: str) -> Iterator[str]:
+    """Yield those of *paths* that lie in a root, as they are called where it stands now.
 
     The session may have called its temp directory otherwise: through a link, or in a container
     that mounts it elsewhere. The name of the root is random, so what follows it is sure.
     """
     marker = os.path.join(os.sep, os.path.basename(root), "")
-    for path in _texts(index.get("kept")):
+    for path in paths:
         before, found, inner = path.rpartition(marker)
         if found and os.path.isabs(before + found) and _is_below(inner):
             yield os.path.join(root, inner)

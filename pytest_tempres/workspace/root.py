@@ -27,6 +27,7 @@ from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.modes import make_with_mode
 from pytest_tempres.workspace.modes import open_again
 from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import PREFIX
 from pytest_tempres.workspace.proof import identity_of
@@ -244,7 +245,7 @@ class SessionRoot:
         here = self.path if fd is None else ""
         problem = None
         for name in System.listdir(self.path if fd is None else fd):
-            if name not in (BREADCRUMB, LOCK):
+            if name not in (BREADCRUMB, LOCK, JOURNAL):
                 try:
                     System.rmdir(os.path.join(here, name), dir_fd=fd)
                 except OSError as error:
@@ -333,6 +334,9 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
 
 def _unmark(here: str, fd: int | None, lock_fd: int | None, despite: type[OSError]) -> None:
     """Remove from a directory what makes it a session root."""
+    # What it names is gone.
+    with contextlib.suppress(FileNotFoundError):
+        System.unlink(os.path.join(here, JOURNAL), dir_fd=fd)
     # The breadcrumb goes before the lock: a directory that holds nothing but
     # an unlocked lock can be recognised as the remains of a creation.
     for name in (BREADCRUMB, LOCK):

@@ -14,6 +14,7 @@ from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
 from pytest_tempres.workspace.proof import identity_of
@@ -24,7 +25,7 @@ from pytest_tempres.workspace.remains import read
 from pytest_tempres.workspace.remains import superfluous
 from pytest_tempres.workspace.root import SessionRoot
 
-__all__ = ["Reclaimed", "sweep"]
+__all__ = ["Reclaimed", "retire", "sweep"]
 
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
@@ -45,6 +46,8 @@ class Reclaimed(NamedTuple):
     unfinished: bool = False
     #: The first that could not be removed, and why.
     failure: tuple[str, OSError] | None = None
+    #: Whether there are sessions of the project that kept something.
+    any_kept: bool = False
 
 
 class _OutOfTimeError(Exception):
@@ -84,6 +87,18 @@ def sweep(
     return work.reclaimed
 
 
+def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
+    """Remove what ended sessions kept, but for the last *keep_sessions*; at least one stays.
+
+    Sessions that end at the same time see one another alive when they sweep. Each calls this once
+    its lock is released: the last to do so sees that all have ended. What stays is not locked here,
+    not even for a moment, so that nobody takes another's look for life.
+    """
+    work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
+    with contextlib.suppress(_OutOfTimeError, KeyboardInterrupt):
+        work.retire(parent, rootdir, max(keep_sessions, 1))
+
+
 class _Sweep:
     """One walk over the session roots in a directory."""
 
@@ -118,6 +133,7 @@ class _Sweep:
                 (kept if any(map(os.path.lexists, remains.named)) else dead).append(remains)
         # Our own session stays in any case: its place is taken.
         kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
+        self.reclaimed = self.reclaimed._replace(any_kept=bool(kept))
         recent = {run, *list(dict.fromkeys(each.run for each in kept))[:keep_sessions]}
         for remains in kept:
             self._clear(remains, stays=remains.run in recent)
@@ -128,6 +144,22 @@ class _Sweep:
             if self._is_over(0.5):
                 break
             self._clear(remains, stays=True)
+
+    def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
+        ended = [
+            remains
+            for remains in map(self._look_at, self._candidates(parent))
+            if remains is not None
+            and remains.rootdir == rootdir
+            and remains.has_index
+            and not os.path.lexists(os.path.join(remains.path, JOURNAL))
+            and any(map(os.path.lexists, remains.named))
+        ]
+        ended.sort(key=lambda each: (each.ended, each.run), reverse=True)
+        recent = list(dict.fromkeys(each.run for each in ended))[:keep_sessions]
+        for remains in ended:
+            if remains.run not in recent:
+                self._clear(remains, stays=False)
 
     def _pace(self) -> None:
         self._tick()
@@ -161,7 +193,10 @@ class _Sweep:
             _remove_unfinished(path)
             return None
         with contextlib.suppress(OSError):
-            return read(path)
+            remains = read(path)
+            # What a session names that still runs need not stay in the end.
+            decided = remains.has_index or not remains.named
+            return remains if decided or _is_dead(path) else None
         return None
 
     def _clear(self, remains: Remains, *, stays: bool) -> None:
@@ -183,7 +218,8 @@ class _Sweep:
 
     def _remove_all(self, root: SessionRoot, remains: Remains, kept: frozenset[str]) -> None:
         # What was kept for long enough, or a person has tidied up, is no news.
-        is_news = bool(kept) or not remains.has_index
+        decided = remains.has_index or any(map(os.path.lexists, remains.named))
+        is_news = bool(kept) or not decided
         self._ticks, left, size = 0, 0, 0
         complete, gone = True, False
         try:
@@ -223,6 +259,13 @@ class _Sweep:
             complete=so_far.complete and complete,
             age=max(so_far.age, time.time() - remains.began),
         )
+
+
+def _is_dead(path: str) -> bool:
+    root = _take(path)
+    if root is not None:
+        root.release()
+    return root is not None
 
 
 def _take(path: str) -> SessionRoot | None:

@@ -857,6 +857,7 @@ def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, 
         "/dev/tty",
         "/dev/pts/7",
         "/tmp/tempres-a1b2c3d4/.lock",
+        "/tmp/tempres-a1b2c3d4/.kept.jsonl",
         "/home/me/project/.coverage.host.12.x",
     ],
 )
