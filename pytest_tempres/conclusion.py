@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 import datetime as dt
 import os
-import platform
+import sys
 import time
 
 import pytest
 
 from pytest_tempres.course import has_looked
 from pytest_tempres.course import no_longer
+from pytest_tempres.hosts import platform_name
 from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
@@ -77,9 +78,9 @@ def _facts(state: SessionState, status: int) -> SessionFacts:
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - state.began, 3),
         exit_status=status,
-        python=platform.python_version(),
+        python=sys.version.split(maxsplit=1)[0],
         pytest=pytest.__version__,
-        platform=platform.platform(),
+        platform=platform_name(),
         workers=tuple(state.workers) or (state.worker.name,),
     )
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+import os
+import sys
 from typing import Final
 
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.verdict import is_evidence
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["Elsewhere", "at", "host_of", "node_name"]
+__all__ = ["Elsewhere", "at", "host_of", "node_name", "platform_name"]
 
 #: The options of ssh(1) that take an argument, of OpenSSH 10.
 _WITH_ARGUMENT: Final = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
@@ -77,9 +80,23 @@ def at(host: str, path: str) -> str:
 
 def node_name() -> str:
     """Return what this host calls itself."""
-    import platform  # noqa: PLC0415 -- few sessions have workers on other hosts
+    return _uname()[1]
 
-    return platform.node()
+
+def platform_name() -> str:
+    """Return the operating system, its release and the machine, in one word."""
+    system, _, release, machine = _uname()
+    return "-".join(part for part in (system, release, machine) if part)
+
+
+def _uname() -> tuple[str, str, str, str]:
+    """Return system, host, release and machine; `platform` may start a program to find out."""
+    if System.uname is not None:
+        found = System.uname()
+        return found.sysname, found.nodename, found.release, found.machine
+    import socket  # noqa: PLC0415 -- on Windows alone
+
+    return sys.platform, socket.gethostname(), "", os.environ.get("PROCESSOR_ARCHITECTURE", "")
 
 
 def host_of(*, ssh: object, socket: object, node: str) -> str:

@@ -17,6 +17,8 @@ from pytest_tempres import markers
 from pytest_tempres import options
 from pytest_tempres import outcomes
 from pytest_tempres import owners
+from pytest_tempres import preparing
+from pytest_tempres import reserve
 from pytest_tempres import session as sessions
 from pytest_tempres.ending import EndHooks
 from pytest_tempres.fixtures import named_temp_file
@@ -28,6 +30,7 @@ from pytest_tempres.fixtures import temp_resources_class
 from pytest_tempres.fixtures import temp_resources_module
 from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
 from pytest_tempres.workspace import custody
@@ -174,9 +177,10 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """See whether a conftest wants to decide what is kept: it is given the reports."""
+        """Prepare for the end; give a conftest the reports that wants to decide what is kept."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
+        self._try(preparing.prepare)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -189,6 +193,8 @@ class SessionHooks:
     def _finish(self, session: pytest.Session) -> None:
         if not self._state.finished:
             self._state.finished = True
+            if System.getpid() == self._state.pid:
+                reserve.release(self._state)
             self._try(_finish, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -234,7 +240,6 @@ class ReportHooks:
 
 
 def _finish(state: SessionState, session: pytest.Session) -> None:
-    # Where a test has used up all descriptors, an import fails like all else.
     from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
 
     finish(state, session)

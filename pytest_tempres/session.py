@@ -14,6 +14,7 @@ import pytest
 
 from pytest_tempres import distributed
 from pytest_tempres import options
+from pytest_tempres import reserve
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
@@ -229,6 +230,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     """Put the temp location back, and leave nothing behind but what is kept."""
     if os.getpid() != state.pid:
         return
+    reserve.release(state)
     if state.ledger is not None:
         origins.deactivate(state.ledger.origins)
     redirect.restore()
@@ -247,7 +249,6 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
 
 def _reclaim(state: SessionState) -> None:
     """Look after dead sessions where no report did it: nobody is told of it then."""
-    # Where a test has used up all descriptors, an import fails like all else.
     from pytest_tempres import reclaiming  # noqa: PLC0415 -- needed at the end alone
 
     reclaiming.reclaim(state)

@@ -164,6 +164,8 @@ class SessionState:
     unindexed: bool = False
     #: Whether pytest has printed its warnings.
     over: bool = False
+    #: Descriptors that are held for the end of the session, all of the same file.
+    reserve: list[int] = field(default_factory=list)
     #: Whether the session has been judged, or that was tried.
     finished: bool = False
     #: Whether the report for a person was printed.

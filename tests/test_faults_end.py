@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
+from faults import run_checked
 import pytest
 
 from pytest_tempres.workspace.proof import INDEX
@@ -187,3 +189,132 @@ def test_audit_hook_that_raises_from_then_on(pytester, run_plain, system_tmp):
     (root,) = system_tmp.iterdir()
     index = json.loads((root / INDEX).read_text())["kept"]
     assert [os.path.isdir(path) for paths in index.values() for path in paths] == [True]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_descriptors_that_are_used_up_for_ever(pytester, run, kept):
+    """The end has descriptors of its own, and no module left to import: it does all it has to do.
+
+    The next session finds what is kept.
+    """
+    pytester.makepyfile(
+        """
+        import os, resource, tempfile
+
+        def test_leaks():
+            tempfile.mkdtemp(prefix="left-")
+
+        def test_fails(temp_dir):
+            (temp_dir / "tree" / "inner").mkdir(parents=True)
+            tempfile.mkdtemp(prefix="evidence-")
+            os.makedirs(os.path.join(tempfile.mkdtemp(prefix="left-"), "a", "b"))
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+            while True:
+                os.open(os.devnull, os.O_RDONLY)
+        """
+    )
+    report = pytester.path / "report.json"
+    _, warnings = run_checked(
+        run, "--dist=loadfile", f"--tempres-report=json:{report}", junit=False
+    )
+    assert len(warnings) <= 1
+    assert kept() == ["evidence", "left", "test_fails"]
+    report = json.loads(report.read_text())
+    assert [leak["status"] for leak in report["leaks"]].count("leak") == 1
+    run("-k", "leaks")
+    assert kept() == ["evidence", "left", "test_fails"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows is not looked at")
+def test_descriptors_in_reserve_are_no_leak(pytester, run, nothing_left):
+    """What is held for the end is reported by no detector, and inherited by no program."""
+    pytester.makepyfile(
+        """
+        import subprocess, sys
+        LIST = [sys.executable, "-c", "import os; print(os.listdir('/dev/fd'))"]
+
+        def test_it(temp_dir):
+            found = subprocess.check_output(LIST, close_fds=False)
+            assert found == subprocess.check_output(LIST)
+        """
+    )
+    result = run("--tempres-detect=temp,fds", "--tempres-leaks=strict")
+    result.assert_outcomes(passed=1)
+    assert result.ret == 0
+    nothing_left()
+
+
+def test_descriptors_that_a_test_closes_are_not_closed_twice(pytester, run_plain, nothing_left):
+    """Where a test has closed all that was open, what it opened then stays open."""
+    pytester.makepyfile(
+        """
+        import atexit, os, sys, tempfile
+        HERE = tempfile.gettempdir()
+        CLOSED = []
+
+        def check(fd):
+            try:
+                os.fstat(fd)
+            except OSError:
+                os.write(2, b"it was closed")
+
+        def test_it():
+            # What pytest itself has open stays.
+            for fd in range(3, 64):
+                try:
+                    if os.path.samestat(os.fstat(fd), os.stat(os.path.join(HERE, os.pardir))):
+                        os.close(fd)
+                        other = os.open(os.devnull, os.O_RDONLY)
+                        assert other <= fd
+                        atexit.register(check, other)
+                        CLOSED.append(fd)
+                except OSError:
+                    continue
+            assert CLOSED or sys.platform == "win32"
+        """
+    )
+    result = run_plain()
+    result.assert_outcomes(passed=1)
+    result.stderr.no_fnmatch_line("*it was closed*")
+    nothing_left()
+
+
+def test_no_program_is_started_at_the_end(pytester, told):
+    """A path where others put programs, and a replaced `subprocess`, are nothing to the report."""
+    pytester.makepyfile(
+        """
+        import os, subprocess, tempfile
+
+        def test_leaks():
+            os.environ["PATH"] = os.getcwd()
+            subprocess.Popen = subprocess.check_output = os.popen = None
+            tempfile.mkdtemp()
+        """
+    )
+    program = pytester.path / "uname"
+    program.write_text("#!/bin/sh\ntouch started\n")
+    program.chmod(0o755)
+    result, report = told()
+    result.assert_outcomes(passed=1)
+    assert report["totals"]["leaks"] == 1
+    assert report["session"]["platform"].lower().startswith(sys.platform[:5])
+    assert not (pytester.path / "started").exists()
+
+
+def test_modules_for_the_end_are_there_before_the_first_test(pytester, run_plain):
+    """A test that takes the places of modules away takes no part of the report."""
+    pytester.makepyfile(
+        """
+        import sys, tempfile
+
+        def test_leaks(temp_dir):
+            tempfile.mkdtemp()
+            sys.path.clear()
+            sys.meta_path.clear()
+            assert 0
+        """
+    )
+    result = run_plain("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["kept: *", "*no leaks; 2 paths kept; 1 more from failed tests*"])
+    assert "internal error" not in f"{result.stdout}{result.stderr}"

@@ -20,14 +20,14 @@ ROWS = (
     {"reports"},
     {"options", "notices", "progress", "hookspecs", "hosts"},
     {"state", "markers"},
-    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course"},
+    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course", "reserve"},
     {"attempts"},
     {"carrying"},
     {"outcomes", "conclusion", "detectors", "exporting", "reclaiming", "uncollected"},
     {"correction"},
     {"clearing"},
     {"session", "verdicts", "strict"},
-    {"ending"},
+    {"ending", "preparing"},
     {"plugin"},
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}

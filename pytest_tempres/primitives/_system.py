@@ -72,6 +72,11 @@ class System:
     #: None where there are no uids (Windows).
     geteuid: Callable[[], int] | None = staticmethod(os.geteuid) if hasattr(os, "geteuid") else None
 
+    #: None on Windows.
+    uname: Callable[[], os.uname_result] | None = (
+        staticmethod(os.uname) if hasattr(os, "uname") else None
+    )
+
     #: Whether names can be looked up relative to the descriptors of directories.
     by_descriptor = {
         os.mkdir,

@@ -75,12 +75,12 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be made.
     """
-    fd = _note(os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
+    fd = _note(System.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
     try:
         _share(fd)
     except OSError:
         with contextlib.suppress(OSError):
-            os.write(fd, _UNLOCKED)
+            System.write(fd, _UNLOCKED)
     except BaseException:
         release(fd)
         raise
@@ -94,7 +94,7 @@ def join(path: str) -> int | None:
         session is dead then.
     :raises OSError: When the file cannot be opened.
     """
-    fd = _note(os.open(path, _FLAGS))
+    fd = _note(System.open(path, _FLAGS))
     try:
         _share(fd)
     except BlockingIOError:
@@ -113,7 +113,7 @@ def hold(fd: int, path: str) -> int:
     :returns: The descriptor that holds the lock; *fd* when that is still the one.
     :raises OSError: When there is none, or a sweep has it.
     """
-    if isinstance(fd, _Held) and fd.identity == identity_of(os.lstat(path)):
+    if isinstance(fd, _Held) and fd.identity == identity_of(System.lstat(path)):
         return fd
     now = join(path)
     if now is None:
@@ -155,7 +155,7 @@ def _acquire_whole(path: str) -> int:
         return acquire(path)
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(draft)
+            System.unlink(draft)
     return fd
 
 
@@ -166,8 +166,8 @@ def release(fd: int) -> None:
         return
     _held.discard(mine)
     with contextlib.suppress(OSError):
-        if identity_of(os.fstat(mine)) == mine.identity:
-            os.close(mine)
+        if identity_of(System.fstat(mine)) == mine.identity:
+            System.close(mine)
 
 
 def is_held(fd: int) -> bool:
@@ -189,9 +189,9 @@ def guard(number: int) -> int:
 def _note(number: int) -> _Held:
     fd = _Held(number)
     try:
-        fd.identity = identity_of(os.fstat(number))
+        fd.identity = identity_of(System.fstat(number))
     except BaseException:
-        os.close(number)
+        System.close(number)
         raise
     # An equal one is there if a test has closed that.
     _held.discard(fd)
@@ -206,12 +206,12 @@ def take(path: str) -> int | None:
         holds it or it cannot be told: in doubt a session is alive.
     """
     try:
-        fd = _note(os.open(path, _FLAGS))
+        fd = _note(System.open(path, _FLAGS))
     except OSError:
         return None
     try:
         _lock(fd)
-        if os.fstat(fd).st_size == 0:
+        if System.fstat(fd).st_size == 0:
             return fd
     except OSError:
         pass

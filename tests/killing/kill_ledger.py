@@ -17,7 +17,9 @@ __all__ = ["KEEP_SESSIONS", "Ledger"]
 
 KEEP_SESSIONS = 3
 _NAME = re.compile(r"tempres-.{8}", re.DOTALL)
-_OWN = {".tempres.json", ".lock", "index.json"}
+_OWN = {".tempres.json", ".lock"}
+#: What names the evidence; a killed session has the journal alone, or both.
+_NAMING = {"index.json", ".kept.jsonl"}
 
 
 class Evidence(NamedTuple):
@@ -72,7 +74,9 @@ class Ledger:
         for each in last:
             wanted = _with_parents(each)
             there = set(snapshot(each.root))
-            assert there == wanted, f"beside evidence: {sorted(there ^ wanted)}"
+            naming = {os.path.join(each.root, name) for name in _NAMING}
+            assert there & naming, f"nothing names the evidence in {each.root}"
+            assert there - naming == wanted, f"beside evidence: {sorted(there - naming ^ wanted)}"
         paths = sum(len(each.paths) for each in last)
         return f"{len(last)} sessions with {paths} kept paths, and {len(self._foreign)} foreign"
 
@@ -130,16 +134,24 @@ def _compare(what: str, before: Snapshot, now: Snapshot) -> None:
 
 
 def _kept(root: str) -> Iterable[str]:
-    """Yield what the index of *root* names and what is there."""
+    """Yield what the index of *root* names, or what its journal names and what is there."""
     try:
         index = json.loads(Path(root, "index.json").read_text("utf-8"))
     except FileNotFoundError:
+        yield from filter(os.path.lexists, sorted(_journal(root)))
         return
     paths = {path for paths in index["kept"].values() for path in paths}
     for path in sorted(paths):
         assert path.startswith(f"{root}/"), f"the index of {root} names {path}"
         assert os.path.lexists(path), f"the index names what is not there: {path}"
         yield path
+
+
+def _journal(root: str) -> set[str]:
+    """Return the paths that the journal of *root* names; its last line may be cut short."""
+    path = Path(root, ".kept.jsonl")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return {json.loads(line)["path"] for line in lines if line.endswith("}")}
 
 
 def _with_parents(each: Evidence) -> set[str]:
