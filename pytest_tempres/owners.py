@@ -58,6 +58,7 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
 def begin_test(state: SessionState, item: pytest.Item) -> None:
     """Let *item* own what appears from here on."""
     state.current = CurrentTest(item)
+    state.hold_lock()
     ledger = state.ledger
     if ledger is None:
         return

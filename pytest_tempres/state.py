@@ -25,6 +25,8 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import tell
 from pytest_tempres.notices import tell_late
 from pytest_tempres.options import Settings
+from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.journal import Journal
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
@@ -268,6 +270,16 @@ class SessionState:
             outcome = "was made again"
         what = f"the session directory {self.root.path} or a part of it"
         self.warn("vanished", f"{what} was removed, and {outcome}")
+
+    def hold_lock(self) -> None:
+        """Lock the session directory again if a test has closed the descriptor, and tell of it."""
+        if lock.is_held(self.root.lock_fd) or System.getpid() != self.pid:
+            return
+        self.root = self.root.hold()
+        held = lock.is_held(self.root.lock_fd)
+        outcome = "it is locked again" if held else "another session may remove it"
+        what = f"the descriptor that locks the session directory {self.root.path}"
+        self.warn("lock", f"a test has closed {what}; {outcome}")
 
     def open_again(self) -> bool:
         """Open the session's directories again if a test has closed them, and tell of it."""

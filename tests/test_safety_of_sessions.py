@@ -248,3 +248,52 @@ def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, syste
     assert "other" in left or ".nfs0001" in left
     reclaim(system_tmp)
     assert os.listdir(system_tmp) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be told by its inode there")
+@pytest.mark.parametrize("then", ["nothing", "another file"])
+def test_a_lock_that_a_test_closes_is_held_again(pytester, run, nothing_left, then):
+    """The next test finds the session locked, whatever the number of the descriptor is now."""
+    pytester.makepyfile(
+        f"""
+        import fcntl, os, pytest, sys
+        OPENED = []
+
+        def lock_of(temp_dir):
+            return os.path.join(temp_dir.parent.parent, ".lock")
+
+        def test_closes(temp_dir):
+            status = os.stat(lock_of(temp_dir))
+            for fd in range(3, 100):
+                try:
+                    found = os.fstat(fd)
+                except OSError:
+                    continue
+                if os.path.samestat(found, status):
+                    os.close(fd)
+                    if {then!r} != "nothing":
+                        OPENED.append(os.open(os.devnull, os.O_RDONLY))
+
+        def test_next(temp_dir):
+            status = os.stat(lock_of(temp_dir))
+            assert any(os.path.samestat(each, status) for each in opened())
+            with open(lock_of(temp_dir), "rb+") as file, pytest.raises(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for fd in OPENED:
+                os.close(fd)
+
+        def test_after_that():
+            pass
+
+        def opened():
+            for fd in range(3, 100):
+                try:
+                    yield os.fstat(fd)
+                except OSError:
+                    continue
+        """
+    )
+    result = run("--dist=loadfile")
+    result.assert_outcomes(passed=3, warnings=1)
+    result.stdout.fnmatch_lines(["*a test has closed the descriptor that locks*locked again*"])
+    nothing_left()

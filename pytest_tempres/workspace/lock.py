@@ -113,7 +113,8 @@ def hold(fd: int, path: str) -> int:
     :returns: The descriptor that holds the lock; *fd* when that is still the one.
     :raises OSError: When there is none, or a sweep has it.
     """
-    if isinstance(fd, _Held) and fd.identity == identity_of(System.lstat(path)):
+    there = identity_of(System.lstat(path))
+    if isinstance(fd, _Held) and fd.identity == there and is_held(fd):
         return fd
     now = join(path)
     if now is None:
