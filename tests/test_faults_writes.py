@@ -40,8 +40,8 @@ START = [
 LATER = {
     r"os.mkdir /main\.d/test_given": "",
     r"os.open /main\.d/test_named": "",
-    r"open /index\.json\.new$": "the index could not be written: ",
-    r"os.replace /index\.json\.new$": "the index could not be written: ",
+    r"os.open (^|/)index\.json\.new$": "the index could not be written: ",
+    r"os.replace (^|/)index\.json\.new$": "the index could not be written: ",
     r"open /report\.json$": "the JSON report was not written: ",
     r"open /base\.txt\.new$": "was not written: ",
     r"os.replace /base\.txt\.new$": "was not written: ",

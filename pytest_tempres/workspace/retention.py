@@ -9,9 +9,22 @@ import os
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import prove
 
 __all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
+
+_TO_MAKE: Final = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 #: The values of ``--tempres-keep``.
 POLICIES: Final = ("none", "failed", "all")
@@ -84,17 +97,39 @@ def write_index(
     paths: dict[str, list[str]] = {}
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
-    target = os.path.join(root, INDEX)
+    about = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
+    # In the root's place there may be another user's directory by now, or a link in the draft's.
+    with held(root) as at:
+        prove(root, own_uid(root), at)
+        _replace_index(root, at, json.dumps(about, indent=1).encode("ascii"))
+
+
+def _replace_index(root: str, at: int | None, content: bytes) -> None:
+    index, draft = INDEX, f"{INDEX}.new"
+    if at is None:
+        index, draft = os.path.join(root, index), os.path.join(root, draft)
+    with contextlib.suppress(FileNotFoundError):
+        System.unlink(draft, dir_fd=at)
     try:
-        with open(f"{target}.new", "w", encoding="ascii") as file:
-            json.dump({"version": 1, "rootdir": rootdir, "run": run, "kept": paths}, file, indent=1)
-            file.flush()
-            # Renamed before it is on the disk, it would be empty after a power cut.
-            with contextlib.suppress(OSError):
-                os.fsync(file.fileno())
-        os.replace(f"{target}.new", target)
+        fd = System.open(draft, _TO_MAKE, 0o600, dir_fd=at)
+        try:
+            _fill(fd, content)
+        finally:
+            System.close(fd)
+        System.replace(draft, index, src_dir_fd=at, dst_dir_fd=at)
     except OSError:
         # Half an index is of no use, and takes room where there may be none.
         with contextlib.suppress(OSError):
-            os.unlink(f"{target}.new")
+            System.unlink(draft, dir_fd=at)
         raise
+
+
+def _fill(fd: int, content: bytes) -> None:
+    if System.fchmod is not None:
+        # A test may have left any umask.
+        System.fchmod(fd, 0o600)
+    while content:
+        content = content[System.write(fd, content) :]
+    # Renamed before it is on the disk, it would be empty after a power cut.
+    with contextlib.suppress(OSError):
+        System.fsync(fd)

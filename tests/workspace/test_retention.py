@@ -2,14 +2,27 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import POLICIES
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import create
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A session root."""
+    root = create(str(tmp_path), mode=0o700, about={})
+    yield root
+    root.release()
 
 
 @pytest.mark.parametrize(
@@ -43,39 +56,70 @@ def test_every_policy_has_an_answer_for_every_outcome():
         assert passed is None or failed is not None
 
 
-def test_the_index_maps_each_node_id_to_its_paths(tmp_path):
+def test_the_index_maps_each_node_id_to_its_paths(root):
     """Who looks for a test's directory finds it by the test's whole id."""
     kept = [
         Kept("t.py::a[x/y]", "/r/main.d/a-1", "failed", "main"),
         Kept("t.py::b", "/r/gw0/b", "failed", "gw0"),
         Kept("t.py::a[x/y]", "/r/main.d/a-2", "failed", "main"),
     ]
-    write_index(str(tmp_path), kept)
-    index = json.loads((tmp_path / INDEX).read_text())
+    write_index(root.path, kept)
+    index = json.loads(Path(root.path, INDEX).read_text())
     assert index["version"] == 1
     assert index["kept"] == {
         "t.py::a[x/y]": ["/r/main.d/a-1", "/r/main.d/a-2"],
         "t.py::b": ["/r/gw0/b"],
     }
-    assert os.listdir(tmp_path) == [INDEX]
+    assert sorted(os.listdir(root.path)) == [LOCK, BREADCRUMB, INDEX]
 
 
-def test_the_index_holds_names_that_are_not_utf8(tmp_path):
+def test_the_index_holds_names_that_are_not_utf8(root):
     """A path of any bytes comes back from the index as it was."""
     path = os.fsdecode(b"/r/main/\xff\n\xc3\xa9")
-    write_index(str(tmp_path), [Kept("t.py::é", path, "failed", "main")])
-    index = json.loads((tmp_path / INDEX).read_text(encoding="ascii"))
+    write_index(root.path, [Kept("t.py::é", path, "failed", "main")])
+    index = json.loads(Path(root.path, INDEX).read_text(encoding="ascii"))
     assert index["kept"] == {"t.py::é": [path]}
 
 
-def test_an_index_replaces_the_one_before(tmp_path):
+def test_an_index_replaces_the_one_before(root):
     """A reader sees the old index or the new one, whole."""
-    write_index(str(tmp_path), [Kept("a", "/1", "failed", "main")])
-    write_index(str(tmp_path), [Kept("b", "/2", "failed", "main")])
-    assert json.loads((tmp_path / INDEX).read_text())["kept"] == {"b": ["/2"]}
+    write_index(root.path, [Kept("a", "/1", "failed", "main")])
+    write_index(root.path, [Kept("b", "/2", "failed", "main")])
+    assert json.loads(Path(root.path, INDEX).read_text())["kept"] == {"b": ["/2"]}
 
 
 def test_an_index_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
     """The caller learns that a later sweep will not know what was kept."""
     with pytest.raises(FileNotFoundError):
         write_index(str(tmp_path / "missing"), [])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_the_index_is_for_its_user_alone(root, umask):
+    """Ids of tests may be secret, and what others write there would be believed."""
+    before = os.umask(umask)
+    try:
+        write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+    finally:
+        os.umask(before)
+    assert os.stat(os.path.join(root.path, INDEX)).st_mode & 0o777 == 0o600
+
+
+def test_a_link_in_the_place_of_the_draft_is_not_followed(root, tmp_path):
+    """Who can write to the root, or put another one there, may have it lead anywhere."""
+    private = tmp_path / "private"
+    private.write_text("mine")
+    os.symlink(private, os.path.join(root.path, f"{INDEX}.new"))
+    write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+    assert private.read_text() == "mine"
+    assert os.path.isfile(os.path.join(root.path, INDEX))
+
+
+def test_no_index_is_written_to_what_is_not_ours(root, tmp_path):
+    """Somebody may have moved the root away since, and put a directory of his own there."""
+    os.rename(root.path, tmp_path / "moved")
+    os.mkdir(root.path)
+    with pytest.raises(NotOurDirectoryError):
+        write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+    assert os.listdir(root.path) == []

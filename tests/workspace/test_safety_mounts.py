@@ -197,11 +197,11 @@ def test_an_index_that_cannot_be_moved_into_place(tmp_path, dead, monkeypatch, c
     """Half an index is none: it is an error for who writes it, and a sweep takes it away."""
     root = dead()
 
-    def refuse(*names: str) -> None:
+    def refuse(*names: str, **folders: int | None) -> None:
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", refuse)
+        patch.setattr(System, "replace", refuse)
         with pytest.raises(OSError, match=re.escape(os.strerror(code))):
             write_index(root.path, [Kept("t", f"{root.path}/main/tree", "failed", "main")])
     assert not os.path.exists(os.path.join(root.path, INDEX))
