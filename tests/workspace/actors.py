@@ -13,6 +13,7 @@ from unittest import mock
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace import retention
 from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
 
@@ -86,13 +87,14 @@ def dying(after: int) -> Iterator[Callable[[], object]]:
         """What the root removes by itself; removals of trees count by their ticks."""
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(root_module, "System", Mortal))
+        for module in (root_module, retention, lock):
+            stack.enter_context(mock.patch.object(module, "System", Mortal))
         for owner, name in (
             (Mortal, "unlink"),
             (Mortal, "rmdir"),
             (root_module, "write_breadcrumb"),
             (lock, "acquire"),
-            (os, "replace"),
+            (Mortal, "replace"),
             (os, "unlink"),
             (os, "rmdir"),
         ):
