@@ -33,7 +33,7 @@ def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
             for path in (temp_dir / "precious", named_temp_file.name, stray, mine):
                 assert os.path.exists(path)
             assert sorted(os.listdir(os.path.dirname(HERE))) == [
-                ".lock", ".tempres.json", "main", "main.d"
+                ".kept.jsonl", ".lock", ".tempres.json", "main", "main.d"
             ]
             assert not os.path.exists("report.json")
 
