@@ -40,7 +40,8 @@ def test_session_root_is_named_locked_and_proved(pytester, run, nothing_left):
             assert isinstance(json.loads((root / ".tempres.json").read_text()), dict)
             with open(root / ".lock") as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            names = {path.name for path in root.iterdir()} - {".kept.jsonl", ".lock", ".tempres.json"}
+            own = {".kept.jsonl", ".lock", ".tempres.json"}
+            names = {path.name for path in root.iterdir()} - own
             assert {"main", "main.d"} <= names
             assert not names - {"main", "main.d", "gw0", "gw0.d", "gw1", "gw1.d"}
         """
