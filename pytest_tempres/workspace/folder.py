@@ -22,7 +22,7 @@ from pytest_tempres.primitives._system import System
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Folder", "held", "is_directory"]
+__all__ = ["TO_MAKE", "Folder", "held", "is_directory"]
 
 _SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
 
@@ -31,7 +31,8 @@ _NOT_A_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 _PLAIN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | _NOT_A_LINK
 # What was a file a moment ago may be a fifo now, and opening that would wait for a writer.
 _TO_READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _PLAIN
-_TO_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
+#: To make a file that nothing stands for yet, not even a link.
+TO_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
 _TO_REWRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _PLAIN
 _JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
 
@@ -113,7 +114,7 @@ class Folder:
 
     def make_file(self, name: str, mode: int) -> int:
         """Make and open the file *name*, which nothing stands for yet."""
-        return os.open(self._where(name), _TO_MAKE, mode, dir_fd=self.fd)
+        return os.open(self._where(name), TO_MAKE, mode, dir_fd=self.fd)
 
     def rewrite(self, name: str) -> int:
         """Open the file *name*, which is ours if it is there, and empty it."""

@@ -10,21 +10,13 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.folder import TO_MAKE
 from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 
 __all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
-
-_TO_MAKE: Final = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
 
 #: The values of ``--tempres-keep``.
 POLICIES: Final = ("none", "failed", "all")
@@ -111,7 +103,7 @@ def _replace_index(root: str, at: int | None, content: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         System.unlink(draft, dir_fd=at)
     try:
-        fd = System.open(draft, _TO_MAKE, 0o600, dir_fd=at)
+        fd = System.open(draft, TO_MAKE, 0o600, dir_fd=at)
         try:
             _fill(fd, content)
         finally:
