@@ -55,15 +55,17 @@ RAISES = {
 }
 
 
+def raising(what):
+    """Return a conftest that raises at the end; in a worker it would look like a crash."""
+    code = RAISES[what].format(hook="pytest_sessionfinish(session)")
+    body = "".join(f"    {line}\n" for line in code.splitlines())
+    return f"import os\nimport pytest\n\nif 'PYTEST_XDIST_WORKER' not in os.environ:\n{body}"
+
+
 @pytest.mark.parametrize("what", RAISES)
 def test_plugin_that_raises_at_the_end(pytester, run, kept, what):
     """Whatever another plugin raises, all is judged, written down and told."""
-    code = RAISES[what].format(hook="pytest_sessionfinish(session)")
-    # In a worker it would look like a crash, as it does without us.
-    pytester.makeconftest(
-        "import os\nimport pytest\n\nif 'PYTEST_XDIST_WORKER' not in os.environ:\n"
-        + "\n".join(f"    {line}" for line in code.splitlines())
-    )
+    pytester.makeconftest(raising(what))
     pytester.makepyfile(TESTS)
     report = pytester.path / "report.json"
     result = run(
@@ -90,11 +92,7 @@ def test_plugin_that_raises_at_the_end(pytester, run, kept, what):
 @pytest.mark.parametrize("what", ["exit", "exit without a number", "the first wrapper"])
 def test_gate_holds_whatever_is_raised(pytester, run, nothing_left, what):
     """Nobody's exit at the end makes the status of a run with leaks 0."""
-    code = RAISES[what].format(hook="pytest_sessionfinish(session)")
-    pytester.makeconftest(
-        "import os\nimport pytest\n\nif 'PYTEST_XDIST_WORKER' not in os.environ:\n"
-        + "\n".join(f"    {line}" for line in code.splitlines())
-    )
+    pytester.makeconftest(raising(what))
     pytester.makepyfile(LEAKS)
     assert run("--tempres-leaks=fail").ret != 0
     nothing_left()
