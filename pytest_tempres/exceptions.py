@@ -48,14 +48,14 @@ class RemovalError(OSError):
 
 
 class NotOurDirectoryError(PermissionError):
-    """A removal was refused because nothing proves that the directory is ours.
+    """A directory is left alone because nothing proves that it is ours.
 
     :param path: The directory, untouched.
     :param reason: Which proof is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        super().__init__(f"refusing to remove {os.fspath(path)}: {reason}")
+        super().__init__(f"refusing to touch {os.fspath(path)}: {reason}")
         self.path: Final = os.fspath(path)
         self.reason: Final = reason
 

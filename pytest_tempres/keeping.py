@@ -114,7 +114,7 @@ def index(state: SessionState) -> None:
     """Write down what is kept; a disk that is full is tried again when leaks are gone."""
     try:
         write_index(
-            state.root.path,
+            state.root,
             state.kept,
             rootdir=str(state.about["rootdir"]),
             run=str(state.about["run"]),

@@ -63,7 +63,7 @@ def test_a_removal_error_tells_of_errors_without_a_number():
 def test_a_refusal_names_the_directory_and_the_missing_proof():
     """Who reads it knows that nothing happened to the directory, and why."""
     error = NotOurDirectoryError(Path("/d"), "it has no breadcrumb")
-    assert str(error) == "refusing to remove /d: it has no breadcrumb"
+    assert str(error) == "refusing to touch /d: it has no breadcrumb"
     assert error.path == "/d"
 
 

@@ -20,7 +20,7 @@ def kept_session(parent: Path, rootdir: Path) -> Path:
     kept = Path(root.path, "main.d", "kept")
     kept.mkdir(parents=True)
     (kept / f"test_{os.path.basename(root.path)[8:]}.py").write_text("def test_it(): assert 0")
-    write_index(root.path, [Kept("t", str(kept), "failed", "main")])
+    write_index(root, [Kept("t", str(kept), "failed", "main")])
     lock.release(root.lock_fd)
     return Path(root.path)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from os import urandom
 from typing import Final
 
-__all__ = ["ALPHABET", "random_name"]
+__all__ = ["ALPHABET", "is_random_name", "random_name"]
 
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 # 37 does not divide 256, so three characters come up 6 times in 256 instead of 7. That costs
 # 0.002 of 5.209 bits a character and turns a name into one call of bytes.translate.
+_CHARACTERS: Final = frozenset(ALPHABET)
 _CHARACTER_OF_BYTE: Final = (ALPHABET * 7)[:256].encode()
 
 
@@ -24,3 +25,8 @@ def random_name() -> str:
         system that folds case.
     """
     return urandom(8).translate(_CHARACTER_OF_BYTE).decode("ascii")
+
+
+def is_random_name(text: str) -> bool:
+    """Whether :func:`random_name` may have returned *text*."""
+    return len(text) == 8 and set(text) <= _CHARACTERS

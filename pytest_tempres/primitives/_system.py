@@ -35,6 +35,7 @@ class System:
     # Overloaded for bytes and descriptors, of which there are none here.
     abspath = staticmethod(cast("_OnText", os.path.abspath))
     listdir = staticmethod(cast("_List", os.listdir))
+    mkdir = staticmethod(os.mkdir)
     normpath = staticmethod(cast("_OnText", os.path.normpath))
     readlink = staticmethod(cast("_OnText", os.readlink))
     realpath = staticmethod(cast("_OnText", os.path.realpath))
@@ -53,6 +54,7 @@ class System:
     isdir = staticmethod(os.path.isdir)
     join = staticmethod(os.path.join)
     lexists = staticmethod(os.path.lexists)
+    link = staticmethod(os.link)
     lstat = staticmethod(os.lstat)
     monotonic = staticmethod(time.monotonic)
     open = staticmethod(os.open)

@@ -22,7 +22,19 @@ from pytest_tempres.primitives._system import System
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["TO_MAKE", "Folder", "held", "is_directory"]
+__all__ = [
+    "Folder",
+    "held",
+    "is_directory",
+    "make_private",
+    "read_private",
+    "replace_private",
+]
+
+#: More bytes than these are not read from a file of ours: a test may have filled it.
+_MOST: Final = 1 << 26
+#: What opening a file says where there is none, or a link, a directory or a socket.
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 _SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
 
@@ -31,8 +43,8 @@ _NOT_A_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 _PLAIN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | _NOT_A_LINK
 # What was a file a moment ago may be a fifo now, and opening that would wait for a writer.
 _TO_READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _PLAIN
-#: To make a file that nothing stands for yet, not even a link.
-TO_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
+# To make a file that nothing stands for yet, not even a link.
+_TO_MAKE: Final = os.O_CREAT | os.O_EXCL | _PLAIN
 _TO_REWRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _PLAIN
 _JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
 
@@ -114,7 +126,7 @@ class Folder:
 
     def make_file(self, name: str, mode: int) -> int:
         """Make and open the file *name*, which nothing stands for yet."""
-        return os.open(self._where(name), TO_MAKE, mode, dir_fd=self.fd)
+        return os.open(self._where(name), os.O_WRONLY | _TO_MAKE, mode, dir_fd=self.fd)
 
     def rewrite(self, name: str) -> int:
         """Open the file *name*, which is ours if it is there, and empty it."""
@@ -157,14 +169,96 @@ def is_directory(status: os.stat_result) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: str, flags: int = System.to_hold) -> Iterator[int | None]:
+def held(
+    path: str, flags: int = System.to_hold, *, dir_fd: int | None = None
+) -> Iterator[int | None]:
     """Hold the directory *path* open; give None where names are not looked up in descriptors.
 
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
     :raises OSError: When the operating system refuses.
     """
-    fd = System.open(path, flags) if System.by_descriptor else None
+    fd = System.open(path, flags, dir_fd=dir_fd) if System.by_descriptor else None
     try:
         yield fd
     finally:
         if fd is not None:
             System.close(fd)
+
+
+def make_private(path: str, dir_fd: int | None, flags: int = os.O_WRONLY) -> int:
+    """Make a file that its user alone may use, whatever the umask, and open it.
+
+    :param path: Where; nothing may stand there, not even a link.
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :param flags: How to open it.
+    :raises OSError: When the operating system refuses.
+    """
+    fd = System.open(path, flags | _TO_MAKE, 0o600, dir_fd=dir_fd)
+    if System.fchmod is not None:
+        # A disk without modes may refuse.
+        with contextlib.suppress(OSError):
+            System.fchmod(fd, 0o600)
+    return fd
+
+
+def replace_private(path: str, dir_fd: int | None, content: bytes) -> None:
+    """Put a file with *content* at *path* at one stroke; its user alone may use it.
+
+    :param dir_fd: As :func:`make_private` takes it.
+    :raises OSError: When that fails; what stood there stands there still.
+    """
+    draft = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        System.unlink(draft, dir_fd=dir_fd)
+    try:
+        _fill(make_private(draft, dir_fd), content)
+        System.replace(draft, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except OSError:
+        # A part of it is of no use, and takes room where there may be none.
+        with contextlib.suppress(OSError):
+            System.unlink(draft, dir_fd=dir_fd)
+        raise
+
+
+def _fill(fd: int, content: bytes) -> None:
+    try:
+        while content:
+            content = content[System.write(fd, content) :]
+        # Renamed before it is on the disk, it would be empty after a power cut.
+        with contextlib.suppress(OSError):
+            System.fsync(fd)
+    finally:
+        System.close(fd)
+
+
+def read_private(path: str, dir_fd: int | None, uid: int) -> tuple[bytes, float] | None:
+    """Return what stands in a file of ours, and when it was last written.
+
+    :param dir_fd: As :func:`make_private` takes it.
+    :param uid: Whose file it must be.
+    :returns: None where there is no file of that user, whatever stands there.
+    :raises OSError: When it cannot be read, or is too large to be one of ours.
+    """
+    try:
+        fd = System.open(path, _TO_READ, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    try:
+        status = System.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != uid:
+            return None
+        return _read_all(fd, path), status.st_mtime
+    finally:
+        System.close(fd)
+
+
+def _read_all(fd: int, path: str) -> bytes:
+    parts, size = [], 0
+    while part := System.read(fd, 1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > _MOST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return b"".join(parts)

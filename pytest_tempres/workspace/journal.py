@@ -7,7 +7,6 @@ The index is written at the end of the session. Whatever ends the process before
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 import contextlib
 import errno
 import json
@@ -16,14 +15,12 @@ import stat
 from typing import Any
 from typing import Final
 
-from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.folder import held
+from pytest_tempres.workspace.folder import read_private
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import identity_of
-from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.root import SessionRoot
 
 __all__ = ["Journal", "end", "read"]
@@ -56,8 +53,8 @@ class Journal:
 
         :raises OSError: When the operating system refuses, or something else stands there.
         """
-        with _proved(root) as at:
-            path = _in(root, JOURNAL, at)
+        with root.opened() as at:
+            path = root.inside(JOURNAL, at)
             self._fd = lock.guard(System.open(path, _TO_ADD, 0o600, dir_fd=at))
         if not _is_a_file_of(System.fstat(self._fd), root.uid):
             self.close()
@@ -96,26 +93,12 @@ def end(root: SessionRoot) -> None:
 
     :raises OSError: When the operating system refuses.
     """
-    with _proved(root) as at:
+    with root.opened() as at:
         now = System.time_ns()
         safe: dict[str, Any] = {"follow_symlinks": False} if _SAFE_TIMES else {}
-        System.utime(_in(root, INDEX, at), ns=(now, now), dir_fd=at, **safe)
+        System.utime(root.inside(INDEX, at), ns=(now, now), dir_fd=at, **safe)
         with contextlib.suppress(FileNotFoundError):
-            System.unlink(_in(root, JOURNAL, at), dir_fd=at)
-
-
-@contextlib.contextmanager
-def _proved(root: SessionRoot) -> Iterator[int | None]:
-    with held(root.path) as at:
-        prove(root.path, root.uid, at)
-        status = System.lstat(root.path) if at is None else System.fstat(at)
-        if root.identity not in (None, identity_of(status)):
-            raise NotOurDirectoryError(root.path, "another directory has taken its place")
-        yield at
-
-
-def _in(root: SessionRoot, name: str, at: int | None) -> str:
-    return os.path.join(root.path, name) if at is None else name
+            System.unlink(root.inside(JOURNAL, at), dir_fd=at)
 
 
 def _is_at(fd: int, path: str) -> bool:
@@ -132,38 +115,19 @@ def _is_a_file_of(status: os.stat_result, uid: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == uid
 
 
-def read(root: str, uid: int) -> tuple[frozenset[str], float]:
-    """Return the paths that the journal of the session root *root* names, and when the last came.
+def read(path: str, dir_fd: int | None, uid: int) -> tuple[frozenset[str], float]:
+    """Return the paths that the journal *path* names, and when the last came.
 
     A line that is torn, or no record of ours, is passed over.
 
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :param uid: Whose file it must be.
     :raises OSError: When it cannot be read, and so nobody knows what it names.
     """
-    path = os.path.join(root, JOURNAL)
-    try:
-        fd = System.open(path, _TO_READ)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return frozenset(), 0.0
-        raise
-    try:
-        status = System.fstat(fd)
-        if not _is_a_file_of(status, uid):
-            return frozenset(), 0.0
-        return frozenset(_paths(_content(fd))), status.st_mtime
-    finally:
-        System.close(fd)
-
-
-def _content(fd: int) -> bytes:
-    parts, size = [], 0
-    while size < _MOST:
-        part = System.read(fd, min(1 << 16, _MOST - size))
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+    found = read_private(path, dir_fd, uid)
+    if found is None:
+        return frozenset(), 0.0
+    return frozenset(_paths(found[0])), found[1]
 
 
 def _paths(content: bytes) -> Iterable[str]:

@@ -14,6 +14,7 @@ from typing import Final
 
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.folder import make_private
 from pytest_tempres.workspace.proof import identity_of
 
 __all__ = [
@@ -28,7 +29,13 @@ __all__ = [
     "take",
 ]
 
-_FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+# What stands there may be a link or a fifo by now.
+_FLAGS: Final = (
+    os.O_RDWR
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
 
 #: What is in the file of a session that could not lock it: nobody can tell whether it lives.
 _UNLOCKED: Final = b"not locked"
@@ -75,7 +82,7 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be made.
     """
-    fd = _note(System.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=dir_fd))
+    fd = _note(make_private(path, dir_fd, os.O_RDWR))
     try:
         _share(fd)
     except OSError:
@@ -87,14 +94,15 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     return fd
 
 
-def join(path: str) -> int | None:
+def join(path: str, dir_fd: int | None = None) -> int | None:
     """Hold the existing lock file *path* as one more member of its session.
 
+    :param dir_fd: As :func:`acquire` takes it.
     :returns: The descriptor that holds the lock, or None when a sweep has it: its
         session is dead then.
     :raises OSError: When the file cannot be opened.
     """
-    fd = _note(System.open(path, _FLAGS))
+    fd = _note(System.open(path, _FLAGS, dir_fd=dir_fd))
     try:
         _share(fd)
     except BlockingIOError:
@@ -106,57 +114,59 @@ def join(path: str) -> int | None:
     return fd
 
 
-def hold(fd: int, path: str) -> int:
+def hold(fd: int, path: str, dir_fd: int | None = None) -> int:
     """Hold the lock file *path* as it stands there now, whoever of the session made it again.
 
     :param fd: What held the one that was there; it is released when there is another one.
+    :param dir_fd: As :func:`acquire` takes it.
     :returns: The descriptor that holds the lock; *fd* when that is still the one.
     :raises OSError: When there is none, or a sweep has it.
     """
-    there = identity_of(System.lstat(path))
+    there = identity_of(System.stat(path, dir_fd=dir_fd, follow_symlinks=False))
     if isinstance(fd, _Held) and fd.identity == there and is_held(fd):
         return fd
-    now = join(path)
+    now = join(path, dir_fd)
     if now is None:
         raise BlockingIOError(errno.EWOULDBLOCK, "it is being swept", path)
     release(fd)
     return now
 
 
-def renew(fd: int, path: str, *, proved: bool) -> int:
+def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int:
     """Hold the lock file *path* as it stands there now; make it if it is gone.
 
     :param fd: As :func:`hold` takes it.
+    :param dir_fd: As :func:`acquire` takes it.
     :param proved: Whether a sweep may find the file at any moment, and take it for a dead
         session's: it gets its name when it is locked then.
     :returns: The descriptor that holds the lock.
     :raises OSError: When it cannot be made, or a sweep has it.
     """
     with contextlib.suppress(FileNotFoundError):
-        return hold(fd, path)
+        return hold(fd, path, dir_fd)
     try:
-        made = _acquire_whole(path) if proved else acquire(path)
+        made = _acquire_whole(path, dir_fd) if proved else acquire(path, dir_fd)
     except FileExistsError:
         # Another member was faster.
-        return hold(fd, path)
+        return hold(fd, path, dir_fd)
     release(fd)
     return made
 
 
-def _acquire_whole(path: str) -> int:
+def _acquire_whole(path: str, dir_fd: int | None) -> int:
     draft = f"{path}.{random_name()}"
-    fd = acquire(draft)
+    fd = acquire(draft, dir_fd)
     try:
-        os.link(draft, path)
+        System.link(draft, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except BaseException as error:
         release(fd)
         if not isinstance(error, OSError) or isinstance(error, FileExistsError):
             raise
         # A disk without hard links has no better way.
-        return acquire(path)
+        return acquire(path, dir_fd)
     finally:
         with contextlib.suppress(OSError):
-            System.unlink(draft)
+            System.unlink(draft, dir_fd=dir_fd)
     return fd
 
 
@@ -200,14 +210,15 @@ def _note(number: int) -> _Held:
     return fd
 
 
-def take(path: str) -> int | None:
+def take(path: str, dir_fd: int | None = None) -> int | None:
     """Lock the existing lock file of a session that may be dead.
 
+    :param dir_fd: As :func:`acquire` takes it.
     :returns: The descriptor that holds the lock, or None when somebody else
         holds it or it cannot be told: in doubt a session is alive.
     """
     try:
-        fd = _note(System.open(path, _FLAGS))
+        fd = _note(System.open(path, _FLAGS, dir_fd=dir_fd))
     except OSError:
         return None
     try:

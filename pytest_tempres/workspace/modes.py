@@ -12,17 +12,16 @@ from pytest_tempres.workspace.folder import held
 __all__ = ["make_with_mode", "open_again"]
 
 
-def make_with_mode(path: str, mode: int) -> None:
+def make_with_mode(path: str, mode: int, dir_fd: int | None = None) -> None:
     """Make the directory *path* with the permission bits *mode*, whatever the umask is.
 
+    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
     :raises OSError: When the operating system refuses.
     """
-    os.mkdir(path, 0o700)
-    if mode == 0o700:
-        return
-    # The umask would have cut the bits off a mode given to mkdir.
-    with held(path) as fd:
-        os.chmod(path if fd is None else fd, mode)
+    System.mkdir(path, 0o700, dir_fd=dir_fd)
+    # The umask cuts bits off a mode given to mkdir.
+    with held(path, dir_fd=dir_fd) as fd:
+        System.chmod(path if fd is None else fd, mode)
 
 
 def open_again(path: str, mode: int, uid: int) -> bool:

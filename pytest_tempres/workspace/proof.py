@@ -12,7 +12,10 @@ import sys
 from typing import Final
 
 from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.primitives._names import is_random_name
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.folder import make_private
+from pytest_tempres.workspace.folder import read_private
 
 __all__ = [
     "BREADCRUMB",
@@ -22,9 +25,9 @@ __all__ = [
     "PREFIX",
     "bears_our_name",
     "identity_of",
-    "is_ours",
     "own_uid",
     "prove",
+    "read_record",
     "write_breadcrumb",
 ]
 
@@ -34,22 +37,10 @@ LOCK: Final = ".lock"
 INDEX: Final = "index.json"
 JOURNAL: Final = ".kept.jsonl"
 
-#: How many characters :func:`random_name` has.
-_RANDOM_LENGTH: Final = 8
-
 
 def bears_our_name(name: str) -> bool:
     """Whether a directory's name is one that a session root may have; it proves nothing."""
-    return name.startswith(PREFIX) and len(name) == len(PREFIX) + _RANDOM_LENGTH
-
-
-def is_ours(path: str) -> bool:
-    """Whether *path* is a session root that this user made."""
-    try:
-        prove(path, own_uid(path), None)
-    except OSError:
-        return False
-    return True
+    return name.startswith(PREFIX) and is_random_name(name[len(PREFIX) :])
 
 
 def own_uid(path: str) -> int:
@@ -101,7 +92,27 @@ def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = N
     :param dir_fd: The descriptor of the directory that a relative *path* starts from.
     :raises OSError: When the operating system refuses.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    text = {"pid": os.getpid(), "platform": sys.platform, **about}
-    with open(System.open(path, flags, 0o600, dir_fd=dir_fd), "w", encoding="ascii") as file:
-        json.dump(text, file)
+    text = json.dumps({"pid": System.getpid(), "platform": sys.platform, **about})
+    fd = make_private(path, dir_fd)
+    try:
+        System.write(fd, text.encode("ascii"))
+    finally:
+        System.close(fd)
+
+
+def read_record(path: str, dir_fd: int | None, uid: int) -> tuple[dict[str, object], float]:
+    """Return what a file of ours says, and when it was last written.
+
+    :param dir_fd: As :func:`write_breadcrumb` takes it.
+    :param uid: Whose file it must be.
+    :returns: An empty record where there is no such file, or a broken one.
+    :raises OSError: When it cannot be read.
+    """
+    found = read_private(path, dir_fd, uid)
+    if found is None:
+        return {}, 0.0
+    try:
+        record = json.loads(found[0].decode("ascii"))
+    except (ValueError, RecursionError):
+        return {}, found[1]
+    return record if isinstance(record, dict) else {}, found[1]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import errno
-import json
 import os
-from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.workspace import journal
@@ -16,12 +13,10 @@ from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.root import children
 
 __all__ = ["Remains", "read", "superfluous"]
-
-#: What opening a file says where there is none, or a link, a directory or a socket.
-_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class Remains(NamedTuple):
@@ -41,21 +36,22 @@ class Remains(NamedTuple):
     named: frozenset[str]
 
 
-def read(path: str) -> Remains:
+def read(path: str, at: int | None) -> Remains:
     """Read what stands in the session root *path*.
 
+    :param at: Its descriptor; None where names are not looked up in descriptors.
     :raises OSError: When that cannot be told, and so nobody knows what may go.
     """
-    about = _content(os.path.join(path, BREADCRUMB))
-    index = _content(os.path.join(path, INDEX))
+    here, uid = path if at is None else "", own_uid(path)
+    about, began = read_record(os.path.join(here, BREADCRUMB), at, uid)
+    index, ended = read_record(os.path.join(here, INDEX), at, uid)
     if index:
         kept = frozenset(_texts(index.get("kept")))
-        ended = os.lstat(os.path.join(path, INDEX)).st_mtime
     else:
-        kept, ended = journal.read(path, own_uid(path))
+        kept, ended = journal.read(os.path.join(here, JOURNAL), at, uid)
     return Remains(
         path,
-        began=os.lstat(os.path.join(path, BREADCRUMB)).st_mtime,
+        began=began,
         # These files are written by their session alone; the root's own time moves with each sweep.
         ended=ended,
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
@@ -86,25 +82,6 @@ def superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
         path = os.path.join(root, name)
         if not kept and os.path.lexists(path):
             yield path
-
-
-def _content(path: str) -> dict[str, object]:
-    """Return what stands in a file of ours; nothing where it is missing, broken or no file."""
-    try:
-        with open(path, encoding="ascii", opener=_open_at_once) as file:
-            content = json.load(file)
-    except (ValueError, RecursionError):
-        return {}
-    except OSError as error:
-        if error.errno not in _NO_FILE:
-            raise
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    # Whatever stands there now: no link is followed, and a fifo must not keep us waiting.
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _below(paths: Iterable[str], root: str) -> Iterator[str]:

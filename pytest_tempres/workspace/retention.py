@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-import contextlib
 import json
-import os
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.folder import TO_MAKE
-from pytest_tempres.workspace.folder import held
+from pytest_tempres.workspace.folder import replace_private
 from pytest_tempres.workspace.proof import INDEX
-from pytest_tempres.workspace.proof import own_uid
-from pytest_tempres.workspace.proof import prove
+from pytest_tempres.workspace.root import SessionRoot
 
 __all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
 
@@ -77,7 +72,7 @@ def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | No
 
 
 def write_index(
-    root: str, kept: Iterable[Kept], *, rootdir: str | None = None, run: str | None = None
+    root: SessionRoot, kept: Iterable[Kept], *, rootdir: str | None = None, run: str | None = None
 ) -> None:
     """Write the map of node ids to kept paths, atomically.
 
@@ -90,38 +85,6 @@ def write_index(
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
     about = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
-    # In the root's place there may be another user's directory by now, or a link in the draft's.
-    with held(root) as at:
-        prove(root, own_uid(root), at)
-        _replace_index(root, at, json.dumps(about, indent=1).encode("ascii"))
-
-
-def _replace_index(root: str, at: int | None, content: bytes) -> None:
-    index, draft = INDEX, f"{INDEX}.new"
-    if at is None:
-        index, draft = os.path.join(root, index), os.path.join(root, draft)
-    with contextlib.suppress(FileNotFoundError):
-        System.unlink(draft, dir_fd=at)
-    try:
-        fd = System.open(draft, TO_MAKE, 0o600, dir_fd=at)
-        try:
-            _fill(fd, content)
-        finally:
-            System.close(fd)
-        System.replace(draft, index, src_dir_fd=at, dst_dir_fd=at)
-    except OSError:
-        # Half an index is of no use, and takes room where there may be none.
-        with contextlib.suppress(OSError):
-            System.unlink(draft, dir_fd=at)
-        raise
-
-
-def _fill(fd: int, content: bytes) -> None:
-    if System.fchmod is not None:
-        # A test may have left any umask.
-        System.fchmod(fd, 0o600)
-    while content:
-        content = content[System.write(fd, content) :]
-    # Renamed before it is on the disk, it would be empty after a power cut.
-    with contextlib.suppress(OSError):
-        System.fsync(fd)
+    content = json.dumps(about, indent=1).encode("ascii")
+    with root.opened() as at:
+        replace_private(root.inside(INDEX, at), at, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass
 from dataclasses import field
@@ -31,9 +32,9 @@ from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import PREFIX
 from pytest_tempres.workspace.proof import identity_of
-from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
+from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.proof import write_breadcrumb
 
 __all__ = [
@@ -87,12 +88,32 @@ class SessionRoot:
     pid: int
     #: Holds the lock.
     lock_fd: int
+    #: Device and inode of the directory: its path may come to lead to another one.
+    identity: tuple[int, int]
     #: Whether another process made it, which will remove it too.
     joined: bool = False
-    #: Device and inode of the root, where its path may have come to lead to another one.
-    identity: tuple[int, int] | None = None
     #: Device and inode of the worker roots that this process made in it.
     made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int | None]:
+        """Hold the directory open; give None where names are not looked up in descriptors.
+
+        :raises NotOurDirectoryError: When another one stands in its place.
+        :raises OSError: When the operating system refuses.
+        """
+        with held(self.path) as fd:
+            self._compare(fd)
+            yield fd
+
+    def inside(self, name: str, fd: int | None) -> str:
+        """Return how *name* in this root is called where *fd* came from :meth:`opened`."""
+        return name if fd is not None else System.join(self.path, name)
+
+    def _compare(self, fd: int | None) -> None:
+        status = System.lstat(self.path) if fd is None else System.fstat(fd)
+        if status.st_uid != self.uid or identity_of(status) != self.identity:
+            raise NotOurDirectoryError(self.path, "another directory has taken its place")
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Make the worker root *name* and the directory for what fixtures give.
@@ -110,12 +131,16 @@ class SessionRoot:
             raise WorkspaceCreationError(self.path, error) from error
 
     def _make_worker(self, name: str, mode: int) -> WorkerRoot:
+        with self.opened() as fd:
+            self._make(name, mode, fd)
+            self._make(f"{name}.d", mode & 0o711, fd)
         path = os.path.join(self.path, name)
-        worker = WorkerRoot(name, path, f"{path}.d")
-        make_with_mode(worker.path, mode)
-        make_with_mode(worker.given, mode & 0o711)
-        self.made.update(identity_of(System.lstat(path)) for path in worker[1:])
-        return worker
+        return WorkerRoot(name, path, f"{path}.d")
+
+    def _make(self, name: str, mode: int, fd: int | None) -> None:
+        where = self.inside(name, fd)
+        make_with_mode(where, mode, fd)
+        self.made.add(identity_of(System.stat(where, dir_fd=fd, follow_symlinks=False)))
 
     def reopen(self, mode: int) -> bool:
         """Give back to this root and its worker roots the modes that a test has taken away.
@@ -124,6 +149,9 @@ class SessionRoot:
         :returns: Whether there was something to give back, and that was possible.
         """
         given = mode & 0o711
+        with contextlib.suppress(OSError):
+            if identity_of(System.lstat(self.path)) != self.identity:
+                return False
         found = open_again(self.path, given, self.uid)
         for path in children(self.path):
             found |= open_again(path, given if path.endswith(".d") else mode, self.uid)
@@ -144,8 +172,8 @@ class SessionRoot:
         try:
             if System.by_descriptor:
                 return self._remove_relative(parts, tick)
-            self._prove(None)
-            return remove_tree(path, tick=tick)
+            with self.proved():
+                return remove_tree(path, tick=tick)
         except FileNotFoundError:
             return []
         except NotOurDirectoryError:
@@ -158,7 +186,8 @@ class SessionRoot:
     ) -> list[Failure]:
         fd = System.open(self.path, System.to_hold)
         try:
-            self._prove(fd)
+            self._compare(fd)
+            prove(self.path, self.uid, fd)
             for part in parts[:-1]:
                 inner = self._open_below(part, fd)
                 System.close(fd)
@@ -167,11 +196,12 @@ class SessionRoot:
         finally:
             System.close(fd)
 
-    def _prove(self, fd: int | None) -> None:
-        prove(self.path, self.uid, fd)
-        status = System.lstat(self.path) if fd is None else System.fstat(fd)
-        if self.identity not in (None, identity_of(status)):
-            raise NotOurDirectoryError(self.path, "another directory has taken its place")
+    @contextlib.contextmanager
+    def proved(self) -> Iterator[int | None]:
+        """Hold the directory open as :meth:`opened` does, where its breadcrumb says it is ours."""
+        with self.opened() as fd:
+            prove(self.path, self.uid, fd)
+            yield fd
 
     def _open_below(self, name: str, fd: int) -> int:
         """Open a directory on the way to what is to be removed: neither a link nor a mount."""
@@ -192,31 +222,52 @@ class SessionRoot:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             make_with_mode(self.path, mode & 0o711)
-        # The name is known by now: in a shared directory somebody may have put a link there.
-        status = System.lstat(self.path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != self.uid:
-            raise FileExistsError(errno.EEXIST, "somebody else's file stands there", self.path)
-        now = self._prove_again(about)
-        for path, bits in ((worker.path, mode), (worker.given, mode & 0o711)):
-            if not os.path.isdir(path):
-                make_with_mode(path, bits)
-                self.made.add(identity_of(System.lstat(path)))
-        return now
+        # The name is known by now: in a shared directory anything may have come to stand there.
+        with held(self.path) as fd:
+            root = self._recognise(fd, new=True)
+            lock_fd = self._mark_again(fd, about)
+            for name, bits in ((worker.name, mode), (f"{worker.name}.d", mode & 0o711)):
+                if not _is_directory(self.inside(name, fd), fd):
+                    self._make(name, bits, fd)
+        return replace(root, lock_fd=lock_fd)
 
-    def _prove_again(self, about: dict[str, object]) -> SessionRoot:
-        crumb, lock_file = (os.path.join(self.path, name) for name in (BREADCRUMB, LOCK))
-        lock_fd = lock.renew(self.lock_fd, lock_file, proved=os.path.lexists(crumb))
+    def _mark_again(self, fd: int | None, about: dict[str, object]) -> int:
+        crumb, lock_file = (self.inside(name, fd) for name in (BREADCRUMB, LOCK))
+        proved = BREADCRUMB in System.listdir(self.path if fd is None else fd)
+        lock_fd = lock.renew(self.lock_fd, lock_file, fd, proved=proved)
         # Another member may be doing the same.
         with contextlib.suppress(FileExistsError):
-            write_breadcrumb(crumb, about)
-        return replace(self, lock_fd=lock_fd)
+            write_breadcrumb(crumb, {**about, "root": os.path.basename(self.path)}, fd)
+        return lock_fd
 
     def hold(self) -> SessionRoot:
-        """Return this root, held by the lock that another member may have made again."""
-        lock_fd = self.lock_fd
-        with contextlib.suppress(OSError):
-            lock_fd = lock.hold(lock_fd, os.path.join(self.path, LOCK))
-        return self if lock_fd is self.lock_fd else replace(self, lock_fd=lock_fd)
+        """Return this root, held by its lock, where another member may have made both again."""
+        with contextlib.suppress(OSError), held(self.path) as fd:
+            root = self._recognise(fd)
+            lock_fd = lock.hold(self.lock_fd, self.inside(LOCK, fd), fd)
+            return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
+        return self
+
+    def _recognise(self, fd: int | None, *, new: bool = False) -> SessionRoot:
+        """Return this root with the identity that it has now.
+
+        :param new: Whether it may be one that has nothing in it yet.
+        :raises NotOurDirectoryError: When it is not one that a member of the session made again.
+        """
+        status = System.lstat(self.path) if fd is None else System.fstat(fd)
+        identity = identity_of(status)
+        if status.st_uid != self.uid or not (
+            identity == self.identity or self._was_made_again(fd, new=new)
+        ):
+            raise NotOurDirectoryError(self.path, "another directory has taken its place")
+        return self if identity == self.identity else replace(self, identity=identity)
+
+    def _was_made_again(self, fd: int | None, *, new: bool) -> bool:
+        names = System.listdir(self.path if fd is None else fd)
+        if new and all(name == BREADCRUMB or name.startswith(LOCK) for name in names):
+            return True
+        about, _ = read_record(self.inside(BREADCRUMB, fd), fd, self.uid)
+        return about.get("root") == os.path.basename(self.path)
 
     def dissolve(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
@@ -236,8 +287,7 @@ class SessionRoot:
         lock.release(self.lock_fd)
 
     def _remove_empty(self) -> None:
-        with held(self.path) as fd:
-            self._prove(fd)
+        with self.proved() as fd:
             self._remove_what_is_ours(fd)
         System.rmdir(self.path)
 
@@ -254,6 +304,14 @@ class SessionRoot:
             raise problem
         # A root that was made again has no lock.
         _unmark(here, fd, self.lock_fd, despite=FileNotFoundError)
+
+
+def _is_directory(path: str, dir_fd: int | None) -> bool:
+    try:
+        status = System.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode)
 
 
 def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
@@ -319,14 +377,23 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
     """
     with held(path) as fd:
         here, lock_fd = path if fd is None else "", None
+        status = System.lstat(path) if fd is None else System.fstat(fd)
+        if status.st_uid != own_uid(path) or System.listdir(path if fd is None else fd):
+            raise NotOurDirectoryError(path, "another directory has taken its place")
         try:
-            if mode != 0o700:
-                os.chmod(path if fd is None else fd, mode)
+            System.chmod(path if fd is None else fd, mode)
             lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
+            about = {**about, "root": os.path.basename(path)}
             write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
-            uid = System.lstat(path).st_uid
-            prove(path, uid, None)
-            return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=lock_fd)
+            root = SessionRoot(
+                path=path,
+                uid=status.st_uid,
+                pid=os.getpid(),
+                lock_fd=lock_fd,
+                identity=identity_of(status),
+            )
+            with root.proved():
+                return root
         except BaseException:
             _unmark(here, fd, lock_fd, despite=OSError)
             raise
@@ -352,11 +419,41 @@ def attach(path: str) -> SessionRoot | None:
 
     :returns: None when it is not here (another host or mount namespace) or not ours.
     """
-    if not is_ours(path) or not os.access(path, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK):
         return None
-    fd = None
-    with contextlib.suppress(OSError):
-        fd = lock.join(os.path.join(path, LOCK))
-    if fd is None:
+    with contextlib.suppress(OSError), held(path) as fd:
+        return _root_at(path, fd, lock.join, joined=True)
+    return None
+
+
+def take(path: str) -> SessionRoot | None:
+    """Return the session root *path*, locked for this process alone, if its session is dead.
+
+    :returns: None too when it is not ours, or nobody can tell whether it is dead.
+    """
+    with contextlib.suppress(OSError), held(path) as fd:
+        return _root_at(path, fd, lock.take, joined=False)
+    return None
+
+
+def _root_at(
+    path: str,
+    fd: int | None,
+    locked: Callable[[str, int | None], int | None],
+    *,
+    joined: bool,
+) -> SessionRoot | None:
+    uid = own_uid(path)
+    prove(path, uid, fd)
+    status = System.lstat(path) if fd is None else System.fstat(fd)
+    lock_fd = locked(System.join("" if fd is not None else path, LOCK), fd)
+    if lock_fd is None:
         return None
-    return SessionRoot(path=path, uid=own_uid(path), pid=os.getpid(), lock_fd=fd, joined=True)
+    return SessionRoot(
+        path=path,
+        uid=uid,
+        pid=System.getpid(),
+        lock_fd=lock_fd,
+        identity=identity_of(status),
+        joined=joined,
+    )

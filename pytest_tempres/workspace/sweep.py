@@ -6,6 +6,7 @@ from collections.abc import Callable
 import contextlib
 import os
 import stat
+import sys
 import time
 from typing import Final
 from typing import NamedTuple
@@ -13,17 +14,19 @@ from typing import NamedTuple
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
-from pytest_tempres.workspace.proof import identity_of
-from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.remains import Remains
 from pytest_tempres.workspace.remains import read
 from pytest_tempres.workspace.remains import superfluous
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import take
 
 __all__ = ["Reclaimed", "retire", "sweep"]
 
@@ -189,11 +192,13 @@ class _Sweep:
         return sorted(paths, key=lambda _: random_name())
 
     def _look_at(self, path: str) -> Remains | None:
-        if not is_ours(path):
-            _remove_unfinished(path)
-            return None
-        with contextlib.suppress(OSError):
-            remains = read(path)
+        with contextlib.suppress(OSError), held(path) as fd:
+            try:
+                prove(path, own_uid(path), fd)
+            except NotOurDirectoryError:
+                _remove_unfinished(path, fd)
+                return None
+            remains = read(path, fd)
             # What a session names that still runs need not stay in the end.
             decided = remains.has_index or not remains.named
             return remains if decided or _is_dead(path) else None
@@ -202,12 +207,13 @@ class _Sweep:
     def _clear(self, remains: Remains, *, stays: bool) -> None:
         """Remove what may go of a session if it is dead, under its lock."""
         self._check()
-        root = _take(remains.path)
+        root = take(remains.path)
         if root is None:
             return
         try:
             # It may have ended since it was looked at, and have kept something.
-            now = read(remains.path)
+            with root.opened() as fd:
+                now = read(root.path, fd)
             kept = frozenset(path for path in now.named if stays and os.path.lexists(path))
             if stays or now.named <= remains.named:
                 self._remove_all(root, now, kept)
@@ -262,46 +268,40 @@ class _Sweep:
 
 
 def _is_dead(path: str) -> bool:
-    root = _take(path)
+    root = take(path)
     if root is not None:
         root.release()
     return root is not None
 
 
-def _take(path: str) -> SessionRoot | None:
-    """Return the session root *path*, locked, if its session is dead."""
-    try:
-        # Taken first: a root that takes the place of this one later is not the one that is dead.
-        identity = identity_of(os.lstat(path))
-    except OSError:
-        return None
-    fd = lock.take(os.path.join(path, LOCK))
-    if fd is None:
-        return None
-    uid = own_uid(path)
-    return SessionRoot(path=path, uid=uid, pid=os.getpid(), lock_fd=fd, identity=identity)
+def _remove_unfinished(path: str, fd: int | None) -> None:
+    """Remove what a process left that died while it made its root, or removed it.
 
-
-def _remove_unfinished(path: str) -> None:
-    """Remove what a process left that died while it made its root.
-
-    Without a breadcrumb nothing else may go: not a tree, not another user's
-    directory, and not a lock that is held.
+    Without a breadcrumb nothing goes but an empty lock file of this user that nobody holds, where
+    that is all there is, and the directory around it.
     """
-    lock_file = os.path.join(path, LOCK)
-    try:
-        status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != own_uid(path):
-            return
-        if time.time() - status.st_mtime < _CREATION_SECONDS:
-            return
-        if os.listdir(path) == [LOCK]:
-            fd = lock.take(lock_file)
-            if fd is None:
-                return
-            # Windows removes no file that is open, and NFS keeps one under another name.
-            lock.release(fd)
-            os.unlink(lock_file)
-        os.rmdir(path)
-    except OSError:
+    where = path if fd is None else fd
+    if System.listdir(where) != [LOCK] or not _is_abandoned(System.stat(where)):
         return
+    lock_file = os.path.join(path if fd is None else "", LOCK)
+    if not _is_lock_of_ours(System.stat(lock_file, dir_fd=fd, follow_symlinks=False)):
+        return
+    lock_fd = lock.take(lock_file, fd)
+    if lock_fd is None:
+        return
+    # Windows removes no file that is open, and NFS keeps one under another name.
+    lock.release(lock_fd)
+    System.unlink(lock_file, dir_fd=fd)
+    System.rmdir(path)
+
+
+def _is_abandoned(status: os.stat_result) -> bool:
+    mine = System.geteuid is None or status.st_uid == System.geteuid()
+    return mine and time.time() - status.st_mtime > _CREATION_SECONDS
+
+
+def _is_lock_of_ours(status: os.stat_result) -> bool:
+    mine = System.geteuid is None or status.st_uid == System.geteuid()
+    # Windows knows no modes.
+    private = sys.platform == "win32" or stat.S_IMODE(status.st_mode) == 0o600
+    return mine and private and stat.S_ISREG(status.st_mode) and status.st_size == 0

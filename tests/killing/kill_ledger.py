@@ -69,7 +69,8 @@ class Ledger:
         self._check_foreign()
         self._check_evidence()
         last = self._evidence[-KEEP_SESSIONS:]
-        present = self._ours()
+        # Anybody may have made an empty directory: that of a session killed in between stays.
+        present = {root for root in self._ours() if os.listdir(root)}
         assert present == {each.root for each in last}, f"left over: {self._describe(present)}"
         for each in last:
             wanted = _with_parents(each)

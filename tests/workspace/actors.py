@@ -12,8 +12,8 @@ import time
 from unittest import mock
 
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace import folder
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace import retention
 from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
 
@@ -87,7 +87,7 @@ def dying(after: int) -> Iterator[Callable[[], object]]:
         """What the root removes by itself; removals of trees count by their ticks."""
 
     with contextlib.ExitStack() as stack:
-        for module in (root_module, retention, lock):
+        for module in (root_module, folder, lock, sweep_module):
             stack.enter_context(mock.patch.object(module, "System", Mortal))
         for owner, name in (
             (Mortal, "unlink"),
@@ -95,8 +95,6 @@ def dying(after: int) -> Iterator[Callable[[], object]]:
             (root_module, "write_breadcrumb"),
             (lock, "acquire"),
             (Mortal, "replace"),
-            (os, "unlink"),
-            (os, "rmdir"),
         ):
             deed = deadly(getattr(owner, name))
             stack.enter_context(mock.patch.object(owner, name, deed))
@@ -116,9 +114,9 @@ def far_descriptors() -> Iterator[None]:
 def look(place: Path) -> dict[str, object]:
     """Return all that is in *place*: kind and content, by path."""
     found: dict[str, object] = {}
-    for folder, directories, files in os.walk(place):
+    for top, directories, files in os.walk(place):
         for name in (*directories, *files):
-            path = os.path.join(folder, name)
+            path = os.path.join(top, name)
             mode = os.lstat(path).st_mode
             if stat.S_ISLNK(mode):
                 found[path] = os.readlink(path)

@@ -7,8 +7,19 @@ from pathlib import Path
 import stat
 
 from pytest_tempres.workspace import sweep as sweep_module
+from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import prove
 
-__all__ = ["LONG_AGO", "NOBODY", "age", "lowest_descriptor", "plant", "snapshot", "sweep"]
+__all__ = [
+    "LONG_AGO",
+    "NOBODY",
+    "age",
+    "is_ours",
+    "lowest_descriptor",
+    "plant",
+    "snapshot",
+    "sweep",
+]
 
 #: A second user: the one that has no rights at all.
 NOBODY = 65534
@@ -28,6 +39,15 @@ def sweep(place: object, keep: int = 0) -> int:
         tick=lambda: None,
     )
     return before - len(os.listdir(str(place)))
+
+
+def is_ours(path: object) -> bool:
+    """Whether *path* is proved to be a session root of this user."""
+    try:
+        prove(str(path), own_uid(str(path)), None)
+    except OSError:
+        return False
+    return True
 
 
 def age(place: Path) -> None:

@@ -137,19 +137,19 @@ def test_of_two_that_make_it_again_one_joins_the_other(path, held, monkeypatch, 
     os.unlink(path)
     hold, found = lock.hold, []
 
-    def late(fd, path):
+    def late(fd, path, dir_fd):
         if found:
-            return hold(fd, path)
+            return hold(fd, path, dir_fd)
         found.append(lock.acquire(path))
         raise FileNotFoundError
 
-    def no_links(source, target):
+    def no_links(source, target, **options):
         if os.path.lexists(target):
             raise FileExistsError
         raise PermissionError
 
     if not links:
-        monkeypatch.setattr(os, "link", no_links)
+        monkeypatch.setattr(lock.System, "link", no_links)
     with monkeypatch.context() as patch:
         patch.setattr(lock, "hold", late)
         second = lock.renew(other, path, proved=proved)

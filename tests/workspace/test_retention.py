@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import shutil
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_the_index_maps_each_node_id_to_its_paths(root):
         Kept("t.py::b", "/r/gw0/b", "failed", "gw0"),
         Kept("t.py::a[x/y]", "/r/main.d/a-2", "failed", "main"),
     ]
-    write_index(root.path, kept)
+    write_index(root, kept)
     index = json.loads(Path(root.path, INDEX).read_text())
     assert index["version"] == 1
     assert index["kept"] == {
@@ -76,22 +77,23 @@ def test_the_index_maps_each_node_id_to_its_paths(root):
 def test_the_index_holds_names_that_are_not_utf8(root):
     """A path of any bytes comes back from the index as it was."""
     path = os.fsdecode(b"/r/main/\xff\n\xc3\xa9")
-    write_index(root.path, [Kept("t.py::é", path, "failed", "main")])
+    write_index(root, [Kept("t.py::é", path, "failed", "main")])
     index = json.loads(Path(root.path, INDEX).read_text(encoding="ascii"))
     assert index["kept"] == {"t.py::é": [path]}
 
 
 def test_an_index_replaces_the_one_before(root):
     """A reader sees the old index or the new one, whole."""
-    write_index(root.path, [Kept("a", "/1", "failed", "main")])
-    write_index(root.path, [Kept("b", "/2", "failed", "main")])
+    write_index(root, [Kept("a", "/1", "failed", "main")])
+    write_index(root, [Kept("b", "/2", "failed", "main")])
     assert json.loads(Path(root.path, INDEX).read_text())["kept"] == {"b": ["/2"]}
 
 
-def test_an_index_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+def test_an_index_that_cannot_be_written_is_an_error_of_the_system(root):
     """The caller learns that a later sweep will not know what was kept."""
+    shutil.rmtree(root.path)
     with pytest.raises(FileNotFoundError):
-        write_index(str(tmp_path / "missing"), [])
+        write_index(root, [])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
@@ -100,7 +102,7 @@ def test_the_index_is_for_its_user_alone(root, umask):
     """Ids of tests may be secret, and what others write there would be believed."""
     before = os.umask(umask)
     try:
-        write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+        write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
     finally:
         os.umask(before)
     assert os.stat(os.path.join(root.path, INDEX)).st_mode & 0o777 == 0o600
@@ -111,7 +113,7 @@ def test_a_link_in_the_place_of_the_draft_is_not_followed(root, tmp_path):
     private = tmp_path / "private"
     private.write_text("mine")
     os.symlink(private, os.path.join(root.path, f"{INDEX}.new"))
-    write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+    write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
     assert private.read_text() == "mine"
     assert os.path.isfile(os.path.join(root.path, INDEX))
 
@@ -121,5 +123,5 @@ def test_no_index_is_written_to_what_is_not_ours(root, tmp_path):
     os.rename(root.path, tmp_path / "moved")
     os.mkdir(root.path)
     with pytest.raises(NotOurDirectoryError):
-        write_index(root.path, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+        write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
     assert os.listdir(root.path) == []

@@ -125,7 +125,7 @@ def test_a_directory_that_is_swapped_for_a_link_again_and_again(
     aside = shared_place / "aside"
     kept = Path(root.path, "main.d", "kept")
     kept.mkdir(parents=True)
-    write_index(root.path, [Kept("t", str(kept), "failed", "main")])
+    write_index(root, [Kept("t", str(kept), "failed", "main")])
     if how == "sweep":
         # What is kept holds the root, so that the racer finds it for as long as it runs.
         lock.release(root.lock_fd)

@@ -203,7 +203,7 @@ def test_an_index_that_cannot_be_moved_into_place(tmp_path, dead, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(System, "replace", refuse)
         with pytest.raises(OSError, match=re.escape(os.strerror(code))):
-            write_index(root.path, [Kept("t", f"{root.path}/main/tree", "failed", "main")])
+            write_index(root, [Kept("t", f"{root.path}/main/tree", "failed", "main")])
     assert not os.path.exists(os.path.join(root.path, INDEX))
     assert sweep(tmp_path / "place") == 1
     assert os.listdir(tmp_path / "place") == []

@@ -8,6 +8,7 @@ import stat
 
 from dangers import NOBODY
 from dangers import age
+from dangers import is_ours
 from dangers import plant
 from dangers import snapshot
 from dangers import sweep
@@ -18,7 +19,7 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
-from pytest_tempres.workspace.proof import is_ours
+from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import SessionRoot
@@ -59,7 +60,7 @@ def test_an_index_that_a_power_cut_has_truncated(tmp_path, dead, length):
     """A truncated index is no index: nothing elsewhere is touched and nothing stumbles."""
     root = dead()
     kept = os.path.join(root.path, "main", "tree")
-    write_index(root.path, [Kept("t", kept, "failed", "main")])
+    write_index(root, [Kept("t", kept, "failed", "main")])
     index = Path(root.path, INDEX)
     index.write_bytes(index.read_bytes()[:length])
     (tmp_path / "place" / "other").mkdir()
@@ -101,7 +102,8 @@ def test_a_root_that_another_user_forged_is_left_alone(shared_place, as_nobody, 
     for name in os.listdir(shared_place):
         path = str(shared_place / name)
         assert not is_ours(path)
-        stranger = SessionRoot(path=path, uid=0, pid=os.getpid(), lock_fd=-1)
+        there = identity_of(os.lstat(path))
+        stranger = SessionRoot(path=path, uid=0, pid=os.getpid(), lock_fd=-1, identity=there)
         with pytest.raises(NotOurDirectoryError):
             stranger.remove(os.path.join(path, "main"))
     assert snapshot(shared_place) == before

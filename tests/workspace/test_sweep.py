@@ -9,6 +9,7 @@ import shutil
 import stat
 import time
 
+from dangers import is_ours
 import pytest
 
 from pytest_tempres.workspace import lock
@@ -17,9 +18,9 @@ from pytest_tempres.workspace import sweep as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
-from pytest_tempres.workspace.proof import is_ours
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import take
 
 PROJECT = "/home/me/project"
 LONG_AGO = 1_000_000_000
@@ -46,7 +47,7 @@ def dead(make, place) -> Callable[..., Path]:
             Path(root.path, name).mkdir(parents=True)
             Path(root.path, name, "evidence").write_text("evidence")
         if kept:
-            write_index(root.path, [Kept("t", f"{root.path}/{n}", "failed", "main") for n in kept])
+            write_index(root, [Kept("t", f"{root.path}/{n}", "failed", "main") for n in kept])
             os.utime(os.path.join(root.path, INDEX), (ended, ended))
         lock.release(root.lock_fd)
         return Path(root.path)
@@ -91,7 +92,7 @@ def unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = Tr
     path = place / name
     path.mkdir()
     if locked:
-        (path / LOCK).write_text("")
+        (path / LOCK).touch(0o600)
     os.utime(path, (LONG_AGO, LONG_AGO))
     return path
 
@@ -159,8 +160,7 @@ def test_another_users_directories_are_left_alone(place, dead, sweep, monkeypatc
     root = dead()
     half = unfinished(place)
     uid = root.stat().st_uid
-    monkeypatch.setattr(module, "is_ours", lambda path: False)
-    monkeypatch.setattr(module, "own_uid", lambda path: uid + 1)
+    monkeypatch.setattr(module.System, "geteuid", lambda: uid + 1)
     assert sweep() == 0
     assert root.exists()
     assert half.exists()
@@ -251,8 +251,8 @@ def test_a_session_that_ends_while_it_is_looked_at_is_no_error(dead, sweep, monk
     root = dead()
     take = lock.take
 
-    def take_late(path):
-        fd = take(path)
+    def take_late(*where):
+        fd = take(*where)
         (root / BREADCRUMB).unlink()
         os.rename(root, f"{root}.gone")
         return fd
@@ -294,9 +294,10 @@ def test_a_living_root_that_takes_the_place_of_a_dead_one_is_left_alone(
     Path(living.add_worker("main", 0o700).path, "at work").write_text("x")
     take = lock.take
 
-    def swap(path):
-        fd = take(path)
-        if fd is not None and path.startswith(str(root)):
+    def swap(path, at):
+        there = os.stat(root)
+        fd = take(path, at)
+        if fd is not None and os.path.samestat(os.fstat(at), there):
             os.rename(root, place / "away")
             os.rename(living.path, root)
         return fd
@@ -316,12 +317,32 @@ def test_a_root_that_is_being_made_is_left_alone(place, sweep):
     assert len(list(place.iterdir())) == 2
 
 
-@pytest.mark.parametrize("locked", [False, True])
-def test_what_a_failed_start_left_goes_after_a_minute(place, sweep, locked):
-    """An old directory that holds nothing, or nothing but a free lock, is tidied away."""
-    unfinished(place, locked=locked)
+def test_what_a_failed_start_left_goes_after_a_minute(place, sweep):
+    """An old directory that holds nothing but a free lock of ours is tidied away."""
+    unfinished(place)
     sweep()
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name, mode, content",
+    [
+        ("tempres-coverage", None, ""),
+        ("tempres-coverage", 0o644, ""),
+        ("tempres-coverage", 0o600, "content"),
+        ("tempres-Coverage", 0o600, ""),
+        ("tempres-cover.py", 0o600, ""),
+    ],
+)
+def test_what_merely_looks_like_a_failed_start_stays(place, sweep, name, mode, content):
+    """A name of our pattern proves nothing, nor does a lock that we would not have made."""
+    path = unfinished(place, name, locked=False)
+    if mode is not None:
+        (path / LOCK).touch(mode)
+        (path / LOCK).write_text(content)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    assert sweep() == 0
+    assert path.exists()
 
 
 def test_an_old_unfinished_root_whose_lock_is_held_stays(place, sweep):
@@ -418,7 +439,7 @@ def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
     living = make(place, rootdir=PROJECT)
     kept = Path(living.add_worker("main", 0o700).given, "t")
     kept.mkdir()
-    write_index(living.path, [Kept("t", str(kept), "failed", "main")])
+    write_index(living, [Kept("t", str(kept), "failed", "main")])
     assert sweep(keep=2) == 1
     assert (old.exists(), new.exists(), kept.exists()) == (False, True, True)
     assert sweep(keep=1) == 1
@@ -518,7 +539,9 @@ def test_evidence_finds_its_project_when_the_breadcrumb_comes_to_harm(dead, swee
     """What a power cut leaves of our files does not keep evidence for ever."""
     root = dead("main.d/t")
     kept = [Kept("t", f"{root}/main.d/t", "failed", "main")]
-    write_index(str(root), kept, rootdir=PROJECT)
+    found = take(str(root))
+    write_index(found, kept, rootdir=PROJECT)
+    found.release()
     (root / BREADCRUMB).write_text(crumb)
     assert sweep("/other", keep=0) == 0
     assert (root / "main.d" / "t").exists()
@@ -688,7 +711,7 @@ def test_the_modes_of_a_kept_directory_are_not_touched(dead, sweep):
 def test_what_cannot_be_read_just_now_is_left_alone(dead, sweep, monkeypatch, name, code):
     """Where nobody knows what was kept, nothing goes; once it can be read the rest does."""
     root = dead("main.d/t")
-    real = os.open
+    real = module.System.open
 
     def refuse(path, *args, **options):
         if os.path.basename(path) == name:
@@ -697,7 +720,7 @@ def test_what_cannot_be_read_just_now_is_left_alone(dead, sweep, monkeypatch, na
 
     held = set(lock._held)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse)
+        patch.setattr(module.System, "open", refuse)
         assert sweep(keep=0) == 0
     assert (root / "main.d" / "t" / "evidence").exists()
     assert (root / "main" / "left").exists()
