@@ -24,7 +24,9 @@ from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
 from pytest_tempres.state import session_key
+from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.root import identity_of_new
 from pytest_tempres.workspace.root import safe_name
 
 __all__ = [
@@ -86,7 +88,7 @@ class TempResources:
             self._name if prefix is None else prefix,
             options.get("suffix") or "",
         )
-        self._lend(path, keep=options.get("keep"))
+        self._lend(path, None, keep=options.get("keep"))
         if options.get("copy") is not None:
             _copy_into(self._base / options["copy"], path)
         if options.get("chdir"):
@@ -114,7 +116,7 @@ class TempResources:
         content = options.pop("content", None)
         _match_content(options.get("mode", "w+b"), content)
         file: Any = self._create(NamedTemporaryFile, **options)
-        self._lend(os.fsdecode(os.path.abspath(file.name)))
+        self._lend(os.fsdecode(os.path.abspath(file.name)), file.fileno())
         # What a failed test wrote is evidence: retention removes the path, not the close.
         self._closing.append(lambda: close_and_keep(file))
         return _begin_with(file, content)
@@ -141,11 +143,10 @@ class TempResources:
             self._state.make_again()
             return make(*args, **options)
 
-    def _lend(self, path: str, *, keep: bool | None = None) -> None:
+    def _lend(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
         identity = None
         if os.path.dirname(path) != self._state.worker.given:
-            status = os.lstat(path)
-            identity = (status.st_dev, status.st_ino)
+            identity = identity_of_new(path) if fd is None else identity_of(os.fstat(fd))
             if self._state.ledger is not None:
                 self._state.ledger.origins.outside.pop(path, None)
         self._made(Made(path, keep, identity))

@@ -52,13 +52,19 @@ _NOT_MOUNTED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
 def remove_tree(
-    name: str | bytes, *, dir_fd: int | None = None, tick: Callable[[], object] | None = None
+    name: str | bytes,
+    *,
+    dir_fd: int | None = None,
+    tick: Callable[[], object] | None = None,
+    identity: tuple[int, int] | None = None,
 ) -> list[Failure]:
     """Remove whatever *name* is: a directory with all it holds, a file, a link, a fifo, a socket.
 
     :param name: A path. What is missing counts as removed; a link is removed, never followed.
     :param dir_fd: The descriptor of the directory that a relative *name* starts from.
     :param tick: Called for each item in the tree; what it raises ends the work where it stands.
+    :param identity: Device and inode: no other directory is emptied, even if *name* leads to
+        another one from one moment to the next.
     :returns: What is left and why; nothing is left if the list is empty.
 
     Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
@@ -73,7 +79,7 @@ def remove_tree(
     except NotADirectoryError:
         pass
     except OSError:
-        return _remove_contents(name, dir_fd, tick)
+        return _remove_contents(name, dir_fd, tick, identity)
     else:
         return []
     try:
@@ -81,26 +87,32 @@ def remove_tree(
     except FileNotFoundError:
         return []
     except OSError:
-        return _remove_contents(name, dir_fd, tick)
+        return _remove_contents(name, dir_fd, tick, identity)
     return []
 
 
 def _remove_contents(
-    name: str | bytes, dir_fd: int | None, tick: Callable[[], object] | None
+    name: str | bytes,
+    dir_fd: int | None,
+    tick: Callable[[], object] | None,
+    identity: tuple[int, int] | None,
 ) -> list[Failure]:
     path = fsdecode(name)
     if not System.by_descriptor:
         return [Failure(*each) for each in remove_by_path(path, tick)]
     failures: list[Failure] = []
     for _ in range(_ROUNDS):
-        failures = _remove_from_parent(path, dir_fd, tick)
+        failures = _remove_from_parent(path, dir_fd, tick, identity)
         if not any(failure.error.errno in _PASSING for failure in failures):
             break
     return failures
 
 
 def _remove_from_parent(
-    path: str, dir_fd: int | None, tick: Callable[[], object] | None
+    path: str,
+    dir_fd: int | None,
+    tick: Callable[[], object] | None,
+    identity: tuple[int, int] | None,
 ) -> list[Failure]:
     parent, name = split(path.rstrip("/"))
     if not name:
@@ -112,7 +124,7 @@ def _remove_from_parent(
     except OSError as error:
         return [Failure(path, error)]
     try:
-        return _Removal(base, parent, name, tick).run()
+        return _Removal(base, parent, name, tick, identity).run()
     finally:
         System.close(base)
 
@@ -133,9 +145,15 @@ class _Removal:
     """One walk through a tree; the first level is the directory that the tree stands in."""
 
     def __init__(
-        self, base: int, parent: str, name: str, tick: Callable[[], object] | None
+        self,
+        base: int,
+        parent: str,
+        name: str,
+        tick: Callable[[], object] | None,
+        identity: tuple[int, int] | None,
     ) -> None:
         self._tick = tick
+        self._identity = identity
         self._base = base
         self._here = base
         self._device: int | None = None
@@ -207,22 +225,32 @@ class _Removal:
             below = System.open(name, _TO_LIST, dir_fd=self._here)
         except PermissionError as error:
             below = self._unlock(name, error)
-        if self._device not in {None, System.fstat(below).st_dev}:
+        try:
+            self._refuse_others(System.fstat(below), name)
+        except OSError:
             System.close(below)
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+            raise
         return below
+
+    def _refuse_others(self, status: os.stat_result, name: str) -> None:
+        if self._device not in {None, status.st_dev}:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+        # The first directory that is opened is the one to be removed.
+        if self._device is None and self._identity not in {None, (status.st_dev, status.st_ino)}:
+            raise OSError(errno.ESTALE, "another directory has taken its place", name)
 
     def _unlock(self, name: str, error: PermissionError) -> int:
         """Give the directory *name* mode 0700 and open it; links are never followed."""
         if not _LINUX:
             if not _CHMOD_AT:
                 raise error
+            here = System.stat(name, dir_fd=self._here, follow_symlinks=False)
+            self._refuse_others(here, name)
             System.chmod(name, 0o700, dir_fd=self._here, follow_symlinks=False)
             return System.open(name, _TO_LIST, dir_fd=self._here)
         held = System.open(name, _TO_HOLD, dir_fd=self._here)
         try:
-            if self._device not in {None, System.fstat(held).st_dev}:
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+            self._refuse_others(System.fstat(held), name)
             # fchmod refuses such a descriptor, and a second look-up of the name could be tricked.
             System.chmod(f"/proc/self/fd/{held}", 0o700)
             return System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY)

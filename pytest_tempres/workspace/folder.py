@@ -45,7 +45,6 @@ _PLAIN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | _NOT_
 _TO_READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _PLAIN
 # To make a file that nothing stands for yet, not even a link.
 _TO_MAKE: Final = os.O_CREAT | os.O_EXCL | _PLAIN
-_TO_REWRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _PLAIN
 _JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
 
 
@@ -128,9 +127,9 @@ class Folder:
         """Make and open the file *name*, which nothing stands for yet."""
         return os.open(self._where(name), os.O_WRONLY | _TO_MAKE, mode, dir_fd=self.fd)
 
-    def rewrite(self, name: str) -> int:
-        """Open the file *name*, which is ours if it is there, and empty it."""
-        return os.open(self._where(name), _TO_REWRITE, 0o666, dir_fd=self.fd)
+    def make_private(self, name: str) -> int:
+        """Make and open the file *name* as :func:`make_private` does."""
+        return make_private(self._where(name), self.fd)
 
     def make_directory(self, name: str, mode: int) -> None:
         """Make the directory *name*, which nothing stands for yet."""

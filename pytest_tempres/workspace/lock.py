@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 from typing import Final
 
@@ -16,6 +17,7 @@ from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.folder import make_private
 from pytest_tempres.workspace.proof import identity_of
+from pytest_tempres.workspace.proof import is_own
 
 __all__ = [
     "acquire",
@@ -222,9 +224,11 @@ def take(path: str, dir_fd: int | None = None) -> int | None:
     except OSError:
         return None
     try:
-        _lock(fd)
-        if System.fstat(fd).st_size == 0:
-            return fd
+        status = System.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and is_own(status):
+            _lock(fd)
+            if System.fstat(fd).st_size == 0:
+                return fd
     except OSError:
         pass
     release(fd)

@@ -18,6 +18,7 @@ from typing import Final
 from pytest_tempres.primitives._names import random_name
 from pytest_tempres.workspace.folder import Folder
 from pytest_tempres.workspace.portable import numbered
+from pytest_tempres.workspace.proof import is_own
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -77,7 +78,7 @@ class Manifest:
         """Return what *name* says already, None when it has to be left alone."""
         try:
             # Made before it is filled, so that no other session takes the same name.
-            os.close(self._folder.make_file(name, 0o666))
+            os.close(self._folder.make_private(name))
         except FileExistsError:
             return self._read(name) if alone else None
         return []
@@ -89,7 +90,7 @@ class Manifest:
             return None
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode) or not is_own(status):
                 return None
             if not status.st_size:
                 return [] if _is_abandoned(status) else None
@@ -110,8 +111,9 @@ class Manifest:
     def _publish(self, name: str, records: list[Any]) -> None:
         text = json.dumps({**_ABOUT, "artifacts": records}, indent=1)
         try:
-            # Somebody may have closed it to others.
-            self._write(f"{text}\n", self._folder.lstat(name).st_mode & 0o777)
+            # What stands there by now may be a link to another file of ours.
+            self._folder.remove(self._draft)
+            self._write(f"{text}\n", sync=True)
             self._folder.replace(self._draft, name)
         except BaseException:
             # An empty one is what we made to have the name.
@@ -119,13 +121,10 @@ class Manifest:
                 self._folder.remove(name)
             raise
 
-    def _write(self, text: str, mode: int | None = None) -> None:
-        with open(self._folder.rewrite(self._draft), "w", encoding="ascii") as file:
-            if mode is not None and sys.platform != "win32":
-                with contextlib.suppress(OSError):
-                    os.fchmod(file.fileno(), mode)
+    def _write(self, text: str, *, sync: bool = False) -> None:
+        with open(self._folder.make_private(self._draft), "w", encoding="ascii") as file:
             file.write(text)
-            if mode is not None:
+            if sync:
                 file.flush()
                 # Renamed before it is on the disk, it would be empty after a power cut.
                 with contextlib.suppress(OSError):

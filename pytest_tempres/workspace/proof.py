@@ -25,6 +25,7 @@ __all__ = [
     "PREFIX",
     "bears_our_name",
     "identity_of",
+    "is_own",
     "own_uid",
     "prove",
     "read_record",
@@ -77,6 +78,11 @@ def prove(path: str, uid: int, fd: int | None) -> None:
         raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
     if root.st_uid != uid or crumb.st_uid != uid:
         raise NotOurDirectoryError(path, "it belongs to another user")
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether it belongs to the user of this process; true where there are no uids (Windows)."""
+    return System.geteuid is None or status.st_uid == System.geteuid()
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int]:

@@ -43,6 +43,7 @@ __all__ = [
     "attach",
     "children",
     "create",
+    "identity_of_new",
     "remove_made",
     "safe_name",
     "worker_directory",
@@ -330,9 +331,28 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
             status = System.stat(where, dir_fd=fd, follow_symlinks=False)
             if identity_of(status) != identity:
                 raise NotOurDirectoryError(path, "it is not what was made there")
-            return remove_tree(where, dir_fd=fd)
+            return remove_tree(where, dir_fd=fd, identity=identity)
     except FileNotFoundError:
         return []
+
+
+def identity_of_new(path: str) -> tuple[int, int]:
+    """Return device and inode of the empty directory that was made at *path* a moment ago.
+
+    :returns: What no directory has, where that cannot be told: in a shared directory somebody may
+        have put another one there in the meantime, which is not removed then.
+    """
+    with contextlib.suppress(OSError), held(path) as fd:
+        return _identity_of_new(path, fd)
+    return (-1, -1)
+
+
+def _identity_of_new(path: str, fd: int | None) -> tuple[int, int]:
+    where = path if fd is None else fd
+    status = System.stat(where)
+    if status.st_uid != own_uid(path) or System.listdir(where):
+        raise NotOurDirectoryError(path, "another directory has taken its place")
+    return identity_of(status)
 
 
 def children(path: str) -> list[str]:
@@ -377,9 +397,7 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
     """
     with held(path) as fd:
         here, lock_fd = path if fd is None else "", None
-        status = System.lstat(path) if fd is None else System.fstat(fd)
-        if status.st_uid != own_uid(path) or System.listdir(path if fd is None else fd):
-            raise NotOurDirectoryError(path, "another directory has taken its place")
+        identity = _identity_of_new(path, fd)
         try:
             System.chmod(path if fd is None else fd, mode)
             lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
@@ -387,11 +405,12 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
             write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
             root = SessionRoot(
                 path=path,
-                uid=status.st_uid,
-                pid=os.getpid(),
+                uid=own_uid(path),
+                pid=System.getpid(),
                 lock_fd=lock_fd,
-                identity=identity_of(status),
+                identity=identity,
             )
+            # The path must lead there still.
             with root.proved():
                 return root
         except BaseException:

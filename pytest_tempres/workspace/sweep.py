@@ -20,6 +20,7 @@ from pytest_tempres.workspace.folder import held
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
+from pytest_tempres.workspace.proof import is_own
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.remains import Remains
@@ -296,12 +297,10 @@ def _remove_unfinished(path: str, fd: int | None) -> None:
 
 
 def _is_abandoned(status: os.stat_result) -> bool:
-    mine = System.geteuid is None or status.st_uid == System.geteuid()
-    return mine and time.time() - status.st_mtime > _CREATION_SECONDS
+    return is_own(status) and time.time() - status.st_mtime > _CREATION_SECONDS
 
 
 def _is_lock_of_ours(status: os.stat_result) -> bool:
-    mine = System.geteuid is None or status.st_uid == System.geteuid()
     # Windows knows no modes.
     private = sys.platform == "win32" or stat.S_IMODE(status.st_mode) == 0o600
-    return mine and private and stat.S_ISREG(status.st_mode) and status.st_size == 0
+    return is_own(status) and private and stat.S_ISREG(status.st_mode) and status.st_size == 0

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+from dangers import NOBODY
 import pytest
 
 from pytest_tempres.workspace import folder
@@ -183,12 +184,9 @@ def test_what_a_killed_session_left_is_cleared_away(add, tmp_path):
 
 
 @needs_locks
-def test_a_manifest_keeps_its_mode_and_is_on_the_disk_before_it_has_its_name(
-    add, tmp_path, monkeypatch
-):
-    """Who closed it to others finds it closed; a power cut leaves the old one or the new one."""
+def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeypatch):
+    """A power cut leaves the old one or the new one."""
     add({"n": 1})
-    (tmp_path / "manifest.json").chmod(0o600)
     synced = []
     fsync, replace = os.fsync, Folder.replace
 
@@ -204,7 +202,46 @@ def test_a_manifest_keeps_its_mode_and_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", note)
     monkeypatch.setattr(Folder, "replace", check)
     assert add({"n": 2}) == "manifest.json"
-    assert (tmp_path / "manifest.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_a_manifest_is_for_its_user_alone(add, tmp_path, umask):
+    """It names what lies in directories that others may not read."""
+    before = os.umask(umask)
+    try:
+        for number in range(2):
+            add({"n": number})
+            assert (tmp_path / "manifest.json").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+@needs_locks
+def test_a_manifest_of_another_user_stays_as_it_is(add, tmp_path):
+    """What it says may be believed by that user alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    add({"n": 1})
+    os.chown(tmp_path / "manifest.json", NOBODY, NOBODY)
+    assert add({"n": 2}) == "manifest-2.json"
+
+
+@needs_locks
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_in_the_place_of_the_draft(tmp_path, link):
+    """Whoever may write into the directory does not have another file of ours overwritten."""
+    private = tmp_path / "private"
+    private.write_text("private")
+    place = tmp_path / "artifacts"
+    place.mkdir()
+    with Folder.at(str(place)) as opened, Manifest(opened) as made:
+        (draft,) = place.iterdir()
+        draft.unlink()
+        link(private, draft)
+        made.add([{"n": 1}])
+    assert private.read_text() == "private"
+    assert os.listdir(place) == ["manifest.json"]
 
 
 def test_a_full_disk_has_room_for_the_manifest(tmpfs):

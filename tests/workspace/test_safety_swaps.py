@@ -1,0 +1,280 @@
+"""Whatever takes the place of what we made while we use it is neither written to nor emptied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+import select
+import shutil
+import socket
+import threading
+from typing import Any
+
+from dangers import NOBODY
+from dangers import plant
+from dangers import snapshot
+from dangers import sweep
+import pytest
+
+from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import WorkerRoot
+from pytest_tempres.workspace.root import create
+from pytest_tempres.workspace.root import identity_of_new
+from pytest_tempres.workspace.root import remove_made
+
+#: How often a racer must have swapped two directories, and how often a removal is tried at most.
+SWAPS, ROUNDS = 10_000, 1_000_000
+
+
+@pytest.fixture
+def open_place(shared_place) -> Path:
+    """A directory in which everybody may rename everything."""
+    shared_place.chmod(0o777)
+    return shared_place
+
+
+@pytest.fixture
+def victim(open_place) -> Path:
+    """A directory that another user has closed to others, in a place that is open to all."""
+    path = open_place / "victim"
+    path.mkdir(mode=0o700)
+    (path / "precious").write_text("precious")
+    os.chown(path, NOBODY, NOBODY)
+    return path
+
+
+def race(path: Path, victim: Path, over: int, tell: int) -> None:
+    """Swap the two until *over* ends, and tell of each time."""
+    exchange = ctypes.CDLL(None).renameat2
+    paths = os.fsencode(path), os.fsencode(victim)
+    while not select.select([over], [], [], 0)[0]:
+        if exchange(-100, paths[0], -100, paths[1], 2) == 0:
+            os.write(tell, b"x")
+
+
+@pytest.fixture
+def racer(in_child, open_place, victim) -> Callable[..., Any]:
+    """Have another user swap *victim* for what is made beside it; tell how often so far."""
+    if not hasattr(ctypes.CDLL(None), "renameat2"):
+        pytest.skip("only Linux swaps two names at once")
+
+    @contextlib.contextmanager
+    def racer(path: Path) -> Iterator[Callable[[], int]]:
+        over, end = os.pipe()
+        told, tell = os.pipe()
+        swaps = 0
+
+        def child() -> None:
+            os.close(end)
+            os.setuid(NOBODY)
+            race(path, victim, over, tell)
+
+        def count() -> int:
+            nonlocal swaps
+            if select.select([told], [], [], 0)[0]:
+                swaps += len(os.read(told, 1 << 16))
+            return swaps
+
+        thread = threading.Thread(target=in_child, args=(child,))
+        thread.start()
+        try:
+            yield count
+        finally:
+            os.close(end)
+            thread.join()
+            for fd in (told, tell, over):
+                os.close(fd)
+
+    return racer
+
+
+def test_a_foreign_directory_is_swapped_for_ours_again_and_again(open_place, victim, racer):
+    """However often and whenever it comes in the place of ours, it is not emptied."""
+    path, inode = open_place / "made", victim.stat().st_ino
+    with racer(path) as count:
+        for _ in range(ROUNDS):
+            with contextlib.suppress(OSError):
+                path.mkdir(mode=0o700)
+            with contextlib.suppress(OSError):
+                made = path.lstat()
+                if made.st_uid == NOBODY:
+                    continue
+                (path / "file").touch()
+                remove_made(str(path), (made.st_dev, made.st_ino))
+            if count() >= SWAPS:
+                break
+        assert count() >= SWAPS
+    (found,) = (each for each in open_place.iterdir() if each.stat().st_ino == inode)
+    assert (found / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o000])
+def test_what_is_opened_is_what_is_emptied(tmp_path, monkeypatch, mode):
+    """A directory that comes in the place of ours after it was compared is left as it is."""
+    made, other = tmp_path / "made", tmp_path / "other"
+    for path in (made, other):
+        plant(path)
+    before, whole = made.stat(), snapshot(other)
+    rmdir = System.rmdir
+
+    def swap(path, *, dir_fd=None):
+        if made.exists() and other.exists():
+            made.rename(tmp_path / "away")
+            other.rename(made)
+            made.chmod(mode)
+        rmdir(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(System, "rmdir", swap)
+    (failure, *_) = remove_made(str(made), (before.st_dev, before.st_ino))
+    assert "taken its place" in str(failure.error)
+    assert made.stat().st_mode & 0o777 == mode
+    made.chmod(0o700)
+    assert [len(each) for each in (snapshot(made), whole)] == [len(whole)] * 2
+
+
+@pytest.mark.parametrize("what", ["of another user", "with something in it"])
+def test_what_cannot_have_been_made_a_moment_ago(shared_place, what):
+    """It is nobody's to remove."""
+    path = shared_place / "made"
+    path.mkdir(mode=0o700)
+    if what == "of another user":
+        os.chown(path, NOBODY, NOBODY)
+    else:
+        (path / "precious").touch()
+    with pytest.raises(NotOurDirectoryError):
+        remove_made(str(path), identity_of_new(str(path)))
+    assert path.exists()
+
+
+# -- the session root
+
+
+@pytest.fixture
+def moved(make, tmp_path) -> Callable[[], object]:
+    """Make a live root, and put another root of this user, with what was kept, in its place."""
+
+    def moved():
+        root, other = make(rootdir="/p"), make(rootdir="/p")
+        worker = root.add_worker("main", 0o700)
+        plant(Path(other.add_worker("main", 0o700).given, "kept"))
+        write_index(other, [Kept("t", f"{other.path}/main.d/kept", "failed", "main")])
+        os.rename(root.path, tmp_path / "away")
+        os.rename(other.path, root.path)
+        return root, worker, Path(root.path)
+
+    return moved
+
+
+def test_another_root_of_this_user_is_not_taken_for_the_live_one(moved):
+    """Nothing in it is made, written, opened or removed, and its lock is not given up."""
+    root, worker, place = moved()
+    before = snapshot(place)
+    for act in (
+        lambda: root.restore(worker, 0o700, {"rootdir": "/p"}),
+        lambda: root.remove(f"{place}/main.d/kept"),
+        lambda: write_index(root, []),
+        lambda: root.add_worker("gw0", 0o700).path,
+    ):
+        with pytest.raises(OSError, match="taken its place"):
+            act()
+    place.chmod(0o500)
+    assert not root.reopen(0o700)
+    place.chmod(0o700)
+    assert root.hold() is root
+    assert not root.dissolve()
+    assert snapshot(place) == before
+
+
+def test_what_a_member_makes_again_is_the_same_root_to_the_others(make, tmp_path):
+    """It has another inode then, and names the root in its breadcrumb."""
+    root = make(rootdir="/p")
+    worker = root.add_worker("main", 0o700)
+    shutil.rmtree(root.path)
+    again = root.restore(worker, 0o700, {"rootdir": "/p"})
+    assert again.identity != root.identity
+    held = root.hold()
+    assert held.identity == again.identity
+    assert held.remove(f"{root.path}/main") == []
+    assert again.dissolve()
+    held.release()
+
+
+def test_files_are_written_to_the_directory_that_was_made(make, tmp_path):
+    """Links that another user puts in the place of our files lead nobody to his own."""
+    root = make()
+    private = tmp_path / "private"
+    private.write_text("private")
+    os.rename(root.path, tmp_path / "away")
+    place = Path(root.path)
+    place.mkdir()
+    for name in (INDEX, f"{INDEX}.new", BREADCRUMB, LOCK):
+        (place / name).symlink_to(private)
+    with pytest.raises(NotOurDirectoryError):
+        write_index(root, [])
+    with pytest.raises(NotOurDirectoryError):
+        root.restore(root_worker(root), 0o700, {})
+    assert private.read_text() == "private"
+    assert len(list(place.iterdir())) == 4
+
+
+def root_worker(root):
+    """Return a worker root that was never made."""
+    return WorkerRoot("main", f"{root.path}/main", f"{root.path}/main.d")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
+    """Test ids may be secret, and what others write would be believed."""
+    before = os.umask(umask)
+    try:
+        root = create(str(tmp_path), mode=0o711, about={})
+        worker = root.add_worker("main", 0o711)
+        write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
+    finally:
+        os.umask(before)
+    for name in (LOCK, BREADCRUMB, INDEX):
+        assert Path(root.path, name).stat().st_mode & 0o777 == 0o600
+    for path in (root.path, worker.path, worker.given):
+        assert Path(path).stat().st_mode & 0o777 == 0o711
+    root.release()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "directory", "of another user"])
+@pytest.mark.parametrize("name", [INDEX, BREADCRUMB, LOCK])
+def test_what_is_no_file_of_ours_keeps_nobody_waiting(shared_place, dead, kind, name):
+    """It says nothing: what it might have named is no evidence, and nobody can be proved dead."""
+    if kind in ("device", "of another user") and os.geteuid() != 0:
+        pytest.skip("only root can make that")
+    root = dead(shared_place)
+    write_index(root, [Kept("t", f"{root.path}/main/tree", "failed", "main")])
+    path = Path(root.path, name)
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        before = os.getcwd()
+        os.chdir(root.path)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(name)
+        os.chdir(before)
+    elif kind == "device":
+        # That of /dev/zero.
+        os.mknod(path, 0o20600, os.makedev(1, 5))
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+        os.chown(path, NOBODY, NOBODY)
+    assert sweep(shared_place) == (name == INDEX)
