@@ -126,7 +126,7 @@ def index(state: SessionState) -> None:
         )
         if all(state.write_down(each.nodeid, [each.path]) for each in state.kept):
             fate = "what was kept stands in the journal"
-        state.warn("index", f"the index could not be written: {error}; {fate}")
+        state.warn_of(error, "index", f"the index could not be written: {error}; {fate}")
     else:
         state.unindexed = False
 

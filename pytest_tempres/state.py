@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.leaks.deferred import ExitCallbacks
@@ -225,8 +226,10 @@ class SessionState:
         message: str,
         kind: type[TempresWarning] = TempresCleanupWarning,
     ) -> None:
-        """Tell of *error* as `warn` does; once for all where descriptors are used up."""
-        if getattr(error, "errno", None) in _EXHAUSTED:
+        """Tell of *error* as `warn` does; once for all where all else fails for the same reason."""
+        if isinstance(error, NotOurDirectoryError) and error.path == self.root.path:
+            topic, message = "place", f"{error}; what is kept may be removed by another session"
+        elif getattr(error, "errno", None) in _EXHAUSTED:
             topic = "descriptors"
             message = f"{message}; no look and no removal until descriptors are closed"
         self.warn(topic, message, kind)
@@ -262,14 +265,15 @@ class SessionState:
 
     def make_again(self) -> None:
         """Make the directories of this worker again, which a test has removed, and tell of it."""
+        what = f"the session directory {self.root.path} or a part of it"
         try:
             self.root = self.root.restore(self.worker, self.settings.root_mode, self.about)
         except OSError as error:
-            outcome = f"cannot be made again: {error}"
+            self.warn_of(
+                error, "vanished", f"{what} was removed, and cannot be made again: {error}"
+            )
         else:
-            outcome = "was made again"
-        what = f"the session directory {self.root.path} or a part of it"
-        self.warn("vanished", f"{what} was removed, and {outcome}")
+            self.warn("vanished", f"{what} was removed, and was made again")
 
     def hold_lock(self) -> None:
         """Lock the session directory again if a test has closed the descriptor, and tell of it."""

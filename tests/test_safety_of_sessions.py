@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import json
 import os
 from pathlib import Path
+import re
 import shlex
 import shutil
 import stat
@@ -298,3 +300,80 @@ def test_a_lock_that_a_test_closes_is_held_again(pytester, run, nothing_left, th
     result.assert_outcomes(passed=3, warnings=1)
     result.stdout.fnmatch_lines(["*a test has closed the descriptor that locks*locked again*"])
     nothing_left()
+
+
+# -- what comes in the place of the session's root
+
+
+SWAP = {
+    "a kept root of ours": """
+        import os
+
+        def swap(root, moved, private):
+            os.rename(root, moved)
+            os.rename(root.parent / "tempres-wasthere", root)
+        """,
+    "another user's": """
+        import os
+
+        def swap(root, moved, private):
+            os.rename(root, moved)
+            root.mkdir()
+            for name in ("main", "main.d", "gw0", "gw0.d", "gw1", "gw1.d"):
+                (root / name).symlink_to(moved / name)
+            for name in ("index.json", "index.json.new", ".kept.jsonl", ".lock", ".tempres.json"):
+                (root / name).symlink_to(private)
+            os.chown(root, 65534, 65534)
+        """,
+}
+
+
+@pytest.mark.parametrize("what", SWAP)
+def test_what_is_put_in_the_place_of_the_root_is_left_as_it_is(
+    pytester, run, outcomes, system_tmp, tmp_path, what
+):
+    """Neither written to nor emptied; one warning, and no outcome changes."""
+    if os.name == "nt" or os.geteuid() != 0:
+        pytest.skip("only root can give a directory to another user")
+    private = tmp_path / "private"
+    private.write_text("private")
+    kept = system_tmp / "tempres-wasthere"
+    evidence = [kept / name / "kept" for name in ("main.d", "gw0.d", "gw1.d")]
+    for path in evidence:
+        path.mkdir(parents=True)
+        (path / "precious").touch()
+    (kept / ".lock").touch(0o600)
+    (kept / ".tempres.json").write_text('{"rootdir": "/other", "root": "tempres-wasthere"}')
+    (kept / "index.json").write_text(json.dumps({"kept": {"t": [str(path) for path in evidence]}}))
+    pytester.makepyfile(
+        swapper=SWAP[what],
+        test_it=f"""
+        import swapper, tempfile
+        from pathlib import Path
+
+        def test_swaps():
+            root = Path(tempfile.gettempdir()).parent
+            Path("where").write_text(str(root))
+            swapper.swap(root, root.with_name("moved"), {str(private)!r})
+
+        def test_fails(temp_dir):
+            assert 0
+
+        def test_passes():
+            pass
+        """,
+    )
+    before = snapshot(kept)
+    result = run("-p", "no:cacheprovider", "--dist=loadfile", "--junitxml=junit.xml")
+    found = outcomes()
+    assert found == {"test_swaps": [], "test_fails": ["failure"], "test_passes": []}
+    warnings = {line for line in result.outlines if re.search(r"Tempres\w+: ", line)}
+    assert len(warnings) == 1, warnings
+    assert "INTERNALERROR" not in str(result.stdout)
+    assert private.read_text() == "private"
+    place = Path((pytester.path / "where").read_text())
+    if what == "another user's":
+        assert len(list(place.iterdir())) == 11
+        return
+    now = {name.replace(str(place), str(kept)): each for name, each in snapshot(place).items()}
+    assert before.items() <= now.items()

@@ -57,7 +57,7 @@ def read(path: str, at: int | None) -> Remains:
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
         has_index=bool(index),
-        named=frozenset(_below(kept, path)),
+        named=frozenset(_below(kept, path, {os.path.basename(path), about.get("root")})),
     )
 
 
@@ -84,17 +84,18 @@ def superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
             yield path
 
 
-def _below(paths: Iterable[str], root: str) -> Iterator[str]:
+def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
     """Yield those of *paths* that lie in a root, as they are called where it stands now.
 
     The session may have called its temp directory otherwise: through a link, or in a container
-    that mounts it elsewhere. The name of the root is random, so what follows it is sure.
+    that mounts it elsewhere. The names that the root has had are random, so what follows is sure.
     """
-    marker = os.path.join(os.sep, os.path.basename(root), "")
+    markers = [os.path.join(os.sep, str(name), "") for name in names if name]
     for path in paths:
-        before, found, inner = path.rpartition(marker)
-        if found and os.path.isabs(before + found) and _is_below(inner):
-            yield os.path.join(root, inner)
+        for marker in markers:
+            before, found, inner = path.rpartition(marker)
+            if found and os.path.isabs(before + found) and _is_below(inner):
+                yield os.path.join(root, inner)
 
 
 def _is_below(inner: str) -> bool:

@@ -561,6 +561,7 @@ def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
 def test_evidence_is_known_by_whatever_path_its_root_is_reached(place, dead, reclaim, tmp_path):
     """A link, a container that mounts it elsewhere, a moved directory: what was kept stays."""
     root = dead("main.d/t")
+    root = root.rename(root.with_name("tempres-called00"))
     moved = place.rename(tmp_path / "moved")
     (tmp_path / "linked").symlink_to(moved)
     for parent in (moved, tmp_path / "linked"):
