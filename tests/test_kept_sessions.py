@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 from pathlib import Path
+from string import ascii_lowercase
 import subprocess
 import sys
 
@@ -167,14 +168,14 @@ def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
     assert kept() == ["ab"[order[1]]]
 
 
-@pytest.mark.parametrize("keep", [0, 2])
+@pytest.mark.parametrize("keep", [0, 3])
 def test_sessions_that_end_all_at_once(project, begin, kept, keep):
     """Each sees the others alive when it sweeps; in the end no more and no fewer stay."""
     path = project("one")
-    sessions = [begin(path, name, pause="summary", keep=keep) for name in "abcdef"]
+    sessions = [begin(path, name, pause="summary", keep=keep) for name in ascii_lowercase[:20]]
     for session in sessions:
         wait(session)
-    assert kept() == list("abcdef")
+    assert kept() == list(ascii_lowercase[:20])
     for session in sessions:
         session.stdin.write("\n")
         session.stdin.flush()

@@ -208,15 +208,15 @@ class _Sweep:
     def _clear(self, remains: Remains, *, stays: bool) -> None:
         """Remove what may go of a session if it is dead, under its lock."""
         self._check()
-        root = take(remains.path)
+        # A lock that is held for nothing keeps others from what they have to do under it.
+        root = None if stays and not _holds_more(remains) else take(remains.path)
         if root is None:
             return
         try:
-            # It may have ended since it was looked at, and have kept something.
             with root.opened() as fd:
                 now = read(root.path, fd)
             kept = frozenset(path for path in now.named if stays and os.path.lexists(path))
-            if stays or now.named <= remains.named:
+            if stays or _is_as_it_was(remains, now):
                 self._remove_all(root, now, kept)
         except OSError:
             return
@@ -266,6 +266,20 @@ class _Sweep:
             complete=so_far.complete and complete,
             age=max(so_far.age, time.time() - remains.began),
         )
+
+
+def _holds_more(remains: Remains) -> bool:
+    """Whether there is more in a session root than what it keeps."""
+    kept = frozenset(path for path in remains.named if os.path.lexists(path))
+    return any(superfluous(remains.path, kept))
+
+
+def _is_as_it_was(before: Remains, now: Remains) -> bool:
+    """Whether a session has neither kept more since it was looked at, nor ended only then.
+
+    One that ended since is younger than those that seemed to be younger: they may be gone.
+    """
+    return now.named <= before.named and now.ended == before.ended
 
 
 def _is_dead(path: str) -> bool:
