@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import json
 import os
 import re
+import sys
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
@@ -21,6 +22,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.verdict import as_evidence
+from pytest_tempres.notices import tell
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
@@ -28,6 +30,8 @@ from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import worker_directory
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from pytest_tempres.hosts import Elsewhere
 
 __all__ = [
@@ -43,7 +47,8 @@ __all__ = [
     "worker_name",
 ]
 
-#: Set in a worker's environment alone; whoever finds it is a worker.
+_getframe: Final = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+#: Set in a worker's environment alone.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
 #: The attribute of a report that comes from a worker with a session root of its own.
@@ -51,16 +56,48 @@ _NODE: Final = "tempres_node"
 _KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 
-def shared_root() -> tuple[str | None, SessionRoot | None]:
+def shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]:
     """Return the controller's session root: its path as announced, and the root if it is seen.
 
     The announcement is taken out of the environment, since a pytest that a test
-    starts is a session of its own.
+    starts is a session of its own. One that does not come from pytest-xdist counts for
+    nothing: whoever sets it would switch off report and gate.
     """
     announced = os.environ.pop(_SESSION, None)
-    if announced and announced.startswith('"'):
-        announced = str(json.loads(announced))
-    return announced, attach(announced) if announced else None
+    if announced is None:
+        return None, None
+    if not _is_started_by_xdist():
+        text = f"{_SESSION} is set ({announced[:100]!r}), and no pytest-xdist has started this"
+        tell(config, TempresLeakWarning(f"{text} process: it is ignored"))
+        return None, None
+    path = _path_in(announced)
+    return announced, None if path is None else attach(path)
+
+
+def _is_started_by_xdist() -> bool:
+    """Whether this process is a worker; those that its tests start inherit the variables."""
+    if not {"PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"} <= os.environ.keys():
+        return False
+    # `workerinput` comes too late. execnet promises this name to what it runs.
+    frame: FrameType | None = _getframe()
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if name in ("__channelexec__", "_pytest.runner"):
+            # What a worker's test starts in process is a session of its own too.
+            return bool(name == "__channelexec__")
+        frame = frame.f_back
+    return False
+
+
+def _path_in(announced: str) -> str | None:
+    """Return the path that a controller may have announced; None for anything else."""
+    try:
+        path = json.loads(announced) if announced.startswith('"') else announced
+        # Not every text that JSON can carry is the name of a file.
+        os.fsencode(path)
+    except ValueError:
+        return None
+    return path if os.path.isabs(path) and "\0" not in path else None
 
 
 def worker_name(*, worker: bool) -> str:

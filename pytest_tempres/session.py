@@ -53,7 +53,7 @@ def start(config: pytest.Config) -> SessionState | None:
     if namespace.help or namespace.version or config.stash.get(_tried_key, False):
         return None
     config.stash[_tried_key] = True
-    announced, shared = distributed.shared_root()
+    announced, shared = distributed.shared_root(config)
     settings = options.read(config, namespace, joined=announced is not None)
     baseline = _read_baseline(settings, joined=announced is not None)
     if settings.detect != {"temp"}:

@@ -11,6 +11,8 @@ import pytest
 from pytest_tempres import distributed
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
 
@@ -295,6 +297,140 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
     result.stdout.fnmatch_lines([f"  {node}:tempres-????????/gw?/tmp*"])
     assert leak["worker"] == kept["worker"]
     assert leak["worker"].startswith("gw")
+
+
+# -- an announcement that no controller has made
+
+
+@pytest.fixture
+def root_of(tmp_path):
+    """Make the session root of another session: one that lives, one that died, one that is kept."""
+    made = []
+
+    def root_of(kind: str) -> str:
+        root = create(str(tmp_path), mode=0o700, about={})
+        made.append(root)
+        if kind == "kept":
+            kept = os.path.join(root.add_worker("main", 0o700).given, "kept")
+            os.mkdir(kept)
+            write_index(root.path, [Kept("t", kept, "failed", "main")])
+        if kind != "live":
+            root.release()
+        return root.path
+
+    yield root_of
+    for root in made:
+        root.release()
+
+
+LEAKS = "import tempfile\ndef test_it(): tempfile.mkdtemp()"
+WRONG = [
+    "",
+    " ",
+    "relative",
+    "null",
+    "[1]",
+    '{"a": "b"}',
+    '"',
+    '"no end',
+    '"\\ud800"',
+    '"/a\\u0000b"',
+    '""',
+    "/\udcff",
+    "/" + "x" * 5_000,
+    "/nowhere",
+    "/",
+    "live",
+    "dead",
+    "kept",
+]
+
+
+@pytest.fixture
+def announce(monkeypatch, root_of):
+    """Set the variable of the environment, and those by which pytest-xdist names its workers."""
+
+    def announce(value: str) -> None:
+        if value in ("live", "dead", "kept"):
+            value = root_of(value)
+        monkeypatch.setenv("PYTEST_TEMPRES_SESSION", value)
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
+        monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "0123")
+
+    return announce
+
+
+def one_leak_is_reported(result: pytest.RunResult) -> None:
+    """Check that the session has reported and gated, and has warned once."""
+    assert result.ret == 1
+    text = result.stdout.str()
+    assert text.count("1 leak from 1 test") == 1
+    assert len(re.findall(r"PYTEST_TEMPRES_SESSION is set \(.*\).* it is ignored", text)) == 1
+    assert "Traceback" not in text + result.stderr.str()
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: ascii(value[:20]))
+def test_a_wrong_announcement_makes_no_worker(pytester, run_here, announce, value):
+    """Who sets it, by mistake or on purpose, switches neither report nor gate off."""
+    announce(value)
+    pytester.makepyfile(LEAKS)
+    one_leak_is_reported(run_here("--tempres-leaks=fail"))
+
+
+@pytest.mark.parametrize("how", ["plain", "xdist"])
+@pytest.mark.parametrize("value", ["", '"\\ud800"', "live", "kept"], ids=ascii)
+def test_a_wrong_announcement_for_a_whole_run(pytester, run, announce, how, value):
+    """A process is no worker because it inherits the names that a worker has; its workers are."""
+    announce(value)
+    pytester.makepyfile(LEAKS)
+    one_leak_is_reported(run("--tempres-leaks=fail", "-W", "error"))
+
+
+def test_a_worker_starts_a_session_that_is_told_of_its_root(pytester, run):
+    """The variables of pytest-xdist are there in what a worker's test starts, and say nothing."""
+    pytester.makepyfile(
+        f"""
+        import os, sys, tempfile
+
+        def test_it(pytester, monkeypatch):
+            root = os.path.dirname(tempfile.gettempdir())
+            assert os.path.exists(os.path.join(root, ".lock"))
+            pytester.makepyfile({LEAKS!r})
+            for run in (pytester.runpytest_inprocess, pytester.runpytest_subprocess):
+                monkeypatch.setenv("PYTEST_TEMPRES_SESSION", root)
+                inner = run("--tempres-leaks=fail")
+                assert inner.ret == 1
+                assert "1 leak from 1 test" in inner.stdout.str()
+        """
+    )
+    pytester.makeconftest("pytest_plugins = ['pytester']")
+    run("-n1").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("value", ["", "[1]", '"\\ud800"', "dead", "kept"], ids=ascii)
+def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
+    """It has a root of its own, like one on another host, and its controller reports and gates."""
+    if value in ("dead", "kept"):
+        value = root_of(value)
+    pytester.makeconftest(
+        f"""
+        import pytest
+
+        @pytest.hookimpl(trylast=True, optionalhook=True)
+        def pytest_xdist_setupnodes(config, specs):
+            for spec in specs:
+                spec.env["PYTEST_TEMPRES_SESSION"] = {value!r}
+        """
+    )
+    pytester.makepyfile(LEAKS)
+    result, report = told("-n1", "--tempres-leaks=fail")
+    assert result.ret == 1
+    assert report["totals"]["leaks"] == 1
+    result.stdout.fnmatch_lines(["*TempresLeakWarning: * does not see *own*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+# -- what the controller takes, and holds
 
 
 def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):

@@ -24,6 +24,7 @@ __all__ = [
     "forget_in_child",
     "guard",
     "hold",
+    "is_free",
     "is_held",
     "join",
     "release",
@@ -233,6 +234,17 @@ def take(path: str, dir_fd: int | None = None) -> int | None:
         pass
     release(fd)
     return None
+
+
+def is_free(path: str, dir_fd: int | None = None) -> bool:
+    """Whether nobody holds the lock file *path*: its session is dead.
+
+    :param dir_fd: As :func:`acquire` takes it.
+    """
+    fd = take(path, dir_fd)
+    if fd is not None:
+        release(fd)
+    return fd is not None
 
 
 def forget_in_child() -> None:

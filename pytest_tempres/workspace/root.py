@@ -436,13 +436,17 @@ def _unmark(here: str, fd: int | None, lock_fd: int | None, despite: type[OSErro
 def attach(path: str) -> SessionRoot | None:
     """Return the session root that a controller made at *path*, if this process sees it.
 
-    :returns: None when it is not here (another host or mount namespace) or not ours.
+    :returns: None when it is not here (another host or mount namespace), not ours, or dead.
     """
     if not os.access(path, os.W_OK | os.X_OK):
         return None
     with contextlib.suppress(OSError), held(path) as fd:
-        return _root_at(path, fd, lock.join, joined=True)
+        return _root_at(path, fd, _join_living, joined=True)
     return None
+
+
+def _join_living(path: str, dir_fd: int | None) -> int | None:
+    return None if lock.is_free(path, dir_fd) else lock.join(path, dir_fd)
 
 
 def take(path: str) -> SessionRoot | None:
