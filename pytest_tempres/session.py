@@ -182,6 +182,7 @@ def _open_ledger(
         inside=tuple(os.path.join(path, "") for path in {root.path, real}),
         ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
         temp="temp" in settings.detect,
+        plugins=config.pluginmanager.get_plugins,
     )
     # Without pytest's cache plugin there is no such option, and no cache.
     with contextlib.suppress(ValueError):

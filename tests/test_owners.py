@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 
 import pytest
 
@@ -445,6 +446,99 @@ def test_what_may_be_left_behind(pytester, told, nothing_left):
     _, report = told()
     assert set(by_prefix(report)) == {"told_one", "told_two", "by"}
     assert report["totals"]["leaks"] == 3
+    nothing_left()
+
+
+def test_a_pool_that_is_given_the_function_itself_has_a_line(pytester, report, nothing_left):
+    """Where no line of the suite is on the stack, that of the standard library is named."""
+    pytester.makepyfile(
+        """
+        import asyncio, tempfile
+
+        def test_it():
+            async def leaves():
+                await asyncio.to_thread(tempfile.mkdtemp)
+
+            asyncio.run(leaves())
+        """
+    )
+    (leak,) = report()["leaks"]
+    (frame,) = leak["origin"]
+    assert (frame["file"], frame["function"]) == (tempfile.__file__, "mkdtemp")
+    nothing_left()
+
+
+@pytest.fixture
+def environment(pytester, monkeypatch):
+    """A directory of installed packages, in which a plugin runs each test in a thread."""
+    site = pytester.mkdir("env") / "site-packages"
+    metadata = site / "pytest_threads-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Name: pytest-threads\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[pytest11]\nthreads = pytest_threads.plugin\n")
+    package = site / "pytest_threads"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "plugin.py").write_text(RUNS_IN_A_THREAD)
+    (package / "runner.py").write_text("def call(function, **given): function(**given)\n")
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+    return site
+
+
+RUNS_IN_A_THREAD = """
+import tempfile, threading
+import pytest
+from pytest_threads.runner import call
+
+def pytest_pyfunc_call(pyfuncitem):
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    thread = threading.Thread(target=call, args=(pyfuncitem.obj,), kwargs=given)
+    thread.start()
+    thread.join()
+    return True
+
+@pytest.fixture
+def careless(): return tempfile.mkdtemp(prefix="plugin-")
+"""
+
+
+def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left, environment):
+    """Of the stack of a test that a plugin calls, the project's own lines are told."""
+    pytester.makeconftest(
+        """
+        import tempfile
+        import pytest
+
+        @pytest.fixture
+        def made(): return tempfile.mkdtemp(prefix="conftest-")
+        """
+    )
+    path = pytester.makepyfile(
+        """
+        import tempfile
+
+        def test_it(careless, made):
+            tempfile.mkdtemp(prefix="test-")
+        """
+    )
+    found = by_prefix(report())
+    assert found["test"]["origin"] == [{"file": path.name, "line": 4, "function": "test_it"}]
+    assert found["conftest"]["origin"][0]["file"] == "conftest.py"
+    # Nobody else's line is there: that of the plugin tells who makes it.
+    (frame,) = found["plugin"]["origin"]
+    assert frame["function"] == "careless"
+    assert found["plugin"]["owner"]["location"].startswith("env")
+    nothing_left()
+
+
+@pytest.mark.parametrize("place", ["", "src"])
+def test_a_plugin_under_test_has_lines(pytester, report, nothing_left, environment, place):
+    """A plugin that is developed in rootdir, and was installed to be tested, is what may leak."""
+    (pytester.path / place / "pytest_threads").mkdir(parents=True)
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    (leak,) = report("--import-mode=importlib")["leaks"]
+    functions = [frame["function"] for frame in leak["origin"]]
+    assert functions == ["test_it", "call"]
     nothing_left()
 
 

@@ -20,7 +20,6 @@ from pytest_tempres.leaks.fd_openings import Matches
 from pytest_tempres.leaks.fd_openings import Openings
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.model import Entry
-from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
@@ -152,8 +151,16 @@ class Descriptors:
             target = fd_names.target(number)
             hint = matches.hint(number, target)
             entry = self._entry(target, hint)
-            if not _is_nobodys(entry, hint):
+            if not self._is_nobodys(entry, hint):
                 self._entries[number] = entry
+
+    def _is_nobodys(self, entry: Entry, hint: Hint | None) -> bool:
+        """Whether nobody has to close it, since it lives as long as the process or a module."""
+        if entry.owner.kind == "session":
+            return True
+        stack = hint.stack if hint is not None else ()
+        imported = entry.owner.kind == "collection" or _imports(stack)
+        return imported and not _is_own(self._folder.nearest(stack))
 
     def _entry(self, target: str, hint: Hint | None) -> Entry:
         if hint is None:
@@ -234,23 +241,15 @@ def _is_of_one_test(owner: Owner) -> bool:
     return owner.kind == "test" or (owner.kind == "fixture" and owner.scope == "function")
 
 
-def _is_nobodys(entry: Entry, hint: Hint | None) -> bool:
-    """Whether nobody has to close it, since it lives as long as the process or a module."""
-    if entry.owner.kind == "session":
-        return True
-    imported = entry.owner.kind == "collection" or (hint is not None and _imports(hint.stack))
-    return imported and not _is_own(entry.origin)
-
-
 def _imports(stack: Iterable[RawFrame]) -> bool:
     return any(code.co_filename == _IMPORT for code, _ in stack)
 
 
-def _is_own(origin: tuple[Frame, ...]) -> bool:
-    """Whether a line of the project itself comes nearest, not one of a library."""
-    if not origin or os.path.isabs(origin[0].file):
+def _is_own(file: str | None) -> bool:
+    """Whether the nearest *file* is the project's own, not one of a library."""
+    if file is None or os.path.isabs(file):
         return False
-    return not any(f"{site}{os.sep}" in origin[0].file for site in _SITES)
+    return not any(f"{site}{os.sep}" in file for site in _SITES)
 
 
 def _kept_by_multiprocessing() -> set[object]:

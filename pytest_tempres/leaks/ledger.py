@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 import os
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Ledger:
     :param inside: Directories in which nothing is foreign.
     :param ignored: Tells whether the ini file lets a path stay.
     :param temp: Whether the worker root is looked at at all.
+    :param plugins: Returns the plugins that pytest has registered.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Ledger:
         inside: tuple[str, ...],
         ignored: Callable[[str], bool],
         temp: bool = True,
+        plugins: Callable[[], Iterable[object]] = tuple,
     ) -> None:
         self.running = Running()
         #: Entries that no report has carried away yet.
         self.unsent: list[Entry] = []
-        self.folder = Folder(rootdir)
+        self.folder = Folder(rootdir, plugins)
         self.worker_root = worker_root
         self._worker = worker
         self._ignored = ignored

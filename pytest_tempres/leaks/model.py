@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from typing import Any
 from typing import Final
 from typing import Literal
@@ -33,6 +34,9 @@ Status = Literal["leak", "known", "deferred", "failed-test"]
 DEEDS: Final = ("changed", "deleted")
 WITHOUT_PATH: Final = ("descriptor",)
 
+_LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
+_SITES: Final = ("site-packages", "dist-packages")
+
 
 class Frame(NamedTuple):
     """One line of an origin."""
@@ -40,6 +44,9 @@ class Frame(NamedTuple):
     file: str
     line: int
     function: str
+
+
+_NOWHERE: Final = Frame("", 0, "")
 
 
 class Owner(NamedTuple):
@@ -134,7 +141,10 @@ def fingerprint(kind: str, entry: Entry) -> str:
     """
     import hashlib  # noqa: PLC0415 -- loads OpenSSL, which a session without leaks does not need
 
-    nearest = entry.origin[0] if entry.origin else Frame("", 0, "")
+    nearest = entry.origin[0] if entry.origin else _NOWHERE
+    if nearest.file.startswith(_LIBRARY) and not any(site in nearest.file for site in _SITES):
+        # Shown where there is no other line; its path and function are those of one Python.
+        nearest = _NOWHERE
     identity = (
         entry.owner.kind,
         entry.owner.id.partition("[")[0],

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
+import tempfile
+from types import ModuleType
 
 import pluggy
 import pytest
 
 import pytest_tempres
 from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.model import Frame
 
 ROOT = os.path.abspath(os.path.join(os.sep, "home", "me", "project"))
 SITE = os.path.join(ROOT, ".venv", "lib", "site-packages")
@@ -67,9 +71,126 @@ def test_a_doctest_is_shown(folder):
     assert folder.show("<doctest README.md[0]>") == "<doctest README.md[0]>"
 
 
-def test_a_stack_without_any_code_of_ones_own_is_empty(folder):
-    """A thread of the standard library alone has no line to show."""
-    assert folder.fold([frame(os.path.join(STDLIB, "threading.py"))]) == ()
+TEMPFILE = frame(tempfile.__file__, 384, "mkdtemp")
+POOL = frame(os.path.join(STDLIB, "concurrent", "futures", "thread.py"), 59, "run")
+OURS = frame(os.path.join(os.path.dirname(pytest_tempres.__file__), "primitives", "_create.py"))
+
+
+@pytest.mark.parametrize(
+    "stack, shown",
+    [
+        ([TEMPFILE, POOL], TEMPFILE),
+        ([OURS, POOL], POOL),
+        ([frame("<string>"), POOL], POOL),
+        # It is pytest itself that makes something, not what it was told to call.
+        ([TEMPFILE, frame(pytest.__file__, 7), POOL], frame(pytest.__file__, 7)),
+    ],
+    ids=["pool", "ours", "generated", "pytest"],
+)
+def test_a_stack_without_any_code_of_ones_own_keeps_one_line(folder, stack, shown):
+    """A thread pool that is given `tempfile.mkdtemp` itself has one line to show, not none."""
+    code, line = shown
+    assert folder.fold(stack) == (Frame(code.co_filename, line, code.co_name),)
+
+
+@pytest.mark.parametrize("stack", [[], [OURS], [frame("<frozen importlib._bootstrap>")]])
+def test_a_stack_of_ours_alone_is_empty(folder, stack):
+    """What is ours or has no file is no line to show."""
+    assert folder.fold(stack) == ()
+
+
+def plugin(name, *path, package=False):
+    """Return a module as pytest would have registered it."""
+    module = ModuleType(name)
+    module.__file__ = os.path.join(*path)
+    if package:
+        module.__path__ = [os.path.dirname(module.__file__)]
+    return module
+
+
+def installed(name, *path, package=False):
+    """Return a plugin in the environment of the project."""
+    return plugin(name, SITE, *path, package=package)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """The plugins that stand around the tests, imported and registered."""
+    asyncio = installed("pytest_thing", "pytest_thing", "__init__.py", package=True)
+    monkeypatch.setitem(sys.modules, "pytest_thing", asyncio)
+    return [
+        installed("pytest_thing.plugin", "pytest_thing", "plugin.py"),
+        installed("pytest_alone", "pytest_alone.py"),
+        installed("library.pytest_plugin", "library", "pytest_plugin.py"),
+        installed("library.conftest", "library", "conftest.py"),
+        ModuleType("pytest_without_a_file"),
+        plugin("conftest", ROOT, "conftest.py"),
+        plugin("local_pytest", ROOT, "tests", "local_pytest.py"),
+        object(),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (SITE, "pytest_thing", "plugin.py"),
+        (SITE, "pytest_thing", "deep", "loops.py"),
+        (SITE, "pytest_alone.py"),
+        (SITE, "library", "pytest_plugin.py"),
+    ],
+)
+def test_installed_plugins_are_folded_away(registered, path):
+    """A plugin that calls the test is no line to change, in whatever module of it that is."""
+    folder = Folder(ROOT, lambda: registered)
+    own = frame(os.path.join(ROOT, "t.py"))
+    assert folder.fold([own, frame(os.path.join(*path))]) == (Frame("t.py", 1, "f"),)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (ROOT, "conftest.py"),
+        (ROOT, "tests", "local_pytest.py"),
+        # A library that has a plugin besides is code under test.
+        (SITE, "library", "core.py"),
+        (SITE, "library", "conftest.py"),
+        (SITE, "pytest_thing_else", "core.py"),
+        (SITE, "pytest_alone.py.d", "core.py"),
+    ],
+)
+def test_what_is_no_installed_plugin_is_shown(registered, path):
+    """A conftest and a plugin of the project are lines that a person can change."""
+    folder = Folder(ROOT, lambda: registered)
+    own = frame(os.path.join(*path))
+    below = frame(os.path.join(SITE, "pytest_thing", "plugin.py"))
+    assert [each.function for each in folder.fold([own, below])] == ["f"]
+    assert folder.fold([own])[0].file == os.path.relpath(os.path.join(*path), ROOT)
+
+
+@pytest.mark.parametrize("where", ["pytest_thing", os.path.join("src", "pytest_thing")])
+def test_a_plugin_under_test_is_shown(registered, tmp_path, where):
+    """What rootdir develops may be installed for the tests (tox does so): it is the code under test."""
+    (tmp_path / where).mkdir(parents=True)
+    folder = Folder(str(tmp_path), lambda: registered)
+    path = os.path.join(SITE, "pytest_thing", "plugin.py")
+    assert folder.fold([frame(path), frame(path)]) == (Frame(path, 1, "f"),) * 2
+
+
+def test_a_plugin_that_makes_something_itself_is_named(registered):
+    """Where nobody else's line is on the stack, the plugin's tells more than that of `tempfile`."""
+    folder = Folder(ROOT, lambda: registered)
+    path = os.path.join(SITE, "pytest_thing", "plugin.py")
+    shown = os.path.relpath(path, ROOT)
+    assert folder.fold([TEMPFILE, frame(path)]) == (Frame(shown, 1, "f"),)
+    assert folder.nearest([TEMPFILE, frame(path)]) == shown
+
+
+def test_a_plugin_that_calls_a_library_is_not_named(registered):
+    """An event loop that a plugin runs calls what the test has given it."""
+    folder = Folder(ROOT, lambda: registered)
+    loop = frame(os.path.join(STDLIB, "asyncio", "events.py"))
+    stack = [TEMPFILE, loop, frame(os.path.join(SITE, "pytest_thing", "plugin.py"))]
+    assert [each.function for each in folder.fold(stack)] == ["mkdtemp"]
 
 
 def test_a_filename_is_judged_once(folder, monkeypatch):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +115,16 @@ def test_a_fingerprint_ignores_what_changes_from_run_to_run(entry):
         worker="gw3",
     )
     assert fingerprint("file", moved) == fingerprint("file", entry)
+
+
+@pytest.mark.parametrize("library", [tempfile, threading])
+def test_a_fingerprint_ignores_the_standard_library(entry, library):
+    """Its line is shown where there is no other, and differs from one Python to the next."""
+    shown = entry._replace(origin=(Frame(library.__file__, 7, "make"),))
+    assert fingerprint("file", shown) == fingerprint("file", entry._replace(origin=()))
+    site = os.path.join(os.path.dirname(library.__file__), "site-packages", "lib.py")
+    shown = entry._replace(origin=(Frame(site, 7, "make"),))
+    assert fingerprint("file", shown) != fingerprint("file", entry._replace(origin=()))
 
 
 @pytest.mark.parametrize(
