@@ -449,6 +449,37 @@ def test_what_may_be_left_behind(pytester, told, nothing_left):
     nothing_left()
 
 
+def test_paths_are_understood_while_a_test_replaces_functions(pytester, report, nothing_left):
+    """A look in the midst of a test that has replaced `os.fspath` finds and ignores as ever."""
+    pytester.makeini("[pytest]\ntempres_ignore = wanted-*\n")
+    pytester.makepyfile(
+        """
+        import os, tempfile
+        import pytest
+        HERE = os.path.join(tempfile.gettempdir(), "")
+
+        @pytest.fixture
+        def last():
+            yield
+            os.mkdir(f"{HERE}fixture-x")
+
+        @pytest.mark.tempres_ignore("marked-*")
+        def test_it(monkeypatch, last):
+            tempfile.mkdtemp(prefix="before-")
+            for name in ("fspath", "fsdecode", "lstat"):
+                monkeypatch.setattr(os, name, None)
+            for name in ("join", "isabs", "normcase"):
+                monkeypatch.setattr(os.path, name, None)
+            for name in ("while", "wanted", "marked"):
+                os.mkdir(f"{HERE}{name}-x")
+        """
+    )
+    found = by_prefix(report("-W", "error"))
+    made = {name: leak["origin"][0]["function"] for name, leak in found.items()}
+    assert made == {"before": "test_it", "while": "test_it", "fixture": "last"}
+    nothing_left()
+
+
 def test_a_pool_that_is_given_the_function_itself_has_a_line(pytester, report, nothing_left):
     """Where no line of the suite is on the stack, that of the standard library is named."""
     pytester.makepyfile(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from fnmatch import fnmatchcase
 import gc
 import os
 import sys
@@ -19,6 +18,7 @@ from pytest_tempres.leaks.fd_openings import EVENTS
 from pytest_tempres.leaks.fd_openings import Matches
 from pytest_tempres.leaks.fd_openings import Openings
 from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
@@ -64,6 +64,7 @@ SHIPPED: Final = (
     # Coverage measures to the end.
     "*/.coverage*",
 )
+_shipped: Final = Ignore("", SHIPPED).matches
 
 #: How long to wait for what threads and children are about to close, in seconds.
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -229,7 +230,7 @@ class Descriptors:
         return found
 
     def _may_stay(self, target: str) -> bool:
-        return any(fnmatchcase(target, each) for each in SHIPPED) or self._ignored(target)
+        return _shipped(target) or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
         shown = f"fd {number}: {found.text}"

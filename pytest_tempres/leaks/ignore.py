@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
-import os
+from fnmatch import translate
+import re
 from typing import Final
 
+from pytest_tempres.primitives._system import System
+
 __all__ = ["SHIPPED", "Ignore"]
+
+# Captured because tests replace it.
+_compile = re.compile
 
 #: What well-known tools leave in a temp directory on purpose, or remove themselves.
 SHIPPED: Final = (
@@ -28,10 +33,10 @@ class Ignore:
     """
 
     def __init__(self, root: str, patterns: Iterable[str]) -> None:
-        self._root = os.path.join(root, "")
-        self._patterns = tuple(patterns)
+        self._root = System.join(root, "")
+        self._matches = tuple(_compile(translate(pattern)).match for pattern in patterns)
 
     def matches(self, path: str) -> bool:
         """Whether any pattern matches *path*."""
         shown = path.removeprefix(self._root)
-        return any(fnmatchcase(shown, pattern) for pattern in self._patterns)
+        return any(match(shown) for match in self._matches)

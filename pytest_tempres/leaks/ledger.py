@@ -155,7 +155,7 @@ class Ledger:
     def adopt(self, entries: list[Entry]) -> None:
         """Know *entries*, which a forked child found, so that no look finds them again."""
         for entry in entries:
-            parent, name = os.path.split(entry.path)
+            parent, _, name = entry.path.rpartition(os.sep)
             inode = identity(entry.path) if parent == self.worker_root else None
             if inode is not None:
                 self._inodes[name] = inode

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from types import FunctionType
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from typing import Any
 from typing import Final
 from typing import cast
 
@@ -20,9 +23,29 @@ if TYPE_CHECKING:
     _Entries = AbstractContextManager[Iterator[os.DirEntry[str]]]
     _List = Callable[[str | int], list[str]]
     _OnText = Callable[[str], str]
+    _Tells = Callable[[str], bool]
     _Scan = Callable[[str], _Entries]
 
 __all__ = ["System"]
+
+
+def _copies(module: object, **names: object) -> dict[str, Any]:
+    """Return copies of the functions in *module*, which call one another and what is there now.
+
+    :param names: What they find under these names instead.
+    """
+    found = {**vars(module), **names}
+    functions = [(name, each) for name, each in found.items() if isinstance(each, FunctionType)]
+    for name, each in functions:
+        copy = FunctionType(each.__code__, found, name, each.__defaults__, each.__closure__)
+        copy.__kwdefaults__ = each.__kwdefaults__
+        found[name] = copy
+    return found
+
+
+# To capture these alone is not enough: written in Python, they ask `os` for others (`os.fspath`).
+_path: Final = _copies(os.path, os=SimpleNamespace(**vars(os)))
+_os: Final = _copies(SimpleNamespace(fsdecode=os.fsdecode, fspath=os.fspath))
 
 
 class System:
@@ -33,27 +56,27 @@ class System:
     """
 
     # Overloaded for bytes and descriptors, of which there are none here.
-    abspath = staticmethod(cast("_OnText", os.path.abspath))
+    abspath = staticmethod(cast("_OnText", _path["abspath"]))
     listdir = staticmethod(cast("_List", os.listdir))
     mkdir = staticmethod(os.mkdir)
-    normpath = staticmethod(cast("_OnText", os.path.normpath))
+    normpath = staticmethod(cast("_OnText", _path["normpath"]))
     readlink = staticmethod(cast("_OnText", os.readlink))
-    realpath = staticmethod(cast("_OnText", os.path.realpath))
+    realpath = staticmethod(cast("_OnText", _path["realpath"]))
     scandir = staticmethod(cast("_Scan", os.scandir))
 
     chmod = staticmethod(os.chmod)
     close = staticmethod(os.close)
     dup = staticmethod(os.dup)
-    fsdecode = staticmethod(os.fsdecode)
+    fsdecode = staticmethod(cast("Callable[[Any], str]", _os["fsdecode"]))
     fstat = staticmethod(os.fstat)
     fsync = staticmethod(os.fsync)
     getcwd = staticmethod(os.getcwd)
     getpid = staticmethod(os.getpid)
-    isabs = staticmethod(os.path.isabs)
+    isabs = staticmethod(cast("_Tells", _path["isabs"]))
     isatty = staticmethod(os.isatty)
-    isdir = staticmethod(os.path.isdir)
-    join = staticmethod(os.path.join)
-    lexists = staticmethod(os.path.lexists)
+    isdir = staticmethod(cast("_Tells", _path["isdir"]))
+    join = staticmethod(cast("Callable[..., str]", _path["join"]))
+    lexists = staticmethod(cast("_Tells", _path["lexists"]))
     link = staticmethod(os.link)
     lstat = staticmethod(os.lstat)
     monotonic = staticmethod(time.monotonic)

@@ -169,7 +169,7 @@ def test_what_is_no_installed_plugin_is_shown(registered, path):
 
 @pytest.mark.parametrize("where", ["pytest_thing", os.path.join("src", "pytest_thing")])
 def test_a_plugin_under_test_is_shown(registered, tmp_path, where):
-    """What rootdir develops may be installed for the tests (tox does so): it is the code under test."""
+    """What rootdir develops is the code under test, though tox installs it for the tests."""
     (tmp_path / where).mkdir(parents=True)
     folder = Folder(str(tmp_path), lambda: registered)
     path = os.path.join(SITE, "pytest_thing", "plugin.py")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 
 from hypothesis import example
 from hypothesis import given
@@ -64,3 +66,17 @@ def test_what_well_known_tools_leave_on_purpose_may_stay(name):
 def test_the_shipped_list_hides_nothing_else(name):
     """A leak that is only named alike is reported."""
     assert not Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
+
+
+def test_replacements_do_not_reach_it(monkeypatch):
+    """A test may leave any function replaced that the standard library matches with."""
+    patterns = ["a*", "[b-d]?", "replaced"]
+    with monkeypatch.context() as patch:
+        for module, name in [
+            *((os, "fspath"), (os.path, "join"), (os.path, "normcase")),
+            *((fnmatch, "translate"), (fnmatch, "_compile_pattern"), (re, "compile")),
+        ]:
+            patch.setattr(module, name, None)
+        matches = Ignore(ROOT, patterns).matches
+        found = [matches(os.sep.join((ROOT, name))) for name in ("abc", "cc", "replaced", "x")]
+    assert found == [True, True, True, False]

@@ -29,6 +29,28 @@ def test_replacements_do_not_reach_us(monkeypatch, name):
     assert callable(ours)
 
 
+@pytest.mark.parametrize("name", ["fspath", "getcwd", "lstat", "readlink", "stat"])
+def test_replacements_do_not_reach_what_we_call(monkeypatch, tmp_path, name):
+    """The functions of `os.path` call others of `os`, which a test may leave replaced too."""
+    path = os.path.realpath(tmp_path)
+    link = os.path.join(path, "link")
+    os.symlink(path, link)
+    monkeypatch.chdir(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, None)
+        found = [
+            System.abspath("link"),
+            System.join(path, "link"),
+            System.normpath(f"{path}/x/../link"),
+            System.fsdecode(os.fsencode(link) if name != "fspath" else link.encode()),
+        ]
+        assert System.realpath("link") == path
+        assert System.isabs(link)
+        assert System.isdir(link)
+        assert System.lexists(link)
+    assert found == [link] * 4
+
+
 @pytest.mark.parametrize("module", LOOKING, ids=lambda module: module.__name__)
 def test_no_module_holds_what_a_fake_would_replace(module):
     """Fakes look through the namespaces of all modules for the functions that they stand for."""
