@@ -22,7 +22,7 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 
-__all__ = ["begin_test", "collecting", "end_test", "look", "setting_up"]
+__all__ = ["begin_test", "collecting", "end_test", "look", "make_again", "setting_up"]
 
 #: What pytest takes as one.
 Finalizer = Callable[[], object]
@@ -37,8 +37,13 @@ _XUNIT: Final = {
 }
 
 
-def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[Entry]:
-    """Book what is new in the worker root; one that was removed or closed is put right."""
+def look(
+    state: SessionState, ledger: Ledger, *, final: bool = False, needed: bool = False
+) -> list[Entry]:
+    """Book what is new in the worker root; one that was closed is opened again.
+
+    :param needed: Make it again if it is gone; else it may come back, from where it was moved.
+    """
     try:
         try:
             return ledger.look(final=final)
@@ -47,12 +52,18 @@ def look(state: SessionState, ledger: Ledger, *, final: bool = False) -> list[En
                 raise
             return ledger.look(final=final)
     except FileNotFoundError:
-        ledger.forget()
-        state.make_again()
+        if needed:
+            make_again(state, ledger)
     except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
         text = f"leaks may be missed: {error!r}"
         state.warn_of(error, "look", text, TempresLeakWarning)
     return []
+
+
+def make_again(state: SessionState, ledger: Ledger) -> None:
+    """Make the directories of this worker again, in which nothing is known."""
+    ledger.forget()
+    state.make_again()
 
 
 def begin_test(state: SessionState, item: pytest.Item) -> None:
@@ -62,7 +73,7 @@ def begin_test(state: SessionState, item: pytest.Item) -> None:
     ledger = state.ledger
     if ledger is None:
         return
-    look(state, ledger)
+    look(state, ledger, needed=True)
     file, line, _ = item.location
     location = file if line is None else f"{file}:{line + 1}"
     ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from pytest_tempres import distributed
 from pytest_tempres import options
+from pytest_tempres import owners
 from pytest_tempres import reserve
 from pytest_tempres.clearing import clear
 from pytest_tempres.exceptions import TempresCleanupWarning
@@ -107,6 +109,7 @@ def _listen(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
             detectors.add(state, ledger, worker=worker)
         except Exception as error:  # noqa: BLE001 -- no look may end the session
             state.warn("detectors", f"a detector could not start: {error!r}", TempresLeakWarning)
+    ledger.origins.make_again = functools.partial(owners.make_again, state, ledger)
     if worker:
         from pytest_tempres.leaks.provisional import Provisional  # noqa: PLC0415 -- for workers
 

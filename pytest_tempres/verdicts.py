@@ -103,7 +103,8 @@ def _index(state: SessionState) -> None:
 
 def _look_for_the_last_time(state: SessionState) -> None:
     if state.ledger is not None:
-        look(state, state.ledger, final=True)
+        # A worker may end while a test in another one still removes the session's directory.
+        look(state, state.ledger, final=True, needed=not state.joined)
 
 
 def _is_broken(session: pytest.Session) -> bool:

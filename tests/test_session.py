@@ -102,6 +102,93 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
     nothing_left()
 
 
+@pytest.mark.parametrize("what", ["here", "here.parent"])
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_temp_location_that_is_moved_aside_and_back(pytester, told, nothing_left, what, used):
+    """Who moves it and puts it back is blamed for nothing; it is made anew for who needs it."""
+    pytester.makepyfile(
+        f"""
+        import os, shutil, tempfile
+        from pathlib import Path
+        import pytest
+        here = Path(tempfile.gettempdir())
+
+        @pytest.fixture
+        def aside():
+            place = {what}
+            away = place.with_name("tempres-away")
+            place.rename(away)
+            yield
+            if place.exists():
+                shutil.rmtree(place)
+            away.rename(place)
+
+        def test_before():
+            tempfile.mkdtemp(prefix="left-")
+            os.mkfifo(here / "fifo")
+
+        def test_aside(aside):
+            if {used}:
+                os.rmdir(tempfile.mkdtemp(prefix="gone-"))
+            else:
+                assert not here.exists()
+
+        def test_after(): pass
+        """
+    )
+    result, report = told("--dist=loadfile")
+    result.assert_outcomes(passed=3, warnings=int(used))
+    owners = [leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"]]
+    assert owners == ["test_before"] * 2
+    nothing_left()
+
+
+def test_worker_that_ends_makes_nothing_again(pytester, run, nothing_left):
+    """A test that removes the session's directory is not disturbed by a worker that ends."""
+    pytester.makeconftest(
+        """
+        import os, time
+        from pathlib import Path
+        import pytest
+        HERE = Path(__file__).parent
+
+        def wait_for(name):
+            until = time.monotonic() + 20
+            while not (HERE / name).exists() and time.monotonic() < until:
+                time.sleep(0.01)
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish(session):
+            if hasattr(session.config, "workerinput"):
+                wait_for("removed")
+
+        def pytest_unconfigure(config):
+            if hasattr(config, "workerinput"):
+                (HERE / "ended").touch()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os, shutil, tempfile
+        from pathlib import Path
+        from conftest import HERE, wait_for
+
+        def test_removes():
+            root = Path(tempfile.gettempdir()).parent
+            shutil.rmtree(root)
+            (HERE / "removed").touch()
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                wait_for("ended")
+            assert not root.exists()
+
+        def test_after(): pass
+        """
+    )
+    result = run("--dist=loadfile")
+    result.assert_outcomes(passed=2, warnings=result.parseoutcomes()["warnings"])
+    nothing_left()
+
+
 @pytest.fixture
 def tiny(tmpfs):
     """A file system with little room."""

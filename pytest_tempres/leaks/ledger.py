@@ -63,6 +63,8 @@ class Ledger:
         self._look = Look(worker_root)
         self._inodes: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
+        #: What was in the worker root when that was moved or removed, by name and inode.
+        self._aside: dict[tuple[str, int], Entry | None] = {}
         self._found_outside: list[str] = []
         self._last_test: Owner | None = None
         self._behind = False
@@ -118,6 +120,8 @@ class Ledger:
             self.origins.forget()
             return found
         if self._look.changed() or final:
+            if self._look.is_another():
+                self._set_aside()
             if final or self._look.affordable():
                 found = self._book(self._look.names(), complete=True)
                 self._behind = False
@@ -162,7 +166,15 @@ class Ledger:
                 self._entries[name] = entry
 
     def forget(self) -> None:
-        """Forget all names, since the worker root was removed and made anew."""
+        """Forget all names, since the worker root is gone and made anew."""
+        self._set_aside()
+        self.origins.forget()
+
+    def _set_aside(self) -> None:
+        """Forget all names until the directory comes back that they were in."""
+        going = self.origins.going
+        left = ((name, inode) for name, inode in self._inodes.items() if name not in going)
+        self._aside.update(((name, inode), self._entries.get(name)) for name, inode in left)
         self._inodes.clear()
         self._entries.clear()
 
@@ -179,6 +191,9 @@ class Ledger:
         found = []
         for name, inode in names.items():
             if known.get(name) != inode or (name in going and name in hints):
+                if name not in hints and (name, inode) in self._aside:
+                    self._take_back(name, inode)
+                    continue
                 entry = self._entry(name, inode, hints.get(name))
                 self._entries[name] = entry
                 found.append(entry)
@@ -188,6 +203,11 @@ class Ledger:
                 self._entries.pop(name, None)
         known.update(names)
         return found
+
+    def _take_back(self, name: str, inode: int) -> None:
+        entry = self._aside.pop((name, inode))
+        if entry is not None:
+            self._entries[name] = entry
 
     def _entry(self, name: str, inode: int, hint: Hint | None) -> Entry:
         path = System.join(self.worker_root, name)

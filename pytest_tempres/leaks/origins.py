@@ -147,10 +147,13 @@ class Origins:
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
         self.last_command: str | None = None
+        #: Called when something temporary is to be made in a worker root that is gone.
+        self.make_again: Callable[[], object] | None = None
         #: All events that this session wants to hear of; those of detectors come before it starts.
         self.events: AbstractSet[str] = _EVENTS
         self._detectors: list[Detector] = []
         self._prefixes = prefixes
+        self._root = prefixes[0][:-1] if prefixes else ""
         self._inside = inside
         self._known = known
         self._running = running
@@ -187,6 +190,8 @@ class Origins:
             if event in _TEMPORARY and not path.startswith(self._inside):
                 self.outside[path] = self._hint()
             return
+        if event in _TEMPORARY and self.make_again is not None and not exists(self._root):
+            self.make_again()
         self._inner(event, args, path)
 
     def _inner(self, event: str, args: tuple[Any, ...], path: str) -> None:

@@ -48,6 +48,7 @@ class Look:
     def __init__(self, path: str) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
+        self._inode = self._asked = 0
         self._again = True
         self._rights = _OWNERS
         self._started = System.monotonic()
@@ -64,12 +65,18 @@ class Look:
             self._rights = status.st_mode & _OWNERS
             if self._rights != _OWNERS:
                 raise PermissionError(errno.EACCES, "its owner may not use it", self._path)
+        self._inode = status.st_ino
         now = (status.st_mtime_ns, status.st_nlink, status.st_size)
         if now == self._seen and not self._again:
             return False
         self._seen = now
         self._again = System.time_ns() - status.st_mtime_ns < _TICK_NS
         return True
+
+    def is_another(self) -> bool:
+        """Whether another directory stands there than when this was asked before."""
+        before, self._asked = self._asked, self._inode
+        return before not in (0, self._asked)
 
     def affordable(self) -> bool:
         """Whether listings have kept within their share of the session's time."""

@@ -407,6 +407,61 @@ def test_a_root_made_anew_is_empty(ledger, root, unseen):
     assert owners(ledger.look()) == {"x": TWO.id}
 
 
+def _stays_away(ledger, root):
+    """Nobody needs it in the meantime."""
+    with pytest.raises(FileNotFoundError):
+        ledger.look()
+
+
+def _is_made_again(ledger, root):
+    """Something needs it in the meantime, and makes an entry in it."""
+    _stays_away(ledger, root)
+    ledger.forget()
+    root.mkdir()
+    assert ledger.look() == []
+    (root / "between").touch()
+    assert owners(ledger.look()) == {"between": TWO.id}
+    (root / "between").unlink()
+    root.rmdir()
+
+
+def _is_replaced(ledger, root):
+    """Somebody else puts a directory in its place."""
+    root.mkdir()
+    assert ledger.look() == []
+    root.rmdir()
+
+
+@pytest.mark.parametrize("meanwhile", [_stays_away, _is_made_again, _is_replaced])
+def test_a_root_that_comes_back_holds_what_it_held(ledger, root, tmp_path, unseen, meanwhile):
+    """Who moves the temp directory aside and back has made nothing of what is in it."""
+    ledger.enter(ONE, test=ONE.id)
+    unseen("fifo")
+    (root / "file").touch()
+    assert names(ledger.look()) == ["fifo", "file"]
+    ledger.enter(TWO, test=TWO.id)
+    root.rename(tmp_path / "aside")
+    meanwhile(ledger, root)
+    (tmp_path / "aside").rename(root)
+    unseen("new")
+    assert owners(ledger.look()) == {"new": TWO.id}
+    assert sorted(map(os.path.basename, ledger.paths())) == ["fifo", "file", "new"]
+    (root / "file").rename(root / "moved")
+    assert owners(ledger.look()) == {"moved": ONE.id}
+
+
+def test_what_was_made_before_the_root_moved_keeps_its_line(ledger, root, tmp_path):
+    """Hints wait for the directory to come back."""
+    ledger.enter(ONE, test=ONE.id)
+    (root / "file").touch()
+    root.rename(tmp_path / "aside")
+    _stays_away(ledger, root)
+    ledger.enter(TWO, test=TWO.id)
+    (tmp_path / "aside").rename(root)
+    (entry,) = ledger.look()
+    assert (entry.owner, entry.made_by) == (ONE, "python")
+
+
 def test_many_entries_are_each_found_once(ledger, root):
     """A test that leaves a thousand files has a thousand entries, and a look more finds none."""
     ledger.enter(ONE, test=ONE.id)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 from pathlib import Path
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -307,6 +308,33 @@ def test_the_worker_root_itself_is_no_entry(origins, root):
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{root}/")
     assert origins.hints == {}
+
+
+@pytest.mark.parametrize("library", [tempfile, primitives])
+def test_who_needs_a_root_that_is_gone_has_it_made_again(origins, root, library):
+    """Whatever is temporary finds its place; nothing else asks for it, and nobody in vain."""
+    made = []
+
+    def make_again():
+        made.append(root)
+        root.mkdir()
+
+    origins.make_again = make_again
+    with library.TemporaryDirectory(dir=root), library.NamedTemporaryFile(dir=root):
+        pass
+    assert made == []
+    root.rmdir()
+    with pytest.raises(FileNotFoundError):
+        (root / "x").mkdir()
+    for make in (library.mkdtemp, library.mkstemp, library.NamedTemporaryFile):
+        shutil.rmtree(root, ignore_errors=True)
+        made.clear()
+        thing = make(dir=root)
+        assert made == [root]
+        if make is library.mkstemp:
+            os.close(thing[0])
+        elif make is library.NamedTemporaryFile:
+            thing.close()
 
 
 def test_paths_relative_to_a_descriptor_are_not_guessed(origins, root, monkeypatch):

@@ -133,6 +133,17 @@ def test_a_directory_that_is_gone_is_an_error(watched):
         look.names()
 
 
+def test_another_directory_in_its_place_is_told_once(watched, tmp_path):
+    """What is moved away and replaced is known by its inode."""
+    look = Look(str(watched))
+    look.changed()
+    assert not look.is_another()
+    watched.rename(tmp_path / "aside")
+    watched.mkdir()
+    look.changed()
+    assert [look.is_another(), look.is_another()] == [True, False]
+
+
 def test_a_listing_names_everything_with_its_inode(watched):
     """A listing tells apart what has the same name but is not the same."""
     raw = os.path.join(os.fsencode(watched), b"\xff\n")
