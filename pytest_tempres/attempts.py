@@ -66,6 +66,8 @@ def _look_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -
     look(state, ledger)
     if ledger.detectors:
         _allow(state, current)
+    if ledger.goes_on():
+        _allow_later(ledger, current)
     if ledger.unsent:
         _judge_attempt(state, ledger, current)
 
@@ -75,6 +77,13 @@ def _allow(state: SessionState, current: CurrentTest) -> None:
     patterns = markers.ignored_patterns(current.item)
     if patterns:
         state.allowed[current.item.nodeid] = patterns
+
+
+def _allow_later(ledger: Ledger, current: CurrentTest) -> None:
+    """Note what a test's markers let stay, for what its threads make when it is over."""
+    patterns = markers.ignored_patterns(current.item)
+    if patterns:
+        ledger.allowed[current.item.nodeid] = Ignore(ledger.worker_root, patterns).matches
 
 
 def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:

@@ -45,6 +45,8 @@ def look(
     :param needed: Make it again if it is gone; else it may come back, from where it was moved.
     """
     try:
+        if ledger.origins.threads.error is not None:
+            _warn_of_owner(state, ledger.origins.threads.error)
         try:
             return ledger.look(final=final)
         except PermissionError:
@@ -217,8 +219,12 @@ def _fixture_owner(
     try:
         return _fixture(fixturedef, request, state.ledger)
     except Exception as error:  # noqa: BLE001 -- to name an owner may not fail a test
-        state.warn("owner", f"leaks may be told of the wrong owner: {error!r}", TempresLeakWarning)
+        _warn_of_owner(state, error)
         return None
+
+
+def _warn_of_owner(state: SessionState, error: Exception) -> None:
+    state.warn("owner", f"leaks may be told of the wrong owner: {error!r}", TempresLeakWarning)
 
 
 def _fixture(

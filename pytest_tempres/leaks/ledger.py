@@ -69,6 +69,8 @@ class Ledger:
         self._last_test: Owner | None = None
         self._behind = False
         self._temp = temp
+        #: Whether a test's marker lets a path stay, of tests that something of may go on after.
+        self.allowed: dict[str, Callable[[str], bool]] = {}
         #: Who failed, or was interrupted: what other detectors find of them is evidence.
         self.stumbled: set[Owner] = set()
         #: What a controller is told of entries that somebody may still remove.
@@ -94,12 +96,17 @@ class Ledger:
         running.owner, running.test, running.phase = owner, test, phase
         if owner.kind == "test":
             self._last_test = owner
+            self.origins.threads.release()
         return before
 
     def leave(self, before: State) -> None:
         """Give the floor back to who ran before."""
         running = self.running
         running.owner, running.test, running.phase = before
+
+    def goes_on(self) -> bool:
+        """Whether something may go on that was started by who is over."""
+        return self.origins.threads.going_on()
 
     def look(self, *, final: bool = False) -> list[Entry]:
         """Book what has appeared since the last look.
@@ -112,6 +119,7 @@ class Ledger:
         :raises FileNotFoundError: When the worker root is gone.
         :raises PermissionError: When a test has closed it.
         """
+        self.origins.threads.look()
         for detector in self.detectors:
             detector.look()
         found: list[Entry] = []
@@ -238,9 +246,15 @@ class Ledger:
             hint.phase,
             self.folder.fold(hint.stack),
             made_by="python",
-            ignored=self._ignored(path),
+            ignored=self._may_stay(path, hint.owner, hint.test),
             worker=self._worker,
         )
+
+    def _may_stay(self, path: str, owner: Owner, test: str | None) -> bool:
+        if self._ignored(path):
+            return True
+        allowed = self.allowed.get(test or "") if self.allowed else None
+        return allowed is not None and owner.scope in (None, "function") and allowed(path)
 
     def _outside(self) -> list[Entry]:
         outside, self.origins.outside = self.origins.outside, {}

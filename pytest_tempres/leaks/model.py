@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import os
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "Phase",
     "Running",
     "Status",
+    "Work",
     "entry_from_plain",
     "fingerprint",
     "leak_from_plain",
@@ -64,10 +66,18 @@ class Owner(NamedTuple):
 SESSION = Owner("session", "session")
 
 
+class Work(NamedTuple):
+    """For whom something is done."""
+
+    owner: Owner
+    test: str | None = None
+    phase: Phase | None = None
+
+
 class Running:
     """Who is running right now: written by the hooks, read by the detectors."""
 
-    __slots__ = ("owner", "phase", "test")
+    __slots__ = ("in_thread", "owner", "phase", "test")
 
     def __init__(self) -> None:
         self.owner = SESSION
@@ -75,6 +85,8 @@ class Running:
         self.test: str | None = None
         #: Known for fixtures; for tests pytest's own variable tells it.
         self.phase: Phase | None = None
+        #: Returns for whom the current thread works, if that may be somebody else.
+        self.in_thread: Callable[[], Work | None] = lambda: None
 
 
 class Entry(NamedTuple):

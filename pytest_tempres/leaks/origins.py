@@ -22,7 +22,10 @@ from typing import NamedTuple
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.leaks.threads import EVENTS as _STARTS
+from pytest_tempres.leaks.threads import Threads
 from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
@@ -37,12 +40,15 @@ __all__ = [
     "deactivate",
     "phase_now",
     "stack_here",
+    "work_here",
 ]
 
 #: A code object and a line: what a frame costs least to remember by.
 RawFrame = tuple[CodeType, int]
 
 _DEPTH: Final = 100
+#: So long a thread may take from its hint to its deed.
+_OVERTAKEN_SECONDS: Final = 1.0
 _PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
 #: Where pytest starts to run what others wrote; all that lies further is pytest's own way there.
 _ENTRANCES: Final = (
@@ -121,7 +127,7 @@ _PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
 }
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
 _REMOVALS: Final = frozenset({"os.remove", "os.rmdir"})
-_EVENTS: Final = frozenset({*_PATHS, "subprocess.Popen"})
+_EVENTS: Final = frozenset({*_PATHS, *_STARTS, "subprocess.Popen"})
 
 
 class Origins:
@@ -157,11 +163,29 @@ class Origins:
         self._inside = inside
         self._known = known
         self._running = running
+        self.threads = Threads(running)
+        running.in_thread = self.threads.here
+        #: The last hints of threads whose starter does not run now, and until when each counts.
+        self._unready: dict[str, tuple[Hint, float]] = {}
 
     def forget(self) -> None:
         """Drop the hints that the last look has used."""
         self.hints.clear()
         self.going.clear()
+        if self._unready:
+            self._keep_unready()
+
+    def _keep_unready(self) -> None:
+        """Keep the hints of threads that a look may have overtaken, between the hint and the deed.
+
+        Nobody waits for such a thread, and what it makes must not look like somebody else's.
+        """
+        now = System.monotonic()
+        for name, (hint, until) in list(self._unready.items()):
+            if name in self._known or until < now:
+                self._unready.pop(name, None)
+            else:
+                self.hints[name] = hint
 
     def exclude(self, directory: str) -> None:
         """Take everything below *directory* for somebody else's."""
@@ -179,6 +203,9 @@ class Origins:
                 detector.saw(event, args)
         if event == "subprocess.Popen":
             self.last_command = _command(args)
+            return
+        if event in _STARTS:
+            self.threads.saw(args, work_here(self._running))
             return
         if event not in _PATHS:
             return
@@ -199,6 +226,8 @@ class Origins:
         if event in _REMOVALS:
             if not below and name in self._known:
                 self.going.add(name)
+            if not below:
+                self._unready.pop(name, None)
             return
         if not name or (below and (name in self.hints or name in self._known)):
             return
@@ -210,9 +239,14 @@ class Origins:
             source, deeper = self._name(absolute(args[0]))
             if source and not deeper:
                 hint = self.hints.get(source) or self._hint()
-                self.hints[name] = hint._replace(renamed=hint.renamed or source)
+                self._keep(name, hint._replace(renamed=hint.renamed or source))
                 return
-        self.hints[name] = self._hint()
+        self._keep(name, self._hint())
+
+    def _keep(self, name: str, hint: Hint) -> None:
+        self.hints[name] = hint
+        if hint.owner != self._running.owner:
+            self._unready[name] = hint, System.monotonic() + _OVERTAKEN_SECONDS
 
     def _name(self, path: str) -> tuple[str, bool]:
         """Split *path* into the entry's name and whether it lies below that entry."""
@@ -223,8 +257,7 @@ class Origins:
         return "", False
 
     def _hint(self) -> Hint:
-        running = self._running
-        return Hint(running.owner, running.test, running.phase or phase_now(), stack_here())
+        return Hint(*work_here(self._running), stack_here())
 
 
 _active: Final[list[Origins]] = []
@@ -272,6 +305,14 @@ def absolute(path: Any) -> str:
 def phase_now() -> Phase | None:
     """Return the phase that pytest says the current test is in."""
     return _PHASES.get(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[2])
+
+
+def work_here(running: Running) -> Work:
+    """Return for whom the code that raised the event works: who started its thread, or who runs."""
+    work = running.in_thread()
+    if work is None or (work.owner, work.test) == (running.owner, running.test):
+        return Work(running.owner, running.test, running.phase or phase_now())
+    return work
 
 
 def stack_here() -> tuple[RawFrame, ...]:

@@ -19,8 +19,8 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Hint
-from pytest_tempres.leaks.origins import phase_now
 from pytest_tempres.leaks.origins import stack_here
+from pytest_tempres.leaks.origins import work_here
 from pytest_tempres.leaks.temp_root import measure
 from pytest_tempres.leaks.traces import Trace
 from pytest_tempres.leaks.traces import Traces
@@ -175,8 +175,7 @@ class Watched:
         return note.made if note is not None and note.before is None else None
 
     def _hint(self) -> Hint:
-        running = self._running
-        return Hint(running.owner, running.test, running.phase or phase_now(), stack_here())
+        return Hint(*work_here(self._running), stack_here())
 
     # -- what looks find
 

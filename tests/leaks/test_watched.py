@@ -11,6 +11,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -874,3 +875,23 @@ def test_several_named_directories(top, tmp_path, make):
         (tmp_path / "z").touch()
     found = {"../other/x": ("file", ONE.id), "src/y": ("fifo", ONE.id)}
     assert suite.judged() == found
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no event tells that a thread starts")
+def test_what_a_thread_writes_belongs_to_who_started_it(suite, top):
+    """Also when its starter is over, and another test runs."""
+    go = threading.Event()
+
+    def write():
+        go.wait()
+        (top / "late.txt").write_text("x")
+
+    with suite.run(ONE):
+        thread = threading.Thread(target=write)
+        thread.start()
+        suite.watched.look()
+        suite.running.owner, suite.running.test = TWO, TWO.id
+        go.set()
+        thread.join()
+    assert suite.due(TWO) == {}
+    assert suite.judged() == {"late.txt": ("file", ONE.id)}

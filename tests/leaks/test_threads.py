@@ -1,0 +1,479 @@
+from __future__ import annotations
+
+import _thread
+from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from multiprocessing.pool import ThreadPool
+import os
+from pathlib import Path
+import sys
+import threading
+
+import pytest
+
+from pytest_tempres.leaks import threads as module
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.origins import activate
+from pytest_tempres.leaks.origins import deactivate
+
+ONE = Owner("test", "t.py::one")
+TWO = Owner("test", "t.py::two")
+WIDE = Owner("fixture", "server", "module")
+
+announced = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="before Python 3.12 no event tells that a thread starts"
+)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """The worker root."""
+    path = tmp_path / "main"
+    path.mkdir()
+    return path
+
+
+class Suite:
+    """Runs owners one after the other, with a look before each change as a session has it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ledger = Ledger(
+            str(root),
+            worker="main",
+            rootdir=os.path.dirname(__file__),
+            prefixes=(),
+            inside=(),
+            ignored=lambda path: False,
+        )
+
+    @contextlib.contextmanager
+    def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
+        """Let *owner* run."""
+        self.ledger.look()
+        before = self.ledger.enter(owner, test=test or owner.id, phase="call")
+        try:
+            yield
+        finally:
+            self.ledger.look()
+            self.ledger.leave(before)
+
+    def owners(self) -> dict[str, str]:
+        """Return the owner of each entry by name."""
+        self.ledger.look(final=True)
+        return {os.path.basename(e.path): e.owner.id for e in self.ledger.unsent}
+
+
+@pytest.fixture
+def suite(root) -> Iterator[Suite]:
+    """A suite whose ledger listens."""
+    suite = Suite(root)
+    activate(suite.ledger.origins)
+    yield suite
+    deactivate(suite.ledger.origins)
+
+
+@pytest.fixture
+def waiting(root) -> Callable[[str], tuple[Callable[[], None], Callable[[], None]]]:
+    """Return, for a name, what makes it once it is told to, and what tells it and waits."""
+
+    def waiting(name: str) -> tuple[Callable[[], None], Callable[[], None]]:
+        go, done = threading.Event(), threading.Event()
+
+        def make() -> None:
+            go.wait()
+            (root / name).mkdir()
+            done.set()
+
+        def tell() -> None:
+            go.set()
+            assert done.wait(60)
+
+        return make, tell
+
+    return waiting
+
+
+#: What was asked of threads of the class below.
+asked: list[str] = []
+
+
+class Hostile(threading.Thread):
+    """A thread that nothing may ask for anything."""
+
+    def __getattribute__(self, name):  # noqa: D105
+        asked.append(name)
+        return super().__getattribute__(name)
+
+
+def _ask(name: str) -> Callable[..., object]:
+    def method(self, *args):
+        asked.append(name)
+        return getattr(threading.Thread, name)(self, *args)
+
+    return method
+
+
+for _name in ("__hash__", "__eq__", "__repr__"):
+    setattr(Hostile, _name, _ask(_name))
+
+
+def in_a_timer(make: Callable[[], None]) -> None:
+    """Start *make* as a timer does."""
+    threading.Timer(0, make).start()
+
+
+def in_a_daemon(make: Callable[[], None]) -> None:
+    """Start *make* in a thread that the interpreter does not wait for."""
+    threading.Thread(target=make, daemon=True).start()
+
+
+def in_a_subclass(make: Callable[[], None]) -> None:
+    """Start *make* as the `run` of a class of one's own."""
+    type("Mine", (threading.Thread,), {"run": staticmethod(make)})().start()
+
+
+def in_a_bare_thread(make: Callable[[], None]) -> None:
+    """Start *make* in a thread without an object."""
+    _thread.start_new_thread(make, ())
+
+
+@pytest.mark.parametrize("owner", [ONE, WIDE, SESSION], ids=lambda owner: owner.kind)
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda make: threading.Thread(target=make).start(),
+        in_a_daemon,
+        in_a_timer,
+        in_a_subclass,
+        pytest.param(in_a_bare_thread, marks=announced),
+    ],
+)
+def test_what_a_thread_makes_belongs_to_who_started_it(suite, waiting, start, owner):
+    """Whichever test runs by then: it is not the one to blame."""
+    make, tell = waiting("late")
+    with suite.run(owner, ONE.id):
+        start(make)
+    with suite.run(TWO):
+        tell()
+    assert suite.owners() == {"late": owner.id}
+    (entry,) = suite.ledger.unsent
+    assert (entry.test, entry.phase, entry.made_by) == (ONE.id, "call", "python")
+    assert entry.origin[-1].function == "make"
+
+
+def test_a_thread_of_the_running_owner_has_its_phase(suite, waiting):
+    """Who goes on while his thread works is in the phase that he is in by then."""
+    make, tell = waiting("late")
+    with suite.run(ONE):
+        threading.Thread(target=make).start()
+        suite.ledger.running.phase = "teardown"
+        tell()
+    assert suite.owners() == {"late": ONE.id}
+    assert suite.ledger.unsent[0].phase == "teardown"
+
+
+@announced
+def test_a_thread_passes_its_owner_on(suite, waiting):
+    """What a thread starts is of the same owner, however late."""
+    make, tell = waiting("late")
+    go = threading.Event()
+
+    def start():
+        go.wait()
+        inner = threading.Thread(target=make)
+        inner.start()
+        inner.join()
+
+    with suite.run(ONE):
+        threading.Thread(target=start).start()
+    with suite.run(TWO):
+        go.set()
+        tell()
+    assert suite.owners() == {"late": ONE.id}
+
+
+def test_nothing_of_a_thread_is_asked(suite, waiting):
+    """Its class may define whatever it likes: none of that runs in an audit hook."""
+    make, tell = waiting("late")
+    thread = Hostile(target=make)
+    with suite.run(ONE):
+        thread.start()
+        asked.clear()
+    with suite.run(TWO):
+        tell()
+    thread.join()
+    # `threading` itself reads what it needs.
+    assert not {"__class__", "__dict__", "__eq__", "__hash__", "__repr__"} & set(asked)
+    assert suite.owners() == {"late": ONE.id}
+    assert suite.ledger.origins.threads.error is None
+
+
+@announced
+def test_the_start_of_a_thread_asks_nothing_of_it(suite):
+    """The event carries a bound method, and only the real type of one is trusted."""
+
+    class Pretender:
+        @property
+        def __self__(self):
+            raise AssertionError
+
+        @property
+        def __code__(self):
+            raise AssertionError
+
+    bootstrap = Hostile()._bootstrap
+    asked.clear()
+    for function in (Pretender(), Pretender, bootstrap, None, len):
+        for event in module.EVENTS:
+            sys.audit(event, function, (), {})
+    assert asked == []
+    assert suite.ledger.origins.threads.error is None
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ThreadPool])
+def test_a_pool_works_for_whoever_gives_it_work(suite, root, pool):
+    """A worker that a session's pool starts in one test serves all others."""
+    call = (lambda p, *args: p.submit(*args).result()) if pool is ThreadPoolExecutor else None
+    call = call or (lambda p, function, *args: p.apply(function, args))
+    with suite.run(SESSION):
+        workers = pool(1)
+    with suite.run(ONE):
+        call(workers, os.mkdir, root / "one")
+    with suite.run(TWO):
+        call(workers, os.mkdir, root / "two")
+    getattr(workers, "shutdown", getattr(workers, "terminate", None))()
+    assert suite.owners() == {"one": ONE.id, "two": TWO.id}
+
+
+def test_a_thread_that_runs_tests_works_for_them(suite, root):
+    """A host may run all of pytest in a thread of its own."""
+
+    def run():
+        with suite.run(ONE):
+            (root / "x").mkdir()
+
+    with suite.run(SESSION):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert suite.owners() == {"x": ONE.id}
+
+
+@announced
+def test_code_that_several_start_bare_names_none_of_them(suite, waiting):
+    """Without an object only the code is known, and two owners may start the same."""
+    make, tell = waiting("late")
+    go = threading.Event()
+
+    def work(then):
+        go.wait()
+        then()
+
+    with suite.run(ONE):
+        _thread.start_new_thread(work, (lambda: None,))
+    with suite.run(WIDE, TWO.id):
+        _thread.start_new_thread(work, (make,))
+        go.set()
+        tell()
+    assert suite.owners() == {"late": WIDE.id}
+
+
+def test_threads_that_are_gone_are_forgotten(suite):
+    """The record of a thread goes with its object, and the next of its `id` is another."""
+    with suite.run(ONE):
+        for _ in range(50):
+            thread = threading.Thread(target=lambda: None)
+            thread.start()
+            thread.join()
+        del thread
+    assert not suite.ledger.goes_on()
+
+
+def test_a_thread_stopped_between_hint_and_deed_keeps_its_hint(suite, root):
+    """The event may come just before a look, and the directory just after it."""
+    paused, go = threading.Event(), threading.Event()
+    told = threading.Event()
+
+    def announce():
+        go.wait()
+        # As `os.mkdir` does, before it lets go of the interpreter.
+        sys.audit("os.mkdir", str(root / "late"), 0o777, -1)
+        told.set()
+        paused.wait()
+
+    with suite.run(ONE):
+        thread = threading.Thread(target=announce)
+        thread.start()
+    with suite.run(TWO):
+        go.set()
+        told.wait()
+    deactivate(suite.ledger.origins)
+    with suite.run(WIDE):
+        (root / "late").mkdir()
+    paused.set()
+    thread.join()
+    assert suite.owners() == {"late": ONE.id}
+
+
+def test_an_error_of_ours_reaches_nobody(suite, root, monkeypatch):
+    """Whatever goes wrong is kept to be told of, and the owner is who is running."""
+
+    def broken(*args):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(module, "_is_of_pool", broken)
+    monkeypatch.setattr(module.Threads, "_here", broken)
+    suite.ledger.origins.threads._started[0] = module._Started(lambda: None, None)
+    with suite.run(ONE):
+        thread = threading.Thread(target=(root / "x").mkdir)
+        thread.start()
+        thread.join()
+    assert suite.owners() == {"x": ONE.id}
+    assert repr(suite.ledger.origins.threads.error) == "RuntimeError('boom')"
+
+
+# -- what is seen from outside
+
+SOURCE = """
+    from concurrent.futures import ThreadPoolExecutor
+    import tempfile, threading
+    import pytest
+
+    go, threads = threading.Event(), []
+
+    def make(prefix):
+        go.wait()
+        tempfile.mkdtemp(prefix=prefix)
+
+    def start(kind, prefix, **options):
+        threads.append(kind(target=make, args=(prefix,), **options))
+        threads[-1].start()
+
+    class Hostile(threading.Thread):
+        def __hash__(self): raise RuntimeError("hash")
+        def __eq__(self, other): raise RuntimeError("eq")
+
+    start(threading.Thread, "import-")
+
+    @pytest.fixture(scope="module")
+    def server():
+        start(threading.Thread, "server-")
+
+    @pytest.fixture(scope="session")
+    def pool():
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+
+    def test_starts(server, pool):
+        start(threading.Thread, "plain-")
+        start(threading.Thread, "daemon-", daemon=True)
+        threads.append(threading.Timer(0, make, ("timer-",)))
+        threads[-1].start()
+        pool.submit(len, ()).result()
+
+    def test_other(pool):
+        go.set()
+        for thread in threads:
+            thread.join()
+
+    def test_asks(pool):
+        pool.submit(tempfile.mkdtemp, prefix="pool-").result()
+"""
+
+
+@pytest.mark.parametrize("mode", ["report", "strict"])
+def test_no_test_is_blamed_for_the_threads_of_another(pytester, told, mode, nothing_left):
+    """Tests, fixtures and imports own what their threads make, also when they are over."""
+    pytester.makepyfile(test_it=SOURCE)
+    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
+    owners = {
+        os.path.basename(leak["path"]).partition("-")[0]: (leak["owner"]["id"], leak["status"])
+        for leak in report["leaks"]
+    }
+    assert owners == {
+        "import": ("test_it.py", "leak"),
+        "server": ("server", "leak"),
+        **dict.fromkeys(("plain", "daemon", "timer"), ("test_it.py::test_starts", "leak")),
+        "pool": ("test_it.py::test_asks", "leak"),
+    }
+    strict = mode == "strict"
+    result.assert_outcomes(passed=3, errors=1 if strict else 0)
+    assert result.ret == (1 if strict else 0)
+    nothing_left()
+
+
+def test_what_a_failed_test_or_a_marker_covers(pytester, report):
+    """A thread's late work is evidence when its test failed, and may stay if the marker says so."""
+    pytester.makepyfile(
+        test_it="""
+        import tempfile, threading
+        import pytest
+
+        go, threads = threading.Event(), []
+
+        def start(prefix):
+            def make():
+                go.wait()
+                tempfile.mkdtemp(prefix=prefix)
+            threads.append(threading.Thread(target=make))
+            threads[-1].start()
+
+        def test_failed():
+            start("failed-")
+            raise RuntimeError
+
+        @pytest.mark.tempres_ignore("allowed-*")
+        def test_allowed():
+            start("allowed-")
+            start("other-")
+
+        def test_last():
+            go.set()
+            for thread in threads:
+                thread.join()
+        """
+    )
+    statuses = {
+        os.path.basename(leak["path"]).partition("-")[0]: (leak["owner"]["id"], leak["status"])
+        for leak in report("--dist=loadfile")["leaks"]
+    }
+    assert statuses == {
+        "failed": ("test_it.py::test_failed", "failed-test"),
+        "other": ("test_it.py::test_allowed", "leak"),
+    }
+
+
+def test_an_error_of_ours_is_one_warning(pytester, run_plain):
+    """The tests pass, and the report says once that it may name the wrong owner."""
+    pytester.makeconftest(
+        """
+        from pytest_tempres.leaks import threads
+
+        def broken(thread):
+            raise RuntimeError("boom")
+
+        threads._is_of_pool = broken
+        """
+    )
+    pytester.makepyfile(
+        """
+        import threading
+
+        def test_one():
+            thread = threading.Thread(target=len, args=((),))
+            thread.start()
+            thread.join()
+
+        test_two = test_one
+        """
+    )
+    result = run_plain()
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(
+        ["*TempresLeakWarning: leaks may be told of the wrong owner: *boom*"]
+    )
