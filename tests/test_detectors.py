@@ -192,6 +192,41 @@ def test_fds_and_strict_mode(pytester, run):
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_opens*", "*left 1 descriptor*"])
 
 
+@needs_fds
+def test_fds_of_libraries_are_nobodys(pytester, told):
+    """Whoever is first to use `ctypes` or TLS is blamed for nothing that these keep open."""
+    pytester.makepyfile(
+        """
+        import os
+        from pathlib import Path
+        HELD = []
+
+        def test_uses_ctypes():
+            import ctypes
+            back = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 7)
+            assert back() == 7
+            HELD.append(back)
+
+        def test_uses_tls():
+            import ssl
+            ssl.create_default_context()
+            ssl.RAND_bytes(8)
+
+        def test_first_use_of_a_library():
+            import ctypes
+            Path("libffi.so.8").touch()
+            for path in (b"libffi.so.8", b"/dev/urandom"):
+                assert ctypes.CDLL(None).open(path, os.O_RDONLY) > 2
+
+        def test_reads(): HELD.append(open("/dev/urandom", "rb"))
+        """
+    )
+    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    (leak,) = report["leaks"]
+    assert leak["owner"]["id"].endswith("::test_reads")
+    assert leak["path"].endswith("/dev/urandom")
+
+
 def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypatch):
     """The detector is refused before any test, with what to do."""
     monkeypatch.setattr(descriptors, "unsupported", lambda: "no list of them")

@@ -27,7 +27,7 @@ from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import RawFrame
 from pytest_tempres.primitives._system import System
 
-__all__ = ["SHIPPED", "Descriptors", "unsupported"]
+__all__ = ["LIBRARIES", "SHIPPED", "Descriptors", "unsupported"]
 
 # Captured because tests replace these functions, and the clock with them.
 
@@ -48,23 +48,56 @@ SHIPPED: Final = (
     "/etc/pki/*",
     "/private/etc/ssl/*",
     "/usr/share/ca-certificates/*",
-    # Opened once for a process, by libraries for their random numbers.
-    "/dev/random",
-    "/dev/urandom",
     # Terminals belong to the person in front of them; a master that leaks is still reported.
     "/dev/console",
     "/dev/tty*",
     "/dev/pts/*",
-    # The drivers of graphics cards are opened once for a process.
-    "/dev/dri/*",
-    "/dev/nvidia*",
     # A session of this plugin in the same process holds it until the process ends.
     "*/tempres-????????/.lock",
     "*/tempres-????????/.kept.jsonl",
     # Coverage measures to the end.
     "*/.coverage*",
 )
+
+#: What libraries written in C open once for a process, when a test first uses them, and keep.
+#: What Python opened, which says so, is not meant. Patterns of paths and of words.
+LIBRARIES: Final = (
+    # Random numbers.
+    "/dev/random",
+    "/dev/urandom",
+    # A library may hold itself: libffi does, for what calls back from C.
+    "*.so",
+    "*.so.[0-9]*",
+    "*.dylib",
+    "memfd libffi*",
+    # Graphics cards and other accelerators, and the networks between them.
+    "/dev/accel*",
+    "/dev/dri/*",
+    "/dev/dxg",
+    "/dev/infiniband/*",
+    "/dev/kfd",
+    "/dev/nvhost*",
+    "/dev/nvidia*",
+    "/dev/nvmap",
+    "/dmabuf:*",
+    "memfd /.nvidia*",
+    "sync_file",
+    # What the machine is like: processors, memory, limits.
+    "/proc/*",
+    "/sys/*",
+    # Names of hosts and users.
+    "/run/nscd/*",
+    "/var/cache/nscd/*",
+    "/var/lib/sss/*",
+    "AF_NETLINK socket",
+    "Unix socket to /run/nscd/*",
+    "Unix socket to /run/samba/winbindd/*",
+    "Unix socket to /run/systemd/*",
+    "Unix socket to /var/lib/sss/*",
+    "Unix socket to /var/run/nscd/*",
+)
 _shipped: Final = Ignore("", SHIPPED).matches
+_libraries: Final = Ignore("", LIBRARIES).matches
 
 #: How long to wait for what threads and children are about to close, in seconds.
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -119,6 +152,8 @@ class Descriptors:
         self._openings = Openings(running)
         self._known = fd_names.identities(()) or {}
         self._entries: dict[int, Entry] = {}
+        #: What Python opened for certain: of the others a library may be the maker.
+        self._announced: set[int] = set()
 
     def saw(self, event: str, args: tuple[Any, ...]) -> None:
         """Note what *event* announces."""
@@ -149,8 +184,12 @@ class Descriptors:
     def _book(self, numbers: Iterable[int], matches: Matches) -> None:
         for number in sorted(numbers, reverse=True):
             self._entries.pop(number, None)
+            self._announced.discard(number)
             target = fd_names.target(number)
-            hint = matches.hint(number, target)
+            hint = matches.announced(number, target)
+            if hint is not None:
+                self._announced.add(number)
+            hint = hint or matches.guessed(number, target)
             entry = self._entry(target, hint)
             if not self._is_nobodys(entry, hint):
                 self._entries[number] = entry
@@ -225,12 +264,19 @@ class Descriptors:
             if number in kept or fd_names.identity(number) != self._known.get(number):
                 continue
             description = fd_names.describe(number)
-            if description is not None and not self._may_stay(description.target):
+            if description is not None and not self._may_stay(
+                description.target, announced=number in self._announced
+            ):
                 found[number] = description
         return found
 
-    def _may_stay(self, target: str) -> bool:
-        return _shipped(target) or self._ignored(target)
+    def _may_stay(self, target: str, *, announced: bool = False) -> bool:
+        """Whether what leads to *target* is nobody's to close.
+
+        :param announced: Whether Python opened it, and not a library for itself.
+        """
+        kept = _shipped(target) or (not announced and _libraries(target))
+        return kept or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
         shown = f"fd {number}: {found.text}"

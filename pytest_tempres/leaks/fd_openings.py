@@ -134,16 +134,30 @@ class Matches:
         self._openings = openings
         self._folder = folder
 
-    def hint(self, number: int, target: str) -> Hint | None:
+    def announced(self, number: int, target: str) -> Hint | None:
         """Return what was announced of *number*, which leads to *target*."""
         if os.path.isabs(target):
-            return self._file(number, target) or self._wrapped(number)
-        hint = self._socket(number) or self._wrapped(number)
+            return self._file(number, target)
+        return self._socket(number)
+
+    def guessed(self, number: int, target: str) -> Hint | None:
+        """Return what was announced of something that may have been *number*."""
+        noted = self._of_path(target) if os.path.isabs(target) else None
+        hint = noted[-1].hint if noted else self._wrapped(number)
         if hint is None and target.startswith("socket:"):
             return self._detached()
         return hint
 
     def _file(self, number: int, target: str) -> Hint | None:
+        noted = self._of_path(target)
+        flags = fd_names.mode(number) & _KEPT
+        fitting = [each for each in noted if each.flags is None or each.flags & _KEPT == flags]
+        # A duplicate has none of its own.
+        if len(fitting) > 1:
+            noted.remove(fitting[-1])
+        return fitting[-1].hint if fitting else None
+
+    def _of_path(self, target: str) -> list[_Opening]:
         target = target.removesuffix(fd_names.DELETED)
         noted = self._paths.get(target) or self._real_paths.get(target)
         if not noted:
@@ -151,15 +165,7 @@ class Matches:
             directory = os.path.dirname(target)
             within = self._paths.get(directory) or self._real_paths.get(directory) or ()
             noted = [each for each in within if (each.flags or 0) & _UNNAMED == _UNNAMED != 0]
-        if not noted:
-            return None
-        flags = fd_names.mode(number) & _KEPT
-        fitting = [each for each in noted if each.flags is None or each.flags & _KEPT == flags]
-        found = (fitting or noted)[-1]
-        # A duplicate has none of its own.
-        if len(fitting) > 1:
-            noted.remove(found)
-        return found.hint
+        return noted
 
     @functools.cached_property
     def _paths(self) -> dict[str, list[_Opening]]:

@@ -854,6 +854,14 @@ def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, 
         "/etc/ssl/certs/ca-certificates.crt",
         "/dev/urandom",
         "/dev/random",
+        "/dev/nvidiactl",
+        "/usr/lib/x86_64-linux-gnu/libffi.so.8.5.0",
+        "/opt/lib/libblas.so",
+        "/proc/driver/nvidia/params",
+        "/sys/devices/system/cpu/possible",
+        "memfd libffi",
+        "AF_NETLINK socket",
+        "Unix socket to /var/run/nscd/socket",
         "/dev/tty",
         "/dev/pts/7",
         "/tmp/tempres-a1b2c3d4/.lock",
@@ -869,12 +877,76 @@ def test_shipped_exceptions(suite, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["/home/me/project/a.py", "/x/site-packages/a/data.json", "/dev/null", "/dev/ptmx", "pipe"],
+    [
+        *("/home/me/project/a.py", "/x/site-packages/a/data.json", "/dev/null", "/dev/ptmx"),
+        *(
+            "pipe",
+            "/home/me/a.so.conf",
+            "memfd cache",
+            "eventfd",
+            "epoll",
+            "/procs/x",
+            "TCP socket",
+        ),
+        *("Unix socket to /run/docker.sock", "Unix socket to /var/run/postgresql/.s.PGSQL.5432"),
+    ],
 )
 def test_no_exception_is_wider_than_meant(suite, path):
     """Data, devices and a project's own sources are closed by whoever opened them."""
     assert not suite.detector._may_stay(path)
     assert suite.asked == [path]
+
+
+@pytest.fixture
+def library(tmp_path) -> Path:
+    """A shared library, under a link by which programs know it."""
+    (tmp_path / "libffi.so.8.5.0").write_bytes(b"\x7fELF")
+    (tmp_path / "libffi.so.8").symlink_to("libffi.so.8.5.0")
+    return tmp_path / "libffi.so.8"
+
+
+def test_what_a_library_opens_for_itself_is_nobodys(suite, library, keep, pauses):
+    """It is opened at the first use, in silence, and kept: the first user has nothing to close."""
+    with suite.run():
+        library.write_bytes(b"made by Python, and closed")
+        for path in (library, "/dev/urandom", "/dev/random"):
+            keep(_native("open", os.fsencode(path), os.O_RDONLY))
+    assert suite.detector.due(ONE.id) == suite.detector.judge() == []
+    assert pauses == []
+
+
+@pytest.mark.parametrize("opened", [os.open, open], ids=["os", "io"])
+def test_what_python_opens_of_the_same_kind_is_a_leak(suite, library, keep, opened):
+    """Who reads random numbers or a library in Python closes what was opened for it."""
+    how = os.O_RDONLY if opened is os.open else "rb"
+    with suite.run():
+        for path in (str(library), "/dev/urandom"):
+            keep(opened(path, how))
+    leaks = suite.detector.judge()
+    assert sorted(texts(leaks)) == [f"{library}.5.0", "character device /dev/urandom"]
+    assert {leak.entry.made_by for leak in leaks} == {"python"}
+
+
+def test_a_number_that_python_used_before_makes_no_opener(suite, library, keep):
+    """A library may be given the number of a pipe that Python has read and closed."""
+    with suite.run():
+        reading, writing = os.pipe()
+        os.close(writing)
+        os.fdopen(reading).close()
+        assert keep(_native("open", os.fsencode(library), os.O_RDONLY)) == reading
+    assert suite.detector.judge() == []
+
+
+@on_linux
+def test_a_library_that_asks_the_kernel_is_nobodys(suite, keep):
+    """Resolvers and network libraries keep sockets of a kind that Python announces."""
+    netlink = (int(socket.AF_NETLINK), socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with suite.run():
+        keep(_native("socket", *netlink))
+    assert suite.detector.judge() == []
+    with suite.run():
+        keep(socket.socket(*netlink))
+    assert texts(suite.detector.judge()) == ["AF_NETLINK socket"]
 
 
 @pytest.mark.parametrize("patterns", [("read end of a pipe", "/dev/null")])
