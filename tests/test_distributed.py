@@ -313,7 +313,7 @@ def root_of(tmp_path):
         if kind == "kept":
             kept = os.path.join(root.add_worker("main", 0o700).given, "kept")
             os.mkdir(kept)
-            write_index(root.path, [Kept("t", kept, "failed", "main")])
+            write_index(root, [Kept("t", kept, "failed", "main")])
         if kind != "live":
             root.release()
         return root.path

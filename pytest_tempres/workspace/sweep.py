@@ -150,15 +150,14 @@ class _Sweep:
             self._clear(remains, stays=True)
 
     def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
-        ended = [
-            remains
-            for remains in map(self._look_at, self._candidates(parent))
-            if remains is not None
-            and remains.rootdir == rootdir
-            and remains.has_index
-            and not os.path.lexists(os.path.join(remains.path, JOURNAL))
-            and any(map(os.path.lexists, remains.named))
-        ]
+        ended: list[Remains] = []
+        for path in self._candidates(parent):
+            # Whoever is not among the last of those looked at is not among the last of all.
+            if self._is_over(0.5):
+                break
+            remains = self._look_at(path)
+            if remains is not None and remains.rootdir == rootdir and _has_ended(remains):
+                ended.append(remains)
         ended.sort(key=lambda each: (each.ended, each.run), reverse=True)
         recent = list(dict.fromkeys(each.run for each in ended))[:keep_sessions]
         for remains in ended:
@@ -280,6 +279,15 @@ def _is_as_it_was(before: Remains, now: Remains) -> bool:
     One that ended since is younger than those that seemed to be younger: they may be gone.
     """
     return now.named <= before.named and now.ended == before.ended
+
+
+def _has_ended(remains: Remains) -> bool:
+    """Whether a session that kept something, which is still there, has come to its very end."""
+    return (
+        remains.has_index
+        and not os.path.lexists(os.path.join(remains.path, JOURNAL))
+        and any(map(os.path.lexists, remains.named))
+    )
 
 
 def _is_dead(path: str) -> bool:

@@ -11,9 +11,7 @@ import warnings
 import pytest
 
 from pytest_tempres.workspace import journal
-from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import sweep as module
-from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import create
@@ -32,7 +30,7 @@ class Session:
         os.mkdir(kept)
         self.journal = journal.Journal()
         self.journal.add(self.root, "t", [kept])
-        write_index(self.root.path, [Kept("t", kept, "failed", "main")], rootdir=rootdir)
+        write_index(self.root, [Kept("t", kept, "failed", "main")], rootdir=rootdir)
 
     def sweep(self, keep: int) -> None:
         """Sweep as a session does after its report."""
@@ -81,14 +79,14 @@ def before_the_lock(monkeypatch) -> Callable[[Session, Callable[[], object]], No
     """Do something at the moment at which the lock of a session is about to be asked for."""
 
     def before_the_lock(session: Session, deed: Callable[[], object]) -> None:
-        take, done = lock.take, []
+        take, done = module.take, []
 
         def take_late(path):
-            if path == os.path.join(session.root.path, LOCK) and not done:
+            if path == session.root.path and not done:
                 done.append(deed())
             return take(path)
 
-        monkeypatch.setattr(lock, "take", take_late)
+        monkeypatch.setattr(module, "take", take_late)
 
     return before_the_lock
 
@@ -115,9 +113,9 @@ def test_a_session_that_has_nothing_to_lose_is_not_locked(begin, monkeypatch):
     kept, other = begin(), begin("/other")
     kept.end()
     asked = []
-    monkeypatch.setattr(lock, "take", asked.append)
+    monkeypatch.setattr(module, "take", asked.append)
     other.sweep(3)
-    assert os.path.join(kept.root.path, LOCK) not in asked
+    assert kept.root.path not in asked
 
 
 # -- many processes at once

@@ -603,6 +603,24 @@ def test_without_time_nothing_is_swept_and_nothing_is_held(dead, sweep, monkeypa
         assert not any(root.exists() for root in roots)
 
 
+def test_files_are_read_within_the_time_too(dead, place, monkeypatch):
+    """However many sessions there are, and however long it takes to read what they say."""
+    for _ in range(9):
+        dead("main.d/t")
+    read, now = [], [0.0]
+    real = module.read
+
+    def slow(*args):
+        read.append(args)
+        now[0] += 1
+        return real(*args)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "read", slow)
+    module.retire(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
+    assert 2 <= len(read) < 9
+
+
 def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, reclaim):
     """Not even one dead directory of very many files holds up the end of a session for long."""
     root = dead()
