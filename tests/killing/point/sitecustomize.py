@@ -3,7 +3,7 @@
 Python imports this at its start wherever the directory is on the path, and
 `KILLING_PLAN` says what to do. A point is a deed on the file system that
 pytest-tempres is about to do, seen through its audit event: the event comes
-before the deed, so between two points lies one deed.
+before the deed, so between two points lies one deed. After a write there is one too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _SWEEP = "pytest_tempres.workspace.sweep"
 _EVENTS = frozenset(
     (
         *("open", "os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.chmod"),
-        *("os.scandir", "os.listdir", "fcntl.flock"),
+        *("os.scandir", "os.listdir", "os.utime", "fcntl.flock"),
+        *("before os.write", "after os.write"),
     )
 )
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -98,6 +99,20 @@ def _start() -> None:
     # The controller's children are workers, and theirs are nobody.
     os.environ["KILLING_ROLE"] = "worker" if role == "controller" else "nobody"
     sys.addaudithook(_Watch(json.loads(plan), role))
+    _announce_writes()
+
+
+def _announce_writes() -> None:
+    """Raise the events that Python has not: what is half written is a state of its own."""
+    write = os.write
+
+    def announced(fd: int, data: bytes) -> int:
+        sys.audit("before os.write", fd)
+        written = write(fd, data)
+        sys.audit("after os.write", fd)
+        return written
+
+    os.write = announced
 
 
 _start()
