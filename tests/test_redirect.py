@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import getpass
 import os
 from pathlib import Path
+import pickle
 import stat
 import sys
 import tempfile
@@ -79,6 +81,121 @@ def test_temp_location_is_restored(pytester, run_here, monkeypatch, conftest, ar
     assert ("[100%]" in result.stdout.str()) is passed
     monkeypatch.setenv("TEMP", "/elsewhere")
     assert location() == before
+
+
+AS_THE_ORIGINAL = """
+import atexit, copy, functools, inspect, pickle, pydoc, types
+from unittest import mock
+import pytest
+
+# The original, which nobody has replaced: a second module has functions of its own.
+spec = atexit.__spec__
+fresh = spec.loader.create_module(spec)
+spec.loader.exec_module(fresh)
+names = pytest.mark.parametrize("name", ["register", "unregister"])
+
+def signature(function):
+    try:
+        return inspect.signature(function)
+    except ValueError as error:
+        return str(error).partition(" 0x")[0]
+
+@names
+def test_what_it_says_of_itself(name):
+    ours, original = getattr(atexit, name), getattr(fresh, name)
+    assert type(ours) is not type(original), "nothing stands in its place"
+    for each in ("__module__", "__name__", "__qualname__", "__doc__", "__text_signature__"):
+        assert getattr(ours, each) == getattr(original, each)
+    assert signature(ours) == signature(original)
+    assert ours.__self__ is atexit
+    assert isinstance(ours, types.BuiltinFunctionType) and inspect.isbuiltin(ours)
+    assert inspect.getmodule(ours) is atexit
+    assert repr(ours) == repr(original)
+    assert dir(ours) == dir(original)
+    assert pydoc.render_doc(ours) == pydoc.render_doc(original)
+    assert functools.wraps(ours)(lambda: None).__name__ == name
+
+@names
+def test_copies(name):
+    ours = getattr(atexit, name)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(ours, protocol)) is ours
+        assert pickle._loads(pickle._dumps(ours, protocol)) is ours
+    assert copy.copy(ours) is ours
+    assert copy.deepcopy([ours])[0] is ours
+    assert ours == ours and hash(ours) == hash(ours) and ours in {ours: 1}
+    assert ours != getattr(fresh, name) and ours != None
+
+@names
+def test_patches(name, monkeypatch):
+    ours = getattr(atexit, name)
+    for options in ({}, {"autospec": True}, {"spec": True}):
+        with mock.patch(f"atexit.{name}", **options) as replaced:
+            getattr(atexit, name)(len)
+            replaced.assert_called_once_with(len)
+        assert getattr(atexit, name) is ours
+    with monkeypatch.context() as patch:
+        patch.setattr(f"atexit.{name}", len)
+        assert getattr(atexit, name) is len
+    assert getattr(atexit, name) is ours
+
+def test_use():
+    @atexit.register
+    def function(): pass
+    assert callable(function)
+    assert atexit.register(function, 1, a=2) is function
+    assert atexit.unregister(function) is None
+
+    class Holder:
+        register = atexit.register
+
+    assert Holder().register(function) is function, "it is bound to nothing"
+    atexit.unregister(function)
+
+@names
+@pytest.mark.parametrize("args, kwargs", [((), {}), ((), {"func": len}), ((1,), {}), ((1, 2), {})])
+def test_misuse(name, args, kwargs):
+    seen = []
+    for function in (getattr(atexit, name), getattr(fresh, name)):
+        try:
+            seen.append(function(*args, **kwargs))
+        except TypeError as error:
+            seen.append(str(error))
+    assert seen[0] == seen[1]
+"""
+
+
+def test_what_stands_in_for_a_function_is_like_it(pytester, run):
+    """A test that looks at, copies, patches or uses `atexit.register` sees the original."""
+    pytester.makepyfile(AS_THE_ORIGINAL)
+    result = run("-W", "error")
+    result.assert_outcomes(passed=15)
+
+
+def test_what_stands_in_for_a_function_is_that_function_in_the_end(pytester, run_here):
+    """A test, or what it has imported, may keep it longer than the session lives."""
+    pytester.makepyfile(
+        """
+        import atexit
+
+        def test_it():
+            atexit.kept_by_test = atexit.register, atexit.unregister
+        """
+    )
+    before = atexit.register, atexit.unregister
+    run_here().assert_outcomes(passed=1)
+    kept = atexit.__dict__.pop("kept_by_test")
+    assert kept == before
+    assert kept[0] is not before[0]
+    for ours, original in zip(kept, before, strict=True):
+        assert pickle.loads(pickle.dumps(ours)) is original
+        assert copy.copy(ours) is copy.deepcopy(ours) is original
+    called = []
+    register, unregister = kept
+    assert register(called.append) == called.append
+    unregister(called.append)
+    # What it leads to: nothing of the session is left behind it.
+    assert vars(register)["_deed"] is before[0]
 
 
 def test_tests_that_change_the_location_are_undone(pytester, run_here):

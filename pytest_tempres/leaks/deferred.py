@@ -42,7 +42,7 @@ class ExitCallbacks:
     :param unregister: The function that really unregisters.
     """
 
-    def __init__(self, register: Callable[..., Any], unregister: Callable[[Any], object]) -> None:
+    def __init__(self, register: Callable[..., Any], unregister: Callable[..., object]) -> None:
         self._register = register
         self._unregister = unregister
         self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
@@ -52,16 +52,16 @@ class ExitCallbacks:
         """Take it that nobody removes *directory*, since the process needs it to the end."""
         self._standing |= parents(directory)
 
-    def register(self, func: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Register *func* as `atexit.register` does."""
-        result = self._register(func, *args, **kwargs)
-        self._callbacks.append((func, (*args, *kwargs.values())))
+    def register(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Register the first of *args* as `atexit.register` does, which refuses what is wrong."""
+        result = self._register(*args, **kwargs)
+        self._callbacks.append((args[0], (*args[1:], *kwargs.values())))
         return result
 
-    def unregister(self, func: Any, /) -> None:
-        """Unregister *func* as `atexit.unregister` does."""
-        self._unregister(func)
-        self._callbacks = [each for each in self._callbacks if each[0] != func]
+    def unregister(self, /, *args: Any, **kwargs: Any) -> None:
+        """Unregister the one of *args* as `atexit.unregister` does."""
+        self._unregister(*args, **kwargs)
+        self._callbacks = [each for each in self._callbacks if each[0] != args[0]]
 
     def pending(self, folder: Folder) -> bool:
         """Whether a callback of the code under test waits for the end.
