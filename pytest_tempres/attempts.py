@@ -66,7 +66,7 @@ def _look_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -
     look(state, ledger)
     if ledger.detectors:
         _allow(state, current)
-    if ledger.goes_on():
+    if ledger.origins.goes_on():
         _allow_later(ledger, current)
     if ledger.unsent:
         _judge_attempt(state, ledger, current)

@@ -45,8 +45,8 @@ def look(
     :param needed: Make it again if it is gone; else it may come back, from where it was moved.
     """
     try:
-        if ledger.origins.threads.error is not None:
-            _warn_of_owner(state, ledger.origins.threads.error)
+        if ledger.origins.error is not None:
+            _warn_of_owner(state, ledger.origins.error)
         try:
             return ledger.look(final=final)
         except PermissionError:

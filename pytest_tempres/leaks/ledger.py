@@ -6,16 +6,19 @@ from collections.abc import Callable
 from collections.abc import Iterable
 import os
 from typing import TYPE_CHECKING
+from typing import Final
 
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.temp_root import Look
 from pytest_tempres.leaks.temp_root import identity
+from pytest_tempres.leaks.temp_root import is_announced
 from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ __all__ = ["Ledger", "State"]
 
 #: What :meth:`Ledger.enter` returns and :meth:`Ledger.leave` takes.
 State = tuple[Owner, str | None, Phase | None]
+
+#: SQLite makes these beside a database, and no event tells of it.
+_BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
 
 
 class Ledger:
@@ -104,10 +110,6 @@ class Ledger:
         running = self.running
         running.owner, running.test, running.phase = before
 
-    def goes_on(self) -> bool:
-        """Whether something may go on that was started by who is over."""
-        return self.origins.threads.going_on()
-
     def look(self, *, final: bool = False) -> list[Entry]:
         """Book what has appeared since the last look.
 
@@ -122,6 +124,12 @@ class Ledger:
         self.origins.threads.look()
         for detector in self.detectors:
             detector.look()
+        found = self._find(final=final)
+        # Who runs next has nothing to do with what has ended by now.
+        self.origins.processes.look()
+        return found
+
+    def _find(self, *, final: bool) -> list[Entry]:
         found: list[Entry] = []
         if not self._temp:
             self.origins.outside.clear()
@@ -225,18 +233,29 @@ class Ledger:
                 return self._entries[source]._replace(path=path)
             return self._from_hint(path, hint)
         running = self.running
-        owner, test, phase = running.owner, running.test, running.phase
+        work = Work(running.owner, running.test, running.phase)
         if self._behind and self._last_test is not None:
-            owner, test, phase = self._last_test, self._last_test.id, None
+            work = Work(self._last_test, self._last_test.id)
+        processes = self.origins.processes
+        started_one = processes.started_by(work)
+        (owner, test, phase), others = processes.maker(work, self._is_unannounced(name))
         return Entry(
             path,
             owner,
             test,
             phase,
-            command=self.origins.last_command,
-            ignored=self._ignored(path),
+            command=processes.last_command if started_one or not others else None,
+            ignored=self._may_stay(path, owner, test),
             worker=self._worker,
+            processes=others,
         )
+
+    def _is_unannounced(self, name: str) -> bool:
+        """Whether nobody can tell what made *name*: an event of ours would not, nor the time."""
+        beside = next((name.removesuffix(s) for s in _BESIDE_DATABASE if name.endswith(s)), None)
+        if self._behind or beside in self._entries or beside in self.origins.hints:
+            return True
+        return not is_announced(System.join(self.worker_root, name))
 
     def _from_hint(self, path: str, hint: Hint) -> Entry:
         return Entry(

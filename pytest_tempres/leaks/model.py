@@ -20,6 +20,7 @@ __all__ = [
     "Owner",
     "OwnerKind",
     "Phase",
+    "Process",
     "Running",
     "Status",
     "Work",
@@ -74,10 +75,17 @@ class Work(NamedTuple):
     phase: Phase | None = None
 
 
+class Process(NamedTuple):
+    """A process of somebody who is not running."""
+
+    command: str
+    owner: Owner
+
+
 class Running:
     """Who is running right now: written by the hooks, read by the detectors."""
 
-    __slots__ = ("in_thread", "owner", "phase", "test")
+    __slots__ = ("in_thread", "maker", "owner", "phase", "test")
 
     def __init__(self) -> None:
         self.owner = SESSION
@@ -87,6 +95,10 @@ class Running:
         self.phase: Phase | None = None
         #: Returns for whom the current thread works, if that may be somebody else.
         self.in_thread: Callable[[], Work | None] = lambda: None
+        #: Returns who is named for what no event told of while somebody was running, and which
+        #: processes of others may have made it; the second argument: whether he may have, anyhow.
+        self.maker: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
+        self.maker = lambda work, _: (work, ())
 
 
 class Entry(NamedTuple):
@@ -106,6 +118,8 @@ class Entry(NamedTuple):
     #: The marker or the ini file says that it may stay.
     ignored: bool = False
     worker: str = ""
+    #: What somebody else had started, ran when it was made, and may have made it.
+    processes: tuple[Process, ...] = ()
 
 
 class Leak(NamedTuple):
@@ -135,8 +149,10 @@ class Leak(NamedTuple):
 
 def entry_from_plain(data: Sequence[Any]) -> Entry:
     """Rebuild an entry from what JSON made of it (records travel as arrays)."""
-    path, owner, test, phase, origin, *rest = data
-    return Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
+    path, owner, test, phase, origin, *rest, processes = data
+    entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
+    others = tuple(Process(command, Owner(*of)) for command, of in processes)
+    return entry._replace(processes=others)
 
 
 def leak_from_plain(data: Sequence[Any]) -> Leak:

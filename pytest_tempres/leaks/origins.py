@@ -23,6 +23,8 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
+from pytest_tempres.leaks.processes import EVENTS as _PROCESSES
+from pytest_tempres.leaks.processes import Processes
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.threads import EVENTS as _STARTS
 from pytest_tempres.leaks.threads import Threads
@@ -127,7 +129,7 @@ _PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
 }
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
 _REMOVALS: Final = frozenset({"os.remove", "os.rmdir"})
-_EVENTS: Final = frozenset({*_PATHS, *_STARTS, "subprocess.Popen"})
+_EVENTS: Final = frozenset({*_PATHS, *_STARTS, *_PROCESSES})
 
 
 class Origins:
@@ -152,7 +154,6 @@ class Origins:
         self.going: set[str] = set()
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
-        self.last_command: str | None = None
         #: Called when something temporary is to be made in a worker root that is gone.
         self.make_again: Callable[[], object] | None = None
         #: All events that this session wants to hear of; those of detectors come before it starts.
@@ -164,9 +165,20 @@ class Origins:
         self._known = known
         self._running = running
         self.threads = Threads(running)
+        self.processes = Processes()
         running.in_thread = self.threads.here
+        running.maker = self.processes.maker
         #: The last hints of threads whose starter does not run now, and until when each counts.
         self._unready: dict[str, tuple[Hint, float]] = {}
+
+    @property
+    def error(self) -> Exception | None:
+        """What went wrong while an owner was looked for."""
+        return self.threads.error or self.processes.error
+
+    def goes_on(self) -> bool:
+        """Whether something may go on that was started by who is over."""
+        return self.threads.going_on() or self.processes.going_on()
 
     def forget(self) -> None:
         """Drop the hints that the last look has used."""
@@ -201,8 +213,8 @@ class Origins:
         for detector in self._detectors:
             if event in detector.events:
                 detector.saw(event, args)
-        if event == "subprocess.Popen":
-            self.last_command = _command(args)
+        if event in _PROCESSES:
+            self.processes.saw(args, work_here(self._running))
             return
         if event in _STARTS:
             self.threads.saw(args, work_here(self._running))
@@ -352,10 +364,3 @@ def _in_docstring(frame: FrameType) -> RawFrame:
         return code.replace(co_filename=test.filename), test.lineno + example.lineno + line
     except (AttributeError, TypeError):
         return code, line
-
-
-def _command(args: tuple[Any, ...]) -> str:
-    executable, command = args[:2]
-    if isinstance(command, (list, tuple)):
-        return " ".join(System.fsdecode(part) for part in command)
-    return System.fsdecode(command or executable)

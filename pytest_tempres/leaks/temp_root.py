@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Look", "Measure", "exists", "identity", "measure"]
+__all__ = ["Look", "Measure", "exists", "identity", "is_announced", "measure"]
 
 #: A file system that counts in clock ticks can hide a change this long (nanoseconds).
 _TICK_NS: Final = 10_000_000
@@ -110,6 +110,15 @@ def identity(path: str) -> int | None:
         return System.lstat(path).st_ino
     except (OSError, ValueError):
         return None
+
+
+def is_announced(path: str) -> bool:
+    """Whether Python makes what stands at *path* with an audit event: not fifos and devices."""
+    try:
+        kind = stat.S_IFMT(System.lstat(path).st_mode)
+    except OSError:
+        return True
+    return kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFSOCK)
 
 
 def measure(path: str, until: float = math.inf) -> Measure | None:

@@ -18,6 +18,7 @@ from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.origins import Hint
 from pytest_tempres.leaks.origins import stack_here
 from pytest_tempres.leaks.origins import work_here
@@ -259,7 +260,9 @@ class Watched:
         if self._scope.leaves_out(path, os.path.basename(path)) or self._scope.pardons(path):
             return
         running = self._running
-        entry = Entry(path, running.owner, running.test, running.phase, worker=self._worker)
+        work = Work(running.owner, running.test, running.phase)
+        (owner, test, phase), others = running.maker(work, False)
+        entry = Entry(path, owner, test, phase, worker=self._worker, processes=others)
         self._traces.keep(path, Trace(deed, original, entry))
 
     # -- what is handed over

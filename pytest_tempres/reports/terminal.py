@@ -12,6 +12,7 @@ from typing import Final
 
 from pytest_tempres.leaks.model import DEEDS
 from pytest_tempres.leaks.model import WITHOUT_PATH
+from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
@@ -31,6 +32,7 @@ _OWNERS: Final = 50
 _KEPT: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
+_PROCESSES: Final = 3
 
 _PLURALS: Final = {"directory": "directories"}
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -216,10 +218,20 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
     if leak.entry.made_by == "other" and leak.kind == "descriptor":
         lines.append("opened in a way that tells no line")
     elif leak.entry.made_by == "other":
-        command = leak.entry.command
-        last = f"; last process: {shown(command, controls=True)[:60]}" if command else ""
-        lines.append(f"made by a subprocess or native code{last}")
+        lines.append("; ".join(("made by a subprocess or native code", *_processes(leak.entry))))
     return lines
+
+
+def _processes(entry: Entry) -> Iterator[str]:
+    if entry.command:
+        yield f"last process: {shown(entry.command, controls=True)}"
+    others = {
+        f"{shown(each.command, controls=True)} of {_name(each.owner)}": None
+        for each in entry.processes
+    }
+    if others:
+        more = f" and {len(others) - _PROCESSES} more" if len(others) > _PROCESSES else ""
+        yield f"still running then: {', '.join(list(others)[:_PROCESSES])}{more}"
 
 
 def _short(file: str) -> str:

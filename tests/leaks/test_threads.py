@@ -291,7 +291,7 @@ def test_threads_that_are_gone_are_forgotten(suite):
             thread.start()
             thread.join()
         del thread
-    assert not suite.ledger.goes_on()
+    assert not suite.ledger.origins.goes_on()
 
 
 def test_a_thread_stopped_between_hint_and_deed_keeps_its_hint(suite, root):

@@ -23,9 +23,12 @@ from pytest_tempres.leaks.detector import Detector
 from pytest_tempres.leaks.folding import Folder
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Process
 from pytest_tempres.leaks.model import Running
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
@@ -431,7 +434,7 @@ def test_what_nobody_saw_belongs_to_the_session(suite, top):
         subprocess.run(["touch", str(top / "src" / "new")], check=True)
     assert suite.judged() == {"fifo": ("fifo", "session"), "src/new": ("file", "session")}
     (leak, _) = suite.watched.judge()
-    assert leak.entry == (leak.path, SESSION, None, None, (), "other", None, False, False, "main")
+    assert leak.entry == Entry(leak.path, SESSION, worker="main")
 
 
 def test_a_directory_is_explained_by_what_was_made_in_it(suite, top):
@@ -895,3 +898,14 @@ def test_what_a_thread_writes_belongs_to_who_started_it(suite, top):
         thread.join()
     assert suite.due(TWO) == {}
     assert suite.judged() == {"late.txt": ("file", ONE.id)}
+
+
+def test_what_a_process_of_another_made_is_its_starters(make, top):
+    """What comes to a named directory unseen is not the running test's, if that started nothing."""
+    suite = make(attributes_mtimes=True)
+    with suite.run(TWO):
+        suite.running.maker = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
+        os.mkfifo(top / "fifo")
+        suite.watched.look()
+    assert suite.judged() == {"fifo": ("fifo", ONE.id)}
+    assert suite.watched.judge()[0].entry.processes == (Process("x", ONE),)

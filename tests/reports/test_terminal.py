@@ -10,6 +10,7 @@ import pytest
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Process
 from pytest_tempres.reports.terminal import count
 from pytest_tempres.reports.terminal import size
 from pytest_tempres.reports.terminal import write
@@ -158,12 +159,19 @@ def test_workers_are_named_where_there_are_several(a_leak, lines):
 
 
 def test_what_no_python_code_made_is_told_as_such(a_leak, lines):
-    """Where there is no line, the last command is a hint, cut to fit."""
+    """Where there is no line, the last command is a hint, and so is what ran by others."""
     unknown = a_leak(made_by="other", origin=())
-    known = a_leak(made_by="other", origin=(), command="touch \x1b " + "x" * 100)
+    known = a_leak(made_by="other", origin=(), command="touch \x1b")
     assert lines(unknown)[3] == "    made by a subprocess or native code"
-    said = "touch \\x1b " + "x" * 49
-    assert lines(known)[3] == f"    made by a subprocess or native code; last process: {said}"
+    said = "    made by a subprocess or native code; last process: touch \\x1b"
+    assert lines(known)[3] == said
+    one, fixture = Owner("test", "t.py::\x1b"), Owner("fixture", "server", "module", "t.py:3")
+    ran = [Process("a", one), Process("a", one), Process("b", fixture)]
+    entry = known.entry._replace(processes=tuple(ran))
+    named = r"a of t.py::\x1b, b of fixture server (module) in t.py:3"
+    assert lines(known._replace(entry=entry))[3] == f"{said}; still running then: {named}"
+    entry = entry._replace(processes=tuple(Process(name, one) for name in "abcde"))
+    assert lines(known._replace(entry=entry))[3].endswith(r"c of t.py::\x1b and 2 more")
 
 
 def test_a_long_stack_shows_its_ends(a_leak, lines):

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pytest_tempres.leaks import processes as module
+from pytest_tempres.leaks import temp_root
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.origins import activate
+from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.processes import command_line
+
+ONE = Owner("test", "t.py::one")
+TWO = Owner("test", "t.py::two")
+WIDE = Owner("fixture", "server", "module")
+NARROW = Owner("fixture", "client", "function")
+
+if sys.platform == "darwin" and sys.version_info < (3, 13):
+    pytest.skip("nothing tells here what runs and leaves exit statuses alone", True)
+
+#: Makes a directory for each line that it is told, and tells when it is there.
+SERVER = """
+import os, sys
+for line in sys.stdin:
+    os.mkdir(line.strip())
+    print(flush=True)
+"""
+
+
+class Server:
+    """A process that makes directories when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        command = [sys.executable, "-c", SERVER]
+        pipe = subprocess.PIPE
+        self.popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root.parent)
+
+    def make(self, name: str) -> None:
+        """Let the process make *name*, and wait for it."""
+        self.popen.stdin.write(f"{self._root / name}\n")
+        self.popen.stdin.flush()
+        self.popen.stdout.readline()
+
+    def end(self, *, wait: bool = True) -> None:
+        """Let the process end; without a wait its exit status is left to be asked for."""
+        if not self.popen.stdin.closed:
+            self.popen.stdin.close()
+            self.popen.stdout.read()
+            self.popen.stdout.close()
+        if wait:
+            self.popen.wait()
+
+
+class Suite:
+    """Runs owners one after the other, with a look before each change as a session has it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ledger = Ledger(
+            str(root),
+            worker="main",
+            rootdir=os.path.dirname(__file__),
+            prefixes=(),
+            inside=(),
+            ignored=lambda path: False,
+        )
+
+    @contextlib.contextmanager
+    def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
+        """Let *owner* run."""
+        self.ledger.look()
+        before = self.ledger.enter(owner, test=test or owner.id, phase="call")
+        try:
+            yield
+        finally:
+            self.ledger.look()
+            self.ledger.leave(before)
+
+    def owners(self) -> dict[str, str]:
+        """Return the owner of each entry by name."""
+        self.ledger.look(final=True)
+        return {os.path.basename(e.path): e.owner.id for e in self.ledger.unsent}
+
+    def others(self) -> list[tuple[str, str]]:
+        """Return program and owner of the processes that the last entry's hint tells of."""
+        processes = self.ledger.unsent[-1].processes
+        return [(each.command.split()[0], each.owner.id) for each in processes]
+
+
+@pytest.fixture
+def suite(tmp_path) -> Iterator[Suite]:
+    """A suite whose ledger listens."""
+    root = tmp_path / "main"
+    root.mkdir()
+    suite = Suite(root)
+    activate(suite.ledger.origins)
+    yield suite
+    deactivate(suite.ledger.origins)
+
+
+@pytest.fixture
+def serve(suite) -> Iterator[Callable[[], Server]]:
+    """Start processes that end with the test."""
+    started: list[Server] = []
+
+    def serve() -> Server:
+        started.append(Server(suite.root))
+        return started[-1]
+
+    yield serve
+    for server in started:
+        server.end()
+
+
+PYTHON = os.path.basename(sys.executable)
+
+
+def run_something() -> None:
+    """Run a process that makes nothing."""
+    subprocess.run([sys.executable, "-c", ""], check=True)
+
+
+# -- who is named
+
+
+@pytest.mark.parametrize("owner", [ONE, NARROW, WIDE], ids=lambda owner: owner.id)
+def test_who_started_the_only_process_that_runs_is_named(suite, serve, owner):
+    """The test that happens to run has started none, so it is not to blame."""
+    with suite.run(owner, ONE.id):
+        server = serve()
+    with suite.run(TWO):
+        server.make("late")
+    assert suite.owners() == {"late": owner.id}
+    (entry,) = suite.ledger.unsent
+    assert (entry.test, entry.phase, entry.made_by) == (ONE.id, "call", "other")
+    assert entry.command is None
+    assert suite.others() == [(PYTHON, owner.id)]
+
+
+def test_a_process_of_ones_own_is_ones_own(suite, serve):
+    """What runs to the end of its test and after it is that test's, as ever."""
+    with suite.run(ONE):
+        server = serve()
+        server.make("early")
+    assert suite.owners() == {"early": ONE.id}
+    assert suite.others() == []
+    assert suite.ledger.unsent[0].command.startswith(f"{PYTHON} -c ")
+
+
+def test_where_two_tests_may_have_made_it_neither_is_named(suite, serve):
+    """A process of a test that is over and one of the test that runs: the hint names both."""
+    with suite.run(ONE):
+        server = serve()
+    with suite.run(TWO):
+        run_something()
+        server.make("late")
+    assert suite.owners() == {"late": SESSION.id}
+    assert suite.ledger.unsent[0].command == f"{PYTHON} -c ''"
+    assert suite.others() == [(PYTHON, ONE.id)]
+
+
+def test_where_two_have_left_processes_neither_is_named(suite, serve):
+    """The hint names each, once for each of its processes."""
+    with suite.run(ONE):
+        server = serve()
+    with suite.run(TWO):
+        serve()
+    with suite.run(WIDE):
+        server.make("late")
+    assert suite.owners() == {"late": SESSION.id}
+    assert suite.others() == [(PYTHON, ONE.id), (PYTHON, TWO.id)]
+
+
+@pytest.mark.parametrize("owner", [WIDE, NARROW], ids=lambda owner: owner.id)
+def test_a_test_beside_its_fixtures_server_has_its_own_processes(suite, serve, owner):
+    """Who runs a program while a server is up that may run then is who it looks like."""
+    with suite.run(owner, TWO.id):
+        serve()
+    with suite.run(TWO):
+        code = f"import os; os.mkdir({os.fspath(suite.root / 'own')!r})"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert suite.owners() == {"own": TWO.id}
+    assert suite.others() == [(PYTHON, owner.id)]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_process_that_has_ended_makes_nothing(suite, serve, wait):
+    """Whether or not anybody has asked for its exit status, which is left to be asked for."""
+    with suite.run(ONE):
+        server = serve()
+        server.end(wait=wait)
+        if not wait:
+            os.waitid(os.P_PID, server.popen.pid, os.WEXITED | os.WNOWAIT)
+    with suite.run(TWO):
+        os.mkfifo(suite.root / "fifo")
+    assert suite.owners() == {"fifo": TWO.id}
+    assert suite.others() == []
+    assert server.popen.wait() == 0
+
+
+def test_an_exit_status_is_left_to_who_waits_for_it(suite):
+    """To know what still runs takes nothing from anybody."""
+    with suite.run(ONE):
+        server = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    with suite.run(TWO):
+        pass
+    assert server.wait() == 7
+
+
+@pytest.mark.parametrize("owner, named", [(ONE, SESSION), (WIDE, TWO)])
+def test_what_python_itself_may_have_made_names_nobody_else(suite, serve, owner, named):
+    """No event tells of fifos and SQLite's files: a process that only runs is no proof."""
+    with suite.run(owner, ONE.id):
+        serve()
+    with suite.run(TWO), contextlib.closing(sqlite3.connect(suite.root / "db")) as database:
+        os.mkfifo(suite.root / "fifo")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE t (x)")
+        suite.ledger.look()
+    names = dict.fromkeys(("db-shm", "db-wal", "fifo"), named.id)
+    assert suite.owners() == {"db": TWO.id, **names}
+
+
+def test_what_a_late_listing_finds_names_nobody(suite, serve, monkeypatch):
+    """Where listings were spaced out nobody knows which test ran."""
+    with suite.run(ONE):
+        server = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(temp_root.Look, "affordable", lambda look: False)
+        with suite.run(TWO):
+            server.make("late")
+    assert suite.owners() == {"late": SESSION.id}
+
+
+def test_a_process_that_nobody_holds_is_known(suite, serve):
+    """`subprocess` keeps what was forgotten while it ran."""
+    with suite.run(ONE):
+        server = serve()
+        pid, pipes = server.popen.pid, (server.popen.stdin, server.popen.stdout)
+        with pytest.warns(ResourceWarning):
+            server.popen = None
+    server.popen = next(each for each in subprocess._active if each.pid == pid)
+    assert (server.popen.stdin, server.popen.stdout) == pipes
+    with suite.run(TWO):
+        server.make("late")
+    assert suite.owners() == {"late": ONE.id}
+
+
+def test_a_process_that_a_thread_starts_is_its_starters(suite, serve):
+    """A thread that goes on after its test starts processes for that test."""
+    go, servers = threading.Event(), []
+
+    def start():
+        go.wait()
+        servers.append(serve())
+
+    with suite.run(ONE):
+        thread = threading.Thread(target=start)
+        thread.start()
+    with suite.run(TWO):
+        go.set()
+        thread.join()
+        servers[0].make("late")
+    assert suite.owners() == {"late": ONE.id}
+
+
+def test_a_process_that_could_not_start_is_none(suite):
+    """The event comes before the deed, and that may fail."""
+    with suite.run(ONE), pytest.raises(FileNotFoundError):
+        subprocess.Popen(["/nowhere/program"])
+    assert not suite.ledger.origins.goes_on()
+
+
+def test_many_processes_are_not_all_remembered(suite):
+    """Of those that have ended in the same test nothing is kept."""
+    with suite.run(ONE):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        for _ in range(3 * module._MOST):
+            process._execute_child = None
+            _announce(process)
+        assert len(suite.ledger.origins.processes._new) <= module._MOST
+
+
+def _announce(process: subprocess.Popen[bytes]) -> None:
+    def _execute_child(self):
+        sys.audit("subprocess.Popen", "x", ["x"], None, None)
+
+    _execute_child(process)
+
+
+def test_without_processes_nothing_is_asked(suite, monkeypatch):
+    """A test that starts none pays for none."""
+    monkeypatch.setattr(module, "_is_running", lambda process: 1 / 0)
+    for owner in (ONE, TWO):
+        with suite.run(owner):
+            os.mkfifo(suite.root / owner.id[-3:])
+    assert suite.owners() == {"one": ONE.id, "two": TWO.id}
+    assert suite.ledger.origins.error is None
+
+
+def test_an_error_of_ours_reaches_nobody(suite, monkeypatch):
+    """Whatever goes wrong is kept to be told of."""
+    monkeypatch.setattr(module, "_exists", lambda pid: 1 / 0)
+    with suite.run(ONE):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    assert isinstance(suite.ledger.origins.error, ZeroDivisionError)
+
+
+# -- how a command is shown
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (("/usr/bin/python3", "-c", "import tempfile"), "python3 -c 'import tempfile'"),
+        (("C:\\bin\\python.exe", "-h"), "python.exe -h"),
+        (("sh", "-c", "x 'y'"), "sh -c \"x 'y'\""),
+        (("sh", "-c", "x '$y'"), """sh -c 'x '"'"'$y'"'"''"""),
+        (("sh", "-c", "x\n\x1b"), r"sh -c 'x\n\x1b'"),
+        (("x", "y\n" * 200), "x '" + r"y\n" * 25 + "…'"),
+        (("/bin/", ""), "/bin/ ''"),
+        (("x", "y" * 200), f"x '{'y' * 75}…'"),
+        (("x", "a b " * 50), f"x '{'a b ' * 18}a b…'"),
+        (("x", "y" * 74, "z z"), f"x {'y' * 74} …"),
+        (("my program",), "'my program'"),
+    ],
+)
+def test_a_command_line_is_short_and_can_be_read(arguments, line):
+    """The program comes first and without its directory, and what is cut is closed again."""
+    assert command_line(arguments) == line
+    assert len(line) <= module._LONGEST
+
+
+def refuse(*args):
+    """Stand for a method that nobody may call here."""
+    raise AssertionError
+
+
+_METHODS = ("__bool__", "__getitem__", "__iter__", "__len__", "__str__")
+#: A path and a text of somebody's own.
+Odd = type("Odd", (), dict.fromkeys(("__fspath__", *_METHODS), refuse))
+Text = type("Text", (str,), dict.fromkeys(_METHODS, refuse))
+
+
+@pytest.mark.parametrize(
+    "executable, command, line",
+    [
+        ("x", ["/bin/x", Odd(), Path("p"), b"\xff", Text("text")], "x … p '\\udcff' text"),
+        ("x", '"C:\\Program Files\\x.exe" -c "a b"', "x.exe -c 'a b'"),
+        ("/bin/x", "", "x"),
+        (Odd(), None, "…"),
+        ("x", [], "x"),
+        ("x", ["x", *"abcdefghijklmnopqrstuvwxyz"], "x a b c d e f g h i j k l m n o p q r s"),
+    ],
+)
+def test_no_argument_is_asked_for_anything(suite, executable, command, line):
+    """The event comes in the midst of a call of the code under test."""
+    sys.audit("subprocess.Popen", executable, command, None, None)
+    assert suite.ledger.origins.error is None
+    command_line = suite.ledger.origins.processes.last_command
+    assert command_line.encode("utf-8", "backslashreplace").decode() == line
+
+
+# -- what is seen from outside
+
+SOURCE = """
+    import os, subprocess, sys, tempfile
+    import pytest
+
+    CODE = "import os, sys\\nfor line in sys.stdin: print(os.mkdir(line.strip()), flush=True)"
+    servers = []
+
+    def start():
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", CODE]
+        servers.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+
+    def make(name):
+        servers[-1].stdin.write(os.path.join(tempfile.gettempdir(), name) + "\\n")
+        servers[-1].stdin.flush()
+        servers[-1].stdout.readline()
+
+    def end():
+        servers.pop().communicate()
+
+    @pytest.mark.tempres_ignore("allowed")
+    def test_starts():
+        start()
+
+    def test_other():
+        make("late")
+        make("allowed")
+
+    def test_runs():
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        make("doubtful")
+        end()
+
+    def test_fails():
+        start()
+        assert not servers
+
+    def test_after_it():
+        make("evidence")
+        end()
+"""
+
+
+OTHER = "made by a subprocess or native code"
+LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_starts"
+
+
+@pytest.mark.parametrize("mode", ["report", "strict"])
+def test_no_test_is_blamed_for_the_processes_of_another(pytester, told, mode, nothing_left):
+    """The report names who started what ran, and in doubt nobody."""
+    pytester.makepyfile(test_it=SOURCE)
+    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none")
+    owners = {
+        os.path.basename(leak["path"]): (leak["owner"]["id"], leak["status"], leak["made_by"])
+        for leak in report["leaks"]
+    }
+    assert owners == {
+        "late": ("test_it.py::test_starts", "leak", "other"),
+        "doubtful": ("session", "leak", "other"),
+        "evidence": ("test_it.py::test_fails", "failed-test", "other"),
+    }
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            f"    {OTHER}; still running then: {LINE}",
+            f"    {OTHER}; last process: python* -c ''; still running then: {LINE}",
+        ]
+    )
+    nothing_left()
