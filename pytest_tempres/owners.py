@@ -64,8 +64,10 @@ def look(
 
 def make_again(state: SessionState, ledger: Ledger) -> None:
     """Make the directories of this worker again, in which nothing is known."""
-    ledger.forget()
-    state.make_again()
+    # A forked child may outlive the session, and would leave them behind.
+    if System.getpid() == state.pid:
+        ledger.forget()
+        state.make_again()
 
 
 def begin_test(state: SessionState, item: pytest.Item) -> None:
