@@ -22,8 +22,10 @@ import pytest
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.journal import Journal
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
+from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
@@ -34,6 +36,8 @@ from pytest_tempres.workspace.root import remove_made
 
 #: How often a racer must have swapped two directories, and how often a removal is tried at most.
 SWAPS, ROUNDS = 10_000, 1_000_000
+#: How often all that is done to a root is tried at least.
+TIMES = 300
 
 
 @pytest.fixture
@@ -116,6 +120,48 @@ def test_a_foreign_directory_is_swapped_for_ours_again_and_again(open_place, vic
         assert count() >= SWAPS
     (found,) = (each for each in open_place.iterdir() if each.stat().st_ino == inode)
     assert (found / "precious").read_text() == "precious"
+
+
+def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tmp_path):
+    """However often, nothing is written to what stands there, and nothing goes of it."""
+    root = make(open_place, rootdir="/p")
+    worker = root.add_worker("main", 0o700)
+    private = tmp_path / "private"
+    private.write_text("private")
+    for name in (INDEX, f"{INDEX}.new", JOURNAL, LOCK, BREADCRUMB):
+        (victim / name).symlink_to(private)
+    for name in ("main", "main.d", "main.d/kept"):
+        plant(victim / name)
+    before, inode = snapshot(victim), victim.stat().st_ino
+    kept = f"{worker.given}/kept"
+    journal, given = Journal(), os.open(worker.given, os.O_RDONLY)
+    acts = (
+        lambda: write_index(root, [Kept("t", kept, "failed", "main")]),
+        lambda: journal.add(root, "t", [kept]),
+        lambda: root.remove(kept),
+        lambda: root.add_worker("gw0", 0o700),
+        lambda: root.restore(worker, 0o700, {}),
+        root.hold,
+    )
+    with racer(Path(root.path)) as count:
+        for done in range(ROUNDS):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir("kept", dir_fd=given)
+            for act in acts:
+                with contextlib.suppress(OSError):
+                    act()
+            if count() >= SWAPS and done >= TIMES:
+                break
+        assert count() >= SWAPS
+    journal.close()
+    os.close(given)
+    (found,) = (each for each in open_place.iterdir() if each.stat().st_ino == inode)
+    if found != victim:
+        # What is in its place is the root.
+        victim.rename(open_place / "root")
+        found.rename(victim)
+    assert private.read_text() == "private"
+    assert snapshot(victim) == before
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o000])
