@@ -18,6 +18,7 @@ from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.deferred import LiveDirectories
 from pytest_tempres.leaks.garbage import Garbage
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
@@ -156,6 +157,7 @@ class SessionState:
     ended: set[str] = field(default_factory=set)
     course: Course = field(default_factory=Course)
     garbage: Garbage = field(default_factory=Garbage)
+    directories: LiveDirectories = field(default_factory=LiveDirectories)
     #: The detector whose findings travel from workers to their controller.
     watched: Watched | None = None
     #: What the markers of tests let other detectors find: patterns by node id.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_tempres.attempts import own_entries
-from pytest_tempres.leaks.deferred import promised
-from pytest_tempres.leaks.deferred import promised_by_handlers
+from pytest_tempres.leaks.deferred import promises_of_objects
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.leaks.verdict import unpromised
 from pytest_tempres.pardon import excused
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
@@ -21,10 +21,20 @@ __all__ = ["StrictHooks"]
 
 
 class StrictHooks:
-    """The hook of strict mode, registered only there."""
+    """The hooks of strict mode, registered only there."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
+        self._raised: BaseException | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Know which objects are younger than the test."""
+        self._state.garbage.begin()
+        try:
+            return (yield)
+        finally:
+            self._state.garbage.end()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, object, object]:
@@ -40,8 +50,19 @@ class StrictHooks:
         leaks = self._leaks()
         if leaks and self._state.current is not None:
             self._state.current.accused = True
-            raise self._complaint(leaks)
+            self._raised = self._complaint(leaks)
+            raise self._raised
         return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Spare pytest a traceback that it takes long to filter, and does not show."""
+        raised = call.excinfo
+        if raised is None or raised.value is not self._raised:
+            return
+        self._raised = None
+        if not self._state.config.getoption("fulltrace", False):
+            raised.traceback = raised.traceback[-1:]
 
     def _leaks(self) -> list[Leak]:
         current = self._state.current
@@ -75,23 +96,31 @@ def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
         return []
     entries = own_entries(state, ledger, current)
     leaks = _without_excuse(state, judge(entries, deferred=set(), failed=(), pardoned=_nobody))
-    # What follows is dear, and not done for what is known or may stay, nor for what
-    # is promised in a way that is cheap to see.
-    leaks = _unpromised(leaks, promised_by_handlers(state.callbacks)) if leaks else leaks
+    # What follows is dearer step by step, and not done for what is known or may stay.
+    leaks = unpromised(leaks, _promises(state))
+    leaks = _unpromised_by_files(state, leaks)
     if leaks:
         suspected = {leak.path for leak in leaks}
         there = suspects((e for e in entries if e.path in suspected), state.garbage.collect)
-        leaks = _unpromised(
-            judge(there, deferred=set(), failed=(), pardoned=_nobody), promised(state.callbacks)
-        )
+        leaks = judge(there, deferred=set(), failed=(), pardoned=_nobody)
     found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
     return leaks + _without_excuse(
         state, [leak for leak in found if _is_due(leak) and not state.may_stay(leak)]
     )
 
 
-def _unpromised(leaks: list[Leak], promises: set[str]) -> list[Leak]:
-    return [leak for leak in leaks if not is_deferred(leak.entry, promises)]
+def _promises(state: SessionState) -> Iterator[str]:
+    yield from state.directories.promises()
+    if state.callbacks is not None:
+        yield from state.callbacks.promises()
+
+
+def _unpromised_by_files(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+    """Return those of *leaks* that no named temporary file will remove, since that takes a file."""
+    files = [leak for leak in leaks if leak.kind != "directory"]
+    left = unpromised(files, promises_of_objects(state.garbage.objects()))
+    kept = {leak.path for leak in left}
+    return [leak for leak in leaks if leak.kind == "directory" or leak.path in kept]
 
 
 def _is_due(leak: Leak) -> bool:

@@ -226,3 +226,94 @@ def test_a_rerun_that_leaves_nothing_has_no_error(outcomes):
     assert counts.get("errors", 0) == 0
     assert counts["passed"] >= 1
     result.stdout.fnmatch_lines(["*= 1 leak from 1 test, 0 bytes; removed =*"])
+
+
+# -- what it costs
+
+#: A plugin that counts how often all of memory is looked through while tests run.
+COUNTING = """
+import gc
+from pytest_tempres.leaks import garbage
+
+# The least that a session may spend, and no collection but those that are asked for.
+garbage._FREE_SECONDS, garbage._SHARE = -1, 0
+gc.disable()
+LOOKS = []
+collect, get_objects = gc.collect, gc.get_objects
+
+def counted_collect(generation=2):
+    LOOKS.extend(["collection"] * (generation == 2))
+    return collect(generation)
+
+def counted_objects(generation=None):
+    LOOKS.extend(["walk"] * (generation is None))
+    return get_objects(generation)
+
+def pytest_runtestloop():
+    gc.collect, gc.get_objects = counted_collect, counted_objects
+
+def pytest_sessionfinish():
+    print("\\nlooks:", len(LOOKS))
+"""
+
+LEAKS = {
+    "directory": "tempfile.mkdtemp()",
+    "file": "tempfile.mkstemp()",
+    "open file": "KEPT.append(open(tempfile.mktemp(), 'w'))",
+    "directory in a global": "KEPT.append(tempfile.TemporaryDirectory()); tempfile.mkdtemp()",
+    "file in a global": "KEPT.append(tempfile.NamedTemporaryFile()); tempfile.mkdtemp()",
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
+def test_no_leak_costs_a_look_at_all_of_memory(pytester, run_plain, leak):
+    """The more tests there are the more they hold: what a leak costs must not grow with that."""
+    pytester.makeconftest(COUNTING)
+    pytester.makepyfile(
+        f"""
+        import tempfile
+        import pytest
+        KEPT = []
+
+        @pytest.mark.parametrize("number", range(40))
+        def test_it(number):
+            {leak}
+        """
+    )
+    result = run_plain("--tempres-leaks=strict", "--tempres-keep=none", "-s", "-W", "ignore")
+    assert result.parseoutcomes()["errors"] == 40
+    result.stdout.fnmatch_lines(["looks: 0"])
+
+
+def test_what_grows_old_within_a_test_is_not_overlooked(pytester, outcomes):
+    """A collection in the test, and garbage that is collected late, are no reason to accuse it."""
+    pytester.makeconftest(COUNTING)
+    counts, _ = outcomes(
+        """
+        import gc, shutil, tempfile
+        KEPT = []
+
+        class Cycle:
+            def __init__(self):
+                self.itself, self.path = self, tempfile.mkdtemp()
+
+            def __del__(self):
+                shutil.rmtree(self.path)
+
+        def test_young(): Cycle()
+
+        def test_old():
+            cycle = Cycle()
+            gc.collect()
+
+        def test_open():
+            KEPT.append(tempfile.NamedTemporaryFile())
+            gc.collect()
+
+        def test_wrapped():
+            descriptor, path = tempfile.mkstemp()
+            KEPT.append(tempfile._TemporaryFileWrapper(open(descriptor), path, delete=True))
+            gc.collect()
+        """,
+    )
+    assert without_warnings(counts) == {"passed": 4}

@@ -19,16 +19,26 @@ from typing import Final
 import weakref
 
 from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.origins import absolute
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
 
-__all__ = ["ExitCallbacks", "promised", "promised_by_handlers", "settle"]
+__all__ = [
+    "ExitCallbacks",
+    "LiveDirectories",
+    "promised",
+    "promised_by_handlers",
+    "promises_of_objects",
+    "settle",
+]
 
 _CLOSERS: Final = tuple(
     kind for kind in (TemporaryFileCloser, getattr(tempfile, "_TemporaryFileCloser", None)) if kind
 )
 _DIRECTORIES: Final = (TemporaryDirectory, tempfile.TemporaryDirectory)
+#: So many that are gone are remembered before they are forgotten.
+_MOST_DEAD: Final = 1_000
 
 
 class ExitCallbacks:
@@ -74,12 +84,17 @@ class ExitCallbacks:
 
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
-        paths: set[str] = set()
-        for func, arguments in (*self._callbacks, *_of_multiprocessing(), *_of_weakref()):
-            # These may be anybody's objects, and do anything when they are asked.
-            with contextlib.suppress(Exception):
-                paths.update(_paths_in((func, *arguments)))
-        return paths - self._standing
+        return set(self.promises())
+
+    def promises(self) -> Iterator[str]:
+        """Yield the paths that :meth:`paths` returns, those of the youngest callbacks first."""
+        for callbacks in (_of_weakref(), self._callbacks, _of_multiprocessing()):
+            for func, arguments in reversed(callbacks):
+                paths: set[str] = set()
+                # These may be anybody's objects, and do anything when they are asked.
+                with contextlib.suppress(Exception):
+                    paths.update(_paths_in((func, *arguments)))
+                yield from paths - self._standing
 
 
 def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
@@ -95,14 +110,18 @@ def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
 
 def _of_weakref() -> list[tuple[Any, tuple[Any, ...]]]:
     """Return the callbacks of finalizers that run at exit at the latest."""
-    finalizers = list(getattr(weakref.finalize, "_registry", ()))
-    alive = ((each, each.peek()) for each in finalizers)
+    alive = ((each, each.peek()) for each in _finalizers())
     return [
         (peeked[1], (*peeked[2], *peeked[3].values()))
         for each, peeked in alive
         # Temporary directories are asked themselves: not every one of them wants to go.
         if peeked is not None and each.atexit and not isinstance(peeked[0], _DIRECTORIES)
     ]
+
+
+def _finalizers() -> list[weakref.finalize[Any, Any]]:
+    """Return those that are alive, oldest first."""
+    return list(getattr(weakref.finalize, "_registry", ()))
 
 
 def _code(func: Any) -> CodeType | None:
@@ -151,15 +170,47 @@ def _seen_by(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
+class LiveDirectories:
+    """The temporary directories that remove themselves when they go, or at exit.
+
+    A suite may keep thousands, and every leak asks for all: so each is asked once for its path.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[weakref.finalize[Any, Any], str] = {}
+
+    def promises(self) -> Iterator[str]:
+        """Yield the paths that they will remove, those of the youngest first."""
+        alive = _finalizers()
+        if len(self._paths) > _MOST_DEAD + 2 * len(alive):
+            self._paths.clear()
+        for finalizer in reversed(alive):
+            path = self._paths.get(finalizer) or self._ask(finalizer)
+            if path is not None:
+                yield path
+
+    def _ask(self, finalizer: weakref.finalize[Any, Any]) -> str | None:
+        directory = (finalizer.peek() or (None,))[0]
+        path = _promise(directory) if isinstance(directory, _DIRECTORIES) else None
+        if path is not None:
+            self._paths[finalizer] = path
+        return path
+
+
 def promised_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that exit handlers and finalizers will remove: what is cheap to tell."""
     paths = callbacks.paths() if callbacks is not None else set()
-    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
-        directory = (finalizer.peek() or (None,))[0]
-        if isinstance(directory, _DIRECTORIES) and _removes(directory):
-            with contextlib.suppress(Exception):
-                paths.add(os.path.abspath(os.fsdecode(directory.name)))
-    return paths
+    return paths.union(LiveDirectories().promises())
+
+
+def promises_of_objects(things: Iterable[object]) -> Iterator[str]:
+    """Yield the paths that *things* will remove when they go."""
+    kinds = (*_CLOSERS, *_DIRECTORIES)
+    for thing in things:
+        if issubclass(type(thing), kinds):
+            path = _promise(thing)
+            if path is not None:
+                yield path
 
 
 def promised(callbacks: ExitCallbacks | None) -> set[str]:
@@ -169,14 +220,16 @@ def promised(callbacks: ExitCallbacks | None) -> set[str]:
     second in a large process: call it only when there is a suspect.
     """
     paths = callbacks.paths() if callbacks is not None else set()
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if issubclass(kind, (*_CLOSERS, *_DIRECTORIES)):
-            # Somebody's subclass may be half made, or have other ideas of a name.
-            with contextlib.suppress(Exception):
-                if _deletes(thing) if issubclass(kind, _CLOSERS) else _removes(thing):
-                    paths.add(os.path.abspath(os.fsdecode(thing.name)))
-    return paths
+    return paths.union(promises_of_objects(gc.get_objects()))
+
+
+def _promise(thing: Any) -> str | None:
+    """Return the path that *thing* will remove when it goes."""
+    try:
+        removes = _deletes(thing) if isinstance(thing, _CLOSERS) else _removes(thing)
+        return absolute(thing.name) if removes else None
+    except Exception:  # noqa: BLE001 -- somebody's subclass may be half made, or have other ideas
+        return None
 
 
 def _deletes(closer: Any) -> bool:

@@ -15,7 +15,16 @@ from pytest_tempres.leaks.model import Status
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.temp_root import measure
 
-__all__ = ["as_evidence", "excuse", "is_deferred", "is_evidence", "judge", "parents", "suspects"]
+__all__ = [
+    "as_evidence",
+    "excuse",
+    "is_deferred",
+    "is_evidence",
+    "judge",
+    "parents",
+    "suspects",
+    "unpromised",
+]
 
 
 def suspects(entries: Iterable[Entry], collect: Callable[[], object] = gc.collect) -> list[Entry]:
@@ -81,6 +90,24 @@ def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -
 def is_deferred(entry: Entry, promises: AbstractSet[str]) -> bool:
     """Whether somebody promised to remove *entry*, or a directory that it lies in."""
     return bool(promises) and not promises.isdisjoint(_spellings(entry.path))
+
+
+def unpromised(leaks: Iterable[Leak], promises: Iterable[str]) -> list[Leak]:
+    """Return those of *leaks* that nobody promised to remove.
+
+    :param promises: Asked for one after the other, and no further than to the last that matters.
+    """
+    left = {leak.path: leak for leak in leaks}
+    removed_with: dict[str, list[str]] = {}
+    for path in left:
+        for spelling in _spellings(path):
+            removed_with.setdefault(spelling, []).append(path)
+    for promise in promises if left else ():
+        for path in removed_with.pop(promise, ()):
+            left.pop(path, None)
+        if not left:
+            break
+    return list(left.values())
 
 
 def is_evidence(entry: Entry, failed: Collection[str]) -> bool:

@@ -81,6 +81,7 @@ class System:
     lstat = staticmethod(os.lstat)
     monotonic = staticmethod(time.monotonic)
     open = staticmethod(os.open)
+    process_time = staticmethod(time.process_time)
     read = staticmethod(os.read)
     replace = staticmethod(os.replace)
     rmdir = staticmethod(os.rmdir)

@@ -13,6 +13,7 @@ import pytest
 from pytest_tempres import primitives
 from pytest_tempres.leaks import deferred as module
 from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.deferred import LiveDirectories
 from pytest_tempres.leaks.deferred import promised
 from pytest_tempres.leaks.deferred import settle
 
@@ -302,6 +303,41 @@ def test_instances_of_subclasses_promise_too(place):
     assert mine.name in promised(None)
     mine.cleanup()
     assert mine.name not in promised(None)
+
+
+def test_live_directories_are_told_youngest_first(library, place):
+    """What a test has just made is found at once, and one that is gone is told of no more."""
+    live = LiveDirectories()
+    made = [library.TemporaryDirectory(dir=place) for _ in range(3)]
+    names = [each.name for each in reversed(made)]
+    assert [path for path in live.promises() if path in names] == names
+    made[1].cleanup()
+    younger = library.TemporaryDirectory(dir=place)
+    names = [younger.name, names[0], names[2]]
+    assert [path for path in live.promises() if path.startswith(place)] == names
+    for each in (made[0], made[2], younger):
+        each.cleanup()
+
+
+def test_a_live_directory_may_change_its_mind(place):
+    """One that was asked before is not taken at its word."""
+    live = LiveDirectories()
+    directory = primitives.TemporaryDirectory(dir=place)
+    for wanted in (True, False, True):
+        directory.delete = wanted
+        assert (directory.name in live.promises()) == wanted
+    directory.cleanup()
+
+
+def test_directories_that_are_gone_are_forgotten(library, place, monkeypatch):
+    """A suite that makes many needs no more memory for those that it has removed."""
+    monkeypatch.setattr(module, "_MOST_DEAD", 1)
+    live = LiveDirectories()
+    alive = len(module._finalizers())
+    for _ in range(3 * (alive + 2)):
+        with library.TemporaryDirectory(dir=place):
+            list(live.promises())
+    assert len(live._paths) <= 2 * (alive + 2)
 
 
 def test_half_made_objects_break_nothing(place):

@@ -12,6 +12,7 @@ from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.leaks.verdict import unpromised
 
 TEST = "t.py::test"
 
@@ -96,6 +97,17 @@ def test_a_promise_may_be_spelled_without_the_link(tmp_path, entry):
     (tmp_path / "link").symlink_to(tmp_path)
     linked = entry._replace(path=str(tmp_path / "link" / "left"))
     assert verdict(linked, deferred=[os.path.realpath(entry.path)]) == ["deferred"]
+
+
+def test_no_promise_is_asked_for_that_matters_to_nobody(tmp_path, entry):
+    """A promise for all clears all; the rest of the promises may take long to collect."""
+    other = entry._replace(path=str(tmp_path))
+    leaks = judge([entry, other], deferred=set(), failed=(), pardoned=lambda leak: False)
+    promises = iter(["/elsewhere", entry.path, str(tmp_path), "/more"])
+    assert unpromised(leaks, promises) == []
+    assert list(promises) == ["/more"]
+    assert unpromised(leaks, ["/elsewhere", entry.path]) == leaks[1:]
+    assert unpromised([], iter(lambda: 1 / 0, None)) == []
 
 
 def test_a_promise_for_what_a_link_points_to_is_none_for_the_link(tmp_path, entry):
