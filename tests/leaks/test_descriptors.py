@@ -1085,6 +1085,8 @@ def test_tests_may_replace_what_we_use(suite, tmp_path, keep, monkeypatch):
         assert texts(suite.detector.due(ONE.id)) == [str(tmp_path / "a")]
 
 
+# Python warns of a fork in a process with threads, such as a worker.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_says_nothing(suite, tmp_path, keep):
     """The parent's book is not the child's, and what a child opens ends with it."""
     with suite.run():

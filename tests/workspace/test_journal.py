@@ -148,6 +148,8 @@ def test_a_short_write_is_an_error(root, journal, monkeypatch):
     assert named(root) == ["main.d/b"]
 
 
+# Python warns of a fork in a process with threads, such as a worker.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_does_not_hold_it(root, journal):
     """Like the lock; it opens the file for itself when it has something to write."""
     if not hasattr(os, "fork"):
