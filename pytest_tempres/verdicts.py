@@ -20,6 +20,8 @@ from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.temp_root import exists
+from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import is_evidence
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
@@ -236,15 +238,35 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     if state.settings.keep == "none":
         return
     inside = os.path.join(state.root.path, "")
+    left = [leak.entry for leak in leaks if leak.status == "failed-test"]
     state.kept += [
-        Kept(leak.entry.test, leak.path, "failed", leak.entry.worker)
-        for leak in leaks
-        if leak.status == "failed-test"
-        and leak.entry.test in state.failed
-        and leak.path not in state.superseded
-        and leak.path.startswith(inside)
+        Kept(entry.test, entry.path, "failed", entry.worker)
+        for entry in (*left, *_ignored_evidence(state))
+        if entry.test in state.failed
+        and entry.path not in state.superseded
+        and entry.path.startswith(inside)
     ]
     known = {kept.path for kept in state.kept}
     for worker, test in state.crashed.items():
         paths = (path for path in given_by_crashed(state, worker) if path not in known)
         state.kept += [Kept(test, path, "crashed", worker) for path in paths]
+
+
+def _ignored_evidence(state: SessionState) -> list[Entry]:
+    """Return what failed tests left that is no leak by its name, such as what a nested pytest kept.
+
+    The path of that may have been printed.
+    """
+    failed = () if state.workers else state.failed
+    kept = {kept.path for kept in state.kept}
+    there = [
+        entry
+        for entry in state.entries.values()
+        if entry.ignored
+        and is_evidence(entry, failed)
+        and exists(entry.path)
+        and kept.isdisjoint(parents(entry.path))
+    ]
+    if there:
+        state.deferred |= promised(state.callbacks)
+    return [entry for entry in there if not is_deferred(entry, state.deferred)]

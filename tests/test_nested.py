@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+import re
+
+import pytest
+
+#: A session that keeps a directory and prints its path, in a subprocess or in process.
+NESTED = """
+import pytest
+
+pytest_plugins = ["pytester"]
+
+@pytest.fixture
+def nested(pytester):
+    def nested(way, *options):
+        pytester.makepyfile(
+            '''
+            def test_inner(temp_dir, tmp_path):
+                (temp_dir / "evidence").touch()
+                (tmp_path / "evidence").touch()
+                assert 0
+            '''
+        )
+        run = getattr(pytester, f"runpytest_{way}")
+        run(*options).assert_outcomes(failed=1)
+
+    return nested
+"""
+
+
+@pytest.fixture
+def kept(run, pytester, system_tmp) -> Callable[..., list[Path]]:
+    """Run tests that start sessions; return what these have printed as kept, and where it is."""
+
+    def kept(suite: str, *options: str, **outcomes: int) -> list[Path]:
+        pytester.makeconftest(NESTED)
+        pytester.makepyfile(test_outer=suite)
+        result = run(*options)
+        result.assert_outcomes(**outcomes)
+        inner = r"^kept: (\S+/tempres-\w+/\w+/tempres-\w+/main\.d/test_inner-\w+)$"
+        return sorted({Path(path) for path in re.findall(inner, result.stdout.str(), re.MULTILINE)})
+
+    return kept
+
+
+@pytest.mark.parametrize("way", ["subprocess", "inprocess"])
+def test_what_a_nested_session_printed_as_kept_stays(kept, run, system_tmp, way):
+    """The outer test failed too: it keeps what it left, and that is the directory of the session.
+
+    The next session leaves it alone, as what it is told of in the index.
+    """
+    paths = kept(
+        f"""
+        def test_1_passes(nested):
+            nested({way!r})
+
+        def test_2_fails(nested):
+            nested({way!r})
+            assert 0
+        """,
+        passed=1,
+        failed=1,
+    )
+    assert len(paths) == 1
+    assert (paths[0] / "evidence").exists()
+    assert len(list(system_tmp.glob("tempres-*/*/tempres-*"))) == 1, "the other test passed"
+    run("test_outer.py::test_1_passes", workers=False).assert_outcomes(passed=1)
+    assert (paths[0] / "evidence").exists()
+
+
+def test_a_nested_session_of_a_test_that_passed_at_last(kept, system_tmp):
+    """What an attempt left that was not the last goes, as its fixtures' directories do."""
+    pytest.importorskip("pytest_rerunfailures")
+    paths = kept(
+        """
+        import pytest
+
+        tries = []
+
+        @pytest.mark.flaky(reruns=1)
+        @pytest.mark.parametrize("passes", [True, False])
+        def test_it(nested, passes):
+            nested("inprocess")
+            tries.append(passes)
+            assert passes and tries.count(passes) == 2
+        """,
+        "-prerunfailures",
+        passed=1,
+        failed=1,
+    )
+    there = list(system_tmp.glob("tempres-*/*/tempres-*/main.d/test_inner-*/evidence"))
+    assert len(there) == 1, "one test failed, and one attempt of it was the last"
+    assert there[0].parent in paths
+
+
+def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
+    """Who wants nothing kept says so for all that tests start."""
+    kept(
+        """
+        def test_it(nested):
+            nested("subprocess")
+            assert 0
+        """,
+        "--tempres-keep=none",
+        failed=1,
+    )
+    nothing_left()
+
+
+def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, told, system_tmp):
+    """What the ini file or a marker ignores is no leak; of a failed test it is evidence still."""
+    pytester.makeini("[pytest]\ntempres_ignore = ini-*\n")
+    pytester.makepyfile(
+        """
+        import tempfile
+        from multiprocessing import util
+        import pytest
+
+        pytestmark = pytest.mark.tempres_ignore("marker-*", reason="a library leaves it")
+
+        def leave():
+            for name in ("ini-", "marker-", "pytest-of-"):
+                tempfile.mkdtemp(prefix=name)
+
+        def test_fails():
+            leave()
+            # It goes by itself when the process exits.
+            util.get_temp_dir()
+            assert 0
+
+        def test_passes():
+            leave()
+        """
+    )
+    result, report = told()
+    result.assert_outcomes(failed=1, passed=1)
+    assert report["leaks"] == []
+    names = sorted(Path(each["path"]).name.partition("-")[0] for each in report["kept"])
+    assert names == ["ini", "marker", "pytest"]
+    assert {each["nodeid"] for each in report["kept"]} == {
+        "test_patterns_that_let_a_path_stay_cost_no_evidence.py::test_fails"
+    }
+    there = {str(path) for path in system_tmp.glob("tempres-*/*/*")}
+    assert there == {each["path"] for each in report["kept"]}
