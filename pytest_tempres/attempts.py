@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+from contextlib import suppress
 
 from pytest_tempres import markers
 from pytest_tempres.leaks.ignore import Ignore
@@ -11,6 +10,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.owners import look
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Made
@@ -112,5 +112,5 @@ def after_crash(state: SessionState, current: CurrentTest) -> None:
     known = {made.path for lending in (*state.lent, *state.due) for made in lending.made}
     known.update(kept.path for kept in state.kept)
     known.update(made.path for made in current.made)
-    with contextlib.suppress(OSError), os.scandir(state.worker.given) as entries:
+    with suppress(OSError), System.scandir(state.worker.given) as entries:
         current.made += [Made(entry.path) for entry in entries if entry.path not in known]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import json
-import os
+from json import dumps
+from json import loads
 from typing import Any
 from typing import Final
 
@@ -23,6 +23,7 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.shown import shown
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
@@ -53,7 +54,7 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
             if state.is_elsewhere:
                 distributed.tell_host(state, report)
                 found.update(root=state.root.path, left=_left_so_far(found["entries"]))
-            setattr(report, _CARRIED, json.dumps(found))
+            setattr(report, _CARRIED, dumps(found))
 
 
 def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def _told(state: SessionState) -> list[Entry]:
     if ledger is None:
         return []
     # What a forked child leaves open nobody closes: its exit handlers never run.
-    if ledger.provisional is None or os.getpid() != state.pid:
+    if ledger.provisional is None or System.getpid() != state.pid:
         return ledger.unsent
     return ledger.provisional.told(ledger.unsent)
 
@@ -93,7 +94,7 @@ def _lent(state: SessionState, current: CurrentTest) -> list[Made]:
     A parent does not know what its forked child was given; a controller hears of the rest when
     the worker ends, or takes it for the crashed test's.
     """
-    if os.getpid() != state.pid:
+    if System.getpid() != state.pid:
         return list(_newly_lent(state))
     wider = used(state, current.item) if current.failed else []
     return [made for lending in wider for made in lending.made]
@@ -140,7 +141,7 @@ def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        data = json.loads(text)
+        data = loads(text)
         if isinstance(data, dict):
             return data
         problem: Exception = TypeError(f"not a record: {data!r}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
-import contextlib
-import os
+from contextlib import suppress
 
 from pytest_tempres import reclaiming
 from pytest_tempres.keeping import index
 from pytest_tempres.keeping import remove
 from pytest_tempres.leaks import deferred
 from pytest_tempres.leaks.verdict import parents
+from pytest_tempres.primitives._system import System
 from pytest_tempres.progress import Progress
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace import custody
@@ -41,8 +41,8 @@ def clear(state: SessionState) -> None:
             _remove_all(state, left, progress)
         finally:
             progress.close()
-    accused = {path for path in accused if os.path.lexists(path)}
-    waiting = [path for path in left if os.path.lexists(path)]
+    accused = {path for path in accused if System.lexists(path)}
+    waiting = [path for path in left if System.lexists(path)]
     if waiting or accused:
         custody.hand_over(lambda: _at_exit(state, accused, waiting, kept))
     else:
@@ -87,7 +87,7 @@ def _at_exit(
     """Do after all exit handlers what could not be done before them."""
     if accused:
         _correct(state, accused)
-    _remove_all(state, [path for path in waiting if os.path.lexists(path)])
+    _remove_all(state, [path for path in waiting if System.lexists(path)])
     if not kept:
         deferred.settle(state.root.path)
     _end(state)
@@ -98,7 +98,7 @@ def _end(state: SessionState) -> None:
     state.journal.close()
     if state.kept and not state.unindexed:
         # It counts as one that still runs, if that cannot be noted.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             journal.end(state.root)
     state.root.dissolve()
     reclaiming.retire(state)
@@ -108,6 +108,6 @@ def _contents(root: SessionRoot) -> list[str]:
     """Return what is in all the worker roots."""
     found = []
     for worker in children(root.path):
-        if os.path.isdir(worker):
+        if System.isdir(worker):
             found += children(worker)
     return found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import datetime as dt
-import os
 import sys
-import time
 
 import pytest
 
@@ -16,6 +14,7 @@ from pytest_tempres.hosts import platform_name
 from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.state import SessionState
@@ -73,10 +72,10 @@ def _summary(
 def _facts(state: SessionState, status: int) -> SessionFacts:
     started = dt.datetime.fromtimestamp(state.started, dt.timezone.utc)
     return SessionFacts(
-        id=os.path.basename(state.root.path),
+        id=System.basename(state.root.path),
         rootdir=str(state.config.rootpath),
         started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - state.began, 3),
+        seconds=round(System.monotonic() - state.began, 3),
         exit_status=status,
         python=sys.version.split(maxsplit=1)[0],
         pytest=pytest.__version__,
@@ -114,7 +113,7 @@ def write_files(state: SessionState, summary: Summary) -> None:
     text = jsonfile.render(summary)
     for target in targets:
         try:
-            with open(target.destination or "", "w", encoding="ascii") as file:
+            with System.open_file(target.destination or "", "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as error:
             state.warn(f"json {target.destination}", f"the JSON report was not written: {error}")

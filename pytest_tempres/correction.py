@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-import os
 
 from pytest_tempres.conclusion import write_files
 from pytest_tempres.leaks.model import DEEDS
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.notices import write_late
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.state import SessionState
@@ -41,7 +41,7 @@ def correct(state: SessionState, paths: Collection[str]) -> None:
     summary = state.summary
     if summary is None:
         return
-    gone = {path for path in paths if not os.path.lexists(path)}
+    gone = {path for path in paths if not System.lexists(path)}
     if not gone:
         return
     state.summary = replace(summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks))

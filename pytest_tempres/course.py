@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator
-import os
 
 import pytest
 
@@ -12,6 +11,7 @@ from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.baseline import base_id
 from pytest_tempres.leaks.baseline import stale
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 
 __all__ = ["CourseHooks", "has_looked", "no_longer"]
@@ -91,5 +91,5 @@ def _is_whole(state: SessionState, session: pytest.Session) -> bool:
     if config.args_source is config.ArgsSource.TESTPATHS:
         return True
     # What was given, or the directory where pytest was started.
-    root = os.path.realpath(config.rootpath)
-    return any(os.path.realpath(arg) == root for arg in config.args)
+    root = System.realpath(config.rootpath)
+    return any(System.realpath(arg) == root for arg in config.args)

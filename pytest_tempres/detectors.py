@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
+from contextlib import suppress
 import os
 import sys
 
@@ -14,6 +14,7 @@ from pytest_tempres.distributed import has_workers
 from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.options import Settings
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 
 __all__ = ["add", "refuse"]
@@ -72,8 +73,8 @@ def add(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
 def _wished_for(state: SessionState) -> Iterator[str]:
     """Yield our own paths, and the files that somebody named in an option: they are no litter."""
     yield state.root.path
-    with contextlib.suppress(ValueError):
-        yield os.path.join(state.config.rootpath, state.config.getini("cache_dir"))
+    with suppress(ValueError):
+        yield System.join(state.config.rootpath, state.config.getini("cache_dir"))
     for target in state.settings.reports:
         if target.destination is not None and target.type != "term":
             yield target.destination
@@ -93,12 +94,12 @@ def _named_files(config: pytest.Config) -> Iterator[str]:
     given.pop("file_or_dir", None)
     here = str(config.invocation_params.dir)
     for value in _texts(given.values()):
-        yield from _to_be_made(os.path.join(here, os.path.expanduser(value)))
+        yield from _to_be_made(System.join(here, os.path.expanduser(value)))
     # The one file that pytest itself writes by its configuration file.
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         log_file = config.getini("log_file")
         if log_file:
-            yield from _to_be_made(os.path.join(config.rootpath, log_file))
+            yield from _to_be_made(System.join(config.rootpath, log_file))
 
 
 def _texts(values: Iterable[object]) -> Iterator[str]:
@@ -112,19 +113,19 @@ def _texts(values: Iterable[object]) -> Iterator[str]:
 
 
 def _to_be_made(path: str) -> Iterator[str]:
-    if not os.path.isdir(path):
-        while not os.path.lexists(os.path.dirname(path)):
-            path = os.path.dirname(path)
+    if not System.isdir(path):
+        while not System.lexists(System.dirname(path)):
+            path = System.dirname(path)
         yield path
 
 
 def _open_files() -> Iterator[str]:
     """Yield the paths of what is open in this process, as far as the system tells."""
     for directory in ("/proc/self/fd", "/dev/fd"):
-        with contextlib.suppress(OSError):
-            for number in os.listdir(directory):
-                with contextlib.suppress(OSError, ValueError):
-                    yield _path_of(os.path.join(directory, number), int(number))
+        with suppress(OSError):
+            for number in System.listdir(directory):
+                with suppress(OSError, ValueError):
+                    yield _path_of(System.join(directory, number), int(number))
             return
 
 
@@ -133,5 +134,5 @@ def _path_of(link: str, number: int) -> str:
         import fcntl  # noqa: PLC0415 -- not everywhere
 
         # The most bytes that macOS gives a path.
-        return os.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
-    return os.readlink(link)
+        return System.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return System.readlink(link)

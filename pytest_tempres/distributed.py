@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-import json
+from json import dumps
+from json import loads
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.verdict import as_evidence
 from pytest_tempres.notices import tell
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
@@ -92,12 +94,12 @@ def _is_started_by_xdist() -> bool:
 def _path_in(announced: str) -> str | None:
     """Return the path that a controller may have announced; None for anything else."""
     try:
-        path = json.loads(announced) if announced.startswith('"') else announced
+        path = loads(announced) if announced.startswith('"') else announced
         # Not every text that JSON can carry is the name of a file.
-        os.fsencode(path)
+        System.fsencode(path)
     except ValueError:
         return None
-    return path if os.path.isabs(path) and "\0" not in path else None
+    return path if System.isabs(path) and "\0" not in path else None
 
 
 def worker_name(*, worker: bool) -> str:
@@ -136,7 +138,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     if output is None:
         return
     entries = state.ledger.remaining() if state.ledger is not None else []
-    output[_OUTPUT] = json.dumps(
+    output[_OUTPUT] = dumps(
         {
             "entries": [as_evidence(entry, state.failed) for entry in entries],
             "deferred": sorted(deferred),
@@ -211,7 +213,7 @@ class ControllerHooks:
             path.encode()
         except UnicodeEncodeError:
             # execnet carries UTF-8 alone. No absolute path begins as this does.
-            path = json.dumps(path)
+            path = dumps(path)
         for spec in specs:
             spec.env[_SESSION] = path
 
@@ -246,7 +248,7 @@ class ControllerHooks:
             return
         self._state.ended.add(worker_directory(name))
         try:
-            _receive(self._state, node, json.loads(text))
+            _receive(self._state, node, loads(text))
         except (ValueError, TypeError, KeyError) as problem:
             self._state.warn(
                 "workeroutput",

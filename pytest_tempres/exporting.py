@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.portable import names_a_test
 
@@ -22,7 +22,7 @@ def export(state: SessionState) -> None:
             [*state.kept, *(kept for each in elsewhere for kept in each.kept)],
             directory,
             max_size=state.settings.artifacts_max_size,
-            session=os.path.basename(state.root.path),
+            session=System.basename(state.root.path),
             other_roots=[each.root for each in elsewhere if each.root],
         )
     except Exception as error:  # noqa: BLE001 -- the reports are made after this
@@ -45,6 +45,6 @@ class ArtifactsHooks:
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Collect nothing from copies of what tests made, which may look like tests."""
-        directory, name = os.path.split(collection_path)
+        directory, name = System.split(collection_path)
         # Somebody may have named a directory with tests of his own in it.
         return True if directory == self._directory and names_a_test(name) else None

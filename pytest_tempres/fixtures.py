@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import contextlib
+from contextlib import suppress
 import errno
 import os
 from pathlib import Path
@@ -20,6 +20,7 @@ from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
@@ -84,7 +85,7 @@ class TempResources:
         prefix = options.get("prefix")
         path = self._create(
             make_directory,
-            os.path.abspath(options.get("dir") or self._state.worker.given),
+            System.abspath(options.get("dir") or self._state.worker.given),
             self._name if prefix is None else prefix,
             options.get("suffix") or "",
         )
@@ -116,7 +117,7 @@ class TempResources:
         content = options.pop("content", None)
         _match_content(options.get("mode", "w+b"), content)
         file: Any = self._create(NamedTemporaryFile, **options)
-        self._lend(os.fsdecode(os.path.abspath(file.name)), file.fileno())
+        self._lend(System.fsdecode(System.abspath(file.name)), file.fileno())
         # What a failed test wrote is evidence: retention removes the path, not the close.
         self._closing.append(lambda: close_and_keep(file))
         return _begin_with(file, content)
@@ -138,15 +139,15 @@ class TempResources:
                 raise
             return make(*args, **options)
         except FileNotFoundError:
-            if os.path.isdir(self._state.worker.given):
+            if System.isdir(self._state.worker.given):
                 raise
             self._state.make_again()
             return make(*args, **options)
 
     def _lend(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
         identity = None
-        if os.path.dirname(path) != self._state.worker.given:
-            identity = identity_of_new(path) if fd is None else identity_of(os.fstat(fd))
+        if System.dirname(path) != self._state.worker.given:
+            identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
             if self._state.ledger is not None:
                 self._state.ledger.origins.outside.pop(path, None)
         self._made(Made(path, keep, identity))
@@ -194,12 +195,12 @@ def _copy_into(source: Path, target: str) -> None:
 
 
 def _change_directory(path: str) -> Callable[[], None]:
-    before = os.getcwd()
-    os.chdir(path)
+    before = System.getcwd()
+    System.chdir(path)
 
     def back() -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.chdir(before)
+        with suppress(FileNotFoundError):
+            System.chdir(before)
 
     return back
 
@@ -237,7 +238,7 @@ def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     nodeid = state.current.item.nodeid if state.current is not None else request.node.nodeid
     lending = Lending(request.fixturename or "", nodeid=nodeid)
     state.lent.append(lending)
-    name = os.path.basename(request.node.name) or request.scope
+    name = System.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
     made = _noting(state, lending) if state.at_once else lending.made.append
     resources = TempResources(state, made, name, base if base.is_dir() else base.parent)

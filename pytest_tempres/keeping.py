@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-import contextlib
+from contextlib import suppress
 import errno
-import os
 
 import pytest
 
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._system import System
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
@@ -53,9 +53,9 @@ def settle_due(state: SessionState) -> None:
 
 def given_by_crashed(state: SessionState, worker: str) -> list[str]:
     """Return what a crashed *worker* had given when it could no longer decide what stays of it."""
-    given = os.path.join(state.root.path, f"{worker}.d")
+    given = System.join(state.root.path, f"{worker}.d")
     try:
-        paths = [os.path.join(given, name) for name in sorted(os.listdir(given))]
+        paths = [System.join(given, name) for name in sorted(System.listdir(given))]
     except OSError:
         # It has a disk of its own.
         return []
@@ -75,7 +75,7 @@ def dispose(
         reason = reason_to_keep(policy, failed=failed, asked=each.keep)
         if reason is None:
             unwanted.append(each)
-        elif os.path.lexists(each.path):
+        elif System.lexists(each.path):
             state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
             state.spared |= parents(each.path)
     for each in unwanted:
@@ -87,7 +87,7 @@ def dispose(
 def remove(state: SessionState, made: Made, tick: Callable[[], object] | None = None) -> None:
     """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
     path, _, identity = made
-    if os.getpid() != state.pid:
+    if System.getpid() != state.pid:
         return
     _leave(state, path)
     try:
@@ -140,15 +140,15 @@ def _remaining(path: str, failures: list[Failure]) -> str:
 def _leave(state: SessionState, path: str) -> None:
     """Leave *path* if a test made it the working directory: its removal would leave us nowhere."""
     try:
-        here = os.getcwd()
+        here = System.getcwd()
     except OSError:
         # A test has removed it under itself.
-        here = os.path.realpath(path)
+        here = System.realpath(path)
     # getcwd resolves the links on which the temp location may lie.
-    if os.path.basename(path) in here and _is_in(here, os.path.realpath(path)):
-        with contextlib.suppress(OSError):
-            os.chdir(state.config.invocation_params.dir)
+    if System.basename(path) in here and _is_in(here, System.realpath(path)):
+        with suppress(OSError):
+            System.chdir(state.config.invocation_params.dir)
 
 
 def _is_in(path: str, directory: str) -> bool:
-    return os.path.join(path, "").startswith(os.path.join(directory, ""))
+    return System.join(path, "").startswith(System.join(directory, ""))

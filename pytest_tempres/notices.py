@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 import sys
 import warnings
 
@@ -46,5 +46,5 @@ def tell_late(message: str) -> None:
 def write_late(text: str) -> None:
     """Write *text* to standard error, if there is one."""
     # A stream that a test has closed, or taken away, is nobody's to write to.
-    with contextlib.suppress(AttributeError, OSError, ValueError):
+    with suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from typing import Final
 
 import pytest
+
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Progress"]
 
@@ -29,14 +30,14 @@ class Progress:
         self._terminal: Any = terminal if seen else None
         self._what = what
         self._count = 0
-        self._shown = time.monotonic()
+        self._shown = System.monotonic()
         self._is_shown = False
 
     def __call__(self) -> None:
         """Count one item."""
         self._count += 1
         if self._count % _STRIDE == 0 and self._terminal is not None:
-            now = time.monotonic()
+            now = System.monotonic()
             if now - self._shown > _SECONDS:
                 self._shown = now
                 self._show(f"removing {self._what}: {self._count:,} items")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from pytest_tempres.leaks.temp_root import measure
+from pytest_tempres.primitives._system import System
 from pytest_tempres.progress import Progress
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace import sweep as sweeping
@@ -20,13 +20,13 @@ _SECONDS: Final = 2.0
 
 def reclaim(state: SessionState) -> Reclaimed:
     """Remove what dead sessions left beside ours, once in each session."""
-    if state.swept or state.joined or os.getpid() != state.pid:
+    if state.swept or state.joined or System.getpid() != state.pid:
         return Reclaimed()
     state.swept = True
     progress = Progress(state.config, "what dead sessions left", silent=not state.settings.prints)
     try:
         found = sweep(
-            os.path.dirname(state.root.path),
+            System.dirname(state.root.path),
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,
             seconds=_SECONDS,
@@ -49,7 +49,7 @@ def retire(state: SessionState) -> None:
     """See to it that no more kept sessions stay than should, once this one has ended."""
     if state.kept or state.any_kept:
         sweeping.retire(
-            os.path.dirname(state.root.path),
+            System.dirname(state.root.path),
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,
             seconds=_SECONDS,

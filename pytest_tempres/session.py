@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 import functools
 import os
 import tempfile
-import time
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
@@ -27,6 +26,7 @@ from pytest_tempres.leaks.ignore import Ignore
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.notices import tell
 from pytest_tempres.options import Settings
+from pytest_tempres.primitives._system import System
 from pytest_tempres.redirect import SYSTEM_TMPDIR
 from pytest_tempres.redirect import Redirect
 from pytest_tempres.state import SessionState
@@ -120,7 +120,7 @@ def _listen(state: SessionState, ledger: Ledger, *, worker: bool) -> None:
 def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
     path = settings.baseline
     # A worker on another host does without: it accuses nobody that its controller pardons.
-    if path is None or not os.path.exists(path):
+    if path is None or not System.exists(path):
         return {}
     from pytest_tempres.leaks import baseline  # noqa: PLC0415 -- few have one
 
@@ -135,13 +135,13 @@ def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
 def _system_tmpdir(*, worker: bool) -> str:
     """Return where the temp location is without us; a worker inherits one that has moved."""
     system = os.environ.get(SYSTEM_TMPDIR, "") if worker else ""
-    return system if os.path.isdir(system) else tempfile.gettempdir()
+    return system if System.isdir(system) else tempfile.gettempdir()
 
 
 def _about(config: pytest.Config, *, worker: bool) -> dict[str, object]:
     """Return what a session root says of its session."""
     rootdir, run = str(config.rootpath), distributed.run_id(worker=worker)
-    return {"rootdir": rootdir, "started": time.time(), "run": run}
+    return {"rootdir": rootdir, "started": System.time(), "run": run}
 
 
 def _make_place(
@@ -176,20 +176,20 @@ def _open_ledger(
 ) -> Ledger | None:
     if settings.leaks == "off":
         return None
-    real = os.path.realpath(root.path)
+    real = System.realpath(root.path)
     ledger = Ledger(
         worker.path,
         worker=worker.name,
         rootdir=str(config.rootpath),
-        prefixes=() if real == root.path else (os.path.join(real, worker.name),),
-        inside=tuple(os.path.join(path, "") for path in {root.path, real}),
+        prefixes=() if real == root.path else (System.join(real, worker.name),),
+        inside=tuple(System.join(path, "") for path in {root.path, real}),
         ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
     )
     # Without pytest's cache plugin there is no such option, and no cache.
-    with contextlib.suppress(ValueError):
-        ledger.origins.exclude(os.path.join(config.rootpath, config.getini("cache_dir")))
+    with suppress(ValueError):
+        ledger.origins.exclude(System.join(config.rootpath, config.getini("cache_dir")))
     if settings.artifacts is not None:
         ledger.origins.exclude(settings.artifacts)
     return ledger
@@ -225,14 +225,14 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
 
 def stands_among_tests(state: SessionState) -> bool:
     """Whether session roots stand below rootdir, where kept ones would be collected."""
-    parent = os.path.realpath(os.path.dirname(state.root.path))
-    rootdir = os.path.realpath(state.config.rootpath)
-    return os.path.join(parent, "").startswith(os.path.join(rootdir, ""))
+    parent = System.realpath(System.dirname(state.root.path))
+    rootdir = System.realpath(state.config.rootpath)
+    return System.join(parent, "").startswith(System.join(rootdir, ""))
 
 
 def _stop(state: SessionState, redirect: Redirect) -> None:
     """Put the temp location back, and leave nothing behind but what is kept."""
-    if os.getpid() != state.pid:
+    if System.getpid() != state.pid:
         return
     reserve.release(state)
     if state.ledger is not None:

@@ -199,7 +199,7 @@ class SessionState:
     @property
     def travels(self) -> bool:
         """Whether reports made here are received by another process."""
-        return self.is_worker or os.getpid() != self.pid
+        return self.is_worker or System.getpid() != self.pid
 
     def may_stay(self, leak: Leak) -> bool:
         """Whether the marker of the test that left it says so."""

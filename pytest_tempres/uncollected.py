@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import bears_our_name
 
@@ -22,7 +23,7 @@ class UncollectedHooks:
         if not bears_our_name(collection_path.name):
             return None
         path = str(collection_path)
-        if os.path.lexists(os.path.join(path, BREADCRUMB)):
+        if System.lexists(System.join(path, BREADCRUMB)):
             return True
         # In another user's root not even the breadcrumb can be seen.
-        return None if os.access(path, os.R_OK | os.X_OK) else True
+        return None if System.access(path, os.R_OK | os.X_OK) else True

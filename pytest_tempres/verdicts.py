@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import gc
-import os
 from typing import TYPE_CHECKING
 from typing import TypeVar
 
@@ -199,15 +198,15 @@ def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
     """
     found = []
     for worker in _names(state.root.path):
-        path = os.path.join(state.root.path, worker)
-        if worker == state.worker.name or worker.endswith(".d") or not os.path.isdir(path):
+        path = System.join(state.root.path, worker)
+        if worker == state.worker.name or worker.endswith(".d") or not System.isdir(path):
             continue
         test = state.crashed.get(worker)
         owner = SESSION if test is None else Owner("test", test)
         # A worker that was killed had no chance to clean up.
         died = broken or worker not in state.ended
         found += [
-            Entry(os.path.join(path, name), owner, test, evidence=died, worker=worker)
+            Entry(System.join(path, name), owner, test, evidence=died, worker=worker)
             for name in _names(path)
         ]
     return found
@@ -215,7 +214,7 @@ def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
 
 def _names(path: str) -> list[str]:
     try:
-        return sorted(os.listdir(path))
+        return sorted(System.listdir(path))
     except OSError:
         return []
 
@@ -229,7 +228,7 @@ def _keep_reported(state: SessionState) -> None:
         kept
         for path, kept in state.made.items()
         # A worker that came to its end has told what it kept.
-        if path not in known and kept.worker not in state.ended and os.path.lexists(path)
+        if path not in known and kept.worker not in state.ended and System.lexists(path)
     ]
 
 
@@ -237,7 +236,7 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
     """Complete the list of what is kept: what failed tests left, and what crashed ones had."""
     if state.settings.keep == "none":
         return
-    inside = os.path.join(state.root.path, "")
+    inside = System.join(state.root.path, "")
     left = [leak.entry for leak in leaks if leak.status == "failed-test"]
     state.kept += [
         Kept(entry.test, entry.path, "failed", entry.worker)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
-import contextlib
-import os
+from contextlib import suppress
 import re
 from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Known", "base_id", "read", "render", "stale", "write"]
 
@@ -61,7 +61,7 @@ def read(path: str) -> dict[str, Known]:
     :raises OSError: When it cannot be read.
     """
     found = {}
-    with open(path, encoding="utf-8") as file:
+    with System.open_file(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             text = line.rstrip("\n")
             if not text.strip() or text.startswith("#"):
@@ -88,15 +88,15 @@ def write(path: str, known: Iterable[Known]) -> None:
     :raises OSError: When it cannot be written.
     """
     # Beside the file that a link stands for: the link is somebody's choice.
-    path = os.path.realpath(path)
+    path = System.realpath(path)
     try:
-        with open(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
+        with System.open_file(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
             file.write(render(known))
-        os.replace(f"{path}.new", path)
+        System.replace(f"{path}.new", path)
     except OSError:
         # Half a file would lie about in somebody's repository.
-        with contextlib.suppress(OSError):
-            os.unlink(f"{path}.new")
+        with suppress(OSError):
+            System.unlink(f"{path}.new")
         raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
+from contextlib import suppress
 import functools
 import gc
 import os
@@ -23,6 +23,7 @@ from pytest_tempres.leaks.origins import absolute
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
+from pytest_tempres.primitives._system import System
 
 __all__ = [
     "ExitCallbacks",
@@ -56,7 +57,7 @@ class ExitCallbacks:
         self._register = register
         self._unregister = unregister
         self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
-        self._standing = parents(os.getcwd()) | parents(tempfile.gettempdir())
+        self._standing = parents(System.getcwd()) | parents(tempfile.gettempdir())
 
     def exempt(self, directory: str) -> None:
         """Take it that nobody removes *directory*, since the process needs it to the end."""
@@ -80,7 +81,7 @@ class ExitCallbacks:
             machinery, whose callbacks remove nothing but what they were given.
         """
         codes = (_code(func) for func, _ in self._callbacks)
-        return any(code and folder.show(os.path.abspath(code.co_filename)) for code in codes)
+        return any(code and folder.show(System.abspath(code.co_filename)) for code in codes)
 
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
@@ -92,7 +93,7 @@ class ExitCallbacks:
             for func, arguments in reversed(callbacks):
                 paths: set[str] = set()
                 # These may be anybody's objects, and do anything when they are asked.
-                with contextlib.suppress(Exception):
+                with suppress(Exception):
                     paths.update(_paths_in((func, *arguments)))
                 yield from paths - self._standing
 
@@ -138,9 +139,9 @@ def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
     """Yield the absolute paths among *values*, and among what these hold."""
     for value in values:
         if isinstance(value, (str, bytes, os.PathLike)):
-            path = os.fsdecode(value)
-            if os.path.isabs(path):
-                yield os.path.normpath(path)
+            path = System.fsdecode(value)
+            if System.isabs(path):
+                yield System.normpath(path)
         elif depth:
             yield from _paths_in(_parts(value), depth - 1)
 
@@ -166,7 +167,7 @@ def _seen_by(function: FunctionType) -> Iterator[Any]:
     yield from (function.__globals__[name] for name in names if name in function.__globals__)
     for cell in function.__closure__ or ():
         # A name that was not assigned yet has an empty cell.
-        with contextlib.suppress(ValueError):
+        with suppress(ValueError):
             yield cell.cell_contents
 
 
@@ -251,9 +252,9 @@ def settle(root: str) -> None:
     They would go only while modules are torn down, which is after the last
     moment at which anybody could remove the directory around them.
     """
-    inside = os.path.join(root, "")
+    inside = System.join(root, "")
     for thing in gc.get_objects():
         if issubclass(type(thing), _CLOSERS) and _deletes(thing):
-            with contextlib.suppress(Exception):
-                if os.fsdecode(thing.name).startswith(inside):
+            with suppress(Exception):
+                if System.fsdecode(thing.name).startswith(inside):
                     getattr(thing, "cleanup", thing.close)()

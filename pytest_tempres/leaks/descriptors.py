@@ -294,7 +294,7 @@ def _imports(stack: Iterable[RawFrame]) -> bool:
 
 def _is_own(file: str | None) -> bool:
     """Whether the nearest *file* is the project's own, not one of a library."""
-    if file is None or os.path.isabs(file):
+    if file is None or System.isabs(file):
         return False
     return not any(f"{site}{os.sep}" in file for site in _SITES)
 

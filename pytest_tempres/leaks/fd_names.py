@@ -141,7 +141,7 @@ def target(number: int) -> str:
     try:
         if sys.platform == "darwin":
             found = _fcntl(number, fcntl.F_GETPATH, bytes(1024))
-            return os.fsdecode(found.rstrip(b"\0"))
+            return System.fsdecode(found.rstrip(b"\0"))
         return System.readlink(f"{TABLE}/{number}")
     except OSError:
         return ""
@@ -162,7 +162,7 @@ def describe(number: int) -> Description | None:
     if path.startswith(_MEMORY):
         name = path.removeprefix(_MEMORY).removesuffix(DELETED)
         return Description(f"memfd {name}", f"memfd {name}", status.st_size)
-    if os.path.isabs(path):
+    if System.isabs(path):
         return _named(number, status, path)
     text = _nameless(number, status, path)
     return Description(text, text)
@@ -176,7 +176,7 @@ def _named(number: int, status: os.stat_result, path: str) -> Description:
         return Description(f"{'deleted ' if gone else ''}{kind} {path}", path)
     if not gone and status.st_nlink:
         return Description(path, path)
-    directory, name = os.path.split(path)
+    directory, name = System.split(path)
     # That is how the kernel calls what was opened with O_TMPFILE.
     unnamed = name == f"#{status.st_ino}"
     text = f"unnamed file in {directory}" if unnamed else f"unlinked file {path}"
@@ -256,7 +256,7 @@ def _address(ask: Callable[[], Any]) -> str:
         return ""
     if isinstance(found, bytes):
         # Linux has names for sockets that are in no file system; they begin with NUL.
-        return "@" + os.fsdecode(found).strip("\0") if found else ""
+        return "@" + System.fsdecode(found).strip("\0") if found else ""
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
         host, port = found[:2]
         if not port:

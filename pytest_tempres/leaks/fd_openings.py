@@ -136,13 +136,13 @@ class Matches:
 
     def announced(self, number: int, target: str) -> Hint | None:
         """Return what was announced of *number*, which leads to *target*."""
-        if os.path.isabs(target):
+        if System.isabs(target):
             return self._file(number, target)
         return self._socket(number)
 
     def guessed(self, number: int, target: str) -> Hint | None:
         """Return what was announced of something that may have been *number*."""
-        noted = self._of_path(target) if os.path.isabs(target) else None
+        noted = self._of_path(target) if System.isabs(target) else None
         hint = noted[-1].hint if noted else self._wrapped(number)
         if hint is None and target.startswith("socket:"):
             return self._detached()
@@ -162,7 +162,7 @@ class Matches:
         noted = self._paths.get(target) or self._real_paths.get(target)
         if not noted:
             # Without a name it was opened by that of its directory.
-            directory = os.path.dirname(target)
+            directory = System.dirname(target)
             within = self._paths.get(directory) or self._real_paths.get(directory) or ()
             noted = [each for each in within if (each.flags or 0) & _UNNAMED == _UNNAMED != 0]
         return noted

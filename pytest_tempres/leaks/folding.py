@@ -34,8 +34,8 @@ class Folder:
     """
 
     def __init__(self, rootdir: str, plugins: Callable[[], Iterable[object]] = tuple) -> None:
-        self._root = os.path.join(rootdir, "")
-        self._library = os.path.join(os.path.dirname(os.__file__), "")
+        self._root = System.join(rootdir, "")
+        self._library = System.join(System.dirname(os.__file__), "")
         self._plugins = plugins
         self._seen: dict[str, str | None] = {}
         self._of_plugins: dict[str, bool] = {}
@@ -128,11 +128,11 @@ def _path_of(plugin: ModuleType) -> str | None:
     top = plugin.__name__.partition(".")[0]
     module = sys.modules.get(top, plugin) if "pytest" in top else plugin
     file: str | None = getattr(module, "__file__", None)
-    return os.path.dirname(file) if file and hasattr(module, "__path__") else file
+    return System.dirname(file) if file and hasattr(module, "__path__") else file
 
 
 def _machinery() -> tuple[str, ...]:
     """Return the directories of the packages that run tests, as far as they are imported."""
     modules = (sys.modules.get(name) for name in _MACHINERY)
     files = (getattr(module, "__file__", None) for module in modules)
-    return tuple(os.path.join(os.path.dirname(file), "") for file in files if file)
+    return tuple(System.join(System.dirname(file), "") for file in files if file)

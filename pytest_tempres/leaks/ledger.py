@@ -84,7 +84,7 @@ class Ledger:
         #: What is looked at besides the worker root.
         self.detectors: list[Detector] = []
         self.origins = Origins(
-            tuple(os.path.join(path, "") for path in (worker_root, *prefixes)),
+            tuple(System.join(path, "") for path in (worker_root, *prefixes)),
             inside,
             self._inodes,
             self.running,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Container
 from collections.abc import Set as AbstractSet
-import contextlib
+from contextlib import suppress
 import os
 import sys
 from types import CodeType
@@ -201,7 +201,7 @@ class Origins:
 
     def exclude(self, directory: str) -> None:
         """Take everything below *directory* for somebody else's."""
-        self._inside += (os.path.join(directory, ""),)
+        self._inside += (System.join(directory, ""),)
 
     def add(self, detector: Detector) -> None:
         """Let *detector* hear of its events too."""
@@ -300,7 +300,7 @@ def deactivate(origins: Origins) -> None:
 def _forward(event: str, args: tuple[Any, ...]) -> None:
     if event in _wanted and _active:
         # Raising here would break the call under test.
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             _active[-1].saw(event, args)
 
 

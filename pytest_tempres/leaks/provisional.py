@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-import contextlib
+from contextlib import suppress
 from itertools import chain
 from typing import Final
 
@@ -126,9 +126,9 @@ def _inode(entry: Entry) -> tuple[int, int] | None:
 def _open_inodes() -> set[tuple[int, int]]:
     """Return the files that this process has open: an object may hold one and remove it."""
     found = set()
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for name in System.listdir("/dev/fd"):
-            with contextlib.suppress(OSError, ValueError):
+            with suppress(OSError, ValueError):
                 status = System.fstat(int(name))
                 found.add((status.st_dev, status.st_ino))
     return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
-import os
+from contextlib import suppress
 from typing import Any
 from typing import Final
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.tree import Deed
 from pytest_tempres.leaks.tree import State
 from pytest_tempres.leaks.tree import state
+from pytest_tempres.primitives._system import System
 
 __all__ = ["Trace", "Traces"]
 
@@ -78,7 +78,7 @@ class Traces:
         if len(self._traces) <= self._prune_at:
             return
         for path, trace in list(self._traces.items()):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if state(path) == trace.original:
                     self.drop(path)
         self._prune_at = _PRUNE_AT + 2 * len(self._traces)
@@ -121,7 +121,7 @@ class Traces:
             found = self._exactly(path, "created")
         if found is not None:
             return found
-        inside = list(self._inside(os.path.join(path, ""), deed))
+        inside = list(self._inside(System.join(path, ""), deed))
         if len({(entry.owner, entry.test) for entry in inside}) == 1:
             return inside[0]._replace(path=path)
         return Entry(path, SESSION, worker=self._worker)

@@ -106,7 +106,7 @@ class Scope:
     def exclude(self, path: str) -> None:
         """Leave out *path*, and all that is in it."""
         self._paths.add(path)
-        self._prefixes += (os.path.join(path, ""),)
+        self._prefixes += (System.join(path, ""),)
 
     def leaves_out(self, path: str, name: str) -> bool:
         """Whether *path*, in a directory that is looked at, is left out for its last *name*."""
@@ -114,7 +114,7 @@ class Scope:
 
     def leaves_out_below(self, top: str, below: str) -> bool:
         """Whether a path, given by its way from *top*, is left out for any part of it."""
-        path = os.path.join(top, below)
+        path = System.join(top, below)
         if path in self._paths or path.startswith(self._prefixes):
             return True
         return any(_excluded_name(name) for name in below.split(os.sep))
@@ -167,7 +167,7 @@ class Tree:
 
     def recorded(self, path: str) -> State | None:
         """Return what stood at *path*, if anything is known of it."""
-        parent, name = os.path.split(path)
+        parent, name = System.split(path)
         return self._listings.get(parent, {}).get(name)
 
     def differences(self) -> Iterator[Difference]:
@@ -195,7 +195,7 @@ class Tree:
                 continue
             self._listings[directory] = listing
             for name, found in listing.items():
-                path = os.path.join(directory, name)
+                path = System.join(directory, name)
                 if found == _DIRECTORY and not self._scope.pardons(path):
                     pending.append(path)
 
@@ -229,7 +229,7 @@ class Tree:
                 continue
             yield from self._gone(directory, known, listing)
             for name, now in listing.items():
-                path = os.path.join(directory, name)
+                path = System.join(directory, name)
                 if name not in known:
                     yield Difference(path, "created", None)
                 elif known[name] != now:
@@ -241,7 +241,7 @@ class Tree:
         self, directory: str, known: dict[str, State], listing: dict[str, State]
     ) -> Iterator[Difference]:
         for name in known.keys() - listing.keys():
-            path = os.path.join(directory, name)
+            path = System.join(directory, name)
             # It may have been left out since, and then it is not listed.
             if not self._scope.leaves_out(path, name):
                 yield Difference(path, "deleted", known[name])
@@ -252,7 +252,7 @@ class Tree:
         while pending:
             parent = pending.pop()
             for name, found in self._listings.get(parent, {}).items():
-                path = os.path.join(parent, name)
+                path = System.join(parent, name)
                 if found == _DIRECTORY:
                     pending.append(path)
                 else:

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 import gc
-import os
 
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Status
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.temp_root import measure
+from pytest_tempres.primitives._system import System
 
 __all__ = [
     "as_evidence",
@@ -126,7 +126,7 @@ def _spellings(path: str) -> set[str]:
     Whoever removes a directory removes what is in it, and may call it by its
     real name where the temp directory is a link, as on macOS.
     """
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    real = System.join(System.realpath(System.dirname(path)), System.basename(path))
     return {*parents(path), *parents(real)}
 
 
@@ -135,5 +135,5 @@ def parents(path: str) -> set[str]:
     found = set()
     while path not in found:
         found.add(path)
-        path = os.path.dirname(path)
+        path = System.dirname(path)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-import contextlib
+from contextlib import suppress
 import gc
 import os
 from typing import Any
@@ -98,7 +98,7 @@ class Watched:
         self._worker = worker
         self._pid = System.getpid()
         self._collect = collect
-        directories = tuple(dict.fromkeys(map(os.path.normpath, directories)))
+        directories = tuple(dict.fromkeys(map(System.normpath, directories)))
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
         self._notes: dict[str, _Note] = {}
@@ -126,10 +126,10 @@ class Watched:
 
     def _spelled(self, path: str) -> str:
         """Return *path* below a named directory as that was named, others as they are."""
-        path = os.path.normpath(path)
+        path = System.normpath(path)
         for prefix, top in self._tops:
             if path.startswith(prefix):
-                return os.path.join(top, path[len(prefix) :])
+                return System.join(top, path[len(prefix) :])
         return path
 
     def _place(self, path: str) -> tuple[str, str] | None:
@@ -138,7 +138,7 @@ class Watched:
             if path.startswith(prefix):
                 below = path[len(prefix) :]
                 if not self._scope.leaves_out_below(top, below):
-                    return top, os.path.join(top, below)
+                    return top, System.join(top, below)
             elif path + os.sep == prefix:
                 return top, top
         return None
@@ -189,9 +189,9 @@ class Watched:
         for directory, children in self._children.items():
             came, went = children.changes()
             for name in came:
-                self._came(os.path.join(directory, name))
+                self._came(System.join(directory, name))
             for name in went:
-                self._went(os.path.join(directory, name))
+                self._went(System.join(directory, name))
         self._traces.prune()
 
     def _settle(self) -> None:
@@ -199,7 +199,7 @@ class Watched:
         notes, self._notes = self._notes, {}
         for path, note in notes.items():
             # Where nobody can look, nobody can accuse.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._book(path, note)
 
     def _book(self, path: str, note: _Note) -> None:
@@ -257,7 +257,7 @@ class Watched:
 
     def _keep_unseen(self, deed: Deed, path: str, original: State | None) -> None:
         """Book what no event told of for who is running."""
-        if self._scope.leaves_out(path, os.path.basename(path)) or self._scope.pardons(path):
+        if self._scope.leaves_out(path, System.basename(path)) or self._scope.pardons(path):
             return
         running = self._running
         work = Work(running.owner, running.test, running.phase)
@@ -337,8 +337,8 @@ class Watched:
 def _spellings(directories: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield each way to spell one of *directories*, a separator at its end, with its given name."""
     for directory in directories:
-        for spelling in dict.fromkeys((directory, os.path.realpath(directory))):
-            yield os.path.join(spelling, ""), directory
+        for spelling in dict.fromkeys((directory, System.realpath(directory))):
+            yield System.join(spelling, ""), directory
 
 
 def _between(top: str, path: str) -> Iterator[str]:

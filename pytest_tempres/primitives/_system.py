@@ -6,10 +6,12 @@ in force. What this package calls while tests run and at the end of the session 
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from types import FunctionType
 from types import SimpleNamespace
+from typing import IO
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
     _Entries = AbstractContextManager[Iterator[os.DirEntry[str]]]
     _List = Callable[[str | int], list[str]]
-    _OnText = Callable[[str], str]
-    _Tells = Callable[[str], bool]
+    _Path = str | os.PathLike[str]
+    _OnText = Callable[[_Path], str]
+    _Splits = Callable[[_Path], tuple[str, str]]
+    _Tells = Callable[[_Path], bool]
     _Scan = Callable[[str], _Entries]
 
 __all__ = ["System"]
@@ -45,7 +49,7 @@ def _copies(module: object, **names: object) -> dict[str, Any]:
 
 # To capture these alone is not enough: written in Python, they ask `os` for others (`os.fspath`).
 _path: Final = _copies(os.path, os=SimpleNamespace(**vars(os)))
-_os: Final = _copies(SimpleNamespace(fsdecode=os.fsdecode, fspath=os.fspath))
+_os: Final = _copies(os, path=SimpleNamespace(**_path))
 
 
 class System:
@@ -57,40 +61,54 @@ class System:
 
     # Overloaded for bytes and descriptors, of which there are none here.
     abspath = staticmethod(cast("_OnText", _path["abspath"]))
+    basename = staticmethod(cast("_OnText", _path["basename"]))
+    dirname = staticmethod(cast("_OnText", _path["dirname"]))
+    exists = staticmethod(cast("_Tells", _path["exists"]))
+    fsdecode = staticmethod(cast("Callable[[Any], str]", _os["fsdecode"]))
+    fsencode = staticmethod(cast("Callable[[Any], bytes]", _os["fsencode"]))
+    isabs = staticmethod(cast("_Tells", _path["isabs"]))
+    isdir = staticmethod(cast("_Tells", _path["isdir"]))
+    join = staticmethod(cast("Callable[..., str]", _path["join"]))
+    lexists = staticmethod(cast("_Tells", _path["lexists"]))
     listdir = staticmethod(cast("_List", os.listdir))
-    mkdir = staticmethod(os.mkdir)
+    makedirs = staticmethod(cast("Callable[..., None]", _os["makedirs"]))
     normpath = staticmethod(cast("_OnText", _path["normpath"]))
-    readlink = staticmethod(cast("_OnText", os.readlink))
+    readlink = staticmethod(cast("Callable[..., str]", os.readlink))
     realpath = staticmethod(cast("_OnText", _path["realpath"]))
     scandir = staticmethod(cast("_Scan", os.scandir))
+    split = staticmethod(cast("_Splits", _path["split"]))
+    splitext = staticmethod(cast("_Splits", _path["splitext"]))
 
+    access = staticmethod(os.access)
+    chdir = staticmethod(os.chdir)
     chmod = staticmethod(os.chmod)
     close = staticmethod(os.close)
     dup = staticmethod(os.dup)
-    fsdecode = staticmethod(cast("Callable[[Any], str]", _os["fsdecode"]))
     fstat = staticmethod(os.fstat)
     fsync = staticmethod(os.fsync)
     getcwd = staticmethod(os.getcwd)
     getpid = staticmethod(os.getpid)
-    isabs = staticmethod(cast("_Tells", _path["isabs"]))
     isatty = staticmethod(os.isatty)
-    isdir = staticmethod(cast("_Tells", _path["isdir"]))
-    join = staticmethod(cast("Callable[..., str]", _path["join"]))
-    lexists = staticmethod(cast("_Tells", _path["lexists"]))
     link = staticmethod(os.link)
     lstat = staticmethod(os.lstat)
+    mkdir = staticmethod(os.mkdir)
     monotonic = staticmethod(time.monotonic)
     open = staticmethod(os.open)
+    open_file = staticmethod(cast("Callable[..., IO[Any]]", io.open))
     process_time = staticmethod(time.process_time)
     read = staticmethod(os.read)
     replace = staticmethod(os.replace)
     rmdir = staticmethod(os.rmdir)
     sleep = staticmethod(time.sleep)
     stat = staticmethod(os.stat)
+    strerror = staticmethod(os.strerror)
+    symlink = staticmethod(os.symlink)
     time_ns = staticmethod(time.time_ns)
     unlink = staticmethod(os.unlink)
     utime = staticmethod(os.utime)
     write = staticmethod(os.write)
+    # Last: it takes the module's name here.
+    time = staticmethod(time.time)
 
     #: None where modes are not a descriptor's own (Windows, before Python 3.13).
     fchmod: Callable[[int, int], None] | None = (

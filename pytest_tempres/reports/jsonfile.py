@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
+from json import dumps
 from typing import Any
 from typing import Final
 
@@ -28,7 +28,7 @@ def render(summary: Summary) -> str:
         "leaks": [_leak(leak) for leak in summary.leaks],
         "kept": [_kept(kept) for kept in summary.kept],
     }
-    return json.dumps(record, indent=1) + "\n"
+    return dumps(record, indent=1) + "\n"
 
 
 def _leak(leak: Leak) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.workspace.retention import Artifacts
@@ -120,7 +121,7 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
 
     :param root: The session root; what lies in it is shown relative to its parent.
     """
-    inside = os.path.join(root, "")
+    inside = System.join(root, "")
 
     def place(leak: Leak) -> str:
         return _place(root if leak.path.startswith(inside) else None, leak.path)

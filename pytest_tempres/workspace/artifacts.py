@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-import contextlib
+from contextlib import suppress
 import os
 from typing import Any
 from typing import Final
 from typing import NamedTuple
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.copying import Limits
 from pytest_tempres.workspace.copying import TreeCopy
 from pytest_tempres.workspace.folder import Folder
@@ -66,7 +67,7 @@ def export(
     """
     kept = tuple(kept)
     try:
-        os.makedirs(directory, exist_ok=True)
+        System.makedirs(directory, exist_ok=True)
         folder = Folder.at(directory)
     except OSError as error:
         return Exported(kept, None, f"{directory}: {error.strerror}")
@@ -101,7 +102,7 @@ class _Export:
             try:
                 return manifest.add(records)
             except OSError as error:
-                self.limits.fail(os.path.join(self._folder.path, "manifest.json"), error)
+                self.limits.fail(System.join(self._folder.path, "manifest.json"), error)
         return None
 
     def copy(self, kept: tuple[Kept, ...]) -> None:
@@ -122,19 +123,19 @@ class _Export:
             try:
                 return self._copy_tree(kept)
             except OSError as error:
-                path = os.path.join(self._folder.path, safe_nodeid(kept.nodeid))
+                path = System.join(self._folder.path, safe_nodeid(kept.nodeid))
                 reason = self.limits.fail(path, error)
         return _Copy(None, None, reason)
 
     def _missing(self, path: str) -> str | None:
-        if os.path.isabs(path) and os.path.lexists(path):
+        if System.isabs(path) and System.lexists(path):
             return self.limits.stopped
-        elsewhere = any(path.startswith(os.path.join(root, "")) for root in self._other_roots)
-        return "on another host" if elsewhere or not os.path.isabs(path) else "it is gone"
+        elsewhere = any(path.startswith(System.join(root, "")) for root in self._other_roots)
+        return "on another host" if elsewhere or not System.isabs(path) else "it is gone"
 
     def _copy_tree(self, kept: Kept) -> _Copy:
         directory = self._directory(kept.nodeid)
-        parent, name = os.path.split(kept.path)
+        parent, name = System.split(kept.path)
         try:
             source = Folder.at(parent)
         except OSError as error:
@@ -157,7 +158,7 @@ class _Export:
     def _make_free(self, wanted: str) -> str:
         for name in numbered(wanted):
             # The same test of an earlier run has its own.
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 self._folder.make_directory(name, _PRIVATE)
                 return name
         raise AssertionError(wanted)
@@ -169,7 +170,7 @@ class _Export:
         if copy.tree is not None and copy.artifact is not None:
             parts = tuple(path[len(top) :].strip(os.sep).split(os.sep))
             artifact = "/".join((copy.artifact, *copy.tree.place(parts)))
-            if os.path.lexists(self._path(artifact)):
+            if System.lexists(self._path(artifact)):
                 return _Copy(artifact, None)
         return _Copy(None, None, f"it lies in {_text(top)}, and was skipped there")
 
@@ -179,7 +180,7 @@ class _Export:
         return artifact and self._path(artifact)
 
     def _path(self, artifact: str) -> str:
-        return os.path.join(self._folder.path, *artifact.split("/"))
+        return System.join(self._folder.path, *artifact.split("/"))
 
     def record(self, kept: Kept, session: str) -> dict[str, Any]:
         """Return what the manifest says of a kept path."""
@@ -220,10 +221,10 @@ class _Export:
 
 def _above(path: str) -> Iterator[str]:
     """Yield the directories that *path* lies in, the nearest first."""
-    parent = os.path.dirname(path)
+    parent = System.dirname(path)
     while parent != path:
         yield parent
-        path, parent = parent, os.path.dirname(parent)
+        path, parent = parent, System.dirname(parent)
 
 
 def _joined(parts: Iterable[str]) -> str:

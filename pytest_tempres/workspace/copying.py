@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+from contextlib import suppress
 import errno
 import os
 import stat
@@ -12,6 +13,7 @@ from typing import Any
 from typing import Final
 from typing import NoReturn
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.folder import Folder
 from pytest_tempres.workspace.folder import is_directory
 from pytest_tempres.workspace.portable import safe_names
@@ -122,7 +124,7 @@ class TreeCopy:
             self._try(self._fill, *self._pending.pop())
         for made, status in reversed(self._made):
             # What is written into a directory changes its times, so they come last.
-            with contextlib.suppress(OSError), self._target.below(made[:-1]) as parent:
+            with suppress(OSError), self._target.below(made[:-1]) as parent:
                 parent.stamp(made[-1], status)
 
     def _try(self, deed: Callable[..., None], parts: _Parts, safe: _Parts, *args: Any) -> None:
@@ -132,7 +134,7 @@ class TreeCopy:
             self._note(parts, str(skip))
         except OSError as error:
             # What reading raises has become a skip already.
-            path = os.path.join(self._target.path, *safe)
+            path = System.join(self._target.path, *safe)
             self._note(parts, self._limits.fail(path, error))
 
     def _note(self, parts: _Parts, reason: str) -> None:
@@ -200,8 +202,8 @@ class TreeCopy:
         with contextlib.ExitStack() as stack:
             with _reading():
                 opened = source.read(name)
-                stack.callback(os.close, opened)
-                status = os.fstat(opened)
+                stack.callback(System.close, opened)
+                status = System.fstat(opened)
             if not stat.S_ISREG(status.st_mode):
                 _skip("no longer a file")
             if status.st_size > self._limits.left:
@@ -215,7 +217,7 @@ class TreeCopy:
     def _write(self, opened: int, status: os.stat_result, new: str, target: Folder) -> int:
         made = target.make_file(new, status.st_mode & 0o777 | 0o600)
         try:
-            with open(made, "wb", buffering=0) as file:
+            with System.open_file(made, "wb", buffering=0) as file:
                 # A file that grows all the time has an end here.
                 return _pour(opened, file.fileno(), status.st_size)
         except BaseException:
@@ -227,12 +229,12 @@ def _pour(source: int, target: int, amount: int) -> int:
     left = amount
     while left:
         with _reading():
-            chunk = os.read(source, min(left, _CHUNK))
+            chunk = System.read(source, min(left, _CHUNK))
         if not chunk:
             break
         left -= len(chunk)
         while chunk:
-            chunk = chunk[os.write(target, chunk) :]
+            chunk = chunk[System.write(target, chunk) :]
     return amount - left
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
-import os
+from contextlib import suppress
 from typing import Final
 import weakref
+
+from pytest_tempres.primitives._system import System
 
 __all__ = ["at_exit", "hand_over"]
 
@@ -22,7 +23,7 @@ _anchor: Final = _Anchor()
 
 def hand_over(duty: Callable[[], object]) -> None:
     """Leave *duty* to the end of this process; a forked child does not do it."""
-    _duties.append((os.getpid(), duty))
+    _duties.append((System.getpid(), duty))
 
 
 def at_exit() -> None:
@@ -39,6 +40,6 @@ def _do_all() -> None:
     while _duties:
         pid, duty = _duties.pop()
         # At this point nobody is left to be told.
-        with contextlib.suppress(Exception):
-            if pid == os.getpid():
+        with suppress(Exception):
+            if pid == System.getpid():
                 duty()

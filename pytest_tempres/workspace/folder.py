@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+from contextlib import suppress
 import errno
 import os
 import stat
@@ -67,9 +68,9 @@ class Folder:
     def at(cls, path: str) -> Folder:
         """Open the directory *path*; links are followed, since the user named it so."""
         if System.by_descriptor:
-            return cls(path, os.open(path, _DIRECTORY))
-        if not stat.S_ISDIR(os.stat(path).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            return cls(path, System.open(path, _DIRECTORY))
+        if not stat.S_ISDIR(System.stat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, System.strerror(errno.ENOTDIR), path)
         return cls(path, None)
 
     def __enter__(self) -> Self:
@@ -79,53 +80,53 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         """Close the descriptor."""
         if self.fd is not None:
-            os.close(self.fd)
+            System.close(self.fd)
             self.fd = None
 
     def below(self, parts: Iterable[str]) -> Folder:
         """Open a directory further down; no link on the way is followed."""
         parts = tuple(parts)
-        path = os.path.join(self.path, *parts)
+        path = System.join(self.path, *parts)
         if self.fd is None:
             self._refuse_links(parts)
             return Folder(path, None)
-        fd = os.dup(self.fd)
+        fd = System.dup(self.fd)
         for part in parts:
             try:
-                inner = os.open(part, _DIRECTORY | _NOT_A_LINK, dir_fd=fd)
+                inner = System.open(part, _DIRECTORY | _NOT_A_LINK, dir_fd=fd)
             finally:
-                os.close(fd)
+                System.close(fd)
             fd = inner
         return Folder(path, fd)
 
     def _refuse_links(self, parts: tuple[str, ...]) -> None:
         for number in range(1, len(parts) + 1):
-            path = os.path.join(self.path, *parts[:number])
-            if not is_directory(os.lstat(path)):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            path = System.join(self.path, *parts[:number])
+            if not is_directory(System.lstat(path)):
+                raise NotADirectoryError(errno.ENOTDIR, System.strerror(errno.ENOTDIR), path)
 
     def _where(self, name: str) -> str:
-        return os.path.join(self.path, name) if self.fd is None else name
+        return System.join(self.path, name) if self.fd is None else name
 
     def status(self) -> os.stat_result:
         """Return what the system knows of the directory itself."""
-        return os.stat(self.path if self.fd is None else self.fd)
+        return System.stat(self.path if self.fd is None else self.fd)
 
     def names(self) -> list[str]:
         """Return the names of all that is in it, sorted."""
-        return sorted(os.listdir(self.path if self.fd is None else self.fd))
+        return sorted(System.listdir(self.path if self.fd is None else self.fd))
 
     def lstat(self, name: str) -> os.stat_result:
         """Return what the system knows of *name*, not of what a link leads to."""
-        return os.stat(self._where(name), dir_fd=self.fd, follow_symlinks=False)
+        return System.stat(self._where(name), dir_fd=self.fd, follow_symlinks=False)
 
     def read(self, name: str) -> int:
         """Open the file *name*; a fifo does not block, and a link is refused."""
-        return os.open(self._where(name), _TO_READ, dir_fd=self.fd)
+        return System.open(self._where(name), _TO_READ, dir_fd=self.fd)
 
     def make_file(self, name: str, mode: int) -> int:
         """Make and open the file *name*, which nothing stands for yet."""
-        return os.open(self._where(name), os.O_WRONLY | _TO_MAKE, mode, dir_fd=self.fd)
+        return System.open(self._where(name), os.O_WRONLY | _TO_MAKE, mode, dir_fd=self.fd)
 
     def make_private(self, name: str) -> int:
         """Make and open the file *name* as :func:`make_private` does."""
@@ -133,19 +134,19 @@ class Folder:
 
     def make_directory(self, name: str, mode: int) -> None:
         """Make the directory *name*, which nothing stands for yet."""
-        os.mkdir(self._where(name), mode, dir_fd=self.fd)
+        System.mkdir(self._where(name), mode, dir_fd=self.fd)
 
     def readlink(self, name: str) -> str:
         """Return the text of the link *name*."""
-        return os.readlink(self._where(name), dir_fd=self.fd)
+        return System.readlink(self._where(name), dir_fd=self.fd)
 
     def make_link(self, name: str, text: str, *, to_directory: bool) -> None:
         """Make the link *name*; only Windows wants to know where it leads."""
-        os.symlink(text, self._where(name), to_directory, dir_fd=self.fd)
+        System.symlink(text, self._where(name), to_directory, dir_fd=self.fd)
 
     def replace(self, name: str, new: str) -> None:
         """Give *name* the name *new* at one stroke, whatever has that now."""
-        os.replace(self._where(name), self._where(new), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        System.replace(self._where(name), self._where(new), src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def remove(self, name: str) -> None:
         """Remove *name*, which we made, if it is there."""
@@ -157,8 +158,8 @@ class Folder:
         if stat.S_ISLNK(like.st_mode) and not _SAFE_TIMES:
             return
         times = (like.st_atime_ns, like.st_mtime_ns)
-        with contextlib.suppress(OSError, OverflowError):
-            os.utime(self._where(name), ns=times, dir_fd=self.fd, **safe)
+        with suppress(OSError, OverflowError):
+            System.utime(self._where(name), ns=times, dir_fd=self.fd, **safe)
 
 
 def is_directory(status: os.stat_result) -> bool:
@@ -195,7 +196,7 @@ def make_private(path: str, dir_fd: int | None, flags: int = os.O_WRONLY) -> int
     fd = System.open(path, flags | _TO_MAKE, 0o600, dir_fd=dir_fd)
     if System.fchmod is not None:
         # A disk without modes may refuse.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.fchmod(fd, 0o600)
     return fd
 
@@ -207,14 +208,14 @@ def replace_private(path: str, dir_fd: int | None, content: bytes) -> None:
     :raises OSError: When that fails; what stood there stands there still.
     """
     draft = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         System.unlink(draft, dir_fd=dir_fd)
     try:
         _fill(make_private(draft, dir_fd), content)
         System.replace(draft, path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
     except OSError:
         # A part of it is of no use, and takes room where there may be none.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.unlink(draft, dir_fd=dir_fd)
         raise
 
@@ -224,7 +225,7 @@ def _fill(fd: int, content: bytes) -> None:
         while content:
             content = content[System.write(fd, content) :]
         # Renamed before it is on the disk, it would be empty after a power cut.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.fsync(fd)
     finally:
         System.close(fd)
@@ -259,5 +260,5 @@ def _read_all(fd: int, path: str) -> bytes:
         parts.append(part)
         size += len(part)
         if size > _MOST:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            raise OSError(errno.EFBIG, System.strerror(errno.EFBIG), path)
     return b"".join(parts)

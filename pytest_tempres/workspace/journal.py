@@ -7,9 +7,10 @@ The index is written at the end of the session. Whatever ends the process before
 from __future__ import annotations
 
 from collections.abc import Iterable
-import contextlib
+from contextlib import suppress
 import errno
-import json
+from json import dumps
+from json import loads
 import os
 import stat
 from typing import Any
@@ -68,16 +69,16 @@ class Journal:
 
         :raises OSError: When it cannot be written.
         """
-        lines = [json.dumps({"test": nodeid, "path": path}) for path in paths]
+        lines = [dumps({"test": nodeid, "path": path}) for path in paths]
         if not lines:
             return
-        if not _is_at(self._fd, os.path.join(root.path, JOURNAL)):
+        if not _is_at(self._fd, System.join(root.path, JOURNAL)):
             self.close()
             self.open(root)
         # Each line begins with its end of line: the one before it may have been cut short.
         text = "".join(f"\n{line}" for line in lines).encode("ascii")
         if System.write(self._fd, text) != len(text):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, System.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close it in this process; a second call does nothing."""
@@ -97,7 +98,7 @@ def end(root: SessionRoot) -> None:
         now = System.time_ns()
         safe: dict[str, Any] = {"follow_symlinks": False} if _SAFE_TIMES else {}
         System.utime(root.inside(INDEX, at), ns=(now, now), dir_fd=at, **safe)
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             System.unlink(root.inside(JOURNAL, at), dir_fd=at)
 
 
@@ -132,7 +133,7 @@ def read(path: str, dir_fd: int | None, uid: int) -> tuple[frozenset[str], float
 
 def _paths(content: bytes) -> Iterable[str]:
     for line in content.split(b"\n"):
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line)
+        with suppress(ValueError, RecursionError):
+            record = loads(line)
             if isinstance(record, dict) and isinstance(record.get("path"), str):
                 yield record["path"]

@@ -6,7 +6,7 @@ outlives a controller that was killed, until the worker has ended too.
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 import errno
 import os
 import stat
@@ -59,7 +59,7 @@ if sys.platform == "win32":
 
     def _share(fd: int) -> None:
         # There is no lock in common here: the first who comes holds it for all.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             _lock(fd)
 
     def _lock(fd: int) -> None:
@@ -89,7 +89,7 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     try:
         _share(fd)
     except OSError:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.write(fd, _UNLOCKED)
     except BaseException:
         release(fd)
@@ -145,7 +145,7 @@ def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int
     :returns: The descriptor that holds the lock.
     :raises OSError: When it cannot be made, or a sweep has it.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         return hold(fd, path, dir_fd)
     try:
         made = _acquire_whole(path, dir_fd) if proved else acquire(path, dir_fd)
@@ -168,7 +168,7 @@ def _acquire_whole(path: str, dir_fd: int | None) -> int:
         # A disk without hard links has no better way.
         return acquire(path, dir_fd)
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.unlink(draft, dir_fd=dir_fd)
     return fd
 
@@ -179,7 +179,7 @@ def release(fd: int) -> None:
     if mine is None:
         return
     _held.discard(mine)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if identity_of(System.fstat(mine)) == mine.identity:
             System.close(mine)
 

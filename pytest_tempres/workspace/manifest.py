@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
-import json
+from contextlib import suppress
+from json import dumps
+from json import load
 import os
 import re
 import stat
 import sys
-import time
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 
 from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.folder import Folder
 from pytest_tempres.workspace.portable import numbered
 from pytest_tempres.workspace.proof import is_own
@@ -48,7 +50,7 @@ class Manifest:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._draft = f"{MANIFEST}.{random_name()}.new"
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._write(" " * _RESERVE)
 
     def __enter__(self) -> Self:
@@ -78,7 +80,7 @@ class Manifest:
         """Return what *name* says already, None when it has to be left alone."""
         try:
             # Made before it is filled, so that no other session takes the same name.
-            os.close(self._folder.make_private(name))
+            System.close(self._folder.make_private(name))
         except FileExistsError:
             return self._read(name) if alone else None
         return []
@@ -89,27 +91,27 @@ class Manifest:
         except OSError:
             return None
         try:
-            status = os.fstat(fd)
+            status = System.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or not is_own(status):
                 return None
             if not status.st_size:
                 return [] if _is_abandoned(status) else None
-            with open(fd, encoding="utf-8", closefd=False) as file:
-                return _records_in(json.load(file))
+            with System.open_file(fd, encoding="utf-8", closefd=False) as file:
+                return _records_in(load(file))
         except (OSError, ValueError, RecursionError):
             return None
         finally:
-            os.close(fd)
+            System.close(fd)
 
     def _clear_drafts(self) -> None:
         """Remove the drafts of sessions that were killed before they could."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             for name in self._folder.names():
                 if _DRAFT.fullmatch(name) and _is_abandoned(self._folder.lstat(name)):
                     self._folder.remove(name)
 
     def _publish(self, name: str, records: list[Any]) -> None:
-        text = json.dumps({**_ABOUT, "artifacts": records}, indent=1)
+        text = dumps({**_ABOUT, "artifacts": records}, indent=1)
         try:
             # What stands there by now may be a link to another file of ours.
             self._folder.remove(self._draft)
@@ -122,13 +124,15 @@ class Manifest:
             raise
 
     def _write(self, text: str, *, sync: bool = False) -> None:
-        with open(self._folder.make_private(self._draft), "w", encoding="ascii") as file:
+        with System.open_file(
+            self._folder.make_private(self._draft), "w", encoding="ascii"
+        ) as file:
             file.write(text)
             if sync:
                 file.flush()
                 # Renamed before it is on the disk, it would be empty after a power cut.
-                with contextlib.suppress(OSError):
-                    os.fsync(file.fileno())
+                with suppress(OSError):
+                    System.fsync(file.fileno())
 
 
 def _records_in(found: Any) -> list[Any] | None:
@@ -139,7 +143,7 @@ def _records_in(found: Any) -> list[Any] | None:
 
 
 def _is_abandoned(status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > _ABANDONED
+    return stat.S_ISREG(status.st_mode) and System.time() - status.st_mtime > _ABANDONED
 
 
 if sys.platform == "win32":
@@ -163,18 +167,18 @@ else:
         try:
             yield _lock(fd)
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _lock(fd: int) -> bool:
-        end = time.monotonic() + _PATIENCE
+        end = System.monotonic() + _PATIENCE
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() >= end:
+                if System.monotonic() >= end:
                     return False
-                time.sleep(0.05)
+                System.sleep(0.05)
             except OSError:
                 # A file system without locks.
                 return False

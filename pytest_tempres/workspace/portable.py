@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Iterator
 import hashlib
-import os
 import re
 from typing import Final
 import unicodedata
+
+from pytest_tempres.primitives._system import System
 
 __all__ = ["fold", "free_name", "names_a_test", "numbered", "safe_names", "safe_nodeid"]
 
@@ -96,7 +97,7 @@ def _safe(name: str) -> str:
 def numbered(name: str) -> Iterator[str]:
     """Yield *name*, then the same with ``-2``, ``-3`` and so on before what ends like ``.json``."""
     yield name
-    stem, suffix = os.path.splitext(name)
+    stem, suffix = System.splitext(name)
     if len(suffix) > _LONGEST_SUFFIX:
         stem, suffix = name, ""
     number = 2

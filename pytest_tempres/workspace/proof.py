@@ -5,7 +5,8 @@ The files that a session root has, and whom they belong to; its name alone prove
 
 from __future__ import annotations
 
-import json
+from json import dumps
+from json import loads
 import os
 import stat
 import sys
@@ -69,7 +70,7 @@ def prove(path: str, uid: int, fd: int | None) -> None:
     root = System.lstat(path) if fd is None else System.fstat(fd)
     if not stat.S_ISDIR(root.st_mode):
         raise NotOurDirectoryError(path, "it is not a directory")
-    where = os.path.join(path, BREADCRUMB) if fd is None else BREADCRUMB
+    where = System.join(path, BREADCRUMB) if fd is None else BREADCRUMB
     try:
         crumb = System.stat(where, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError as error:
@@ -98,7 +99,7 @@ def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = N
     :param dir_fd: The descriptor of the directory that a relative *path* starts from.
     :raises OSError: When the operating system refuses.
     """
-    text = json.dumps({"pid": System.getpid(), "platform": sys.platform, **about})
+    text = dumps({"pid": System.getpid(), "platform": sys.platform, **about})
     fd = make_private(path, dir_fd)
     try:
         System.write(fd, text.encode("ascii"))
@@ -118,7 +119,7 @@ def read_record(path: str, dir_fd: int | None, uid: int) -> tuple[dict[str, obje
     if found is None:
         return {}, 0.0
     try:
-        record = json.loads(found[0].decode("ascii"))
+        record = loads(found[0].decode("ascii"))
     except (ValueError, RecursionError):
         return {}, found[1]
     return record if isinstance(record, dict) else {}, found[1]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import os
 from typing import NamedTuple
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import journal
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
@@ -43,12 +44,12 @@ def read(path: str, at: int | None) -> Remains:
     :raises OSError: When that cannot be told, and so nobody knows what may go.
     """
     here, uid = path if at is None else "", own_uid(path)
-    about, began = read_record(os.path.join(here, BREADCRUMB), at, uid)
-    index, ended = read_record(os.path.join(here, INDEX), at, uid)
+    about, began = read_record(System.join(here, BREADCRUMB), at, uid)
+    index, ended = read_record(System.join(here, INDEX), at, uid)
     if index:
         kept = frozenset(_texts(index.get("kept")))
     else:
-        kept, ended = journal.read(os.path.join(here, JOURNAL), at, uid)
+        kept, ended = journal.read(System.join(here, JOURNAL), at, uid)
     return Remains(
         path,
         began=began,
@@ -57,7 +58,7 @@ def read(path: str, at: int | None) -> Remains:
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
         has_index=bool(index),
-        named=frozenset(_below(kept, path, {os.path.basename(path), about.get("root")})),
+        named=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
     )
 
 
@@ -69,18 +70,18 @@ def superfluous(root: str, kept: frozenset[str]) -> Iterator[str]:
     """
     spared = set(kept)
     for path in kept:
-        worker, *more = path[len(os.path.join(root, "")) :].split(os.sep)
-        spared.update((os.path.join(root, worker), os.path.join(root, worker, *more[:1])))
+        worker, *more = path[len(System.join(root, "")) :].split(os.sep)
+        spared.update((System.join(root, worker), System.join(root, worker, *more[:1])))
     for worker in children(root):
-        if os.path.basename(worker) in (BREADCRUMB, LOCK, INDEX, JOURNAL):
+        if System.basename(worker) in (BREADCRUMB, LOCK, INDEX, JOURNAL):
             continue
         if worker not in spared:
             yield worker
         elif worker not in kept:
             yield from (path for path in children(worker) if path not in spared)
     for name in (JOURNAL, INDEX):
-        path = os.path.join(root, name)
-        if not kept and os.path.lexists(path):
+        path = System.join(root, name)
+        if not kept and System.lexists(path):
             yield path
 
 
@@ -90,16 +91,16 @@ def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator
     The session may have called its temp directory otherwise: through a link, or in a container
     that mounts it elsewhere. The names that the root has had are random, so what follows is sure.
     """
-    markers = [os.path.join(os.sep, str(name), "") for name in names if name]
+    markers = [System.join(os.sep, str(name), "") for name in names if name]
     for path in paths:
         for marker in markers:
             before, found, inner = path.rpartition(marker)
-            if found and os.path.isabs(before + found) and _is_below(inner):
-                yield os.path.join(root, inner)
+            if found and System.isabs(before + found) and _is_below(inner):
+                yield System.join(root, inner)
 
 
 def _is_below(inner: str) -> bool:
-    clean = inner == os.path.normpath(inner) and not os.path.isabs(inner) and "\0" not in inner
+    clean = inner == System.normpath(inner) and not System.isabs(inner) and "\0" not in inner
     return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
 
 

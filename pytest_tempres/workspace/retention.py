@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-import json
+from json import dumps
 from typing import Final
 from typing import NamedTuple
 
@@ -85,6 +85,6 @@ def write_index(
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
     about = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
-    content = json.dumps(about, indent=1).encode("ascii")
+    content = dumps(about, indent=1).encode("ascii")
     with root.opened() as at:
         replace_private(root.inside(INDEX, at), at, content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -125,7 +126,7 @@ class SessionRoot:
         """
         short = worker_directory(name)
         try:
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 return self._make_worker(short, mode)
             return self._make_worker(random_name()[:_WORKER_NAME_BYTES], mode)
         except OSError as error:
@@ -135,7 +136,7 @@ class SessionRoot:
         with self.opened() as fd:
             self._make(name, mode, fd)
             self._make(f"{name}.d", mode & 0o711, fd)
-        path = os.path.join(self.path, name)
+        path = System.join(self.path, name)
         return WorkerRoot(name, path, f"{path}.d")
 
     def _make(self, name: str, mode: int, fd: int | None) -> None:
@@ -150,7 +151,7 @@ class SessionRoot:
         :returns: Whether there was something to give back, and that was possible.
         """
         given = mode & 0o711
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if identity_of(System.lstat(self.path)) != self.identity:
                 return False
         found = open_again(self.path, given, self.uid)
@@ -166,7 +167,7 @@ class SessionRoot:
         :returns: What is still there and why.
         :raises NotOurDirectoryError: When nothing proves that the root is ours.
         """
-        inside = os.path.join(self.path, "")
+        inside = System.join(self.path, "")
         parts = path[len(inside) :].split(os.sep)
         if not path.startswith(inside) or not {"", os.curdir, os.pardir}.isdisjoint(parts):
             raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
@@ -220,8 +221,8 @@ class SessionRoot:
         :returns: The root as it is now; it may hold another lock.
         :raises OSError: When the operating system refuses.
         """
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        with contextlib.suppress(FileExistsError):
+        System.makedirs(System.dirname(self.path), exist_ok=True)
+        with suppress(FileExistsError):
             make_with_mode(self.path, mode & 0o711)
         # The name is known by now: in a shared directory anything may have come to stand there.
         with held(self.path) as fd:
@@ -237,13 +238,13 @@ class SessionRoot:
         proved = BREADCRUMB in System.listdir(self.path if fd is None else fd)
         lock_fd = lock.renew(self.lock_fd, lock_file, fd, proved=proved)
         # Another member may be doing the same.
-        with contextlib.suppress(FileExistsError):
-            write_breadcrumb(crumb, {**about, "root": os.path.basename(self.path)}, fd)
+        with suppress(FileExistsError):
+            write_breadcrumb(crumb, {**about, "root": System.basename(self.path)}, fd)
         return lock_fd
 
     def hold(self) -> SessionRoot:
         """Return this root, held by its lock, where another member may have made both again."""
-        with contextlib.suppress(OSError), held(self.path) as fd:
+        with suppress(OSError), held(self.path) as fd:
             root = self._recognise(fd)
             lock_fd = lock.hold(self.lock_fd, self.inside(LOCK, fd), fd)
             return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
@@ -268,7 +269,7 @@ class SessionRoot:
         if new and all(name == BREADCRUMB or name.startswith(LOCK) for name in names):
             return True
         about, _ = read_record(self.inside(BREADCRUMB, fd), fd, self.uid)
-        return about.get("root") == os.path.basename(self.path)
+        return about.get("root") == System.basename(self.path)
 
     def dissolve(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
@@ -276,12 +277,12 @@ class SessionRoot:
         :returns: Whether the root is gone. When it is not, the lock is given up, so
             that a later session sweeps it.
         """
-        if self.pid != os.getpid() or self.joined:
+        if self.pid != System.getpid() or self.joined:
             return False
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._remove_empty()
         self.release()
-        return not os.path.lexists(self.path)
+        return not System.lexists(self.path)
 
     def release(self) -> None:
         """Give up the lock: as far as this process goes, the session is over."""
@@ -298,7 +299,7 @@ class SessionRoot:
         for name in System.listdir(self.path if fd is None else fd):
             if name not in (BREADCRUMB, LOCK, JOURNAL):
                 try:
-                    System.rmdir(os.path.join(here, name), dir_fd=fd)
+                    System.rmdir(System.join(here, name), dir_fd=fd)
                 except OSError as error:
                     problem = error
         if problem is not None:
@@ -323,7 +324,7 @@ def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
     :returns: What is still there and why.
     :raises NotOurDirectoryError: When it is not the same any more.
     """
-    parent, name = os.path.split(path)
+    parent, name = System.split(path)
     # The parent is what the user named, and may be a link (/tmp is, on macOS).
     try:
         with held(parent, System.to_reach) as fd:
@@ -342,7 +343,7 @@ def identity_of_new(path: str) -> tuple[int, int]:
     :returns: What no directory has, where that cannot be told: in a shared directory somebody may
         have put another one there in the meantime, which is not removed then.
     """
-    with contextlib.suppress(OSError), held(path) as fd:
+    with suppress(OSError), held(path) as fd:
         return _identity_of_new(path, fd)
     return (-1, -1)
 
@@ -358,7 +359,7 @@ def _identity_of_new(path: str, fd: int | None) -> tuple[int, int]:
 def children(path: str) -> list[str]:
     """Return the paths of what is in the directory *path*; nothing where it cannot be read."""
     try:
-        with os.scandir(path) as entries:
+        with System.scandir(path) as entries:
             return [entry.path for entry in entries]
     except OSError:
         return []
@@ -376,13 +377,13 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
     :raises WorkspaceCreationError: When the operating system refuses.
     """
     try:
-        path = make_directory(os.path.abspath(parent), PREFIX, "")
+        path = make_directory(System.abspath(parent), PREFIX, "")
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
     try:
         return _furnish(path, mode, about)
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             System.rmdir(path)
         if isinstance(error, OSError):
             raise WorkspaceCreationError(parent, error) from error
@@ -400,9 +401,9 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
         identity = _identity_of_new(path, fd)
         try:
             System.chmod(path if fd is None else fd, mode)
-            lock_fd = lock.acquire(os.path.join(here, LOCK), fd)
-            about = {**about, "root": os.path.basename(path)}
-            write_breadcrumb(os.path.join(here, BREADCRUMB), about, fd)
+            lock_fd = lock.acquire(System.join(here, LOCK), fd)
+            about = {**about, "root": System.basename(path)}
+            write_breadcrumb(System.join(here, BREADCRUMB), about, fd)
             root = SessionRoot(
                 path=path,
                 uid=own_uid(path),
@@ -421,16 +422,16 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
 def _unmark(here: str, fd: int | None, lock_fd: int | None, despite: type[OSError]) -> None:
     """Remove from a directory what makes it a session root."""
     # What it names is gone.
-    with contextlib.suppress(FileNotFoundError):
-        System.unlink(os.path.join(here, JOURNAL), dir_fd=fd)
+    with suppress(FileNotFoundError):
+        System.unlink(System.join(here, JOURNAL), dir_fd=fd)
     # The breadcrumb goes before the lock: a directory that holds nothing but
     # an unlocked lock can be recognised as the remains of a creation.
     for name in (BREADCRUMB, LOCK):
         # Windows removes no file that is open, and NFS keeps one under another name.
         if name == LOCK and lock_fd is not None:
             lock.release(lock_fd)
-        with contextlib.suppress(despite):
-            System.unlink(os.path.join(here, name), dir_fd=fd)
+        with suppress(despite):
+            System.unlink(System.join(here, name), dir_fd=fd)
 
 
 def attach(path: str) -> SessionRoot | None:
@@ -438,9 +439,9 @@ def attach(path: str) -> SessionRoot | None:
 
     :returns: None when it is not here (another host or mount namespace), not ours, or dead.
     """
-    if not os.access(path, os.W_OK | os.X_OK):
+    if not System.access(path, os.W_OK | os.X_OK):
         return None
-    with contextlib.suppress(OSError), held(path) as fd:
+    with suppress(OSError), held(path) as fd:
         return _root_at(path, fd, _join_living, joined=True)
     return None
 
@@ -454,7 +455,7 @@ def take(path: str) -> SessionRoot | None:
 
     :returns: None too when it is not ours, or nobody can tell whether it is dead.
     """
-    with contextlib.suppress(OSError), held(path) as fd:
+    with suppress(OSError), held(path) as fd:
         return _root_at(path, fd, lock.take, joined=False)
     return None
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
+from contextlib import suppress
 import os
 import stat
 import sys
-import time
 from typing import Final
 from typing import NamedTuple
 
@@ -99,7 +98,7 @@ def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> 
     not even for a moment, so that nobody takes another's look for life.
     """
     work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
-    with contextlib.suppress(_OutOfTimeError, KeyboardInterrupt):
+    with suppress(_OutOfTimeError, KeyboardInterrupt):
         work.retire(parent, rootdir, max(keep_sessions, 1))
 
 
@@ -113,7 +112,7 @@ class _Sweep:
         tick: Callable[[], object],
     ) -> None:
         self.reclaimed = Reclaimed()
-        self._began = time.monotonic()
+        self._began = System.monotonic()
         self._seconds = seconds
         self._measure = measure
         self._tick = tick
@@ -134,7 +133,7 @@ class _Sweep:
             if remains.named and remains.rootdir != rootdir:
                 others.append(remains)
             else:
-                (kept if any(map(os.path.lexists, remains.named)) else dead).append(remains)
+                (kept if any(map(System.lexists, remains.named)) else dead).append(remains)
         # Our own session stays in any case: its place is taken.
         kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
         self.reclaimed = self.reclaimed._replace(any_kept=bool(kept))
@@ -174,7 +173,7 @@ class _Sweep:
             raise _OutOfTimeError
 
     def _is_over(self, share: float) -> bool:
-        return time.monotonic() > self._until(share)
+        return System.monotonic() > self._until(share)
 
     def _until(self, share: float) -> float:
         return self._began + share * self._seconds
@@ -182,7 +181,7 @@ class _Sweep:
     def _candidates(self, parent: str) -> list[str]:
         """Return the paths that are named like session roots; a shared directory may be huge."""
         paths = []
-        with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        with suppress(OSError), System.scandir(parent) as entries:
             for entry in entries:
                 if bears_our_name(entry.name):
                     paths.append(entry.path)
@@ -192,7 +191,7 @@ class _Sweep:
         return sorted(paths, key=lambda _: random_name())
 
     def _look_at(self, path: str) -> Remains | None:
-        with contextlib.suppress(OSError), held(path) as fd:
+        with suppress(OSError), held(path) as fd:
             try:
                 prove(path, own_uid(path), fd)
             except NotOurDirectoryError:
@@ -214,7 +213,7 @@ class _Sweep:
         try:
             with root.opened() as fd:
                 now = read(root.path, fd)
-            kept = frozenset(path for path in now.named if stays and os.path.lexists(path))
+            kept = frozenset(path for path in now.named if stays and System.lexists(path))
             if stays or _is_as_it_was(remains, now):
                 self._remove_all(root, now, kept)
         except OSError:
@@ -224,7 +223,7 @@ class _Sweep:
 
     def _remove_all(self, root: SessionRoot, remains: Remains, kept: frozenset[str]) -> None:
         # What was kept for long enough, or a person has tidied up, is no news.
-        decided = remains.has_index or any(map(os.path.lexists, remains.named))
+        decided = remains.has_index or any(map(System.lexists, remains.named))
         is_news = bool(kept) or not decided
         self._ticks, left, size = 0, 0, 0
         complete, gone = True, False
@@ -252,7 +251,7 @@ class _Sweep:
         except NotOurDirectoryError as error:
             failures = [Failure(path, error)]
         if failures and self.reclaimed.failure is None:
-            where = os.path.join(os.path.dirname(path), failures[0].path)
+            where = System.join(System.dirname(path), failures[0].path)
             self.reclaimed = self.reclaimed._replace(failure=(where, failures[0].error))
         return len(failures)
 
@@ -263,13 +262,13 @@ class _Sweep:
             items=so_far.items + items,
             bytes=so_far.bytes + size,
             complete=so_far.complete and complete,
-            age=max(so_far.age, time.time() - remains.began),
+            age=max(so_far.age, System.time() - remains.began),
         )
 
 
 def _holds_more(remains: Remains) -> bool:
     """Whether there is more in a session root than what it keeps."""
-    kept = frozenset(path for path in remains.named if os.path.lexists(path))
+    kept = frozenset(path for path in remains.named if System.lexists(path))
     return any(superfluous(remains.path, kept))
 
 
@@ -285,8 +284,8 @@ def _has_ended(remains: Remains) -> bool:
     """Whether a session that kept something, which is still there, has come to its very end."""
     return (
         remains.has_index
-        and not os.path.lexists(os.path.join(remains.path, JOURNAL))
-        and any(map(os.path.lexists, remains.named))
+        and not System.lexists(System.join(remains.path, JOURNAL))
+        and any(map(System.lexists, remains.named))
     )
 
 
@@ -306,7 +305,7 @@ def _remove_unfinished(path: str, fd: int | None) -> None:
     where = path if fd is None else fd
     if System.listdir(where) != [LOCK] or not _is_abandoned(System.stat(where)):
         return
-    lock_file = os.path.join(path if fd is None else "", LOCK)
+    lock_file = System.join(path if fd is None else "", LOCK)
     if not _is_lock_of_ours(System.stat(lock_file, dir_fd=fd, follow_symlinks=False)):
         return
     lock_fd = lock.take(lock_file, fd)
@@ -319,7 +318,7 @@ def _remove_unfinished(path: str, fd: int | None) -> None:
 
 
 def _is_abandoned(status: os.stat_result) -> bool:
-    return is_own(status) and time.time() - status.st_mtime > _CREATION_SECONDS
+    return is_own(status) and System.time() - status.st_mtime > _CREATION_SECONDS
 
 
 def _is_lock_of_ours(status: os.stat_result) -> bool:
