@@ -296,4 +296,5 @@ class SessionState:
         return True
 
 
-session_key = pytest.StashKey[SessionState]()
+# By name: `typing` would keep the class, and with it all our modules of a session that is over.
+session_key = pytest.StashKey["SessionState"]()

@@ -1,4 +1,4 @@
-"""Which line created it? One audit hook listens for the session that is active.
+"""Which line created it? The session that is active listens to audit events.
 
 An audit event comes before the deed and cannot be taken back, so what is
 recorded here is a hint; only a look at the disk makes an entry of it.
@@ -28,6 +28,9 @@ from pytest_tempres.leaks.processes import Processes
 from pytest_tempres.leaks.temp_root import exists
 from pytest_tempres.leaks.threads import EVENTS as _STARTS
 from pytest_tempres.leaks.threads import Threads
+from pytest_tempres.primitives._process import AUDIT_HOOK
+from pytest_tempres.primitives._process import listen
+from pytest_tempres.primitives._process import stop_listening
 from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
@@ -273,9 +276,6 @@ class Origins:
 
 
 _active: Final[list[Origins]] = []
-#: Every process raises thousands of events, and most concern nobody: one look-up tells.
-_wanted: Final = set(_EVENTS)
-_installed = False
 
 
 def activate(origins: Origins) -> None:
@@ -283,22 +283,20 @@ def activate(origins: Origins) -> None:
 
     A session inside another one (`pytest.main` in a test) takes over for its time.
     """
-    global _installed  # noqa: PLW0603 -- an audit hook can never be taken back
-    if not _installed:
-        _installed = True
-        sys.addaudithook(_forward)
-    _wanted.update(origins.events)
     _active.append(origins)
+    listen(origins.events, _forward)
 
 
 def deactivate(origins: Origins) -> None:
     """Stop forwarding to *origins*."""
     if origins in _active:
         _active.remove(origins)
+    if not _active:
+        stop_listening(_forward)
 
 
 def _forward(event: str, args: tuple[Any, ...]) -> None:
-    if event in _wanted and _active:
+    if _active:
         # Raising here would break the call under test.
         with suppress(Exception):
             _active[-1].saw(event, args)
@@ -338,7 +336,7 @@ def stack_here() -> tuple[RawFrame, ...]:
         filename = code.co_filename
         if filename.startswith("<doctest"):
             stack.append(_in_docstring(frame))
-        elif filename != here:
+        elif filename != here and code.co_name != AUDIT_HOOK:
             if _is_entrance(filename):
                 break
             stack.append((code, frame.f_lineno or 0))

@@ -25,6 +25,7 @@ from pytest_tempres.primitives._location import gettempdir
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._location import taken_on_windows
 from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._windows import private_mkdir
 
 __all__ = [
@@ -206,8 +207,7 @@ def _mark_child() -> None:
     _PROCESS[0] = object()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_mark_child)
+after_fork_in_child(_mark_child)
 
 
 def remove_if_there(path: str | bytes) -> None:

@@ -14,6 +14,7 @@ import sys
 from typing import Final
 
 from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.folder import make_private
 from pytest_tempres.workspace.proof import identity_of
@@ -257,5 +258,4 @@ def forget_in_child() -> None:
         release(fd)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_in_child)
+after_fork_in_child(forget_in_child)

@@ -21,6 +21,7 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.origins import Origins
 from pytest_tempres.leaks.origins import activate
 from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.primitives import _process
 
 TEST = Owner("test", "t.py::test")
 PYTHON = os.path.basename(sys.executable)
@@ -592,16 +593,16 @@ def test_without_a_session_the_hook_does_nothing(origins, root, monkeypatch):
     assert origins.hints == {}
 
 
-def test_the_hook_is_installed_once(origins, monkeypatch):
-    """However many sessions a process has, it has one hook."""
-    installed = []
-    monkeypatch.setattr(sys, "addaudithook", installed.append)
-    monkeypatch.setattr(module, "_installed", False)
-    for _ in range(2):
-        activate(origins)
-        deactivate(origins)
-    assert installed == [module._forward]
-    activate(origins)
+def test_only_a_session_that_goes_on_listens(origins):
+    """Outside of sessions no event is looked at, and nothing is held."""
+    listeners = _process._listeners()
+    assert module._forward in listeners["os.mkdir"]
+    others = list(module._active)
+    for each in others:
+        deactivate(each)
+    assert not any(module._forward in each for each in listeners.values())
+    for each in others:
+        activate(each)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ custody.hand_over(lambda: (settle(root.path), root.dissolve()))
 def handed(monkeypatch) -> list[object]:
     """What was handed over; what the outer session has is set aside."""
     duties: list[object] = []
-    monkeypatch.setattr(custody, "_duties", duties)
+    monkeypatch.setattr(custody, "_duties", lambda: duties)
     return duties
 
 
@@ -55,7 +55,7 @@ def test_duties_are_done_once_and_one_that_fails_hinders_none(handed):
     custody.hand_over(lambda: done.append("first"))
     custody.hand_over(lambda: 1 / 0)
     custody.hand_over(lambda: done.append("last"))
-    custody._do_all()
+    custody._do_all(handed)
     assert sorted(done) == ["first", "last"]
     assert handed == []
 
@@ -64,8 +64,8 @@ def test_a_forked_child_does_no_duty_of_its_parent(handed, in_child):
     """A child that ends by itself leaves its parent's root alone."""
     done = []
     custody.hand_over(lambda: done.append(1))
-    assert in_child(lambda: custody._do_all() is None and not done)
-    custody._do_all()
+    assert in_child(lambda: custody._do_all(handed) is None and not done)
+    custody._do_all(handed)
     assert done == [1]
 
 
