@@ -75,8 +75,9 @@ def _listeners() -> _Listeners:
 def _install_audit_hook(listeners: _Listeners) -> None:
     # Every process raises thousands of events, and most concern nobody: one look-up tells.
     def pytest_tempres_audit_hook(event: str, args: tuple[Any, ...]) -> None:
-        for listener in listeners.get(event, ()):
-            listener(event, args)
+        if event in listeners:
+            for listener in listeners[event]:
+                listener(event, args)
 
     sys.addaudithook(pytest_tempres_audit_hook)
 
