@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
+import functools
 import gc
 import os
 import sys
@@ -102,6 +104,19 @@ _libraries: Final = Ignore("", LIBRARIES).matches
 #: How long to wait for what threads and children are about to close, in seconds.
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 _IMPORT: Final = "<frozen importlib._bootstrap>"
+#: Where Linux shows the threads of this process, those of libraries too.
+_THREADS: Final = "/proc/self/task"
+
+if sys.platform == "linux":
+    _wait = functools.partial(os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+    def _has_children() -> bool:
+        try:
+            # Those that have ended are left to whoever waits for them.
+            _wait()
+        except ChildProcessError:
+            return False
+        return True
 
 
 def unsupported() -> str | None:
@@ -249,7 +264,7 @@ class Descriptors:
             # Objects in a reference cycle close what they hold.
             self._collect()
             suspects = self._suspects(suspects)
-        for pause in _PAUSES:
+        for pause in _PAUSES if suspects and _anybody_else_runs() else ():
             if not suspects:
                 break
             System.sleep(pause)
@@ -297,6 +312,15 @@ def _is_own(file: str | None) -> bool:
     if file is None or System.isabs(file):
         return False
     return not any(f"{site}{os.sep}" in file for site in _SITES)
+
+
+def _anybody_else_runs() -> bool:
+    """Whether there is a thread or a child, for which something may be about to be closed."""
+    if sys.platform == "linux":
+        # In doubt there is.
+        with suppress(OSError):
+            return len(System.listdir(_THREADS)) > 1 or _has_children()
+    return True
 
 
 def _kept_by_multiprocessing() -> set[object]:

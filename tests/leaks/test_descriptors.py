@@ -113,6 +113,7 @@ def pauses(monkeypatch) -> list[float]:
     """How long the detector would have waited: it does not here."""
     pauses: list[float] = []
     monkeypatch.setattr(System, "sleep", staticmethod(pauses.append))
+    monkeypatch.setattr(module, "_anybody_else_runs", lambda: True)
     return pauses
 
 
@@ -1038,6 +1039,45 @@ def test_who_is_about_to_close_is_waited_for(suite, tmp_path, monkeypatch):
     monkeypatch.setattr(System, "sleep", staticmethod(sleep))
     assert suite.detector.due(ONE.id) == []
     assert slept == PAUSES[:3]
+
+
+def test_who_is_alone_is_not_waited_for(suite, tmp_path, keep, pauses, monkeypatch):
+    """Nobody else is there to close anything: hundreds of leaks would wait for nothing."""
+    monkeypatch.setattr(module, "_anybody_else_runs", lambda: False)
+    with suite.run():
+        keep((tmp_path / "a").open("w"))
+    assert len(suite.detector.due(ONE.id)) == 1
+    assert pauses == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads of libraries are not seen")
+@pytest.mark.parametrize(
+    "start, runs",
+    [
+        ("", False),
+        (
+            "import threading as t; t.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+            True,
+        ),
+        ("import subprocess; child = subprocess.Popen(['sleep', '60'])", True),
+        ("import subprocess; subprocess.run(['true'])", False),
+        ("resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))", True),
+    ],
+)
+def test_threads_and_children_are_somebody(start, runs):
+    """Either may be about to close what is open here; what cannot be told may be so."""
+    program = f"""
+import os, resource, time
+from pytest_tempres.leaks.descriptors import _anybody_else_runs
+child = None
+{start}
+print(_anybody_else_runs())
+if child:
+    child.kill()
+os.sys.stdout.flush()
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().split() == [str(runs)]
 
 
 def test_the_wait_has_an_end(suite, tmp_path, keep, pauses):
