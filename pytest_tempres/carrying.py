@@ -16,6 +16,7 @@ from pytest_tempres.attempts import after_crash
 from pytest_tempres.attempts import book
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.keeping import given_by_crashed
+from pytest_tempres.keeping import renamed
 from pytest_tempres.keeping import used
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
@@ -183,8 +184,11 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
     """Name in a failure's own section what will be kept because of it."""
     if any(name == _SECTION for name, _ in report.sections):
         return
-    lendings = [lending.made for lending in used(state, current.item)]
-    made = [each for group in (current.made, *lendings) for each in group]
+    # Here, so that it is written down by the name that it has now.
+    groups = [current.made, *(lending.made for lending in used(state, current.item))]
+    for group in groups:
+        group.extend(renamed(state, group))
+    made = [each for group in groups for each in group]
     policy = state.settings.keep
     kept = [m.path for m in made if reason_to_keep(policy, failed=True, asked=m.keep)]
     _name_in(state, report, kept)

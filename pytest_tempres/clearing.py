@@ -25,8 +25,9 @@ __all__ = ["clear"]
 
 def clear(state: SessionState) -> None:
     """Remove all of our root but what is kept, and what others have promised to remove."""
-    kept = set().union(*(parents(each.path) for each in state.kept))
-    left = [path for path in _contents(state.root) if path not in kept]
+    whole = {each.path for each in state.kept}
+    kept = set().union(*map(parents, whole))
+    left = [path for path in _contents(state.root, whole) if path not in kept]
     judged = {leak.path for leak in state.summary.leaks} if state.summary is not None else set()
     if not judged.issuperset(left):
         # Made after the verdict, or in a session that had none.
@@ -104,10 +105,13 @@ def _end(state: SessionState) -> None:
     reclaiming.retire(state)
 
 
-def _contents(root: SessionRoot) -> list[str]:
-    """Return what is in all the worker roots."""
+def _contents(root: SessionRoot, kept: Collection[str]) -> list[str]:
+    """Return what is in all the worker roots, and in what a test has put beside them.
+
+    :param kept: What stays as a whole.
+    """
     found = []
     for worker in children(root.path):
-        if System.isdir(worker):
+        if worker not in kept and System.isdir(worker):
             found += children(worker)
     return found

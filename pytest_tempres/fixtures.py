@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_tempres import markers
+from pytest_tempres.leaks.temp_root import identity as inode_of
 from pytest_tempres.primitives import NamedTemporaryFile
 from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
@@ -79,7 +80,7 @@ class TempResources:
         """
         if not options:
             path = self._create(make_directory, self._state.worker.given, self._name, "")
-            self._made(Made(path))
+            self._made(Made(path, inode=inode_of(path)))
             return Path(path)
         markers.checked("tempdir", options)
         prefix = options.get("prefix")
@@ -150,7 +151,7 @@ class TempResources:
             identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
             if self._state.ledger is not None:
                 self._state.ledger.origins.outside.pop(path, None)
-        self._made(Made(path, keep, identity))
+        self._made(Made(path, keep, identity, inode_of(path)))
 
     def close(self) -> None:
         """Close what is open, last first. Nothing complains if the test did so before."""

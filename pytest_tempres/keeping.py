@@ -9,18 +9,29 @@ import errno
 
 import pytest
 
+from pytest_tempres.leaks.temp_root import identity
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
 from pytest_tempres.state import Lending
 from pytest_tempres.state import SessionState
+from pytest_tempres.workspace import search
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import remove_made
 
-__all__ = ["dispose", "given_by_crashed", "index", "remove", "settle_due", "used", "write_at_once"]
+__all__ = [
+    "dispose",
+    "given_by_crashed",
+    "index",
+    "remove",
+    "renamed",
+    "settle_due",
+    "used",
+    "write_at_once",
+]
 
 
 def used(state: SessionState, item: pytest.Item) -> list[Lending]:
@@ -70,23 +81,44 @@ def dispose(
     :param nodeid: The test that the index will name beside the path.
     :param failed: Whether a test that used them failed.
     """
-    unwanted = []
-    for each in made:
-        reason = reason_to_keep(policy, failed=failed, asked=each.keep)
-        if reason is None:
-            unwanted.append(each)
-        elif System.lexists(each.path):
-            state.kept.append(Kept(nodeid, each.path, reason, state.worker.name))
+
+    def reason(each: Made) -> str | None:
+        return reason_to_keep(policy, failed=failed, asked=each.keep)
+
+    made = list(made)
+    wanted = [each for each in made if reason(each) is not None]
+    for each in (*wanted, *renamed(state, wanted)):
+        why = reason(each)
+        if why is not None and System.lexists(each.path):
+            state.kept.append(Kept(nodeid, each.path, why, state.worker.name))
             state.spared |= parents(each.path)
-    for each in unwanted:
+    for each in made:
         # What is kept may lie in what would go, by `dir=`.
-        if each.path not in state.spared:
+        if reason(each) is None and each.path not in state.spared:
             remove(state, each)
+
+
+def renamed(state: SessionState, made: Iterable[Made]) -> list[Made]:
+    """Return, under its new name, what of *made* has got another one in our root."""
+    made = list(made)
+    there = {each.inode for each in made if each.inode == identity(each.path)}
+    gone = {each.inode: each for each in made if each.inode is not None}
+    inodes = gone.keys() - there
+    if not inodes:
+        return []
+    # What stands there by its own name only bears a number that was given back.
+    known = {each.path for lending in (*state.lent, *state.due) for each in lending.made}
+    known.update(each.path for each in made)
+    known.update(each.path for each in state.kept)
+    found = search.find(state.root, state.worker, inodes)
+    return [
+        gone[inode]._replace(path=path, identity=None) for inode, path in found if path not in known
+    ]
 
 
 def remove(state: SessionState, made: Made, tick: Callable[[], object] | None = None) -> None:
     """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
-    path, _, identity = made
+    path, identity = made.path, made.identity
     if System.getpid() != state.pid:
         return
     _leave(state, path)

@@ -26,6 +26,8 @@ class Made(NamedTuple):
     #: Device and inode of what was made outside the session root, where no
     #: breadcrumb can prove that it is ours.
     identity: tuple[int, int] | None = None
+    #: By which it is found in the session root, should a test give it another name there.
+    inode: int | None = None
 
 
 class Kept(NamedTuple):
