@@ -12,7 +12,7 @@ Before the colon stands the status and, where each owner has several, how many
 (`leak x2`). Behind `of` stand the owners: a test of the same file or a whole
 node id, `fixture NAME (SCOPE)`, `collecting PATH` or `the session`. It ends
 with `, no origin` where no Python code of this process made it, and with
-`, folded away` where all of its stack is the standard library's.
+`, no line of the suite` where all of its stack is the standard library's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FENCE: Final = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DO
 _NEEDS: Final = re.compile(r"^Needs (.+)\.$", re.MULTILINE)
 _COMMENT: Final = re.compile(
     r"# (?P<status>leak|deferred|failed-test)(?: x(?P<times>\d+))?: (?P<kind>\w+) of "
-    r"(?P<owners>[^,]+)(?:, (?P<unseen>no origin|folded away))?$"
+    r"(?P<owners>[^,]+)(?:, (?P<unseen>no origin|no line of the suite))?$"
 )
 #: What looks like a comment that tells of something, whether or not it can be read.
 _MARK: Final = re.compile(r"# *(leak|defer|fail)", re.IGNORECASE)

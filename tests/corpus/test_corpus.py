@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections import defaultdict
+import os
 
 from corpus_suites import Record
 from corpus_suites import expected
@@ -19,10 +20,9 @@ def said(leaks):
     by_worker = defaultdict(Counter)
     for leak in leaks:
         owner, origin = leak["owner"], leak["origin"]
-        if origin:
-            nearest = f"{origin[0]['file']}:{origin[0]['line']}"
-        else:
-            nearest = "folded away" if leak["made_by"] == "python" else "no origin"
+        nearest = f"{origin[0]['file']}:{origin[0]['line']}" if origin else "no origin"
+        if nearest.startswith(os.path.dirname(os.__file__)):
+            nearest = "no line of the suite"
         who = (owner["kind"], owner["id"], owner["scope"])
         by_worker[leak["worker"]][Record(leak["status"], leak["kind"], *who, nearest)] += 1
     records = Counter()
