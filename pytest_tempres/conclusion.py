@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-import datetime as dt
 import sys
 
 import pytest
@@ -70,11 +69,10 @@ def _summary(
 
 
 def _facts(state: SessionState, status: int) -> SessionFacts:
-    started = dt.datetime.fromtimestamp(state.started, dt.timezone.utc)
     return SessionFacts(
         id=System.basename(state.root.path),
         rootdir=str(state.config.rootpath),
-        started=started.isoformat(timespec="seconds"),
+        started=state.started,
         seconds=round(System.monotonic() - state.began, 3),
         exit_status=status,
         python=sys.version.split(maxsplit=1)[0],

@@ -105,6 +105,10 @@ class Lending:
     carried: int = 0
 
 
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class SessionState:
     """All that lives as long as the session."""
@@ -122,7 +126,8 @@ class SessionState:
     #: Where the temp location was before it moved.
     system_tmpdir: str
     callbacks: ExitCallbacks | None = None
-    started: float = field(default_factory=time.time)
+    #: In ISO 8601, as long as nobody has replaced the clock.
+    started: str = field(default_factory=_now)
     #: The same moment for a clock that nobody sets back.
     began: float = field(default_factory=time.monotonic)
     pid: int = field(default_factory=os.getpid)
