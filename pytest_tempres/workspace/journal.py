@@ -32,12 +32,6 @@ _SAFELY: Final = (
 )
 _TO_ADD: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFELY
 _SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
-_TO_READ: Final = os.O_RDONLY | _SAFELY
-
-#: More bytes than these are not read: a test may have filled the file with anything.
-_MOST: Final = 1 << 24
-#: What opening it says where there is none, or a link, a directory or a socket.
-_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class Journal:
