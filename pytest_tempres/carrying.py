@@ -30,6 +30,7 @@ from pytest_tempres.state import CurrentTest
 from pytest_tempres.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.retention import made_from_plain
 from pytest_tempres.workspace.retention import reason_to_keep
 
 __all__ = ["failed", "pack", "received", "unload"]
@@ -206,8 +207,8 @@ def _name_in(state: SessionState, report: pytest.TestReport, paths: Iterable[str
 
 def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:
     try:
-        made = [Made(*record) for record in data["made"]]
-        lent = [Made(*record) for record in data["lent"]]
+        made = [made_from_plain(record) for record in data["made"]]
+        lent = [made_from_plain(record) for record in data["lent"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
         there = distributed.elsewhere(state, report)
         if there is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from json import dumps
+from typing import Any
 from typing import Final
 from typing import NamedTuple
 
@@ -11,7 +12,15 @@ from pytest_tempres.workspace.folder import replace_private
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.root import SessionRoot
 
-__all__ = ["POLICIES", "Artifacts", "Kept", "Made", "reason_to_keep", "write_index"]
+__all__ = [
+    "POLICIES",
+    "Artifacts",
+    "Kept",
+    "Made",
+    "made_from_plain",
+    "reason_to_keep",
+    "write_index",
+]
 
 #: The values of ``--tempres-keep``.
 POLICIES: Final = ("none", "failed", "all")
@@ -28,6 +37,12 @@ class Made(NamedTuple):
     identity: tuple[int, int] | None = None
     #: By which it is found in the session root, should a test give it another name there.
     inode: int | None = None
+
+
+def made_from_plain(data: Iterable[Any]) -> Made:
+    """Rebuild a record from what JSON made of it."""
+    made = Made(*data)
+    return made._replace(identity=made.identity and (made.identity[0], made.identity[1]))
 
 
 class Kept(NamedTuple):
