@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.session import stands_among_tests
 from pytest_tempres.uncollected import UncollectedHooks
 from pytest_tempres.workspace import lock
@@ -47,7 +48,7 @@ def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
     """Another user's session root has nothing to collect, and pytest would stumble over it."""
     path = tmp_path / "tempres-abcdefgh"
     path.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(System, "access", lambda path, mode: False)
     assert UncollectedHooks().pytest_ignore_collect(path) is True
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
@@ -81,7 +79,7 @@ def test_a_baseline_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(baseline.System, "replace", full)
     with pytest.raises(OSError, match="No space"):
         baseline.write(str(path), [])
     assert path.read_text() == before

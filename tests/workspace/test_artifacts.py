@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import copying
 from pytest_tempres.workspace.artifacts import Exported
 from pytest_tempres.workspace.artifacts import export
@@ -183,7 +184,7 @@ def test_no_directory_is_one_failure(given, export_all, out, monkeypatch, obstac
         def refuse(path, **more):
             raise PermissionError(errno.EACCES, "Permission denied", path)
 
-        monkeypatch.setattr(os, "makedirs", refuse)
+        monkeypatch.setattr(System, "makedirs", refuse)
     done = export_all(kept)
     assert (done.kept, done.artifacts) == ((kept,), None)
     assert done.failure.startswith(f"{out}: ")

@@ -113,15 +113,15 @@ def test_a_lock_that_is_made_again_has_its_name_when_it_is_locked(path, held, mo
         assert not os.path.lexists(path)
         share(fd)
 
-    link = os.link
+    link = lock.System.link
 
-    def look(source, target):
+    def look(source, target, **options):
         assert bool(os.stat(source).st_size) is not locks
-        link(source, target)
+        link(source, target, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(lock, "_share", check)
-        patch.setattr(os, "link", look)
+        patch.setattr(lock.System, "link", look)
         now = lock.renew(held, path, proved=True)
     assert lock.take(path) is None
     assert held not in lock._held

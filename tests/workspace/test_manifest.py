@@ -199,7 +199,7 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeyp
         assert synced == [(status.st_ino, status.st_size)]
         replace(self, name, new)
 
-    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(manifest.System, "fsync", note)
     monkeypatch.setattr(Folder, "replace", check)
     assert add({"n": 2}) == "manifest.json"
 

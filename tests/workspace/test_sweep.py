@@ -595,7 +595,7 @@ def test_without_time_nothing_is_swept_and_nothing_is_held(dead, sweep, monkeypa
         roots = [dead(), dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)]
         held = set(lock._held)
         with monkeypatch.context() as patch:
-            patch.setattr(module.time, "monotonic", Clock(looks))
+            patch.setattr(module.System, "monotonic", Clock(looks))
             sweep(keep=1, seconds=10)
         assert lock._held == held
         assert (roots[2] / "main.d" / "t" / "evidence").exists()
@@ -615,7 +615,7 @@ def test_files_are_read_within_the_time_too(dead, place, monkeypatch):
         now[0] += 1
         return real(*args)
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module.System, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "read", slow)
     module.retire(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
     assert 2 <= len(read) < 9
@@ -633,7 +633,7 @@ def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, recla
         seen.append(1)
         if len(seen) == 10:
             # The clock is asked after each tick: from here on it has run out.
-            patch.setattr(module.time, "monotonic", lambda: float("inf"))
+            patch.setattr(module.System, "monotonic", lambda: float("inf"))
 
     held = set(lock._held)
     with pytest.MonkeyPatch.context() as patch:
@@ -653,7 +653,7 @@ def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypa
     roots = [dead() for _ in range(50)]
     seconds = iter([0.0, *(n / 10 for n in range(20)), *[2.0] * 100_000])
     with monkeypatch.context() as patch:
-        patch.setattr(module.time, "monotonic", lambda: next(seconds))
+        patch.setattr(module.System, "monotonic", lambda: next(seconds))
         assert sweep(seconds=4.5) > 0
     while any(root.exists() for root in roots):
         assert sweep() > 0
@@ -669,7 +669,7 @@ def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monk
         return look(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.time, "monotonic", lambda: now[0])
+        patch.setattr(module.System, "monotonic", lambda: now[0])
         patch.setattr(module._Sweep, "_look_at", slow)
         found = reclaim(seconds=10)
     assert (found.sessions, found.unfinished) == (6, True)
@@ -712,7 +712,7 @@ def test_an_interrupt_ends_the_sweep_and_nothing_else(dead, reclaim):
 def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monkeypatch):
     """A shared directory with very many entries does not hold up the end of a session."""
     root = dead()
-    monkeypatch.setattr(module.time, "monotonic", Clock(1))
+    monkeypatch.setattr(module.System, "monotonic", Clock(1))
     assert sweep(seconds=10) == 0
     assert root.exists()
 
