@@ -9,7 +9,7 @@ import pytest
 
 #: Stops a function of `os` or `open` at paths that match, as a full disk would.
 INJECT = r"""
-import builtins, errno, os, re
+import errno, io, os, re
 NAME, PATTERN = os.environ["FAULT"].split(" ", 1)
 
 def failing(original):
@@ -19,7 +19,7 @@ def failing(original):
         return original(path, *args, **kwargs)
     return wrapper
 
-place = builtins if NAME == "open" else os
+place = io if NAME == "open" else os
 name = NAME.rpartition(".")[2]
 original = getattr(place, name)
 replacement = failing(original)

@@ -35,7 +35,7 @@ def counted(monkeypatch):
 
     def counted(items: int, seconds: float, terminal: Terminal | None) -> None:
         times = iter([0.0, *(seconds * n / items for n in range(1, items + 1))])
-        monkeypatch.setattr(progress.time, "monotonic", lambda: next(times, seconds))
+        monkeypatch.setattr(progress.System, "monotonic", lambda: next(times, seconds))
         manager = SimpleNamespace(get_plugin=lambda _: terminal)
         tick = Progress(SimpleNamespace(pluginmanager=manager), "what was left", silent=False)
         for _ in range(items):
