@@ -81,9 +81,11 @@ def test_very_many_sessions(pytester, run_plain, system_tmp, dead):
         result = run_plain("--tempres-keep-sessions=3", "-p", "no:cacheprovider")
         result.assert_outcomes(passed=1)
         left = {str(path) for path in system_tmp.iterdir()}
-        if len(left) == ROOTS + 3:
+        # On a slow machine the time of one sweep is not enough for all.
+        rubbish = list(system_tmp.glob("*/main.d/rubbish"))
+        if len(left) == ROOTS + 3 and not rubbish:
             break
     assert left >= spared
     assert len(left & set(own)) == 3
     assert all(os.path.isdir(os.path.join(path, "main.d", "kept")) for path in left)
-    assert not any(os.path.exists(os.path.join(path, "main.d", "rubbish")) for path in left)
+    assert not rubbish

@@ -358,7 +358,8 @@ SOURCE = """
         def __hash__(self): raise RuntimeError("hash")
         def __eq__(self, other): raise RuntimeError("eq")
 
-    start(threading.Thread, "import-")
+    # Another worker imports this too, and would wait for it.
+    start(threading.Thread, "import-", daemon=True)
 
     @pytest.fixture(scope="module")
     def server():
