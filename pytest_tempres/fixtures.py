@@ -15,19 +15,19 @@ from typing import TypeVar
 import pytest
 
 from pytest_tempres import markers
-from pytest_tempres.leaks.temp_root import identity as inode_of
+from pytest_tempres.leaks.temp.scan import identity as inode_of
 from pytest_tempres.primitives import NamedTemporaryFile
 from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
 from pytest_tempres.primitives._system import System
-from pytest_tempres.state import CurrentTest
-from pytest_tempres.state import Lending
-from pytest_tempres.state import SessionState
-from pytest_tempres.state import session_key
+from pytest_tempres.session.state import CurrentTest
+from pytest_tempres.session.state import ScopedFactory
+from pytest_tempres.session.state import SessionState
+from pytest_tempres.session.state import session_key
 from pytest_tempres.workspace.proof import identity_of
-from pytest_tempres.workspace.retention import Made
+from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import identity_of_new
 from pytest_tempres.workspace.root import safe_name
 
@@ -58,10 +58,10 @@ class TempResources:
     """
 
     def __init__(
-        self, state: SessionState, made: Callable[[Made], None], name: str, base: Path
+        self, state: SessionState, created: Callable[[CreatedPath], None], name: str, base: Path
     ) -> None:
         self._state = state
-        self._made = made
+        self._made = created
         self._name = f"{safe_name(name, _NAME_BYTES)}-"
         self._base = base
         self._closing: list[Callable[[], object]] = []
@@ -79,18 +79,20 @@ class TempResources:
         :raises OSError: When it cannot be made or the copy fails.
         """
         if not options:
-            path = self._create(make_directory, self._state.worker.given, self._name, "")
-            self._made(Made(path, inode=inode_of(path)))
+            path = self._create(
+                make_directory, self._state.workspace.worker.fixture_dir, self._name, ""
+            )
+            self._made(CreatedPath(path, inode=inode_of(path)))
             return Path(path)
         markers.checked("tempdir", options)
         prefix = options.get("prefix")
         path = self._create(
             make_directory,
-            System.abspath(options.get("dir") or self._state.worker.given),
+            System.abspath(options.get("dir") or self._state.workspace.worker.fixture_dir),
             self._name if prefix is None else prefix,
             options.get("suffix") or "",
         )
-        self._lend(path, None, keep=options.get("keep"))
+        self._register(path, None, keep=options.get("keep"))
         if options.get("copy") is not None:
             _copy_into(self._base / options["copy"], path)
         if options.get("chdir"):
@@ -103,7 +105,7 @@ class TempResources:
         :param options: Those of `TemporaryFile`, and `content` (str or bytes) to begin with.
         """
         markers.checked("tempfile", options)
-        options = {"dir": self._state.worker.given, **options}
+        options = {"dir": self._state.workspace.worker.fixture_dir, **options}
         for name in ("delete", "delete_on_close"):
             options.pop(name, None)
         return self._open(TemporaryFile, options)
@@ -114,11 +116,11 @@ class TempResources:
         :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes) to begin with.
         """
         markers.checked("tempfile", options)
-        options = {"dir": self._state.worker.given, "prefix": self._name, **options}
+        options = {"dir": self._state.workspace.worker.fixture_dir, "prefix": self._name, **options}
         content = options.pop("content", None)
         _match_content(options.get("mode", "w+b"), content)
         file: Any = self._create(NamedTemporaryFile, **options)
-        self._lend(System.fsdecode(System.abspath(file.name)), file.fileno())
+        self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
         # What a failed test wrote is evidence: retention removes the path, not the close.
         self._closing.append(lambda: close_and_keep(file))
         return _begin_with(file, content)
@@ -129,29 +131,31 @@ class TempResources:
         :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes).
         """
         markers.checked("spooled", options)
-        return self._open(SpooledTemporaryFile, {"dir": self._state.worker.given, **options})
+        return self._open(
+            SpooledTemporaryFile, {"dir": self._state.workspace.worker.fixture_dir, **options}
+        )
 
     def _create(self, make: Callable[..., _Made], *args: Any, **options: Any) -> _Made:
         """Call *make*; once more where a test has removed or closed the directory for it."""
         try:
             return make(*args, **options)
         except PermissionError:
-            if not self._state.open_again():
+            if not self._state.workspace.restore_modes():
                 raise
             return make(*args, **options)
         except FileNotFoundError:
-            if System.isdir(self._state.worker.given):
+            if System.isdir(self._state.workspace.worker.fixture_dir):
                 raise
-            self._state.make_again()
+            self._state.workspace.recreate()
             return make(*args, **options)
 
-    def _lend(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
+    def _register(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
         identity = None
-        if System.dirname(path) != self._state.worker.given:
+        if System.dirname(path) != self._state.workspace.worker.fixture_dir:
             identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
-            if self._state.ledger is not None:
-                self._state.ledger.origins.outside.pop(path, None)
-        self._made(Made(path, keep, identity, inode_of(path)))
+            if self._state.leaks.ledger is not None:
+                self._state.leaks.ledger.origins.outside.pop(path, None)
+        self._made(CreatedPath(path, keep, identity, inode_of(path)))
 
     def close(self) -> None:
         """Close what is open, last first. Nothing complains if the test did so before."""
@@ -162,7 +166,9 @@ class TempResources:
             except (OSError, ValueError) as error:
                 # The test may have closed the descriptor itself.
                 if getattr(error, "errno", None) != errno.EBADF:
-                    self._state.warn("close", f"a temporary resource could not be closed: {error}")
+                    self._state.messages.warn(
+                        "close", f"a temporary resource could not be closed: {error}"
+                    )
 
     def _open(self, kind: Callable[..., Any], options: dict[str, Any]) -> IO[Any]:
         content = options.pop("content", None)
@@ -216,39 +222,45 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
     return state
 
 
-def _noting(state: SessionState, lending: CurrentTest | Lending) -> Callable[[Made], None]:
+def _noting(
+    state: SessionState, factory: CurrentTest | ScopedFactory
+) -> Callable[[CreatedPath], None]:
     """Return what takes a path that is given, and writes it down in case the process ends here."""
 
-    def made(each: Made) -> None:
-        lending.made.append(each)
-        state.write_down_made(lending.nodeid, [each])
+    def created(each: CreatedPath) -> None:
+        factory.created.append(each)
+        state.retention.write_down_created(factory.nodeid, [each])
 
-    return made
+    return created
 
 
 def _for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
-    current = state.current
-    lending = current if current is not None else Lending("")
-    made = _noting(state, lending) if state.at_once else lending.made.append
-    return TempResources(state, made, request.node.name, request.path.parent)
+    current = state.tests.current
+    factory = current if current is not None else ScopedFactory("")
+    created = _noting(state, factory) if state.retention.at_once else factory.created.append
+    return TempResources(state, created, request.node.name, request.path.parent)
 
 
 def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state = _state(request)
-    nodeid = state.current.item.nodeid if state.current is not None else request.node.nodeid
-    lending = Lending(request.fixturename or "", nodeid=nodeid)
-    state.lent.append(lending)
+    nodeid = (
+        state.tests.current.item.nodeid if state.tests.current is not None else request.node.nodeid
+    )
+    factory = ScopedFactory(request.fixturename or "", nodeid=nodeid)
+    state.tests.open_factories.append(factory)
     name = System.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
-    made = _noting(state, lending) if state.at_once else lending.made.append
-    resources = TempResources(state, made, name, base if base.is_dir() else base.parent)
+    created = _noting(state, factory) if state.retention.at_once else factory.created.append
+    resources = TempResources(state, created, name, base if base.is_dir() else base.parent)
     yield resources
     resources.close()
-    state.lent.remove(lending)
-    if state.current is not None and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(setup)"):
-        lending.replaced_for = state.current.item.nodeid
-    state.due.append(lending)
+    state.tests.open_factories.remove(factory)
+    if state.tests.current is not None and os.environ.get("PYTEST_CURRENT_TEST", "").endswith(
+        "(setup)"
+    ):
+        factory.replaced_for = state.tests.current.item.nodeid
+    state.tests.expired_factories.append(factory)
 
 
 @pytest.fixture

@@ -9,18 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_tempres import as_written  # noqa: F401 -- first: the imports below are spared by it
-from pytest_tempres import attempts
-from pytest_tempres import carrying
 from pytest_tempres import hookspecs
-from pytest_tempres import keeping
 from pytest_tempres import markers
 from pytest_tempres import options
-from pytest_tempres import outcomes
-from pytest_tempres import owners
-from pytest_tempres import preparing
-from pytest_tempres import reserve
-from pytest_tempres import session as sessions
-from pytest_tempres.ending import EndHooks
 from pytest_tempres.fixtures import named_temp_file
 from pytest_tempres.fixtures import spooled_file
 from pytest_tempres.fixtures import temp_dir
@@ -30,10 +21,18 @@ from pytest_tempres.fixtures import temp_resources_class
 from pytest_tempres.fixtures import temp_resources_module
 from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
+from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
-from pytest_tempres.state import SessionState
-from pytest_tempres.state import session_key
-from pytest_tempres.workspace import custody
+from pytest_tempres.session import end
+from pytest_tempres.session import ownership
+from pytest_tempres.session import retention
+from pytest_tempres.session import runtest
+from pytest_tempres.session import startup as sessions
+from pytest_tempres.session.end import EndHooks
+from pytest_tempres.session.state import SessionState
+from pytest_tempres.session.state import session_key
+from pytest_tempres.workers import payload
+from pytest_tempres.workers import xdist
 
 __all__ = [
     "named_temp_file",
@@ -47,7 +46,7 @@ __all__ = [
     "temp_resources_session",
 ]
 
-custody.at_exit()
+_process.at_exit()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,39 +72,39 @@ def pytest_configure(config: pytest.Config) -> None:
     state = config.stash.get(session_key, None) or _start(config)
     if state is None:
         return
+    if state.is_worker:
+        state.reported.send = xdist.send
     sessions.leave_basetemp_alone(config, state)
     _register_wanted(config, state)
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
     if sessions.stands_among_tests(state):
-        from pytest_tempres.uncollected import UncollectedHooks  # noqa: PLC0415 -- few need them
+        from pytest_tempres.session.startup import CollectionHooks  # noqa: PLC0415 -- few need them
 
-        config.pluginmanager.register(UncollectedHooks(), "tempres-uncollected")
+        config.pluginmanager.register(CollectionHooks(), "tempres-uncollected")
     if config.pluginmanager.hasplugin("xdist"):
-        from pytest_tempres.distributed import ControllerHooks  # noqa: PLC0415 -- xdist is optional
-
-        config.pluginmanager.register(ControllerHooks(state), "tempres-xdist")
+        config.pluginmanager.register(xdist.ControllerHooks(state), "tempres-xdist")
 
 
 def _register_wanted(config: pytest.Config, state: SessionState) -> None:
     """Register the hooks that take an option which few give."""
     if state.settings.leaks == "strict":
-        from pytest_tempres.strict import StrictHooks  # noqa: PLC0415 -- few are so strict
+        from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- few are so strict
 
         config.pluginmanager.register(StrictHooks(state), "tempres-strict")
-    if state.baseline:
-        from pytest_tempres.course import CourseHooks  # noqa: PLC0415 -- few have a baseline
+    if state.leaks.baseline:
+        from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- few have a baseline
 
-        config.pluginmanager.register(CourseHooks(state), "tempres-course")
+        config.pluginmanager.register(TallyHooks(state), "tempres-course")
     if state.settings.artifacts is not None:
-        from pytest_tempres.exporting import ArtifactsHooks  # noqa: PLC0415 -- few want copies
+        from pytest_tempres.session.retention import ArtifactsHooks  # noqa: PLC0415 -- few want copies
 
         config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
 
 
 def _start(config: pytest.Config) -> SessionState | None:
-    state = sessions.start(config)
+    state = sessions.start(config, xdist.membership)
     if state is not None:
         config.pluginmanager.register(SessionHooks(state), "tempres-session")
     return state
@@ -127,7 +126,7 @@ class SessionHooks:
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         """Know who imports."""
-        return (yield from owners.collecting(self._state, collector))
+        return (yield from ownership.collecting(self._state, collector))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
@@ -138,49 +137,49 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know which test runs, and decide what stays after its last report."""
-        self._try(owners.begin_test, item)
+        self._try(ownership.begin_test, item)
         completed = False
         try:
             result = yield
             completed = True
             return result
         finally:
-            self._try(outcomes.settle, completed)
+            self._try(runtest.settle, completed)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """Know which fixture runs."""
-        return (yield from owners.setting_up(self._state, fixturedef, request))
+        return (yield from ownership.setting_up(self._state, fixturedef, request))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Know each attempt of a test that is run again."""
-        self._try(attempts.begin_attempt)
+        self._try(runtest.begin_attempt)
 
     def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
         """Know of a failure at once, and name in its report what will be kept."""
-        self._try(carrying.failed, report)
+        self._try(payload.failed, report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Do the same for failures without an exception, as that of a strict xfail."""
         if report.outcome == "failed":
-            self._try(carrying.failed, report)
+            self._try(payload.failed, report)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, settings: Any) -> None:
         """Know of a timer of pytest-timeout that ends the process, without any report."""
         if settings.method == "thread":
-            self._try(keeping.write_at_once)
+            self._try(retention.write_at_once)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         """Prepare for the end; give a conftest the reports that wants to decide what is kept."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
-        self._try(preparing.prepare)
+        self._try(end.prepare)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -191,15 +190,15 @@ class SessionHooks:
             self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
-        if not self._state.finished:
-            self._state.finished = True
-            if System.getpid() == self._state.pid:
-                reserve.release(self._state)
+        if not self._state.result.finished:
+            self._state.result.finished = True
+            if System.getpid() == self._state.workspace.pid:
+                end.release(self._state)
             self._try(_finish, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then look after sessions that died."""
-        if self._state.summary is not None and self._state.settings.prints:
+        if self._state.result.summary is not None and self._state.settings.prints:
             self._try(_print_report, terminalreporter)
         self._try(_reclaim, terminalreporter)
 
@@ -209,7 +208,7 @@ class SessionHooks:
             deed(self._state, *args)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
             name = deed.__name__.strip("_")
-            self._state.warn_of(error, name, f"internal error in {name}: {error!r}")
+            self._state.messages.warn_of(error, name, f"internal error in {name}: {error!r}")
 
 
 class ReportHooks:
@@ -225,22 +224,22 @@ class ReportHooks:
         """Let the report carry what the attempt made and left."""
         report = yield
         try:
-            carrying.pack(self._state, item, report)
+            payload.pack(self._state, item, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._state.warn("pack", f"internal error in pack: {error!r}")
+            self._state.messages.warn("pack", f"internal error in pack: {error!r}")
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a report tells."""
         try:
-            carrying.received(self._state, report)
+            payload.received(self._state, report)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            self._state.warn("received", f"internal error in received: {error!r}")
+            self._state.messages.warn("received", f"internal error in received: {error!r}")
 
 
 def _finish(state: SessionState, session: pytest.Session) -> None:
-    from pytest_tempres.verdicts import finish  # noqa: PLC0415 -- needed at the end alone
+    from pytest_tempres.session.finish import finish  # noqa: PLC0415 -- needed at the end alone
 
     finish(state, session)
 
@@ -248,13 +247,13 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
     from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
 
-    if state.summary is not None:
-        terminal.write(state.summary, terminalreporter)
-        state.printed = True
+    if state.result.summary is not None:
+        terminal.write(state.result.summary, terminalreporter)
+        state.result.printed = True
 
 
 def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    from pytest_tempres.reclaiming import reclaim  # noqa: PLC0415 -- needed at the end alone
+    from pytest_tempres.session.cleanup import reclaim  # noqa: PLC0415 -- needed at the end alone
 
     found = reclaim(state)
     if found.sessions and state.settings.prints:

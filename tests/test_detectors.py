@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pytest_tempres.leaks import descriptors
-from pytest_tempres.leaks import watched
+from pytest_tempres.leaks.fds import detector
+from pytest_tempres.leaks.watch.detector import Watched
 
 WATCH = "--tempres-detect=watch"
 FDS = "--tempres-detect=fds"
@@ -156,7 +156,7 @@ OPEN = """
 """
 
 needs_fds = pytest.mark.skipif(
-    descriptors.unsupported() is not None, reason="no list of descriptors on this platform"
+    detector.unsupported() is not None, reason="no list of descriptors on this platform"
 )
 
 
@@ -229,7 +229,7 @@ def test_fds_of_libraries_are_nobodys(pytester, told):
 
 def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypatch):
     """The detector is refused before any test, with what to do."""
-    monkeypatch.setattr(descriptors, "unsupported", lambda: "no list of them")
+    monkeypatch.setattr(detector, "unsupported", lambda: "no list of them")
     pytester.makepyfile("def test_it(): pass")
     result = run_here(FDS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -242,7 +242,7 @@ def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
     def broken(self):
         raise ValueError("broken")
 
-    monkeypatch.setattr(watched.Watched, "judge", broken)
+    monkeypatch.setattr(Watched, "judge", broken)
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
     result = run_here("--tempres-detect=temp,watch", "--tempres-report=json:report.json")
     result.assert_outcomes(passed=1, warnings=1)

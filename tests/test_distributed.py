@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_tempres import distributed
+from pytest_tempres.workers import xdist
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
@@ -311,7 +311,7 @@ def root_of(tmp_path):
         root = create(str(tmp_path), mode=0o700, about={})
         made.append(root)
         if kind == "kept":
-            kept = os.path.join(root.add_worker("main", 0o700).given, "kept")
+            kept = os.path.join(root.add_worker("main", 0o700).fixture_dir, "kept")
             os.mkdir(kept)
             write_index(root, [Kept("t", kept, "failed", "main")])
         if kind != "live":
@@ -436,9 +436,12 @@ def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
 def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
     """After Ctrl-C xdist says no word of workers that end properly; others are told twice."""
     taken = []
-    monkeypatch.setattr(distributed, "_receive", lambda _, node, data: taken.append((node, data)))
+    monkeypatch.setattr(xdist, "_receive", lambda _, node, data: taken.append((node, data)))
     root = SimpleNamespace(hold=lambda: root)
-    hooks = distributed.ControllerHooks(SimpleNamespace(workers=[], ended=set(), root=root))
+    state = SimpleNamespace(
+        reported=SimpleNamespace(workers=[], ended=set()), workspace=SimpleNamespace(root=root)
+    )
+    hooks = xdist.ControllerHooks(state)
     nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
     for node in nodes:
         hooks.pytest_configure_node(node)
@@ -457,11 +460,11 @@ def test_the_controller_holds_what_a_worker_made_again(tmp_path):
     worker = joined.add_worker("gw0", 0o700)
     shutil.rmtree(root.path)
     joined = joined.restore(worker, 0o700, {})
-    state = SimpleNamespace(root=root)
-    distributed.ControllerHooks(state).pytest_testnodedown(None)
+    state = SimpleNamespace(workspace=SimpleNamespace(root=root))
+    xdist.ControllerHooks(state).pytest_testnodedown(None)
     joined.release()
     assert lock.take(os.path.join(root.path, LOCK)) is None
-    assert state.root.dissolve()
+    assert state.workspace.root.remove_if_empty()
     assert os.listdir(tmp_path) == []
 
 

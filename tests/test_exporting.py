@@ -168,12 +168,12 @@ def test_an_error_of_ours_costs_no_report(pytester, run_plain):
     """Whatever goes wrong in the copying, all else is told as usual."""
     pytester.makeconftest(
         """
-        from pytest_tempres.workspace import artifacts
+        from pytest_tempres.artifacts import export as module
 
         def export(*args, **more):
             raise RuntimeError("oops")
 
-        artifacts.export = export
+        module.export = export
         """
     )
     pytester.makepyfile("def test(temp_dir): assert 0")

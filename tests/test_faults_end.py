@@ -129,10 +129,10 @@ def test_what_is_printed_in_order_is_not_printed_again(pytester, run):
 
 
 INTERRUPTS = {
-    "looking": ("pytest_tempres.verdicts", "look"),
-    "judging": ("pytest_tempres.verdicts", "judge"),
-    "removing": ("pytest_tempres.verdicts", "settle_due"),
-    "telling": ("pytest_tempres.conclusion", "write_files"),
+    "looking": ("pytest_tempres.session.finish", "scan"),
+    "judging": ("pytest_tempres.session.finish", "judge"),
+    "removing": ("pytest_tempres.session.finish", "finish_expired"),
+    "telling": ("pytest_tempres.session.finish", "write_files"),
 }
 
 

@@ -19,7 +19,7 @@ def dead(system_tmp):
 
     def dead(*, kept, rootdir="elsewhere"):
         root = create(str(system_tmp), mode=0o700, about={"rootdir": rootdir})
-        given = root.add_worker("main", 0o700).given
+        given = root.add_worker("main", 0o700).fixture_dir
         os.mkdir(os.path.join(given, "kept"))
         os.mkdir(os.path.join(given, "rubbish"))
         if kept:

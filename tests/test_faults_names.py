@@ -136,9 +136,9 @@ def test_warning_that_names_any_path(pytester, run):
 
         @pytest.mark.tempdir(prefix="caf\udce9\x1b[2J\n")
         def test_it(temp_dir, monkeypatch, pytestconfig):
-            from pytest_tempres.state import session_key
+            from pytest_tempres.session.state import session_key
             state = pytestconfig.stash[session_key]
-            state.warn("test", f"could not remove {temp_dir}")
+            state.messages.warn("test", f"could not remove {temp_dir}")
         """
     )
     result = run()

@@ -21,11 +21,11 @@ import sys
 
 import pytest
 
-from pytest_tempres.hosts import Elsewhere
-from pytest_tempres.hosts import host_of
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.session.state import RemoteWorker
+from pytest_tempres.workers.remote import host_of
 from pytest_tempres.workspace.retention import Kept
 
 #: What ssh and sshd are told besides the files that are theirs.
@@ -91,7 +91,7 @@ def a_leak(path):
 
 def test_verdict_takes_the_place_of_what_was_told_before():
     """Before the verdict a failed test's leaks are evidence; with it, only what it says counts."""
-    worker = Elsewhere("gw0", "far")
+    worker = RemoteWorker("gw0", "far")
     worker.left("/tmp/r", [a_leak("/tmp/r/x")])
     assert [leak.path for leak in worker.found([])] == ["far:/tmp/r/x"]
     assert [leak.status for leak in worker.found(["t.py::test"])] == ["failed-test"]

@@ -12,22 +12,15 @@ import pytest_tempres
 
 PACKAGE = "pytest_tempres"
 
-#: What may import what: a room imports from the rows before its own, and a package from itself.
+#: What may import what: a part imports from the rows before its own, and a package from itself.
 ROWS = (
     {"exceptions", "as_written"},
     {"primitives"},
     {"workspace", "leaks"},
-    {"reports"},
-    {"options", "notices", "progress", "hookspecs", "hosts"},
-    {"state", "markers"},
-    {"fixtures", "redirect", "distributed", "owners", "keeping", "pardon", "course", "reserve"},
-    {"attempts"},
-    {"carrying"},
-    {"outcomes", "conclusion", "detectors", "exporting", "reclaiming", "uncollected"},
-    {"correction"},
-    {"clearing"},
-    {"session", "verdicts", "strict"},
-    {"ending", "preparing"},
+    {"artifacts", "reports"},
+    {"hookspecs", "markers", "options"},
+    {"session"},
+    {"fixtures", "workers"},
     {"plugin"},
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
@@ -138,7 +131,7 @@ def judge_own(module: str, target: str) -> str | None:
 def judge_foreign(here: str, top: str, *, for_types: bool) -> str | None:
     """Return what is wrong with an import of somebody else's, if anything."""
     if top in WORKERS:
-        return None if here == "distributed" else f"imports {top}"
+        return None if here == "workers" else f"imports {top}"
     if top == "pytest" and (ROW_OF.get(here, -1) >= FRONT or (here == "reports" and for_types)):
         return None
     return f"imports {top}"
@@ -198,8 +191,12 @@ def check(tmp_path):
             "reports/__init__": "",
             "reports/terminal": "from pytest_tempres.leaks.model import Leak",
             "options": "import pytest",
-            "state": "from pytest_tempres.options import Settings",
-            "plugin": "from pytest_tempres import state",
+            "markers": "",
+            "session/__init__": "",
+            "session/state": "from pytest_tempres.options import Settings",
+            "workers/__init__": "",
+            "workers/xdist": "",
+            "plugin": "from pytest_tempres.session import state",
             **dict(changes),
         }
         for name, text in sources.items():
@@ -225,7 +222,7 @@ def test_a_package_that_keeps_the_rule_has_no_violations(check):
         ("workspace/root", "from ..primitives import make\nfrom .. import exceptions"),
         ("reports/terminal", "import typing\nif typing.TYPE_CHECKING:\n    import pytest"),
         ("reports/terminal", "if TYPE_CHECKING:\n    from typing_extensions import Self"),
-        ("distributed", "import execnet\nfrom xdist import plugin\nimport pytest"),
+        ("workers/xdist", "import execnet\nfrom xdist import plugin\nimport pytest"),
         ("plugin", "def f():\n    from pytest_tempres.reports import terminal"),
     ],
 )
@@ -243,7 +240,7 @@ def test_what_is_allowed(check, module, source):
         ("workspace/root", "from ..leaks import model", None),
         ("leaks/model", "from pytest_tempres import workspace", None),
         ("leaks/model", "def f():\n    from pytest_tempres.options import read", None),
-        ("leaks/model", "if TYPE_CHECKING:\n    from pytest_tempres import state", None),
+        ("leaks/model", "if TYPE_CHECKING:\n    from pytest_tempres.session import state", None),
         ("leaks/model", "import pytest", "imports pytest"),
         ("leaks/model", "if TYPE_CHECKING:\n    import pytest", "imports pytest"),
         ("leaks/model", "from pytest_tempres import __version__", "imports the public face"),
@@ -255,10 +252,14 @@ def test_what_is_allowed(check, module, source):
         ("reports/terminal", "from typing_extensions import Self", "typing_extensions"),
         ("options", "import requests", "imports requests"),
         ("options", "from _pytest.config import Config", "imports _pytest"),
-        ("options", "from pytest_tempres.state import SessionState", None),
-        ("notices", "from pytest_tempres import options", "imports pytest_tempres.options"),
-        ("state", "from pytest_tempres import plugin", "imports pytest_tempres.plugin"),
-        ("state", "from xdist import plugin", "imports xdist"),
+        ("options", "from pytest_tempres.session.state import SessionState", None),
+        ("options", "from pytest_tempres import markers", "imports pytest_tempres.markers"),
+        (
+            "session/state",
+            "from pytest_tempres.workers import xdist",
+            "imports pytest_tempres.workers",
+        ),
+        ("session/state", "from xdist import plugin", "imports xdist"),
         ("__init__", "import pytest", "imports pytest"),
         ("__init__", "from pytest_tempres import plugin", "imports pytest_tempres.plugin"),
         ("newcomer", "", "pytest_tempres.newcomer has no row"),

@@ -171,8 +171,8 @@ def test_importing_the_package_loads_nothing_dear(pytester):
     """The plugin's import leaves formats, detectors and `shutil` to those who need them."""
     code = (
         "import sys; before = set(sys.modules); import pytest; import pytest_tempres.plugin\n"
-        "names = {'pytest_tempres.reports.terminal', 'pytest_tempres.reports.jsonfile',"
-        " 'pytest_tempres.hosts', 'pytest_tempres.uncollected', 'xdist'}\n"
+        "names = {'pytest_tempres.reports.terminal', 'pytest_tempres.reports.json_report',"
+        " 'pytest_tempres.workers.remote', 'pytest_tempres.artifacts.export', 'xdist'}\n"
         "assert not names & set(sys.modules), names & set(sys.modules)\n"
     )
     result = pytester.run(sys.executable, "-c", code)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_tempres import progress
-from pytest_tempres.progress import Progress
+from pytest_tempres.session import messages
+from pytest_tempres.session.messages import Progress
 
 
 class Terminal:
@@ -13,7 +13,7 @@ class Terminal:
 
     def __init__(self, *, isatty: bool = True) -> None:
         self.isatty = isatty
-        self.shown: list[str] = []
+        self.escaped: list[str] = []
         self.line = "...."
 
     def ensure_newline(self) -> None:
@@ -23,7 +23,7 @@ class Terminal:
     def rewrite(self, text: str, *, erase: bool = False) -> None:
         """Write in the place of what stands in the line."""
         self.line = text.ljust(len(self.line)) if erase else text
-        self.shown.append(text)
+        self.escaped.append(text)
 
     def flush(self) -> None:
         """Show what was written."""
@@ -35,7 +35,7 @@ def counted(monkeypatch):
 
     def counted(items: int, seconds: float, terminal: Terminal | None) -> None:
         times = iter([0.0, *(seconds * n / items for n in range(1, items + 1))])
-        monkeypatch.setattr(progress.System, "monotonic", lambda: next(times, seconds))
+        monkeypatch.setattr(messages.System, "monotonic", lambda: next(times, seconds))
         manager = SimpleNamespace(get_plugin=lambda _: terminal)
         tick = Progress(SimpleNamespace(pluginmanager=manager), "what was left", silent=False)
         for _ in range(items):
@@ -49,8 +49,8 @@ def test_a_long_removal_shows_how_far_it_has_come(counted):
     """On a terminal one line counts, and is gone when the removal is over."""
     terminal = Terminal()
     counted(100_000, 1000.0, terminal)
-    assert terminal.shown[0].startswith("removing what was left: ")
-    numbers = [int(text.split()[-2].replace(",", "")) for text in terminal.shown if text.strip()]
+    assert terminal.escaped[0].startswith("removing what was left: ")
+    numbers = [int(text.split()[-2].replace(",", "")) for text in terminal.escaped if text.strip()]
     assert numbers == sorted(set(numbers))
     assert 1 < len(numbers) < 100_000 / 100
     assert not terminal.line.strip()
@@ -69,4 +69,4 @@ def test_a_long_removal_shows_how_far_it_has_come(counted):
 def test_what_is_short_or_seen_by_nobody_shows_nothing(counted, items, seconds, terminal):
     """A log has no line that comes and goes, and neither has a removal that is done at once."""
     counted(items, seconds, terminal)
-    assert terminal is None or terminal.shown == []
+    assert terminal is None or terminal.escaped == []

@@ -5,13 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_tempres import reclaiming
+from pytest_tempres.session import cleanup
 from pytest_tempres.workspace.sweep import Reclaimed
 
 
-@pytest.mark.parametrize("who", [{"swept": True}, {"joined": True}, {"pid": os.getpid() + 1}])
-def test_only_the_session_itself_sweeps_and_only_once(monkeypatch, who):
+@pytest.mark.parametrize(
+    "swept, joined, pid", [(True, False, 0), (False, True, 0), (False, False, 1)]
+)
+def test_only_the_session_itself_sweeps_and_only_once(monkeypatch, swept, joined, pid):
     """Neither a worker nor a forked child removes anything of others, and nobody does it twice."""
-    monkeypatch.setattr(reclaiming, "sweep", None)
-    state = SimpleNamespace(**{"swept": False, "joined": False, "pid": os.getpid(), **who})
-    assert reclaiming.reclaim(state) == Reclaimed()
+    monkeypatch.setattr(cleanup, "sweep", None)
+    state = SimpleNamespace(
+        result=SimpleNamespace(swept=swept),
+        workspace=SimpleNamespace(joined=joined, pid=os.getpid() + pid),
+    )
+    assert cleanup.reclaim(state) == Reclaimed()

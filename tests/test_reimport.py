@@ -78,7 +78,7 @@ def test_inner_sessions_pile_up_nothing(outer):
             gc.collect()
             functions = (each for each in gc.get_objects() if type(each) is type(copies))
             return sum(
-                (each.__module__, each.__name__) == ("pytest_tempres.leaks.origins", "_forward")
+                (each.__module__, each.__name__) == ("pytest_tempres.leaks.temp.audit", "_forward")
                 for each in functions
             )
 

@@ -48,7 +48,7 @@ WANTED = {
     # Whoever replaces this wants to see what is made.
     "pytest_tempres.primitives._create._create: os.open",
     # Asked by `os.environ`.
-    "pytest_tempres.redirect.undo: os.putenv",
+    "pytest_tempres.session.temp_location.undo: os.putenv",
 }
 
 

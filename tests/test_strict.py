@@ -233,10 +233,10 @@ def test_a_rerun_that_leaves_nothing_has_no_error(outcomes):
 #: A plugin that counts how often all of memory is looked through while tests run.
 COUNTING = """
 import gc
-from pytest_tempres.leaks import garbage
+from pytest_tempres.leaks import verdict
 
 # The least that a session may spend, and no collection but those that are asked for.
-garbage._FREE_SECONDS, garbage._SHARE = -1, 0
+verdict._FREE_SECONDS, verdict._SHARE = -1, 0
 gc.disable()
 LOOKS = []
 collect, get_objects = gc.collect, gc.get_objects

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pytest_tempres.primitives._system import System
-from pytest_tempres.session import stands_among_tests
-from pytest_tempres.uncollected import UncollectedHooks
+from pytest_tempres.session.startup import CollectionHooks
+from pytest_tempres.session.startup import stands_among_tests
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.retention import Kept
@@ -41,7 +41,7 @@ def test_what_pytest_is_told_to_pass_by(tmp_path, name, crumb, ignored):
     path.mkdir()
     if crumb:
         (path / BREADCRUMB).touch()
-    assert UncollectedHooks().pytest_ignore_collect(path) is ignored
+    assert CollectionHooks().pytest_ignore_collect(path) is ignored
 
 
 def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
     path = tmp_path / "tempres-abcdefgh"
     path.mkdir()
     monkeypatch.setattr(System, "access", lambda path, mode: False)
-    assert UncollectedHooks().pytest_ignore_collect(path) is True
+    assert CollectionHooks().pytest_ignore_collect(path) is True
 
 
 @pytest.mark.parametrize(

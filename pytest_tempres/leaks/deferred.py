@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 import functools
 import gc
+from itertools import chain
 import os
 import sys
 import tempfile
@@ -18,8 +19,12 @@ from typing import Any
 from typing import Final
 import weakref
 
-from pytest_tempres.leaks.folding import Folder
-from pytest_tempres.leaks.origins import absolute
+from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.temp.audit import absolute
+from pytest_tempres.leaks.temp.scan import exists
+from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import TemporaryDirectory
 from pytest_tempres.primitives._file import TemporaryFileCloser
@@ -28,9 +33,10 @@ from pytest_tempres.primitives._system import System
 __all__ = [
     "ExitCallbacks",
     "LiveDirectories",
-    "promised",
-    "promised_by_handlers",
-    "promises_of_objects",
+    "Provisional",
+    "removed_at_exit",
+    "removed_by_handlers",
+    "removed_by_objects",
     "settle",
 ]
 
@@ -85,9 +91,9 @@ class ExitCallbacks:
 
     def paths(self) -> set[str]:
         """Return the absolute paths that some callback knows now."""
-        return set(self.promises())
+        return set(self.scheduled_removals())
 
-    def promises(self) -> Iterator[str]:
+    def scheduled_removals(self) -> Iterator[str]:
         """Yield the paths that :meth:`paths` returns, those of the youngest callbacks first."""
         for callbacks in (_of_weakref(), self._callbacks, _of_multiprocessing()):
             for func, arguments in reversed(callbacks):
@@ -180,7 +186,7 @@ class LiveDirectories:
     def __init__(self) -> None:
         self._paths: dict[weakref.finalize[Any, Any], str] = {}
 
-    def promises(self) -> Iterator[str]:
+    def scheduled_removals(self) -> Iterator[str]:
         """Yield the paths that they will remove, those of the youngest first."""
         alive = _finalizers()
         if len(self._paths) > _MOST_DEAD + 2 * len(alive):
@@ -198,13 +204,13 @@ class LiveDirectories:
         return path
 
 
-def promised_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
+def removed_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that exit handlers and finalizers will remove: what is cheap to tell."""
     paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(LiveDirectories().promises())
+    return paths.union(LiveDirectories().scheduled_removals())
 
 
-def promises_of_objects(things: Iterable[object]) -> Iterator[str]:
+def removed_by_objects(things: Iterable[object]) -> Iterator[str]:
     """Yield the paths that *things* will remove when they go."""
     kinds = (*_CLOSERS, *_DIRECTORIES)
     for thing in things:
@@ -214,14 +220,14 @@ def promises_of_objects(things: Iterable[object]) -> Iterator[str]:
                 yield path
 
 
-def promised(callbacks: ExitCallbacks | None) -> set[str]:
+def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that a live object or an exit callback will remove.
 
     This asks the garbage collector for all objects, which takes some tenths of a
     second in a large process: call it only when there is a suspect.
     """
     paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(promises_of_objects(gc.get_objects()))
+    return paths.union(removed_by_objects(gc.get_objects()))
 
 
 def _promise(thing: Any) -> str | None:
@@ -258,3 +264,121 @@ def settle(root: str) -> None:
             with suppress(Exception):
                 if System.fsdecode(thing.name).startswith(inside):
                     getattr(thing, "cleanup", thing.close)()
+
+
+#: Asking who will clean up takes longer the more promises there are: this many seconds, and this
+#: share of the session's time, may go into it.
+_FREE_SECONDS: Final = 0.5
+_SHARE: Final = 0.01
+
+
+class Provisional:
+    """The entries that somebody may still remove.
+
+    A worker that dies takes its fixtures and exit handlers with it, so such an entry travels
+    as evidence, and once more, as it is, when nobody is left who will remove it.
+
+    :param promised: Returns the paths that exit handlers will remove.
+    """
+
+    def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
+        self._promised = removed_at_exit
+        #: What its owner may still remove, and what an exit handler or an object may.
+        self._in_use: dict[Owner, list[Entry]] = {}
+        self._open: list[Entry] = []
+        #: The paths that no report has told of yet, and whose wider owners are over.
+        self._over: set[str] = set()
+        #: Whether some of `_open` were not asked about when it was their turn.
+        self._is_behind = False
+        self._started = System.monotonic()
+        self._spent = 0.0
+
+    def told(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return what to tell now, as it may stand if nothing more is heard of this process.
+
+        :param entries: What nobody was told of before.
+        :returns: These, and those of before whom nobody will remove any more.
+        """
+        told, doubtful = [], []
+        for entry in entries:
+            if entry.from_failed or entry.ignored:
+                told.append(entry)
+            elif _is_wide(entry.owner) and entry.path not in self._over:
+                self._in_use.setdefault(entry.owner, []).append(entry)
+                told.append(entry._replace(from_failed=True))
+            else:
+                doubtful.append(entry)
+        self._over.clear()
+        if doubtful or self._is_behind:
+            told += self._judged(doubtful)
+        return told
+
+    def over(self, owner: Owner, untold: Iterable[Entry]) -> None:
+        """Know that *owner* has had every chance to remove what it left.
+
+        :param untold: The entries that have not been told yet.
+        """
+        if not _is_wide(owner):
+            return
+        self._over.update(entry.path for entry in untold if entry.owner == owner)
+        due = self._in_use.pop(owner, [])
+        if due:
+            self._open += due
+            self._is_behind = True
+
+    def rest(self) -> list[Entry]:
+        """Return what is still there at the end of a process that has not died."""
+        rest = [*chain.from_iterable(self._in_use.values()), *self._open]
+        return [entry for entry in rest if exists(entry.path)]
+
+    def _judged(self, entries: list[Entry]) -> list[Entry]:
+        """Return what to tell of *entries*, and of those that were open before; in doubt they are.
+
+        Who is not asked for now, because asking has taken too long, is asked later.
+        """
+        before = System.monotonic()
+        self._is_behind = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
+        if self._is_behind:
+            self._open += entries
+            return [entry._replace(from_failed=True) for entry in entries]
+        is_open = self._judge()
+        were_open, self._open = self._open, []
+        told = []
+        for entry in entries:
+            told.append(entry._replace(from_failed=is_open(entry)))
+            if told[-1].from_failed:
+                self._open.append(entry)
+        for entry in were_open:
+            if exists(entry.path):
+                (self._open if is_open(entry) else told).append(entry)
+        self._spent += System.monotonic() - before
+        return told
+
+    def _judge(self) -> Callable[[Entry], bool]:
+        """Return what tells whether an exit handler or an open file may still remove an entry."""
+        scheduled_removals, inodes = self._promised(), _open_inodes()
+        return lambda entry: is_deferred(entry, scheduled_removals) or _inode(entry) in inodes
+
+
+def _is_wide(owner: Owner) -> bool:
+    """Whether *owner* goes on when the test's report is made."""
+    return owner.kind in ("collection", "session") or owner.scope not in (None, "function")
+
+
+def _inode(entry: Entry) -> tuple[int, int] | None:
+    try:
+        status = System.lstat(entry.path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _open_inodes() -> set[tuple[int, int]]:
+    """Return the files that this process has open: an object may hold one and remove it."""
+    found = set()
+    with suppress(OSError):
+        for name in System.listdir("/dev/fd"):
+            with suppress(OSError, ValueError):
+                status = System.fstat(int(name))
+                found.add((status.st_dev, status.st_ino))
+    return found

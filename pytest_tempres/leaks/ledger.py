@@ -8,22 +8,22 @@ import os
 from typing import TYPE_CHECKING
 from typing import Final
 
-from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.frames import Folder
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
-from pytest_tempres.leaks.origins import Hint
-from pytest_tempres.leaks.origins import Origins
-from pytest_tempres.leaks.temp_root import Look
-from pytest_tempres.leaks.temp_root import identity
-from pytest_tempres.leaks.temp_root import is_announced
+from pytest_tempres.leaks.temp.audit import Hint
+from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.scan import Scan
+from pytest_tempres.leaks.temp.scan import identity
+from pytest_tempres.leaks.temp.scan import is_announced
 from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
-    from pytest_tempres.leaks.detector import Detector
-    from pytest_tempres.leaks.provisional import Provisional
+    from pytest_tempres.leaks.deferred import Provisional
+    from pytest_tempres.leaks.model import Detector
 
 __all__ = ["Ledger", "State"]
 
@@ -61,12 +61,12 @@ class Ledger:
     ) -> None:
         self.running = Running()
         #: Entries that no report has carried away yet.
-        self.unsent: list[Entry] = []
+        self.not_yet_sent: list[Entry] = []
         self.folder = Folder(rootdir, plugins)
         self.worker_root = worker_root
         self._worker = worker
         self._ignored = ignored
-        self._look = Look(worker_root)
+        self._look = Scan(worker_root)
         self._inodes: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
         #: What was in the worker root when that was moved or removed, by name and inode.
@@ -78,7 +78,7 @@ class Ledger:
         #: Whether a test's marker lets a path stay, of tests that something of may go on after.
         self.allowed: dict[str, Callable[[str], bool]] = {}
         #: Who failed, or was interrupted: what other detectors find of them is evidence.
-        self.stumbled: set[Owner] = set()
+        self.failed_owners: set[Owner] = set()
         #: What a controller is told of entries that somebody may still remove.
         self.provisional: Provisional | None = None
         #: What is looked at besides the worker root.
@@ -110,23 +110,23 @@ class Ledger:
         running = self.running
         running.owner, running.test, running.phase = before
 
-    def look(self, *, final: bool = False) -> list[Entry]:
+    def scan(self, *, final: bool = False) -> list[Entry]:
         """Book what has appeared since the last look.
 
         Without a hint it belongs to who is running, or, where listings had to be
         spaced out, to the last test.
 
         :param final: List the directory whatever it costs.
-        :returns: The new entries, which stand in `unsent` too.
+        :returns: The new entries, which stand in `not_yet_sent` too.
         :raises FileNotFoundError: When the worker root is gone.
         :raises PermissionError: When a test has closed it.
         """
-        self.origins.threads.look()
+        self.origins.threads.scan()
         for detector in self.detectors:
-            detector.look()
+            detector.scan()
         found = self._find(final=final)
         # Who runs next has nothing to do with what has ended by now.
-        self.origins.processes.look()
+        self.origins.processes.scan()
         return found
 
     def _find(self, *, final: bool) -> list[Entry]:
@@ -148,13 +148,13 @@ class Ledger:
         if self.origins.outside:
             found += self._outside()
         self.origins.forget()
-        self.unsent += found
+        self.not_yet_sent += found
         return found
 
     def remaining(self) -> list[Entry]:
         """Return what no report has told of for good, at the end of a process that has not died."""
         rest = self.provisional.rest() if self.provisional is not None else []
-        return [*self.unsent, *rest]
+        return [*self.not_yet_sent, *rest]
 
     def paths(self) -> list[str]:
         """Return the paths of all entries that the last look knew."""
@@ -164,13 +164,15 @@ class Ledger:
         """Return the paths of what *test* left so far, as the last look knew it."""
         return [
             entry.path
-            for entry in (*self._entries.values(), *self.unsent)
+            for entry in (*self._entries.values(), *self.not_yet_sent)
             if entry.test == test and entry.owner.scope in (None, "function")
         ]
 
-    def mark_as_evidence(self, entries: list[Entry]) -> None:
+    def mark_as_from_failed(self, entries: list[Entry]) -> None:
         """Book *entries*, found just now by who is over, as left by something that failed."""
-        self.unsent = [e._replace(evidence=True) if e in entries else e for e in self.unsent]
+        self.not_yet_sent = [
+            e._replace(from_failed=True) if e in entries else e for e in self.not_yet_sent
+        ]
 
     def adopt(self, entries: list[Entry]) -> None:
         """Know *entries*, which a forked child found, so that no look finds them again."""
@@ -245,7 +247,7 @@ class Ledger:
             test,
             phase,
             command=processes.last_command if started_one or not others else None,
-            ignored=self._may_stay(path, owner, test),
+            ignored=self._is_allowed(path, owner, test),
             worker=self._worker,
             processes=others,
         )
@@ -265,11 +267,11 @@ class Ledger:
             hint.phase,
             self.folder.fold(hint.stack),
             made_by="python",
-            ignored=self._may_stay(path, hint.owner, hint.test),
+            ignored=self._is_allowed(path, hint.owner, hint.test),
             worker=self._worker,
         )
 
-    def _may_stay(self, path: str, owner: Owner, test: str | None) -> bool:
+    def _is_allowed(self, path: str, owner: Owner, test: str | None) -> bool:
         if self._ignored(path):
             return True
         allowed = self.allowed.get(test or "") if self.allowed else None

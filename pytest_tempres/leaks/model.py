@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 import os
 from typing import Any
 from typing import Final
 from typing import Literal
 from typing import NamedTuple
+from typing import Protocol
 
 __all__ = [
-    "DEEDS",
+    "MODIFICATIONS",
     "SESSION",
     "WITHOUT_PATH",
+    "Detector",
     "Entry",
     "Frame",
     "Leak",
@@ -34,7 +37,7 @@ Phase = Literal["setup", "call", "teardown"]
 Status = Literal["leak", "known", "deferred", "failed-test"]
 
 #: Kinds of leaks that say what was done to a path, and those whose path is a description.
-DEEDS: Final = ("changed", "deleted")
+MODIFICATIONS: Final = ("changed", "deleted")
 WITHOUT_PATH: Final = ("descriptor",)
 
 _LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
@@ -114,7 +117,7 @@ class Entry(NamedTuple):
     #: The last process that was started before, for what no Python code made.
     command: str | None = None
     #: It was left by something that failed: a test's attempt, a fixture's setup, an import.
-    evidence: bool = False
+    from_failed: bool = False
     #: The marker or the ini file says that it may stay.
     ignored: bool = False
     worker: str = ""
@@ -183,3 +186,27 @@ def fingerprint(kind: str, entry: Entry) -> str:
     )
     text = "\0".join(identity).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+class Detector(Protocol):
+    """One more way to find what was left behind, beside the worker root.
+
+    A detector is made with what it has to know: who is running
+    (:class:`~pytest_tempres.leaks.model.Running`), how frames are shown
+    (:class:`~pytest_tempres.leaks.frames.Folder`) and what may stay.
+    """
+
+    #: The audit events that :meth:`on_event` wants to hear of.
+    events: AbstractSet[str]
+
+    def on_event(self, event: str, args: tuple[Any, ...]) -> None:
+        """Take note of an audit event. What it raises is dropped; it has to be fast."""
+
+    def scan(self) -> None:
+        """Book what is new, for whoever is running: called before the owner changes."""
+
+    def due(self, test: str) -> list[Leak]:
+        """Return what *test* and its function-scoped fixtures left, now that both are over."""
+
+    def judge(self) -> list[Leak]:
+        """Return what is still there at the end of the session, after a second look."""

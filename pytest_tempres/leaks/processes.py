@@ -92,14 +92,14 @@ class Processes:
         """The command line of the process started last."""
         return command_line(self._last) if self._last else None
 
-    def saw(self, args: tuple[Any, ...], work: Work) -> None:
+    def on_event(self, args: tuple[Any, ...], work: Work) -> None:
         """Note that a process is about to start for *work*."""
         try:
             self._start(args, work)
         except Exception as error:  # noqa: BLE001 -- it would break the call under test
             self.error = error
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Know that the owner changes: what has ended by now makes nothing any more."""
         if self._new or self._old or self._starters:
             new, self._new = self._new, []

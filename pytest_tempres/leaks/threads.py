@@ -79,11 +79,11 @@ class Threads:
         """Whether there are threads that may outlast who started them."""
         return bool(self._bare) or any(each.work for each in list(self._started.values()))
 
-    def saw(self, args: tuple[Any, ...], work: Work) -> None:
+    def on_event(self, args: tuple[Any, ...], work: Work) -> None:
         """Note that a thread is about to start that works for *work*."""
         self._try(self._start, args[0], work)
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Note that whoever is running has started the threads that are new."""
         if not _IS_ANNOUNCED:
             running = self._running

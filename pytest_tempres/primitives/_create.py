@@ -22,9 +22,9 @@ from typing import overload
 from pytest_tempres.primitives._location import OPEN_FLAGS
 from pytest_tempres.primitives._location import SETTINGS
 from pytest_tempres.primitives._location import gettempdir
+from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._location import taken_on_windows
-from pytest_tempres.primitives._names import random_name
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._windows import private_mkdir
 

@@ -5,6 +5,8 @@ pytester and others take modules out of `sys.modules` and import them again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +14,8 @@ from typing import Any
 from typing import Final
 from typing import TypeVar
 import weakref
+
+from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +25,15 @@ if TYPE_CHECKING:
     _Listeners = dict[str, tuple[_Listener, ...]]
     _AtFork = list[weakref.ref[Callable[[], object]]]
 
-__all__ = ["AUDIT_HOOK", "after_fork_in_child", "listen", "shared", "stop_listening"]
+__all__ = [
+    "AUDIT_HOOK",
+    "after_fork_in_child",
+    "at_exit",
+    "call_at_exit",
+    "listen",
+    "shared",
+    "stop_listening",
+]
 
 _T = TypeVar("_T")
 
@@ -41,9 +53,9 @@ def shared(name: str, make: Callable[[], _T], install: Callable[[_T], object]) -
     """
     hooks: dict[str, Any] = vars(sys).setdefault(_ATTRIBUTE, {})
     if name not in hooks:
-        made = make()
-        install(made)
-        hooks[name] = made
+        created = make()
+        install(created)
+        hooks[name] = created
     found: _T = hooks[name]
     return found
 
@@ -68,8 +80,8 @@ def stop_listening(listener: _Listener) -> None:
 
 
 def _listeners() -> _Listeners:
-    made: _Listeners = shared("audit", dict, _install_audit_hook)
-    return made
+    created: _Listeners = shared("audit", dict, _install_audit_hook)
+    return created
 
 
 def _install_audit_hook(listeners: _Listeners) -> None:
@@ -101,3 +113,40 @@ def _install_at_fork(at_fork: _AtFork) -> None:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call)
+
+
+_Duties = list[tuple[int, Callable[[], object]]]
+
+
+def call_at_exit(duty: Callable[[], object]) -> None:
+    """Leave *duty* to the end of this process; a forked child does not do it."""
+    _duties().append((System.getpid(), duty))
+
+
+def at_exit() -> None:
+    """Do what was handed over after every exit handler that is registered from now on.
+
+    A `weakref.finalize` does this better than `atexit.register`: all finalizers
+    run at the exit position of the first one ever made, the youngest first. So
+    those of temporary directories made later come before ours in either case.
+    """
+    _duties()
+
+
+def _duties() -> _Duties:
+    duties: _Duties = shared("exit", list, _do_all_at_exit)
+    return duties
+
+
+def _do_all_at_exit(duties: _Duties) -> None:
+    # Nothing lives longer than this module.
+    weakref.finalize(sys, _do_all, duties)
+
+
+def _do_all(duties: _Duties) -> None:
+    while duties:
+        pid, duty = duties.pop()
+        # At this point nobody is left to be told.
+        with suppress(Exception):
+            if pid == System.getpid():
+                duty()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 from types import FunctionType
 from types import SimpleNamespace
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     _Tells = Callable[[_Path], bool]
     _Scan = Callable[[str], _Entries]
 
-__all__ = ["System"]
+__all__ = ["System", "uname"]
 
 
 def _copies(module: object, **names: object) -> dict[str, Any]:
@@ -140,3 +141,13 @@ class System:
     to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
     #: How a directory of ours is opened.
     to_hold: Final = to_reach | getattr(os, "O_NOFOLLOW", 0)
+
+
+def uname() -> tuple[str, str, str, str]:
+    """Return system, host, release and machine; `platform` may start a program to find out."""
+    if System.uname is not None:
+        found = System.uname()
+        return found.sysname, found.nodename, found.release, found.machine
+    import socket  # noqa: PLC0415 -- on Windows alone
+
+    return sys.platform, socket.gethostname(), "", os.environ.get("PROCESSOR_ARCHITECTURE", "")

@@ -14,7 +14,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["SessionFacts", "Summary", "Totals"]
+__all__ = ["SessionFacts", "Summary", "Totals", "escaped", "raw"]
 
 _SEPARATORS: Final = ("/", "\\")
 
@@ -95,3 +95,23 @@ class Summary:
 def _is_in(path: str, directory: str) -> bool:
     # Another host may have the other separator.
     return path.startswith(directory) and path[len(directory) :][:1] in _SEPARATORS
+
+
+def raw(text: str) -> bytes:
+    """Return the bytes that *text* stands for; any text, and the bytes of any path."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        # A surrogate that stands for no byte: names on Windows, text that is no path.
+        return text.encode("utf-8", "surrogatepass")
+
+
+def escaped(text: str, *, controls: bool = False) -> str:
+    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``.
+
+    :param controls: Whether to escape control characters too, as a terminal needs it.
+    """
+    text = raw(text).decode("utf-8", "backslashreplace")
+    if not controls or text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

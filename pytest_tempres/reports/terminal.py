@@ -10,15 +10,15 @@ import os
 from typing import TYPE_CHECKING
 from typing import Final
 
-from pytest_tempres.leaks.model import DEEDS
+from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.primitives._system import System
-from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.summary import escaped
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.sweep import Reclaimed
@@ -76,8 +76,8 @@ def _kept(summary: Summary, *, verbose: bool) -> Iterator[str]:
 
 def _list_kept(paths: Sequence[Kept], *, verbose: bool) -> Iterator[str]:
     for kept in paths if verbose else paths[:_KEPT]:
-        nodeid = shown(kept.nodeid, controls=True)
-        yield f"kept: {nodeid}  {shown(kept.path, controls=True)}"
+        nodeid = escaped(kept.nodeid, controls=True)
+        yield f"kept: {nodeid}  {escaped(kept.path, controls=True)}"
     if not verbose and len(paths) > _KEPT:
         yield f"... and {len(paths) - _KEPT} more that were kept (-v: all)"
 
@@ -155,9 +155,9 @@ def _of_owner(
 
 
 def _name(owner: Owner) -> str:
-    name = shown(owner.id, controls=True)
+    name = escaped(owner.id, controls=True)
     if owner.kind == "fixture":
-        place = f" in {shown(owner.location, controls=True)}" if owner.location else ""
+        place = f" in {escaped(owner.location, controls=True)}" if owner.location else ""
         return f"fixture {name} ({owner.scope}){place}"
     if owner.kind == "collection":
         return f"collecting {name}"
@@ -166,9 +166,9 @@ def _name(owner: Owner) -> str:
 
 def _amount(leaks: list[Leak]) -> str:
     """Return what an owner did, in words: nobody leaves what is gone."""
-    left = [leak for leak in leaks if leak.kind not in DEEDS]
+    left = [leak for leak in leaks if leak.kind not in MODIFICATIONS]
     deeds = [f"left {_kinds(left)}"] if left else []
-    for kind in DEEDS:
+    for kind in MODIFICATIONS:
         number = sum(leak.kind == kind for leak in leaks)
         if number:
             deeds.append(f"{kind} {count(number, 'path')}")
@@ -205,13 +205,13 @@ def _place(root: str | None, path: str, host: str | None = None) -> str:
     if root is not None:
         parent = max(root.rfind("/"), root.rfind("\\")) + 1
         path = path[parent:] if host is None else f"{host}:{path[parent:]}"
-    return shown(path, controls=True)
+    return escaped(path, controls=True)
 
 
 def _origin(leak: Leak, *, verbose: bool) -> list[str]:
     frames = leak.entry.origin
     lines = [
-        f"{shown(_short(frame.file), controls=True)}:{frame.line} in {frame.function}"
+        f"{escaped(_short(frame.file), controls=True)}:{frame.line} in {frame.function}"
         for frame in frames
     ]
     if len(lines) > _FRAMES and not verbose:
@@ -225,9 +225,9 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
 
 def _processes(entry: Entry) -> Iterator[str]:
     if entry.command:
-        yield f"last process: {shown(entry.command, controls=True)}"
+        yield f"last process: {escaped(entry.command, controls=True)}"
     others = {
-        f"{shown(each.command, controls=True)} of {_name(each.owner)}": None
+        f"{escaped(each.command, controls=True)} of {_name(each.owner)}": None
         for each in entry.processes
     }
     if others:
@@ -247,7 +247,7 @@ def _copied(artifacts: Artifacts) -> str:
     )
     skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
     see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
-    return f"artifacts: {shown(artifacts.directory, controls=True)} ({amount}){skipped}{see}"
+    return f"artifacts: {escaped(artifacts.directory, controls=True)} ({amount}){skipped}{see}"
 
 
 def _closing(summary: Summary, leaks: list[Leak]) -> str:
@@ -265,7 +265,7 @@ def _closing(summary: Summary, leaks: list[Leak]) -> str:
 def _verdict(summary: Summary, leaks: list[Leak]) -> str:
     makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
     text = f"{count(len(leaks), 'leak')} from {_join(m for m in makers if m)}"
-    paths = [leak.path for leak in leaks if leak.kind not in (*DEEDS, *WITHOUT_PATH)]
+    paths = [leak.path for leak in leaks if leak.kind not in (*MODIFICATIONS, *WITHOUT_PATH)]
     if not paths:
         return text
     return f"{text}, {size(summary.totals.bytes)}; {_fate(summary, paths)}"

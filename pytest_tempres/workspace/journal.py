@@ -18,7 +18,7 @@ from typing import Final
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.folder import read_private
+from pytest_tempres.workspace.dirfd import read_private
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import identity_of

@@ -13,10 +13,10 @@ import stat
 import sys
 from typing import Final
 
-from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.folder import make_private
+from pytest_tempres.workspace.dirfd import make_private
 from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import is_own
 
@@ -149,12 +149,12 @@ def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int
     with suppress(FileNotFoundError):
         return hold(fd, path, dir_fd)
     try:
-        made = _acquire_whole(path, dir_fd) if proved else acquire(path, dir_fd)
+        created = _acquire_whole(path, dir_fd) if proved else acquire(path, dir_fd)
     except FileExistsError:
         # Another member was faster.
         return hold(fd, path, dir_fd)
     release(fd)
-    return made
+    return created
 
 
 def _acquire_whole(path: str, dir_fd: int | None) -> int:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import suppress
 from json import dumps
+import stat
 from typing import Any
 from typing import Final
 from typing import NamedTuple
 
-from pytest_tempres.workspace.folder import replace_private
+from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.dirfd import replace_private
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import WorkerRoot
+from pytest_tempres.workspace.root import children
 
 __all__ = [
     "POLICIES",
     "Artifacts",
+    "CreatedPath",
     "Kept",
-    "Made",
-    "made_from_plain",
+    "created_from_plain",
+    "find",
     "reason_to_keep",
     "write_index",
 ]
@@ -26,7 +34,7 @@ __all__ = [
 POLICIES: Final = ("none", "failed", "all")
 
 
-class Made(NamedTuple):
+class CreatedPath(NamedTuple):
     """A path that a fixture gave to a test or to a wider scope."""
 
     path: str
@@ -39,10 +47,12 @@ class Made(NamedTuple):
     inode: int | None = None
 
 
-def made_from_plain(data: Iterable[Any]) -> Made:
+def created_from_plain(data: Iterable[Any]) -> CreatedPath:
     """Rebuild a record from what JSON made of it."""
-    made = Made(*data)
-    return made._replace(identity=made.identity and (made.identity[0], made.identity[1]))
+    created = CreatedPath(*data)
+    return created._replace(
+        identity=created.identity and (created.identity[0], created.identity[1])
+    )
 
 
 class Kept(NamedTuple):
@@ -105,3 +115,37 @@ def write_index(
     content = dumps(about, indent=1).encode("ascii")
     with root.opened() as at:
         replace_private(root.inside(INDEX, at), at, content)
+
+
+#: The bound of a walk.
+_MOST_ITEMS: Final = 10_000
+
+
+def find(
+    root: SessionRoot, worker: WorkerRoot, inodes: Collection[int]
+) -> Iterator[tuple[int, str]]:
+    """Yield which of *inodes* stand in *root*, and their paths, the nearest first.
+
+    :param worker: The worker whose they are: in what belongs to others an inode that was given
+        back may have been used again.
+    """
+    with suppress(OSError):
+        device = System.lstat(root.path).st_dev
+        # It grows while it is gone through.
+        pending = _not_of_others(root, worker)
+        for number, path in enumerate(pending):
+            if number == _MOST_ITEMS:
+                return
+            with suppress(OSError):
+                status = System.lstat(path)
+                if status.st_ino in inodes and status.st_dev == device:
+                    yield status.st_ino, path
+                elif stat.S_ISDIR(status.st_mode):
+                    pending += children(path)
+
+
+def _not_of_others(root: SessionRoot, worker: WorkerRoot) -> list[str]:
+    there = children(root.path)
+    others = {path for path in there if path.endswith(".d") or f"{path}.d" in there}
+    others -= {worker.path, worker.fixture_dir}
+    return [path for path in there if path not in others]

@@ -19,23 +19,23 @@ from typing import NamedTuple
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
-from pytest_tempres.primitives._mounts import mount_of
-from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.folder import held
-from pytest_tempres.workspace.modes import make_with_mode
-from pytest_tempres.workspace.modes import open_again
+from pytest_tempres.workspace.dirfd import held
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import PREFIX
 from pytest_tempres.workspace.proof import identity_of
+from pytest_tempres.workspace.proof import make_with_mode
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.proof import read_record
+from pytest_tempres.workspace.proof import restore_modes
 from pytest_tempres.workspace.proof import write_breadcrumb
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "children",
     "create",
     "identity_of_new",
-    "remove_made",
+    "remove_created",
     "safe_name",
     "worker_directory",
 ]
@@ -78,7 +78,7 @@ class WorkerRoot(NamedTuple):
     #: The temp location: only foreign code creates here.
     path: str
     #: What fixtures give lies here, so that `path` changes for foreign code alone.
-    given: str
+    fixture_dir: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class SessionRoot:
     #: Whether another process made it, which will remove it too.
     joined: bool = False
     #: Device and inode of the worker roots that this process made in it.
-    made: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
+    created: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int | None]:
@@ -142,9 +142,9 @@ class SessionRoot:
     def _make(self, name: str, mode: int, fd: int | None) -> None:
         where = self.inside(name, fd)
         make_with_mode(where, mode, fd)
-        self.made.add(identity_of(System.stat(where, dir_fd=fd, follow_symlinks=False)))
+        self.created.add(identity_of(System.stat(where, dir_fd=fd, follow_symlinks=False)))
 
-    def reopen(self, mode: int) -> bool:
+    def restore_modes(self, mode: int) -> bool:
         """Give back to this root and its worker roots the modes that a test has taken away.
 
         :param mode: Permission bits of the worker roots.
@@ -154,9 +154,9 @@ class SessionRoot:
         with suppress(OSError):
             if identity_of(System.lstat(self.path)) != self.identity:
                 return False
-        found = open_again(self.path, given, self.uid)
+        found = restore_modes(self.path, given, self.uid)
         for path in children(self.path):
-            found |= open_again(path, given if path.endswith(".d") else mode, self.uid)
+            found |= restore_modes(path, given if path.endswith(".d") else mode, self.uid)
         return found
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
@@ -209,7 +209,7 @@ class SessionRoot:
         """Open a directory on the way to what is to be removed: neither a link nor a mount."""
         inner = System.open(name, System.to_hold, dir_fd=fd)
         # Each test's directory comes this way, and to ask for mounts costs as much as all the rest.
-        if identity_of(System.fstat(inner)) in self.made or mount_of(inner) == mount_of(fd):
+        if identity_of(System.fstat(inner)) in self.created or mount_of(inner) == mount_of(fd):
             return inner
         System.close(inner)
         raise OSError(errno.EXDEV, "another file system is mounted on the way")
@@ -271,7 +271,7 @@ class SessionRoot:
         about, _ = read_record(self.inside(BREADCRUMB, fd), fd, self.uid)
         return about.get("root") == System.basename(self.path)
 
-    def dissolve(self) -> bool:
+    def remove_if_empty(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
 
         :returns: Whether the root is gone. When it is not, the lock is given up, so
@@ -316,7 +316,7 @@ def _is_directory(path: str, dir_fd: int | None) -> bool:
     return stat.S_ISDIR(status.st_mode)
 
 
-def remove_made(path: str, identity: tuple[int, int]) -> list[Failure]:
+def remove_created(path: str, identity: tuple[int, int]) -> list[Failure]:
     """Remove a path that this process made outside any session root.
 
     :param identity: Its device and inode, noted when it was made: what stands

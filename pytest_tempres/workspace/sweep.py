@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 import os
 import stat
@@ -11,24 +13,26 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.exceptions import NotOurDirectoryError
-from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace import journal
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.folder import held
+from pytest_tempres.workspace.dirfd import held
+from pytest_tempres.workspace.proof import BREADCRUMB
+from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import bears_our_name
 from pytest_tempres.workspace.proof import is_own
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
-from pytest_tempres.workspace.remains import Remains
-from pytest_tempres.workspace.remains import read
-from pytest_tempres.workspace.remains import superfluous
+from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
-__all__ = ["Reclaimed", "retire", "sweep"]
+__all__ = ["DeadSession", "Reclaimed", "read", "removable", "retire", "sweep"]
 
 #: A root that is being made is younger than this many seconds.
 _CREATION_SECONDS: Final = 60
@@ -119,49 +123,55 @@ class _Sweep:
         self._ticks = 0
 
     def do(self, parent: str, rootdir: str, keep_sessions: int, run: str) -> None:
-        kept: list[Remains] = []
-        others: list[Remains] = []
-        dead: list[Remains] = []
+        kept: list[DeadSession] = []
+        others: list[DeadSession] = []
+        dead: list[DeadSession] = []
         for path in self._candidates(parent):
             # What was looked at so far is enough to go on with.
             if self._is_over(0.5):
                 self.reclaimed = self.reclaimed._replace(unfinished=True)
                 break
-            remains = self._look_at(path)
-            if remains is None:
+            dead_session = self._look_at(path)
+            if dead_session is None:
                 continue
-            if remains.named and remains.rootdir != rootdir:
-                others.append(remains)
+            if dead_session.named and dead_session.rootdir != rootdir:
+                others.append(dead_session)
             else:
-                (kept if any(map(System.lexists, remains.named)) else dead).append(remains)
+                (kept if any(map(System.lexists, dead_session.named)) else dead).append(
+                    dead_session
+                )
         # Our own session stays in any case: its place is taken.
         kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
         self.reclaimed = self.reclaimed._replace(any_kept=bool(kept))
         recent = {run, *list(dict.fromkeys(each.run for each in kept))[:keep_sessions]}
-        for remains in kept:
-            self._clear(remains, stays=remains.run in recent)
-        for remains in dead:
-            self._clear(remains, stays=False)
+        for dead_session in kept:
+            self._clear(dead_session, stays=dead_session.run in recent)
+        for dead_session in dead:
+            self._clear(dead_session, stays=False)
         # What sessions of other projects kept takes time to look at, and mostly stays as it is.
-        for remains in others:
+        for dead_session in others:
             if self._is_over(0.5):
                 break
-            self._clear(remains, stays=True)
+            self._clear(dead_session, stays=True)
 
     def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
-        ended: list[Remains] = []
+        ended: list[DeadSession] = []
         for path in self._candidates(parent):
             # Whoever is not among the last of those looked at is not among the last of all.
             if self._is_over(0.5):
                 break
-            remains = self._look_at(path)
-            if remains is not None and remains.rootdir == rootdir and _has_ended(remains):
-                ended.append(remains)
+            dead_session = self._look_at(path)
+            if (
+                dead_session is not None
+                and dead_session.rootdir == rootdir
+                and _has_ended(dead_session)
+            ):
+                ended.append(dead_session)
         ended.sort(key=lambda each: (each.ended, each.run), reverse=True)
         recent = list(dict.fromkeys(each.run for each in ended))[:keep_sessions]
-        for remains in ended:
-            if remains.run not in recent:
-                self._clear(remains, stays=False)
+        for dead_session in ended:
+            if dead_session.run not in recent:
+                self._clear(dead_session, stays=False)
 
     def _pace(self) -> None:
         self._tick()
@@ -190,59 +200,61 @@ class _Sweep:
         # In any order: what cannot be removed, or takes all the time, gives the rest a turn.
         return sorted(paths, key=lambda _: random_name())
 
-    def _look_at(self, path: str) -> Remains | None:
+    def _look_at(self, path: str) -> DeadSession | None:
         with suppress(OSError), held(path) as fd:
             try:
                 prove(path, own_uid(path), fd)
             except NotOurDirectoryError:
                 _remove_unfinished(path, fd)
                 return None
-            remains = read(path, fd)
+            dead_session = read(path, fd)
             # What a session names that still runs need not stay in the end.
-            decided = remains.has_index or not remains.named
-            return remains if decided or _is_dead(path) else None
+            decided = dead_session.has_index or not dead_session.named
+            return dead_session if decided or _is_dead(path) else None
         return None
 
-    def _clear(self, remains: Remains, *, stays: bool) -> None:
+    def _clear(self, dead_session: DeadSession, *, stays: bool) -> None:
         """Remove what may go of a session if it is dead, under its lock."""
         self._check()
         # A lock that is held for nothing keeps others from what they have to do under it.
-        root = None if stays and not _holds_more(remains) else take(remains.path)
+        root = None if stays and not _holds_more(dead_session) else take(dead_session.path)
         if root is None:
             return
         try:
             with root.opened() as fd:
                 now = read(root.path, fd)
             kept = frozenset(path for path in now.named if stays and System.lexists(path))
-            if stays or _is_as_it_was(remains, now):
+            if stays or _is_as_it_was(dead_session, now):
                 self._remove_all(root, now, kept)
         except OSError:
             return
         finally:
             root.release()
 
-    def _remove_all(self, root: SessionRoot, remains: Remains, kept: frozenset[str]) -> None:
+    def _remove_all(
+        self, root: SessionRoot, dead_session: DeadSession, kept: frozenset[str]
+    ) -> None:
         # What was kept for long enough, or a person has tidied up, is no news.
-        decided = remains.has_index or any(map(System.lexists, remains.named))
+        decided = dead_session.has_index or any(map(System.lexists, dead_session.named))
         is_news = bool(kept) or not decided
         self._ticks, left, size = 0, 0, 0
         complete, gone = True, False
         try:
-            for path in superfluous(root.path, kept):
+            for path in removable(root.path, kept):
                 self._check()
                 found = self._measure(path, self._until(0.25)) if is_news else (0, True)
                 failures = self._remove(root, path)
                 if not failures:
                     size, complete = size + found[0], complete and found[1]
                 left += failures
-            gone = bool(kept) or root.dissolve()
+            gone = bool(kept) or root.remove_if_empty()
         except _OutOfTimeError:
             size, complete = 0, False
             raise
         finally:
             items = max(self._ticks - left, bool(size))
             if is_news and (items or (gone and not kept)):
-                self._count(remains, items, size, complete=complete and not left)
+                self._count(dead_session, items, size, complete=complete and not left)
 
     def _remove(self, root: SessionRoot, path: str) -> int:
         """Remove *path*; return how many items are still there."""
@@ -255,24 +267,24 @@ class _Sweep:
             self.reclaimed = self.reclaimed._replace(failure=(where, failures[0].error))
         return len(failures)
 
-    def _count(self, remains: Remains, items: int, size: int, *, complete: bool) -> None:
+    def _count(self, dead_session: DeadSession, items: int, size: int, *, complete: bool) -> None:
         so_far = self.reclaimed
         self.reclaimed = so_far._replace(
             sessions=so_far.sessions + 1,
             items=so_far.items + items,
             bytes=so_far.bytes + size,
             complete=so_far.complete and complete,
-            age=max(so_far.age, System.time() - remains.began),
+            age=max(so_far.age, System.time() - dead_session.began),
         )
 
 
-def _holds_more(remains: Remains) -> bool:
+def _holds_more(dead_session: DeadSession) -> bool:
     """Whether there is more in a session root than what it keeps."""
-    kept = frozenset(path for path in remains.named if System.lexists(path))
-    return any(superfluous(remains.path, kept))
+    kept = frozenset(path for path in dead_session.named if System.lexists(path))
+    return any(removable(dead_session.path, kept))
 
 
-def _is_as_it_was(before: Remains, now: Remains) -> bool:
+def _is_as_it_was(before: DeadSession, now: DeadSession) -> bool:
     """Whether a session has neither kept more since it was looked at, nor ended only then.
 
     One that ended since is younger than those that seemed to be younger: they may be gone.
@@ -280,12 +292,12 @@ def _is_as_it_was(before: Remains, now: Remains) -> bool:
     return now.named <= before.named and now.ended == before.ended
 
 
-def _has_ended(remains: Remains) -> bool:
+def _has_ended(dead_session: DeadSession) -> bool:
     """Whether a session that kept something, which is still there, has come to its very end."""
     return (
-        remains.has_index
-        and not System.lexists(System.join(remains.path, JOURNAL))
-        and any(map(System.lexists, remains.named))
+        dead_session.has_index
+        and not System.lexists(System.join(dead_session.path, JOURNAL))
+        and any(map(System.lexists, dead_session.named))
     )
 
 
@@ -325,3 +337,93 @@ def _is_lock_of_ours(status: os.stat_result) -> bool:
     # Windows knows no modes.
     private = sys.platform == "win32" or stat.S_IMODE(status.st_mode) == 0o600
     return is_own(status) and private and stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+class DeadSession(NamedTuple):
+    """A session root, as its own files describe it."""
+
+    path: str
+    #: When its session began, and when it last wrote down what it keeps: seconds since the epoch.
+    began: float
+    ended: float
+    rootdir: str
+    #: What the workers of one run have in common that have roots of their own.
+    run: str
+    #: Whether the session came to its end, and wrote down what it keeps.
+    has_index: bool
+    #: The paths that its index names, or its journal where there is no index: whoever wrote the
+    #: index knew better. Not all of them need be there any more.
+    named: frozenset[str]
+
+
+def read(path: str, at: int | None) -> DeadSession:
+    """Read what stands in the session root *path*.
+
+    :param at: Its descriptor; None where names are not looked up in descriptors.
+    :raises OSError: When that cannot be told, and so nobody knows what may go.
+    """
+    here, uid = path if at is None else "", own_uid(path)
+    about, began = read_record(System.join(here, BREADCRUMB), at, uid)
+    index, ended = read_record(System.join(here, INDEX), at, uid)
+    if index:
+        kept = frozenset(_texts(index.get("kept")))
+    else:
+        kept, ended = journal.read(System.join(here, JOURNAL), at, uid)
+    return DeadSession(
+        path,
+        began=began,
+        # These files are written by their session alone; the root's own time moves with each sweep.
+        ended=ended,
+        rootdir=str(about.get("rootdir") or index.get("rootdir")),
+        run=str(about.get("run") or index.get("run") or path),
+        has_index=bool(index),
+        named=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
+    )
+
+
+def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
+    """Yield what may go from *root*: nothing that is kept, holds it or lies in it.
+
+    The index comes last, after the journal: as long as one of them is there, the rest is known to
+    have been kept.
+    """
+    protected = set(kept)
+    for path in kept:
+        worker, *more = path[len(System.join(root, "")) :].split(os.sep)
+        protected.update((System.join(root, worker), System.join(root, worker, *more[:1])))
+    for worker in children(root):
+        if System.basename(worker) in (BREADCRUMB, LOCK, INDEX, JOURNAL):
+            continue
+        if worker not in protected:
+            yield worker
+        elif worker not in kept:
+            yield from (path for path in children(worker) if path not in protected)
+    for name in (JOURNAL, INDEX):
+        path = System.join(root, name)
+        if not kept and System.lexists(path):
+            yield path
+
+
+def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
+    """Yield those of *paths* that lie in a root, as they are called where it stands now.
+
+    The session may have called its temp directory otherwise: through a link, or in a container
+    that mounts it elsewhere. The names that the root has had are random, so what follows is sure.
+    """
+    markers = [System.join(os.sep, str(name), "") for name in names if name]
+    for path in paths:
+        for marker in markers:
+            before, found, inner = path.rpartition(marker)
+            if found and System.isabs(before + found) and _is_below(inner):
+                yield System.join(root, inner)
+
+
+def _is_below(inner: str) -> bool:
+    clean = inner == System.normpath(inner) and not System.isabs(inner) and "\0" not in inner
+    return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
+
+
+def _texts(by_test: object) -> Iterator[str]:
+    for paths in by_test.values() if isinstance(by_test, dict) else ():
+        if isinstance(paths, list):
+            yield from (path for path in paths if isinstance(path, str))

@@ -338,17 +338,17 @@ def test_many_leaks_are_listed_few_times(pytester, alike):
 
         def pytest_configure(config):
             try:
-                from pytest_tempres.leaks.temp_root import Look
+                from pytest_tempres.leaks.temp.scan import Scan
             except ImportError:
                 return
             listed = []
-            names = Look.names
+            names = Scan.names
 
             def counted(look):
                 listed.append(1)
                 return names(look)
 
-            Look.names = counted
+            Scan.names = counted
             config.add_cleanup(lambda: print("LISTED", len(listed)))
         """
     )

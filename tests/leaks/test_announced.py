@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tempres.leaks.announced import announced
+from pytest_tempres.leaks.temp.audit import announced
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pytest_tempres import primitives
 from pytest_tempres.leaks import deferred as module
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.deferred import LiveDirectories
-from pytest_tempres.leaks.deferred import promised
+from pytest_tempres.leaks.deferred import removed_at_exit
 from pytest_tempres.leaks.deferred import settle
 
 LIBRARIES = [tempfile, primitives]
@@ -246,32 +246,32 @@ def test_what_cannot_be_registered_is_an_error_as_before(callbacks):
 def test_a_live_directory_is_promised(library, place):
     """A directory object removes its directory when it goes, until it is cleaned up."""
     directory = library.TemporaryDirectory(dir=place)
-    assert directory.name in promised(None)
+    assert directory.name in removed_at_exit(None)
     directory.cleanup()
-    assert directory.name not in promised(None)
+    assert directory.name not in removed_at_exit(None)
 
 
 def test_a_live_file_is_promised(library, place):
     """A named file removes its path when it is closed, and promises nothing afterwards."""
     file = library.NamedTemporaryFile(dir=place)
-    assert file.name in promised(None)
+    assert file.name in removed_at_exit(None)
     file.close()
-    assert file.name not in promised(None)
+    assert file.name not in removed_at_exit(None)
 
 
 def test_a_file_that_deletes_nothing_promises_nothing(library, place):
     """What was made with delete=False is for its maker to remove."""
     with library.NamedTemporaryFile(dir=place, delete=False) as file:
-        assert file.name not in promised(None)
+        assert file.name not in removed_at_exit(None)
     os.unlink(file.name)
 
 
 def test_a_directory_that_deletes_nothing_promises_nothing(place):
     """A directory made with delete=False is for its maker to remove, from Python 3.12 on."""
     directory = primitives.TemporaryDirectory(dir=place, delete=False)
-    assert directory.name not in promised(None)
+    assert directory.name not in removed_at_exit(None)
     directory.delete = True
-    assert directory.name in promised(None)
+    assert directory.name in removed_at_exit(None)
     directory.cleanup()
 
 
@@ -279,7 +279,7 @@ def test_bytes_are_promised_as_text(library, place):
     """Paths are compared as text, whatever they were made from."""
     file = library.NamedTemporaryFile(dir=os.fsencode(place))
     directory = primitives.TemporaryDirectory(dir=os.fsencode(place))
-    assert {os.fsdecode(file.name), os.fsdecode(directory.name)} <= promised(None)
+    assert {os.fsdecode(file.name), os.fsdecode(directory.name)} <= removed_at_exit(None)
     file.close()
     directory.cleanup()
 
@@ -288,7 +288,7 @@ def test_a_relative_path_is_promised_by_its_full_name(library, place, monkeypatc
     """Older Pythons keep a relative name; what it means now is what will be removed."""
     monkeypatch.chdir(place)
     directory = library.TemporaryDirectory(dir=".")
-    assert os.path.join(place, os.path.basename(directory.name)) in promised(None)
+    assert os.path.join(place, os.path.basename(directory.name)) in removed_at_exit(None)
     directory.cleanup()
 
 
@@ -300,9 +300,9 @@ def test_instances_of_subclasses_promise_too(place):
             """Have nothing to do with the argument of that name."""
 
     mine = Mine(dir=place)
-    assert mine.name in promised(None)
+    assert mine.name in removed_at_exit(None)
     mine.cleanup()
-    assert mine.name not in promised(None)
+    assert mine.name not in removed_at_exit(None)
 
 
 def test_live_directories_are_told_youngest_first(library, place):
@@ -310,11 +310,11 @@ def test_live_directories_are_told_youngest_first(library, place):
     live = LiveDirectories()
     made = [library.TemporaryDirectory(dir=place) for _ in range(3)]
     names = [each.name for each in reversed(made)]
-    assert [path for path in live.promises() if path in names] == names
+    assert [path for path in live.scheduled_removals() if path in names] == names
     made[1].cleanup()
     younger = library.TemporaryDirectory(dir=place)
     names = [younger.name, names[0], names[2]]
-    assert [path for path in live.promises() if path.startswith(place)] == names
+    assert [path for path in live.scheduled_removals() if path.startswith(place)] == names
     for each in (made[0], made[2], younger):
         each.cleanup()
 
@@ -325,7 +325,7 @@ def test_a_live_directory_may_change_its_mind(place):
     directory = primitives.TemporaryDirectory(dir=place)
     for wanted in (True, False, True):
         directory.delete = wanted
-        assert (directory.name in live.promises()) == wanted
+        assert (directory.name in live.scheduled_removals()) == wanted
     directory.cleanup()
 
 
@@ -336,7 +336,7 @@ def test_directories_that_are_gone_are_forgotten(library, place, monkeypatch):
     alive = len(module._finalizers())
     for _ in range(3 * (alive + 2)):
         with library.TemporaryDirectory(dir=place):
-            list(live.promises())
+            list(live.scheduled_removals())
     assert len(live._paths) <= 2 * (alive + 2)
 
 
@@ -347,7 +347,7 @@ def test_half_made_objects_break_nothing(place):
     del nameless.name
     half = tempfile.TemporaryDirectory.__new__(tempfile.TemporaryDirectory)
     other = tempfile.TemporaryDirectory(dir=place)
-    found = promised(None)
+    found = removed_at_exit(None)
     assert other.name in found
     assert name not in found
     other.cleanup()
@@ -360,14 +360,14 @@ def test_a_detached_finalizer_promises_nothing(place):
     """Who detached the finalizer has taken the promise back."""
     directory = tempfile.TemporaryDirectory(dir=place)
     directory._finalizer.detach()
-    assert directory.name not in promised(None)
+    assert directory.name not in removed_at_exit(None)
 
 
 def test_callbacks_and_objects_promise_together(callbacks, place):
     """What somebody will remove is one set, whoever will."""
     callbacks.register(shutil.rmtree, "/t/x")
     with tempfile.TemporaryDirectory(dir=place) as path:
-        assert {"/t/x", path} <= promised(callbacks)
+        assert {"/t/x", path} <= removed_at_exit(callbacks)
 
 
 # -- at exit
@@ -391,7 +391,7 @@ def test_a_finalizer_that_runs_at_exit_promises(callbacks, place):
 def test_the_finalizer_of_a_directory_that_stays_promises_nothing(callbacks, place):
     """Its finalizer runs at exit and removes nothing."""
     made = [library.TemporaryDirectory(dir=place, delete=False) for library in LIBRARIES]
-    assert not {each.name for each in made} & promised(callbacks)
+    assert not {each.name for each in made} & removed_at_exit(callbacks)
 
 
 def test_settling_lets_go_of_files_in_a_root(library, place, tmp_path):

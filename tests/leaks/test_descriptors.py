@@ -26,20 +26,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.leaks import descriptors as module
-from pytest_tempres.leaks import fd_names
-from pytest_tempres.leaks import fd_openings
-from pytest_tempres.leaks.descriptors import Descriptors
-from pytest_tempres.leaks.detector import Detector
-from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.fds import detector as module
+from pytest_tempres.leaks.fds import names
+from pytest_tempres.leaks.fds import openings
+from pytest_tempres.leaks.fds.detector import Descriptors
+from pytest_tempres.leaks.frames import Folder
 from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Detector
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import leak_from_plain
-from pytest_tempres.leaks.origins import Origins
-from pytest_tempres.leaks.origins import activate
-from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.audit import activate
+from pytest_tempres.leaks.temp.audit import deactivate
 from pytest_tempres.primitives._system import System
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
@@ -79,14 +79,14 @@ class Suite:
     @contextlib.contextmanager
     def run(self, owner: Owner = ONE, test: str | None = None) -> Iterator[None]:
         """Let *owner* run."""
-        self.detector.look()
+        self.detector.scan()
         running = self.running
         before = (running.owner, running.test, running.phase)
         running.owner, running.test, running.phase = owner, test or owner.id, "call"
         try:
             yield
         finally:
-            self.detector.look()
+            self.detector.scan()
             running.owner, running.test, running.phase = before
 
     def close(self) -> None:
@@ -283,7 +283,7 @@ def test_each_kind_is_named_in_words(suite, tmp_path, keep, make, text, target, 
 
 def test_block_devices_are_named():
     """They cannot be opened in every place, but they have a name."""
-    assert fd_names._kind(0, stat.S_IFBLK) == "block device"
+    assert names._kind(0, stat.S_IFBLK) == "block device"
 
 
 def test_sockets_are_named_by_protocol_and_addresses(suite, keep):
@@ -339,20 +339,20 @@ def test_other_sockets_are_named_too(suite, keep):
 )
 def test_addresses_are_told_as_people_write_them(address, text):
     """An address that says nothing is left out."""
-    assert fd_names._address(lambda: address) == text
+    assert names._address(lambda: address) == text
 
 
 @given(st.integers(), st.integers())
 def test_every_protocol_has_a_name(family, kind):
     """What no table knows is told by its number."""
-    assert fd_names._protocol(family, kind)
+    assert names._protocol(family, kind)
 
 
 @given(st.text())
 def test_every_name_of_the_kernel_is_told(name):
     """What a future kernel calls its things is repeated as it is."""
     status = SimpleNamespace(st_mode=0)
-    assert fd_names._nameless(0, status, name) or name.startswith("anon_inode:")
+    assert names._nameless(0, status, name) or name.startswith("anon_inode:")
 
 
 def test_what_cannot_be_asked_is_named_all_the_same():
@@ -361,25 +361,25 @@ def test_what_cannot_be_asked_is_named_all_the_same():
     def refuse(*args: int) -> int:
         raise OSError(errno.ENOPROTOOPT, "no such option")
 
-    assert not fd_names._is_listening(SimpleNamespace(getsockopt=refuse))
-    assert fd_names._address(refuse) == ""
+    assert not names._is_listening(SimpleNamespace(getsockopt=refuse))
+    assert names._address(refuse) == ""
     status = SimpleNamespace(st_mode=stat.S_IFREG)
-    assert fd_names._nameless(0, status, "") == "unlinked file"
-    assert fd_names._nameless(0, SimpleNamespace(st_mode=0), "") == "something without a name"
+    assert names._nameless(0, status, "") == "unlinked file"
+    assert names._nameless(0, SimpleNamespace(st_mode=0), "") == "something without a name"
 
 
 def test_asking_a_socket_changes_nothing(suite, keep):
     """With a default timeout Python makes non-blocking what it wraps; the test's own stays."""
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
-    before = os.listdir(fd_names.TABLE)
+    before = os.listdir(names.TABLE)
     socket.setdefaulttimeout(5)
     try:
         assert len(suite.detector.judge()) == 1
     finally:
         socket.setdefaulttimeout(None)
     assert os.get_blocking(server.fileno())
-    assert sorted(os.listdir(fd_names.TABLE)) == sorted(before)
+    assert sorted(os.listdir(names.TABLE)) == sorted(before)
 
 
 def test_what_is_closed_has_no_description():
@@ -387,10 +387,10 @@ def test_what_is_closed_has_no_description():
     reading, writing = os.pipe()
     os.close(reading)
     os.close(writing)
-    assert fd_names.describe(writing) is None
-    assert fd_names.identity(writing) is None
-    assert fd_names.target(writing) == ""
-    assert fd_names.mode(writing) == 0
+    assert names.describe(writing) is None
+    assert names.identity(writing) is None
+    assert names.target(writing) == ""
+    assert names.mode(writing) == 0
 
 
 # -- who owns it
@@ -721,7 +721,7 @@ def test_what_events_say(tmp_path, monkeypatch, event, args, what, flags):
     """A note has the absolute path or the number, and who was running. (Hooks are not traced.)"""
     monkeypatch.chdir(tmp_path)
     detector = Suite.silent()
-    detector.saw(event, args)
+    detector.on_event(event, args)
     ((noted, found, hint),) = detector._openings.take()
     assert (noted, found) == (what.format(cwd=tmp_path) if isinstance(what, str) else what, flags)
     assert hint.owner == SESSION
@@ -732,7 +732,7 @@ def test_sockets_are_noted_without_being_held():
     """The note finds the number later on, as long as somebody holds the socket."""
     detector = Suite.silent()
     with socket.socket() as made:
-        detector.saw("socket.__new__", (made, 0, 0, 0))
+        detector.on_event("socket.__new__", (made, 0, 0, 0))
         ((noted, _, _),) = detector._openings.take()
         assert noted() is made
     del made
@@ -745,13 +745,13 @@ def test_sockets_are_noted_without_being_held():
 def test_what_tells_nothing_is_passed_over(event, args):
     """A session reads thousands of compiled modules and closes each of them."""
     detector = Suite.silent()
-    detector.saw(event, args)
+    detector.on_event(event, args)
     assert detector._openings.take() == []
 
 
 def test_notes_do_not_grow(suite, tmp_path):
     """What is opened and closed again leaves nothing in memory, during a test and after it."""
-    most = fd_openings._MOST
+    most = openings._MOST
 
     def write() -> None:
         for number in range(most + 50):
@@ -771,7 +771,7 @@ def test_notes_do_not_grow(suite, tmp_path):
 
 def test_however_many_are_opened_each_has_its_line(suite, tmp_path, keep, monkeypatch):
     """Before notes are too many to keep, a look takes down what came of them."""
-    monkeypatch.setattr(fd_openings, "_MOST", 3)
+    monkeypatch.setattr(openings, "_MOST", 3)
     suite.detector._openings.take()
     with suite.run():
         for number in range(8):
@@ -795,7 +795,7 @@ def test_unusual_sockets_are_no_trouble(suite, keep):
     """The class below `socket.socket` takes no weak reference, and its event is passed over."""
     with suite.run():
         raw = keep(socket.SocketType())
-        suite.detector.saw("socket.__new__", (raw, 0, 0, 0))
+        suite.detector.on_event("socket.__new__", (raw, 0, 0, 0))
         keep(os.dup(raw.fileno()))
     assert [leak.owner for leak in suite.detector.judge()] == [ONE, ONE]
 
@@ -872,7 +872,7 @@ def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, 
 )
 def test_shipped_exceptions(suite, path):
     """What nobody closes and nobody is to blame for is not spoken of."""
-    assert suite.detector._may_stay(path)
+    assert suite.detector._is_allowed(path)
     assert suite.asked == []
 
 
@@ -894,7 +894,7 @@ def test_shipped_exceptions(suite, path):
 )
 def test_no_exception_is_wider_than_meant(suite, path):
     """Data, devices and a project's own sources are closed by whoever opened them."""
-    assert not suite.detector._may_stay(path)
+    assert not suite.detector._is_allowed(path)
     assert suite.asked == [path]
 
 
@@ -1068,7 +1068,7 @@ def test_threads_and_children_are_somebody(start, runs):
     """Either may be about to close what is open here; what cannot be told may be so."""
     program = f"""
 import os, resource, time
-from pytest_tempres.leaks.descriptors import _anybody_else_runs
+from pytest_tempres.leaks.fds.detector import _anybody_else_runs
 child = None
 {start}
 print(_anybody_else_runs())
@@ -1121,7 +1121,7 @@ def test_tests_may_replace_what_we_use(suite, tmp_path, keep, monkeypatch):
             patch.setattr(threading, name, broken)
         patch.setattr(socket, "socket", broken)
         patch.setattr(gc, "collect", broken)
-        suite.detector.look()
+        suite.detector.scan()
         assert texts(suite.detector.due(ONE.id)) == [str(tmp_path / "a")]
 
 
@@ -1155,7 +1155,7 @@ def exhausted() -> Iterator[Callable[[], list[int]]]:
     opened: list[int] = []
 
     def exhaust() -> list[int]:
-        highest = max(map(int, os.listdir(fd_names.TABLE)))
+        highest = max(map(int, os.listdir(names.TABLE)))
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 12, limits[1]))
         with contextlib.suppress(OSError):
             while True:
@@ -1201,9 +1201,9 @@ def test_a_session_can_begin_where_nobody_can_look(monkeypatch):
     """Then nothing is known to be old, and nobody is accused of what the session had."""
     with monkeypatch.context() as patch:
         patch.setattr(System, "listdir", staticmethod(lambda path: 1 / 0))
-        patch.setattr(fd_names, "_numbers", lambda known: None)
+        patch.setattr(names, "_numbers", lambda known: None)
         suite = Suite()
-    suite.detector.look()
+    suite.detector.scan()
     suite.close()
     assert suite.detector.judge() == []
 
@@ -1216,4 +1216,4 @@ def test_other_platforms_are_refused_with_a_reason(monkeypatch):
         reason = module.unsupported()
     assert reason == "file descriptors can be looked at on Linux and macOS, not on win32"
     monkeypatch.setattr(System, "isdir", staticmethod(lambda path: False))
-    assert fd_names.TABLE in module.unsupported()
+    assert names.TABLE in module.unsupported()

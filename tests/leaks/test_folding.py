@@ -10,7 +10,7 @@ import pluggy
 import pytest
 
 import pytest_tempres
-from pytest_tempres.leaks.folding import Folder
+from pytest_tempres.leaks.frames import Folder
 from pytest_tempres.leaks.model import Frame
 
 ROOT = os.path.abspath(os.path.join(os.sep, "home", "me", "project"))

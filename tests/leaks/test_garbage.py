@@ -4,8 +4,8 @@ import gc
 
 import pytest
 
-from pytest_tempres.leaks import garbage as module
-from pytest_tempres.leaks.garbage import Garbage
+from pytest_tempres.leaks import verdict as module
+from pytest_tempres.leaks.verdict import CollectionBudget
 
 
 class Thing:
@@ -51,7 +51,7 @@ def old(gone):
 
 def test_everything_is_collected_where_nothing_is_known_to_be_young(gone, dear):
     """Outside of a test, and at the end of a session, all garbage goes."""
-    garbage = Garbage()
+    garbage = CollectionBudget()
     for begins in (False, True):
         thing = old(gone)
         if begins:
@@ -64,7 +64,7 @@ def test_everything_is_collected_where_nothing_is_known_to_be_young(gone, dear):
 
 def test_everything_is_collected_while_it_costs_little(gone):
     """What a test dropped may be older than the test."""
-    garbage, thing = Garbage(), old(gone)
+    garbage, thing = CollectionBudget(), old(gone)
     garbage.begin()
     del thing
     garbage.collect()
@@ -73,7 +73,7 @@ def test_everything_is_collected_while_it_costs_little(gone):
 
 def test_what_a_test_has_made_is_collected_when_it_costs_much(gone, dear):
     """The young alone are looked at, and all that the test made are among them."""
-    garbage, thing = Garbage(), old(gone)
+    garbage, thing = CollectionBudget(), old(gone)
     garbage.begin()
     del thing
     Thing(gone, "young")
@@ -86,7 +86,7 @@ def test_what_a_test_has_made_is_collected_when_it_costs_much(gone, dear):
 @pytest.mark.parametrize("generation", [1, 2])
 def test_what_has_grown_old_in_a_test_is_collected_too(gone, dear, generation):
     """A collection within the test leaves nothing young: then all is looked at."""
-    garbage = Garbage()
+    garbage = CollectionBudget()
     garbage.begin()
     thing = Thing(gone, "young")
     gc.collect(generation)
@@ -97,7 +97,7 @@ def test_what_has_grown_old_in_a_test_is_collected_too(gone, dear, generation):
 
 def test_objects_of_a_test_are_found_without_a_look_at_all(gone):
     """What is new in memory is little, however much there is."""
-    garbage = Garbage()
+    garbage = CollectionBudget()
     before = old(gone)
     garbage.begin()
     made = Thing(gone, "young")
@@ -111,7 +111,7 @@ def test_objects_of_a_test_are_found_without_a_look_at_all(gone):
 @pytest.mark.parametrize("generation", [1, 2])
 def test_objects_that_have_grown_old_in_a_test_are_found(gone, generation):
     """A collection within the test hides nothing that the test has made."""
-    garbage = Garbage()
+    garbage = CollectionBudget()
     garbage.begin()
     made = Thing(gone, "young")
     gc.collect(generation)
@@ -121,4 +121,4 @@ def test_objects_that_have_grown_old_in_a_test_are_found(gone, generation):
 def test_all_objects_are_found_where_nothing_is_known_to_be_young(gone):
     """Outside of a test everything may be to blame."""
     before = old(gone)
-    assert any(each is before for each in Garbage().objects())
+    assert any(each is before for each in CollectionBudget().objects())

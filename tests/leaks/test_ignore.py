@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.leaks.ignore import SHIPPED
-from pytest_tempres.leaks.ignore import Ignore
+from pytest_tempres.leaks.verdict import SHIPPED
+from pytest_tempres.leaks.verdict import Ignore
 
 ROOT = os.path.join(os.sep, "tmp", "tempres-abcdefgh", "main")
 NAMES = st.text(st.characters(codec=None, exclude_characters="\0" + os.sep), min_size=1)

@@ -111,7 +111,7 @@ def test_a_fingerprint_ignores_what_changes_from_run_to_run(entry):
         phase="teardown",
         origin=(Frame("lib.py", 70, "make"),),
         command="ls",
-        evidence=True,
+        from_failed=True,
         worker="gw3",
     )
     assert fingerprint("file", moved) == fingerprint("file", entry)

@@ -15,12 +15,12 @@ import threading
 import pytest
 
 from pytest_tempres import primitives
-from pytest_tempres.leaks import origins as module
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.origins import Origins
-from pytest_tempres.leaks.origins import activate
-from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.temp import audit as module
+from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.audit import activate
+from pytest_tempres.leaks.temp.audit import deactivate
 from pytest_tempres.primitives import _process
 
 TEST = Owner("test", "t.py::test")
@@ -223,8 +223,8 @@ def test_each_spelling_of_the_worker_root_counts(root, running, tmp_path):
     """Where the temp directory is a link, its real path leads to the same entries."""
     (tmp_path / "link").symlink_to(root)
     origins = Origins((f"{tmp_path}/link/", f"{root}/"), (), {}, running)
-    origins.saw("os.mkdir", (f"{tmp_path}/link/a", 0o777, -1))
-    origins.saw("os.mkdir", (f"{root}/b", 0o777, -1))
+    origins.on_event("os.mkdir", (f"{tmp_path}/link/a", 0o777, -1))
+    origins.on_event("os.mkdir", (f"{root}/b", 0o777, -1))
     assert set(origins.hints) == {"a", "b"}
 
 
@@ -293,14 +293,14 @@ def test_what_stands_there_is_not_made_again(origins, root, use):
 def test_what_lies_below_a_known_entry_needs_no_hint(root, running):
     """A large tree in an entry that was found already costs no stack."""
     origins = Origins((f"{root}/",), (), {"d": 1}, running)
-    origins.saw("os.mkdir", (f"{root}/d/e", 0o777, -1))
+    origins.on_event("os.mkdir", (f"{root}/d/e", 0o777, -1))
     assert origins.hints == {}
 
 
 def test_the_first_sight_of_an_unknown_entry_is_a_hint(root, running):
     """When a tree was made unseen, who writes into it is the best guess."""
     origins = Origins((f"{root}/",), (), {}, running)
-    origins.saw("os.mkdir", (f"{root}/d/e", 0o777, -1))
+    origins.on_event("os.mkdir", (f"{root}/d/e", 0o777, -1))
     assert list(origins.hints) == ["d"]
 
 
@@ -321,7 +321,7 @@ def test_who_needs_a_root_that_is_gone_has_it_made_again(origins, root, library)
         made.append(root)
         root.mkdir()
 
-    origins.make_again = make_again
+    origins.recreate = make_again
     with library.TemporaryDirectory(dir=root), library.NamedTemporaryFile(dir=root):
         pass
     assert made == []
@@ -402,15 +402,15 @@ def test_the_going_of_a_known_entry_is_noted(root, running):
     """An entry that goes and comes again is not the same, even with the same inode."""
     origins = Origins((f"{root}/",), (), {"known": 1, "d": 2}, running)
     for event, name in [("os.remove", "known"), ("os.rmdir", "unknown"), ("os.remove", "d/below")]:
-        origins.saw(event, (f"{root}/{name}", -1))
+        origins.on_event(event, (f"{root}/{name}", -1))
     assert origins.going == {"known"}
     assert origins.hints == {}
 
 
 def test_what_lies_below_a_name_of_other_spelling_is_nothing_new(origins, root):
     """The root itself, however it is spelled, is no entry of its own."""
-    origins.saw("os.mkdir", (f"{root}/.", 0o777, -1))
-    origins.saw("os.rename", ("/elsewhere", f"{root}/", -1, -1))
+    origins.on_event("os.mkdir", (f"{root}/.", 0o777, -1))
+    origins.on_event("os.rename", ("/elsewhere", f"{root}/", -1, -1))
     assert origins.hints == {}
 
 

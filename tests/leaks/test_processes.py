@@ -13,13 +13,13 @@ import threading
 import pytest
 
 from pytest_tempres.leaks import processes as module
-from pytest_tempres.leaks import temp_root
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.origins import activate
-from pytest_tempres.leaks.origins import deactivate
 from pytest_tempres.leaks.processes import command_line
+from pytest_tempres.leaks.temp import scan
+from pytest_tempres.leaks.temp.audit import activate
+from pytest_tempres.leaks.temp.audit import deactivate
 
 ONE = Owner("test", "t.py::one")
 TWO = Owner("test", "t.py::two")
@@ -80,22 +80,22 @@ class Suite:
     @contextlib.contextmanager
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
         """Let *owner* run."""
-        self.ledger.look()
+        self.ledger.scan()
         before = self.ledger.enter(owner, test=test or owner.id, phase="call")
         try:
             yield
         finally:
-            self.ledger.look()
+            self.ledger.scan()
             self.ledger.leave(before)
 
     def owners(self) -> dict[str, str]:
         """Return the owner of each entry by name."""
-        self.ledger.look(final=True)
-        return {os.path.basename(e.path): e.owner.id for e in self.ledger.unsent}
+        self.ledger.scan(final=True)
+        return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
 
     def others(self) -> list[tuple[str, str]]:
         """Return program and owner of the processes that the last entry's hint tells of."""
-        processes = self.ledger.unsent[-1].processes
+        processes = self.ledger.not_yet_sent[-1].processes
         return [(each.command.split()[0], each.owner.id) for each in processes]
 
 
@@ -143,7 +143,7 @@ def test_who_started_the_only_process_that_runs_is_named(suite, serve, owner):
     with suite.run(TWO):
         server.make("late")
     assert suite.owners() == {"late": owner.id}
-    (entry,) = suite.ledger.unsent
+    (entry,) = suite.ledger.not_yet_sent
     assert (entry.test, entry.phase, entry.made_by) == (ONE.id, "call", "other")
     assert entry.command is None
     assert suite.others() == [(PYTHON, owner.id)]
@@ -156,7 +156,7 @@ def test_a_process_of_ones_own_is_ones_own(suite, serve):
         server.make("early")
     assert suite.owners() == {"early": ONE.id}
     assert suite.others() == []
-    assert suite.ledger.unsent[0].command.startswith(f"{PYTHON} -c ")
+    assert suite.ledger.not_yet_sent[0].command.startswith(f"{PYTHON} -c ")
 
 
 def test_where_two_tests_may_have_made_it_neither_is_named(suite, serve):
@@ -167,7 +167,7 @@ def test_where_two_tests_may_have_made_it_neither_is_named(suite, serve):
         run_something()
         server.make("late")
     assert suite.owners() == {"late": SESSION.id}
-    assert suite.ledger.unsent[0].command == f"{PYTHON} -c ''"
+    assert suite.ledger.not_yet_sent[0].command == f"{PYTHON} -c ''"
     assert suite.others() == [(PYTHON, ONE.id)]
 
 
@@ -229,7 +229,7 @@ def test_what_python_itself_may_have_made_names_nobody_else(suite, serve, owner,
         os.mkfifo(suite.root / "fifo")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("CREATE TABLE t (x)")
-        suite.ledger.look()
+        suite.ledger.scan()
     names = dict.fromkeys(("db-shm", "db-wal", "fifo"), named.id)
     assert suite.owners() == {"db": TWO.id, **names}
 
@@ -239,7 +239,7 @@ def test_what_a_late_listing_finds_names_nobody(suite, serve, monkeypatch):
     with suite.run(ONE):
         server = serve()
     with monkeypatch.context() as patch:
-        patch.setattr(temp_root.Look, "affordable", lambda look: False)
+        patch.setattr(scan.Scan, "affordable", lambda look: False)
         with suite.run(TWO):
             server.make("late")
     assert suite.owners() == {"late": SESSION.id}

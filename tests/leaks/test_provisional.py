@@ -5,10 +5,10 @@ import os
 
 import pytest
 
+from pytest_tempres.leaks.deferred import Provisional
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.provisional import Provisional
 from pytest_tempres.primitives._system import System
 
 TEST = Owner("test", "t.py::test")
@@ -24,7 +24,7 @@ def promises() -> set[str]:
 
 @pytest.fixture
 def provisional(promises) -> Provisional:
-    """A worker's record that asks for `promises`."""
+    """A worker's record that asks for `scheduled_removals`."""
     return Provisional(lambda: promises)
 
 
@@ -43,7 +43,7 @@ def left(tmp_path):
 
 def told(provisional: Provisional, *entries: Entry) -> list[tuple[str, bool]]:
     """Return the paths that are told, and whether as evidence."""
-    return [(entry.path, entry.evidence) for entry in provisional.told(entries)]
+    return [(entry.path, entry.from_failed) for entry in provisional.told(entries)]
 
 
 @pytest.mark.parametrize("owner", [TEST, NARROW], ids=["test", "fixture"])
@@ -102,7 +102,7 @@ def test_a_promise_stands_until_nobody_is_left_to_keep_it(provisional, left, pro
 
 def test_marked_entries_are_told_as_they_are(provisional, left):
     """Nothing is asked about what is evidence, or may stay."""
-    evidence, ignored = left(WIDE, evidence=True), left(WIDE, ignored=True)
+    evidence, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
     assert provisional.told([evidence, ignored]) == [evidence, ignored]
     assert provisional.rest() == []
 

@@ -8,12 +8,12 @@ import warnings
 
 import pytest
 
-from pytest_tempres.leaks import temp_root as module
-from pytest_tempres.leaks.temp_root import Look
-from pytest_tempres.leaks.temp_root import Measure
-from pytest_tempres.leaks.temp_root import exists
-from pytest_tempres.leaks.temp_root import identity
-from pytest_tempres.leaks.temp_root import measure
+from pytest_tempres.leaks.temp import scan as module
+from pytest_tempres.leaks.temp.scan import Measure
+from pytest_tempres.leaks.temp.scan import Scan
+from pytest_tempres.leaks.temp.scan import exists
+from pytest_tempres.leaks.temp.scan import identity
+from pytest_tempres.leaks.temp.scan import measure
 
 #: A time so far back that no clock tick can hide a change after it (nanoseconds).
 LONG_AGO = 10**18
@@ -48,7 +48,7 @@ def age(path: Path) -> None:
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
 
 
-def listings_of(look: Look) -> int:
+def listings_of(look: Scan) -> int:
     """Return how many looks in a row find something to list, of five."""
     return sum(look.changed() for _ in range(5))
 
@@ -58,14 +58,14 @@ def listings_of(look: Look) -> int:
 
 def test_the_first_look_always_lists(watched):
     """What was there before the first look is found by it."""
-    assert Look(str(watched)).changed()
+    assert Scan(str(watched)).changed()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes mean little on Windows")
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
 def test_a_directory_that_was_closed_is_told_of_once(watched, mode):
     """Who took its modes away is found at the next look, though root could list it all the same."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     look.changed()
     watched.chmod(mode)
     with pytest.raises(PermissionError):
@@ -77,7 +77,7 @@ def test_a_directory_that_was_closed_is_told_of_once(watched, mode):
 
 def test_a_directory_at_rest_is_not_listed_again(watched):
     """A look at what did not change costs one stat."""
-    assert listings_of(Look(str(watched))) == 1
+    assert listings_of(Scan(str(watched))) == 1
 
 
 @pytest.mark.parametrize("deed", ["file", "directory", "link", "removal", "rename"])
@@ -85,7 +85,7 @@ def test_every_change_is_seen(watched, deed):
     """Whatever appears, disappears or is renamed makes the next look list."""
     (watched / "old").write_text("x")
     age(watched)
-    look = Look(str(watched))
+    look = Scan(str(watched))
     look.changed()
     assert not look.changed()
     if deed == "file":
@@ -103,7 +103,7 @@ def test_every_change_is_seen(watched, deed):
 
 def test_a_change_in_the_same_tick_of_the_clock_is_not_missed(watched, monkeypatch):
     """Where a young directory can change without a trace, the next look lists once more."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     monkeypatch.setattr(module.System, "time_ns", lambda: LONG_AGO + 9_999_999)
     assert look.changed()
     (watched / "unseen").write_text("x")
@@ -116,7 +116,7 @@ def test_a_change_in_the_same_tick_of_the_clock_is_not_missed(watched, monkeypat
 
 def test_a_look_that_was_put_off_is_made_up_for(watched):
     """What was not listed at its time is listed when there is time."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     look.changed()
     look.put_off()
     assert look.changed()
@@ -125,7 +125,7 @@ def test_a_look_that_was_put_off_is_made_up_for(watched):
 
 def test_a_directory_that_is_gone_is_an_error(watched):
     """The caller learns that a test removed the temp directory."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     watched.rmdir()
     with pytest.raises(FileNotFoundError):
         look.changed()
@@ -135,7 +135,7 @@ def test_a_directory_that_is_gone_is_an_error(watched):
 
 def test_another_directory_in_its_place_is_told_once(watched, tmp_path):
     """What is moved away and replaced is known by its inode."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     look.changed()
     assert not look.is_another()
     watched.rename(tmp_path / "aside")
@@ -149,7 +149,7 @@ def test_a_listing_names_everything_with_its_inode(watched):
     raw = os.path.join(os.fsencode(watched), b"\xff\n")
     os.mkdir(raw)
     (watched / "link").symlink_to("nowhere")
-    names = Look(str(watched)).names()
+    names = Scan(str(watched)).names()
     assert names == {
         os.fsdecode(b"\xff\n"): os.lstat(raw).st_ino,
         "link": os.lstat(watched / "link").st_ino,
@@ -162,7 +162,7 @@ def test_a_listing_that_failed_is_made_up_for(watched, monkeypatch):
     def refuse(path):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    look = Look(str(watched))
+    look = Scan(str(watched))
     assert look.changed()
     with monkeypatch.context() as patch:
         patch.setattr(module.System, "scandir", refuse)
@@ -178,7 +178,7 @@ def test_listings_may_take_a_hundredth_of_the_session(watched, clock, monkeypatc
         clock.now += 0.2
         return os.scandir(path)
 
-    look = Look(str(watched))
+    look = Scan(str(watched))
     assert look.affordable()
     monkeypatch.setattr(module.System, "scandir", slow)
     look.names()
@@ -191,7 +191,7 @@ def test_listings_may_take_a_hundredth_of_the_session(watched, clock, monkeypatc
 
 def test_looks_work_while_a_test_has_replaced_os_and_the_clock(watched, monkeypatch):
     """A frozen clock or a mock of `os` does not make the looks blind."""
-    look = Look(str(watched))
+    look = Scan(str(watched))
     with monkeypatch.context() as patch:
         for name in ("stat", "lstat", "scandir"):
             patch.setattr(os, name, lambda *args, **kwargs: 1 / 0)

@@ -17,8 +17,8 @@ from pytest_tempres.leaks import threads as module
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.origins import activate
-from pytest_tempres.leaks.origins import deactivate
+from pytest_tempres.leaks.temp.audit import activate
+from pytest_tempres.leaks.temp.audit import deactivate
 
 ONE = Owner("test", "t.py::one")
 TWO = Owner("test", "t.py::two")
@@ -54,18 +54,18 @@ class Suite:
     @contextlib.contextmanager
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
         """Let *owner* run."""
-        self.ledger.look()
+        self.ledger.scan()
         before = self.ledger.enter(owner, test=test or owner.id, phase="call")
         try:
             yield
         finally:
-            self.ledger.look()
+            self.ledger.scan()
             self.ledger.leave(before)
 
     def owners(self) -> dict[str, str]:
         """Return the owner of each entry by name."""
-        self.ledger.look(final=True)
-        return {os.path.basename(e.path): e.owner.id for e in self.ledger.unsent}
+        self.ledger.scan(final=True)
+        return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_what_a_thread_makes_belongs_to_who_started_it(suite, waiting, start, ow
     with suite.run(TWO):
         tell()
     assert suite.owners() == {"late": owner.id}
-    (entry,) = suite.ledger.unsent
+    (entry,) = suite.ledger.not_yet_sent
     assert (entry.test, entry.phase, entry.made_by) == (ONE.id, "call", "python")
     assert entry.origin[-1].function == "make"
 
@@ -174,7 +174,7 @@ def test_a_thread_of_the_running_owner_has_its_phase(suite, waiting):
         suite.ledger.running.phase = "teardown"
         tell()
     assert suite.owners() == {"late": ONE.id}
-    assert suite.ledger.unsent[0].phase == "teardown"
+    assert suite.ledger.not_yet_sent[0].phase == "teardown"
 
 
 @announced

@@ -10,8 +10,8 @@ from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.traces import Trace
-from pytest_tempres.leaks.traces import Traces
+from pytest_tempres.leaks.watch.changes import Change
+from pytest_tempres.leaks.watch.changes import Changes
 
 ONE = Owner("test", "t.py::one")
 TWO = Owner("test", "t.py::two")
@@ -24,19 +24,19 @@ def entry(path: str, owner: Owner = ONE, worker: str = "gw0") -> Entry:
     return Entry(path, owner, owner.id, "call", origin, "python", worker=worker)
 
 
-def trace(path: str, deed: str = "created", **fields) -> Trace:
+def trace(path: str, deed: str = "created", **fields) -> Change:
     """Return a trace of *path*."""
-    return Trace(deed, None if deed == "created" else DIRECTORY, entry(path, **fields))
+    return Change(deed, None if deed == "created" else DIRECTORY, entry(path, **fields))
 
 
-def send(sender: Traces, receiver: Traces) -> None:
+def send(sender: Changes, receiver: Changes) -> None:
     """Hand over what *sender* has found, through JSON."""
     receiver.adopt(json.loads(json.dumps(sender.travelling())))
 
 
-def traces(*found: Trace, worker: str = "gw0") -> Traces:
+def traces(*found: Change, worker: str = "gw0") -> Changes:
     """Return what a process knows."""
-    traces = Traces(worker)
+    traces = Changes(worker)
     for each in found:
         traces.keep(each.entry.path, each)
     return traces
@@ -70,7 +70,7 @@ def test_a_directory_is_explained_by_what_is_in_it(deed):
 def test_what_a_worker_tells_survives_json():
     """Odd names too."""
     path = os.fsdecode(b"/new\nline\xff")
-    controller = Traces("main")
+    controller = Changes("main")
     send(traces(trace(path)), controller)
     assert controller.explain(path, "created") == entry(path)
     assert controller.get(path) is None
@@ -91,7 +91,7 @@ def test_what_was_told_is_told_once():
 
 def test_the_first_worker_is_believed():
     """Who made it comes from one record or the other, never from both."""
-    controller = Traces("main")
+    controller = Changes("main")
     send(traces(trace("/a")), controller)
     send(traces(trace("/a", owner=TWO, worker="gw1"), worker="gw1"), controller)
     assert controller.explain("/a", "created") == entry("/a")
@@ -99,7 +99,7 @@ def test_the_first_worker_is_believed():
 
 def test_a_worker_may_know_better_than_before():
     """Its own later word counts, and takes back what it said, not what others did."""
-    controller, worker = Traces("main"), traces(trace("/a"))
+    controller, worker = Changes("main"), traces(trace("/a"))
     other = traces(trace("/a", owner=TWO, worker="gw1"), worker="gw1")
     send(worker, controller)
     worker.keep("/a", trace("/a", "deleted"))
@@ -117,7 +117,7 @@ def test_a_worker_may_know_better_than_before():
 def test_what_is_something_else_is_refused(data):
     """The caller can tell it from a bug."""
     with pytest.raises((TypeError, ValueError)):
-        Traces("main").adopt(data)
+        Changes("main").adopt(data)
 
 
 def test_what_a_test_did():
@@ -128,7 +128,7 @@ def test_what_a_test_did():
 
 def test_traces_of_what_is_undone_go(tmp_path):
     """Now and then, so that their number follows that of the leaks; real ones stay."""
-    known = Traces("main")
+    known = Changes("main")
     Path(tmp_path, "real").touch()
     for name in ("real", *map(str, range(2_000))):
         path = str(tmp_path / name)

@@ -16,12 +16,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.leaks import temp_root
-from pytest_tempres.leaks.ignore import Ignore
-from pytest_tempres.leaks.tree import Children
-from pytest_tempres.leaks.tree import Scope
-from pytest_tempres.leaks.tree import Tree
-from pytest_tempres.leaks.tree import state
+from pytest_tempres.leaks.temp import scan
+from pytest_tempres.leaks.verdict import Ignore
+from pytest_tempres.leaks.watch.tree import Children
+from pytest_tempres.leaks.watch.tree import Scope
+from pytest_tempres.leaks.watch.tree import Tree
+from pytest_tempres.leaks.watch.tree import state
 from pytest_tempres.primitives._system import System
 
 #: A time so far back that no clock tick can hide a change after it (nanoseconds).
@@ -35,7 +35,7 @@ needs_permissions = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
     """A busy machine must not space listings out."""
-    monkeypatch.setattr(temp_root.Look, "affordable", lambda look: True)
+    monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
 
 
 @pytest.fixture
@@ -560,11 +560,11 @@ def test_what_came_while_listings_were_too_dear_is_nobodys(top, monkeypatch):
     """A late listing cannot tell when a name came; from then on it can."""
     children = Children(str(top))
     over = monkeypatch.setattr
-    over(temp_root.Look, "affordable", lambda look: False)
+    over(scan.Scan, "affordable", lambda look: False)
     (top / "one").touch()
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     assert children.changes() == (set(), set())
-    over(temp_root.Look, "affordable", lambda look: True)
+    over(scan.Scan, "affordable", lambda look: True)
     assert children.changes() == (set(), set())
     (top / "three").touch()
     assert children.changes() == ({"three"}, set())

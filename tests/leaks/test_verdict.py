@@ -8,11 +8,11 @@ import pytest
 
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.verdict import as_evidence
+from pytest_tempres.leaks.verdict import as_from_failed
 from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.leaks.verdict import not_scheduled
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
-from pytest_tempres.leaks.verdict import unpromised
 
 TEST = "t.py::test"
 
@@ -25,9 +25,11 @@ def entry(tmp_path) -> Entry:
     return Entry(str(path), Owner("test", TEST), TEST)
 
 
-def verdict(*entries, deferred=(), failed=(), pardoned=lambda leak: False):
+def verdict(*entries, deferred=(), failed=(), is_ignored_by_hook=lambda leak: False):
     """Return the statuses of *entries*."""
-    leaks = judge(entries, deferred=set(deferred), failed=set(failed), pardoned=pardoned)
+    leaks = judge(
+        entries, deferred=set(deferred), failed=set(failed), is_ignored_by_hook=is_ignored_by_hook
+    )
     return [leak.status for leak in leaks]
 
 
@@ -70,7 +72,7 @@ def test_without_a_suspect_no_garbage_is_collected(entry, monkeypatch):
 
 def test_a_leak_is_measured(entry):
     """The record says what is there and how big it is, as it is now."""
-    (leak,) = judge([entry], deferred=set(), failed=(), pardoned=lambda leak: False)
+    (leak,) = judge([entry], deferred=set(), failed=(), is_ignored_by_hook=lambda leak: False)
     assert leak[:6] == ("file", entry.path, 3, 1, True, "leak")
     assert leak.entry is entry
 
@@ -102,12 +104,12 @@ def test_a_promise_may_be_spelled_without_the_link(tmp_path, entry):
 def test_no_promise_is_asked_for_that_matters_to_nobody(tmp_path, entry):
     """A promise for all clears all; the rest of the promises may take long to collect."""
     other = entry._replace(path=str(tmp_path))
-    leaks = judge([entry, other], deferred=set(), failed=(), pardoned=lambda leak: False)
+    leaks = judge([entry, other], deferred=set(), failed=(), is_ignored_by_hook=lambda leak: False)
     promises = iter(["/elsewhere", entry.path, str(tmp_path), "/more"])
-    assert unpromised(leaks, promises) == []
+    assert not_scheduled(leaks, promises) == []
     assert list(promises) == ["/more"]
-    assert unpromised(leaks, ["/elsewhere", entry.path]) == leaks[1:]
-    assert unpromised([], iter(lambda: 1 / 0, None)) == []
+    assert not_scheduled(leaks, ["/elsewhere", entry.path]) == leaks[1:]
+    assert not_scheduled([], iter(lambda: 1 / 0, None)) == []
 
 
 def test_a_promise_for_what_a_link_points_to_is_none_for_the_link(tmp_path, entry):
@@ -135,16 +137,16 @@ def test_what_a_wider_fixture_left_is_no_evidence_of_one_test(entry):
 
 def test_what_was_marked_as_evidence_is(entry):
     """What a fixture whose setup failed left, or an attempt that failed, is evidence."""
-    marked = entry._replace(owner=Owner("fixture", "f", "module"), evidence=True)
+    marked = entry._replace(owner=Owner("fixture", "f", "module"), from_failed=True)
     assert verdict(marked) == ["failed-test"]
 
 
 def test_a_leak_can_be_pardoned_and_nothing_else_can(entry):
     """Other plugins are asked about leaks alone."""
     asked = []
-    assert verdict(entry, pardoned=lambda leak: asked.append(leak.status) or True) == []
-    assert verdict(entry, deferred=[entry.path], pardoned=asked.append) == ["deferred"]
-    assert verdict(entry, failed=[TEST], pardoned=asked.append) == ["failed-test"]
+    assert verdict(entry, is_ignored_by_hook=lambda leak: asked.append(leak.status) or True) == []
+    assert verdict(entry, deferred=[entry.path], is_ignored_by_hook=asked.append) == ["deferred"]
+    assert verdict(entry, failed=[TEST], is_ignored_by_hook=asked.append) == ["failed-test"]
     assert asked == ["leak"]
 
 
@@ -157,6 +159,6 @@ def test_parents_of_a_path():
 def test_evidence_is_marked_for_who_does_not_know_the_failures(entry):
     """What a failed test left, and no wider fixture, is marked before it travels."""
     wide = entry._replace(owner=Owner("fixture", "wide", "module"))
-    assert as_evidence(entry, {TEST}).evidence
-    assert not as_evidence(entry, {"t.py::other"}).evidence
-    assert not as_evidence(wide, {TEST}).evidence
+    assert as_from_failed(entry, {TEST}).from_failed
+    assert not as_from_failed(entry, {"t.py::other"}).from_failed
+    assert not as_from_failed(wide, {TEST}).from_failed

@@ -17,22 +17,22 @@ import threading
 
 import pytest
 
-from pytest_tempres.leaks import temp_root
-from pytest_tempres.leaks import watched as module
-from pytest_tempres.leaks.detector import Detector
-from pytest_tempres.leaks.folding import Folder
-from pytest_tempres.leaks.ignore import Ignore
+from pytest_tempres.leaks.frames import Folder
 from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Detector
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Process
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
-from pytest_tempres.leaks.origins import Origins
-from pytest_tempres.leaks.origins import activate
-from pytest_tempres.leaks.origins import deactivate
-from pytest_tempres.leaks.watched import Watched
+from pytest_tempres.leaks.temp import scan
+from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.audit import activate
+from pytest_tempres.leaks.temp.audit import deactivate
+from pytest_tempres.leaks.verdict import Ignore
+from pytest_tempres.leaks.watch import detector as module
+from pytest_tempres.leaks.watch.detector import Watched
 from pytest_tempres.primitives._system import System
 
 ONE = Owner("test", "t.py::one", None, "t.py:1")
@@ -43,7 +43,7 @@ HERE = os.path.basename(__file__)
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
     """A busy machine must not space listings out."""
-    monkeypatch.setattr(temp_root.Look, "affordable", lambda look: True)
+    monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ class Suite:
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
         """Let *owner* run."""
         running = self.running
-        self.watched.look()
+        self.watched.scan()
         origins = Origins((), (), {}, running)
         origins.add(self.watched)
         running.owner, running.test, running.phase = owner, test or owner.id, "call"
@@ -88,7 +88,7 @@ class Suite:
             yield
         finally:
             deactivate(origins)
-            self.watched.look()
+            self.watched.scan()
             running.owner, running.test, running.phase = SESSION, None, None
 
     def judged(self) -> dict[str, tuple[str, str]]:
@@ -472,7 +472,7 @@ AT = os.O_CREAT | os.O_WRONLY
 def hear(suite: Suite, *events: tuple[object, ...]) -> list[str]:
     """Let the detector hear of *events*, and return the paths that it has notes of."""
     for event, *args in events:
-        suite.watched.saw(str(event), tuple(args))
+        suite.watched.on_event(str(event), tuple(args))
     return [os.path.relpath(path, suite.top) for path in suite.watched._notes]
 
 
@@ -513,7 +513,7 @@ def test_notes_of_who_makes_and_who_removes(suite, top):
     one()
     three()
     notes = suite.watched._notes.values()
-    makers = [note.made and functions(note.made)[0] for note in notes]
+    makers = [note.created and functions(note.created)[0] for note in notes]
     assert makers == ["two", "two", None]
     assert [note.gone and functions(note.gone)[0] for note in notes] == [None, None, "three"]
     assert [note.before is None for note in notes] == [True, False, False]
@@ -536,7 +536,7 @@ def test_notes_of_what_was_made_before(suite, top, monkeypatch):
         ("os.rename", f"{top}/one", f"{top}/two", -1, -1),
     )
     assert noted == ["one", "two"]
-    assert suite.watched._notes[str(top / "two")].made.owner == ONE
+    assert suite.watched._notes[str(top / "two")].created.owner == ONE
     assert hear(suite, ("open", f"{top}/a.txt", "w", AT)) == ["a.txt"]
 
 
@@ -832,7 +832,7 @@ def test_tests_may_replace_what_it_looks_with(suite, top, monkeypatch):
         (top / "new").touch()
         for name in ("scandir", "lstat", "stat", "readlink", "getpid"):
             monkeypatch.setattr(os, name, None)
-        suite.watched.look()
+        suite.watched.scan()
         leaks = suite.watched.judge()
         monkeypatch.undo()
     assert told(leaks, top) == {"new": ("file", ONE.id)}
@@ -843,7 +843,7 @@ def test_what_cannot_be_looked_at_is_nobodys(suite, top, monkeypatch):
     with suite.run(ONE):
         (top / "new").touch()
         monkeypatch.setattr(module, "state", refuse)
-        suite.watched.look()
+        suite.watched.scan()
         assert suite.watched.judge() == []
         monkeypatch.undo()
     assert suite.judged() == {"new": ("file", "session")}
@@ -892,7 +892,7 @@ def test_what_a_thread_writes_belongs_to_who_started_it(suite, top):
     with suite.run(ONE):
         thread = threading.Thread(target=write)
         thread.start()
-        suite.watched.look()
+        suite.watched.scan()
         suite.running.owner, suite.running.test = TWO, TWO.id
         go.set()
         thread.join()
@@ -906,6 +906,6 @@ def test_what_a_process_of_another_made_is_its_starters(make, top):
     with suite.run(TWO):
         suite.running.maker = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
         os.mkfifo(top / "fifo")
-        suite.watched.look()
+        suite.watched.scan()
     assert suite.judged() == {"fifo": ("fifo", ONE.id)}
     assert suite.watched.judge()[0].entry.processes == (Process("x", ONE),)

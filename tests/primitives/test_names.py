@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 import random
 
-from pytest_tempres.primitives._names import ALPHABET
-from pytest_tempres.primitives._names import random_name
+from pytest_tempres.primitives._location import ALPHABET
+from pytest_tempres.primitives._location import random_name
 
 
 def test_alphabet():

@@ -16,7 +16,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.primitives import _by_path
 from pytest_tempres.primitives import _rmtree
 from pytest_tempres.primitives._rmtree import remove_tree
 
@@ -556,7 +555,7 @@ class TestByPath:
         def rmtree(path, **handlers):
             assert (junction / ("file" if where == "top" else "b/file")).exists()
 
-        monkeypatch.setattr(_by_path, "_is_directory", is_directory)
+        monkeypatch.setattr(_rmtree, "_is_directory", is_directory)
         monkeypatch.setattr(shutil, "rmtree", rmtree)
         remove_tree(str(tree), tick=lambda: None)
         assert junction.exists()

@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from pytest_tempres.leaks import descriptors
-from pytest_tempres.leaks import fd_names
 from pytest_tempres.leaks import ledger
-from pytest_tempres.leaks import origins
-from pytest_tempres.leaks import temp_root
-from pytest_tempres.leaks import tree
-from pytest_tempres.leaks import watched
+from pytest_tempres.leaks.fds import detector
+from pytest_tempres.leaks.fds import names
+from pytest_tempres.leaks.temp import audit
+from pytest_tempres.leaks.temp import scan
+from pytest_tempres.leaks.watch import detector as watch_detector
+from pytest_tempres.leaks.watch import tree
 from pytest_tempres.primitives._system import System
 
-LOOKING = [descriptors, fd_names, ledger, origins, temp_root, tree, watched]
+LOOKING = [detector, names, ledger, audit, scan, tree, watch_detector]
 FUNCTIONS = [name for name, value in vars(System).items() if isinstance(value, staticmethod)]
 
 

@@ -11,9 +11,9 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.reports import jsonfile
-from pytest_tempres.reports.jsonfile import render
-from pytest_tempres.reports.shown import shown
+from pytest_tempres.reports import json_report
+from pytest_tempres.reports.json_report import render
+from pytest_tempres.reports.summary import escaped
 from pytest_tempres.workspace.retention import Kept
 
 
@@ -141,11 +141,11 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=10)
 def test_any_text_comes_out_as_ascii_json_in_utf8(path, owner, file, location):
     """No name breaks the file or the program that reads it."""
     entry = Entry(path, Owner("test", owner, None, location), origin=(Frame(file, 1, "f"),))
-    record = jsonfile._leak(Leak("file", path, 0, 1, True, "leak", entry))
+    record = json_report._leak(Leak("file", path, 0, 1, True, "leak", entry))
     text = json.dumps(record)
     assert text.isascii()
     again = json.loads(text)
-    assert again["path"] == shown(path)
+    assert again["path"] == escaped(path)
     json.dumps(again, ensure_ascii=False).encode("utf-8")
 
 

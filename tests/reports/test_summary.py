@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.reports.shown import raw
-from pytest_tempres.reports.shown import shown
 from pytest_tempres.reports.summary import Totals
+from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.summary import raw
 from pytest_tempres.workspace.retention import Kept
 
 ANY_TEXT = st.text(st.characters(codec=None))
@@ -39,18 +39,18 @@ def test_nothing_counts_nothing(summarize):
 @given(ANY_NAME | ANY_TEXT)
 def test_whatever_is_shown_can_be_written_anywhere(text):
     """No name, of any bytes or characters, can keep a report from being written."""
-    shown(text).encode("utf-8")
-    escaped = shown(text, controls=True)
-    escaped.encode("utf-8")
-    assert escaped.isprintable()
+    escaped(text).encode("utf-8")
+    printable = escaped(text, controls=True)
+    printable.encode("utf-8")
+    assert printable.isprintable()
 
 
 @given(st.text())
 def test_proper_text_is_shown_as_it_is(text):
     """Text in any script stays readable."""
-    assert shown(text) == text
+    assert escaped(text) == text
     if text.isprintable():
-        assert shown(text, controls=True) == text
+        assert escaped(text, controls=True) == text
 
 
 @given(st.binary())
@@ -60,7 +60,7 @@ def test_the_bytes_of_a_name_are_those_on_disk(name):
 
 
 @pytest.mark.parametrize(
-    "text, plain, escaped",
+    "text, plain, printable",
     [
         ("a\nb", "a\nb", r"a\nb"),
         ("\x1b[31m", "\x1b[31m", r"\x1b[31m"),
@@ -71,7 +71,7 @@ def test_the_bytes_of_a_name_are_those_on_disk(name):
         ("\ud800", r"\xed\xa0\x80", r"\xed\xa0\x80"),
     ],
 )
-def test_what_is_no_text_is_shown_as_escapes(text, plain, escaped):
+def test_what_is_no_text_is_shown_as_escapes(text, plain, printable):
     """Bytes that are not UTF-8 are shown as such; controls too, where they could do harm."""
-    assert shown(text) == plain
-    assert shown(text, controls=True) == escaped
+    assert escaped(text) == plain
+    assert escaped(text, controls=True) == printable

@@ -11,7 +11,7 @@ import stat
 from unittest import mock
 
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace import folder
+from pytest_tempres.workspace import dirfd
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
@@ -84,7 +84,7 @@ def dying(after: int) -> Iterator[Callable[[], object]]:
         """What the root removes by itself; removals of trees count by their ticks."""
 
     with contextlib.ExitStack() as stack:
-        for module in (root_module, folder, lock, sweep_module):
+        for module in (root_module, dirfd, lock, sweep_module):
             stack.enter_context(mock.patch.object(module, "System", Mortal))
         for owner, name in (
             (Mortal, "unlink"),

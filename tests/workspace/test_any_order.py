@@ -245,7 +245,7 @@ class Workspace(RuleBasedStateMachine):
         """A test makes something in its temp location, or a fixture beside it."""
         session = self.pick(data, self.living())
         worker = data.draw(st.sampled_from(session.workers))
-        self.add_entry(session, worker.given if given else worker.path, deep)
+        self.add_entry(session, worker.fixture_dir if given else worker.path, deep)
 
     def add_entry(self, session: Session, folder: str, deep: bool) -> None:
         """Make a file, or a tree with a link in it."""
@@ -292,7 +292,7 @@ class Workspace(RuleBasedStateMachine):
         session = self.pick(data, self.living())
         root, entries = session.root, tuple(session.entries)
         hollow = (session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK)))
-        workers = [path for worker in session.workers for path in (worker.path, worker.given)]
+        workers = [path for worker in session.workers for path in (worker.path, worker.fixture_dir)]
         empty = not entries and not os.path.lexists(os.path.join(session.path, INDEX))
         # The controller comes last.
         for fd in session.held - {root.lock_fd}:
@@ -300,10 +300,10 @@ class Workspace(RuleBasedStateMachine):
             session.held.discard(fd)
         with self.step(lambda path: path in (*hollow, *workers) and path not in entries):
             if after is None:
-                root.dissolve()
+                root.remove_if_empty()
             else:
                 with dying(after):
-                    root.dissolve()
+                    root.remove_if_empty()
         self.end(session)
         assert after is not None or empty != os.path.lexists(session.path)
 
@@ -318,7 +318,7 @@ class Workspace(RuleBasedStateMachine):
         session = self.sessions[-1]
         worker = session.workers[0]
         for _ in kept:
-            self.add_entry(session, worker.given, deep=True)
+            self.add_entry(session, worker.fixture_dir, deep=True)
         if any(kept) and not killed:
             chosen = (entry for entry, stays in zip(session.entries, kept, strict=True) if stays)
             self.write_index(session, set(chosen))
@@ -408,14 +408,14 @@ class Workspace(RuleBasedStateMachine):
             if session.lives and os.path.samestat(os.fstat(fd), os.fstat(session.root.lock_fd)):
                 for each in session.held - {session.root.lock_fd}:
                     lock.release(each)
-                session.root.dissolve()
+                session.root.remove_if_empty()
                 self.end(session)
                 # It may be dead now, and left to this sweep.
                 doomed.update(self.doomed(project, 3), own)
             take(fd)
 
         own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
-        own |= {path for worker in session.workers for path in (worker.path, worker.given)}
+        own |= {path for worker in session.workers for path in (worker.path, worker.fixture_dir)}
         with self.step(doomed.__contains__), mock.patch.object(lock, "_lock", end_first):
             do_sweep(self.place, project, 3)
 

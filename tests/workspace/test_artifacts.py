@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_tempres.artifacts import tree_copy
+from pytest_tempres.artifacts.export import Exported
+from pytest_tempres.artifacts.export import export
+from pytest_tempres.artifacts.portable_names import safe_nodeid
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace import copying
-from pytest_tempres.workspace.artifacts import Exported
-from pytest_tempres.workspace.artifacts import export
-from pytest_tempres.workspace.folder import Folder
-from pytest_tempres.workspace.portable import safe_nodeid
+from pytest_tempres.workspace.dirfd import Folder
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
@@ -59,7 +59,7 @@ def records(out: Path, name: str = "manifest.json") -> list[dict]:
 
 def test_what_was_skipped_is_listed_up_to_a_point(given, export_all, out, monkeypatch):
     """A million of skipped files makes no manifest that nobody can open; the count is whole."""
-    monkeypatch.setattr(copying, "_NAMED", 2)
+    monkeypatch.setattr(tree_copy, "_NAMED", 2)
     kept = given("a")
     for number in range(4):
         Path(kept.path, f"file{number}").write_text("0123456789")

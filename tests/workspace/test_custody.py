@@ -6,20 +6,20 @@ import sys
 
 import pytest
 
-from pytest_tempres.workspace import custody
+from pytest_tempres.primitives import _process
 
 #: A session that ends while others still have to clean up in its root.
 PROGRAM = """
 import atexit, os, sys, tempfile
 {before}
 from pytest_tempres.leaks.deferred import settle
-from pytest_tempres.workspace import custody
+from pytest_tempres.primitives import _process
 from pytest_tempres.workspace.root import create
-custody.at_exit()
+_process.at_exit()
 root = create(sys.argv[1], mode=0o700, about={{}})
 worker = root.add_worker("main", 0o700)
 {after}
-custody.hand_over(lambda: (settle(root.path), root.dissolve()))
+_process.call_at_exit(lambda: (settle(root.path), root.remove_if_empty()))
 """
 
 
@@ -27,7 +27,7 @@ custody.hand_over(lambda: (settle(root.path), root.dissolve()))
 def handed(monkeypatch) -> list[object]:
     """What was handed over; what the outer session has is set aside."""
     duties: list[object] = []
-    monkeypatch.setattr(custody, "_duties", lambda: duties)
+    monkeypatch.setattr(_process, "_duties", lambda: duties)
     return duties
 
 
@@ -52,10 +52,10 @@ def run(tmp_path):
 def test_duties_are_done_once_and_one_that_fails_hinders_none(handed):
     """At the end of the process nobody is left to be told of a failure."""
     done = []
-    custody.hand_over(lambda: done.append("first"))
-    custody.hand_over(lambda: 1 / 0)
-    custody.hand_over(lambda: done.append("last"))
-    custody._do_all(handed)
+    _process.call_at_exit(lambda: done.append("first"))
+    _process.call_at_exit(lambda: 1 / 0)
+    _process.call_at_exit(lambda: done.append("last"))
+    _process._do_all(handed)
     assert sorted(done) == ["first", "last"]
     assert handed == []
 
@@ -63,9 +63,9 @@ def test_duties_are_done_once_and_one_that_fails_hinders_none(handed):
 def test_a_forked_child_does_no_duty_of_its_parent(handed, in_child):
     """A child that ends by itself leaves its parent's root alone."""
     done = []
-    custody.hand_over(lambda: done.append(1))
-    assert in_child(lambda: custody._do_all(handed) is None and not done)
-    custody._do_all(handed)
+    _process.call_at_exit(lambda: done.append(1))
+    assert in_child(lambda: _process._do_all(handed) is None and not done)
+    _process._do_all(handed)
     assert done == [1]
 
 

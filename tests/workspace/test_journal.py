@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from pytest_tempres.workspace import folder
+from pytest_tempres.workspace import dirfd
 from pytest_tempres.workspace import journal as journals
 from pytest_tempres.workspace.journal import Journal
 from pytest_tempres.workspace.proof import JOURNAL
-from pytest_tempres.workspace.remains import read
 from pytest_tempres.workspace.root import create
+from pytest_tempres.workspace.sweep import read
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_lines_that_are_torn_or_not_ours(root, journal):
 
 def test_what_is_too_long_is_not_read(root, journal, monkeypatch):
     """A test may have filled it with anything; what it names is not known then."""
-    monkeypatch.setattr(folder, "_MOST", 1000)
+    monkeypatch.setattr(dirfd, "_MOST", 1000)
     journal.add(root, "t", inside(root, "main.d/a"))
     journal.add(root, "t" * 1000, inside(root, "main.d/b"))
     with pytest.raises(OSError, match="large"):

@@ -9,10 +9,10 @@ import time
 from dangers import NOBODY
 import pytest
 
-from pytest_tempres.workspace import folder
-from pytest_tempres.workspace import manifest
-from pytest_tempres.workspace.folder import Folder
-from pytest_tempres.workspace.manifest import Manifest
+from pytest_tempres.artifacts import manifest
+from pytest_tempres.artifacts.manifest import Manifest
+from pytest_tempres.workspace import dirfd
+from pytest_tempres.workspace.dirfd import Folder
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="directories have no locks there")
 
@@ -134,7 +134,7 @@ def test_sessions_that_end_together_lose_nothing(add, tmp_path):
 def lockless(request, monkeypatch):
     """A place where directories cannot be locked: Windows, and some network file systems."""
     if request.param == "by path":
-        monkeypatch.setattr(folder.System, "by_descriptor", False)
+        monkeypatch.setattr(dirfd.System, "by_descriptor", False)
         return
     fcntl = pytest.importorskip("fcntl", reason="directories have no locks there")
 

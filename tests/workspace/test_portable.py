@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.workspace.portable import LONGEST
-from pytest_tempres.workspace.portable import fold
-from pytest_tempres.workspace.portable import free_name
-from pytest_tempres.workspace.portable import names_a_test
-from pytest_tempres.workspace.portable import safe_names
-from pytest_tempres.workspace.portable import safe_nodeid
+from pytest_tempres.artifacts.portable_names import LONGEST
+from pytest_tempres.artifacts.portable_names import fold
+from pytest_tempres.artifacts.portable_names import free_name
+from pytest_tempres.artifacts.portable_names import names_a_test
+from pytest_tempres.artifacts.portable_names import safe_names
+from pytest_tempres.artifacts.portable_names import safe_nodeid
 
 #: Any text, and much of what is awkward.
 awkward = st.one_of(

@@ -12,9 +12,9 @@ from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import POLICIES
+from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
-from pytest_tempres.workspace.retention import Made
-from pytest_tempres.workspace.retention import made_from_plain
+from pytest_tempres.workspace.retention import created_from_plain
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import create
@@ -129,7 +129,7 @@ def test_no_index_is_written_to_what_is_not_ours(root, tmp_path):
     assert os.listdir(root.path) == []
 
 
-@pytest.mark.parametrize("made", [Made("/p", True, (1, 2), 3), Made("/p")])
+@pytest.mark.parametrize("made", [CreatedPath("/p", True, (1, 2), 3), CreatedPath("/p")])
 def test_what_is_made_in_another_process_is_the_same_here(made):
     """A list is never equal to the tuple that it was: nothing would be removed."""
-    assert made_from_plain(json.loads(json.dumps(made))) == made
+    assert created_from_plain(json.loads(json.dumps(made))) == made

@@ -25,7 +25,7 @@ from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import remove_made
+from pytest_tempres.workspace.root import remove_created
 from pytest_tempres.workspace.root import safe_name
 
 
@@ -118,7 +118,7 @@ def test_create_gives_the_mode_that_was_asked_for_whatever_the_umask(tmp_path, m
         os.umask(before)
     assert mode(root.path) == 0o711
     assert mode(worker.path) == 0o1777
-    assert mode(worker.given) == 0o711
+    assert mode(worker.fixture_dir) == 0o711
 
 
 def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_pat
     monkeypatch.chdir(tmp_path)
     root = create("link", mode=0o700, about={})
     assert os.path.dirname(root.path) == str(tmp_path / "link")
-    assert root.dissolve()
+    assert root.remove_if_empty()
 
 
 def test_create_says_where_it_failed_and_what_to_do(tmp_path):
@@ -173,7 +173,7 @@ def test_worker_names_that_are_cut_to_the_same_get_roots_of_their_own(root):
     first = root.add_worker("worker-one", 0o700)
     second = root.add_worker("worker-two", 0o700)
     assert first.path != second.path
-    assert first.given != second.given
+    assert first.fixture_dir != second.fixture_dir
     for path in (*first[1:], *second[1:]):
         assert os.path.isdir(path)
 
@@ -200,7 +200,7 @@ def test_a_worker_holds_the_root_that_it_joined(root):
     assert (joined.path, joined.joined) == (root.path, True)
     root.release()
     assert lock.take(os.path.join(root.path, LOCK)) is None
-    assert not joined.dissolve()
+    assert not joined.remove_if_empty()
     joined.release()
     fd = lock.take(os.path.join(root.path, LOCK))
     assert fd is not None
@@ -403,7 +403,7 @@ def test_remove_made_takes_what_was_made_there(tmp_path):
     """A directory made elsewhere for a test goes while it is the same directory."""
     made = tmp_path / "made"
     (made / "deep").mkdir(parents=True)
-    assert remove_made(str(made), identity(made)) == []
+    assert remove_created(str(made), identity(made)) == []
     assert not made.exists()
 
 
@@ -416,7 +416,7 @@ def test_remove_made_leaves_what_took_its_place(tmp_path):
     made.rename(tmp_path / "moved")
     made.mkdir()
     with pytest.raises(NotOurDirectoryError, match="not what was made"):
-        remove_made(str(made), before)
+        remove_created(str(made), before)
     assert made.exists()
     assert (tmp_path / "moved").exists()
 
@@ -424,8 +424,8 @@ def test_remove_made_leaves_what_took_its_place(tmp_path):
 @pytest.mark.usefixtures("way")
 def test_remove_made_says_nothing_of_what_is_gone(tmp_path):
     """What is gone is no problem, not even when the directory around it is gone too."""
-    assert remove_made(str(tmp_path / "gone"), (0, 0)) == []
-    assert remove_made(str(tmp_path / "gone" / "deeper"), (0, 0)) == []
+    assert remove_created(str(tmp_path / "gone"), (0, 0)) == []
+    assert remove_created(str(tmp_path / "gone" / "deeper"), (0, 0)) == []
 
 
 @pytest.mark.usefixtures("way")
@@ -435,7 +435,7 @@ def test_remove_made_goes_through_a_directory_that_is_a_link(tmp_path):
     (tmp_path / "link").symlink_to("real")
     made = tmp_path / "link" / "made"
     made.mkdir()
-    assert remove_made(str(made), identity(made)) == []
+    assert remove_created(str(made), identity(made)) == []
     assert not made.exists()
 
 
@@ -450,17 +450,17 @@ def test_restore_makes_again_what_a_test_removed(root):
     assert is_ours(root.path)
     assert mode(root.path) == 0o711
     assert mode(worker.path) == 0o711
-    assert os.path.isdir(worker.given)
+    assert os.path.isdir(worker.fixture_dir)
 
 
 def test_restore_leaves_alone_what_is_still_there(root, worker):
     """Only what is missing is made; what fixtures gave stays."""
-    Path(worker.given, "given").mkdir()
+    Path(worker.fixture_dir, "given").mkdir()
     os.rmdir(worker.path)
     crumb = Path(root.path, BREADCRUMB).read_text()
     root.restore(worker, 0o700, {})
     assert os.path.isdir(worker.path)
-    assert Path(worker.given, "given").exists()
+    assert Path(worker.fixture_dir, "given").exists()
     assert Path(root.path, BREADCRUMB).read_text() == crumb
 
 
@@ -471,7 +471,7 @@ def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
     now = root.restore(worker, 0o700, {"rootdir": "here"})
     assert lock.take(os.path.join(root.path, LOCK)) is None
     assert json.loads(Path(root.path, BREADCRUMB).read_text())["rootdir"] == "here"
-    assert now.dissolve()
+    assert now.remove_if_empty()
     assert now.lock_fd not in lock._held
     assert list(tmp_path.iterdir()) == []
 
@@ -519,9 +519,9 @@ def test_what_a_worker_restored_is_alive_as_long_as_one_of_the_session(root, gon
 def test_what_was_restored_needs_no_question_for_mounts(root, worker, monkeypatch):
     """A removal in a worker root that was made again costs no more than before."""
     module.remove_tree(worker.path)
-    module.remove_tree(worker.given)
+    module.remove_tree(worker.fixture_dir)
     # The new ones may have the old numbers.
-    root.made.clear()
+    root.created.clear()
     root.restore(worker, 0o700, {})
     monkeypatch.setattr(module, "mount_of", None)
     for path in worker[1:]:
@@ -553,7 +553,7 @@ def test_restore_reports_what_the_system_refuses(root, worker):
 @pytest.mark.usefixtures("way", "worker")
 def test_dissolve_removes_an_empty_root_and_gives_up_the_lock(tmp_path, root):
     """A session that left nothing leaves nothing behind."""
-    assert root.dissolve()
+    assert root.remove_if_empty()
     assert list(tmp_path.iterdir()) == []
     assert root.lock_fd not in lock._held
 
@@ -562,7 +562,7 @@ def test_dissolve_removes_an_empty_root_and_gives_up_the_lock(tmp_path, root):
 def test_dissolve_removes_nothing_that_is_not_ours(root, worker):
     """A root with something in it stays, and a later session can take its lock."""
     Path(worker.path, "late").write_text("x")
-    assert not root.dissolve()
+    assert not root.remove_if_empty()
     assert Path(worker.path, "late").read_text() == "x"
     assert is_ours(root.path)
     taken = lock.take(os.path.join(root.path, LOCK))
@@ -573,15 +573,15 @@ def test_dissolve_removes_nothing_that_is_not_ours(root, worker):
 def test_dissolve_of_a_root_that_is_gone_is_done(root):
     """A root that a test has removed counts as dissolved, and is dissolved once."""
     module.remove_tree(root.path)
-    assert root.dissolve()
-    assert root.dissolve()
+    assert root.remove_if_empty()
+    assert root.remove_if_empty()
 
 
 @pytest.mark.usefixtures("worker")
 def test_dissolve_refuses_without_the_breadcrumb(root):
     """Nothing of a directory goes that is not proved to be ours, empty or not."""
     os.unlink(os.path.join(root.path, BREADCRUMB))
-    assert not root.dissolve()
+    assert not root.remove_if_empty()
     assert os.path.isdir(os.path.join(root.path, "main"))
 
 
@@ -592,20 +592,20 @@ def test_dissolve_does_not_follow_a_root_that_was_swapped_for_a_link(root, outsi
     (outside / BREADCRUMB).write_text("{}")
     os.rename(root.path, f"{root.path}.away")
     os.symlink(outside, root.path)
-    assert not root.dissolve()
+    assert not root.remove_if_empty()
     assert (outside / "main").exists()
     assert (outside / BREADCRUMB).exists()
 
 
 def test_a_worker_that_joined_does_not_dissolve_the_root(root):
     """The controller's root is the controller's to remove, however empty it is."""
-    assert not attach(root.path).dissolve()
+    assert not attach(root.path).remove_if_empty()
     assert is_ours(root.path)
 
 
 def test_a_forked_child_dissolves_nothing(root, in_child):
     """A child removes nothing that it did not create."""
-    assert in_child(lambda: not root.dissolve())
+    assert in_child(lambda: not root.remove_if_empty())
     assert is_ours(root.path)
 
 
@@ -613,25 +613,25 @@ def test_a_forked_child_dissolves_nothing(root, in_child):
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
 def test_reopen_gives_back_what_a_test_has_taken(root, worker, mode):
     """The root and its worker roots can be used again, with the modes that they had."""
-    paths = (worker.given, worker.path, root.path)
+    paths = (worker.fixture_dir, worker.path, root.path)
     for path in paths:
         os.chmod(path, mode)
-    assert root.reopen(0o1777)
+    assert root.restore_modes(0o1777)
     assert [stat.S_IMODE(os.stat(path).st_mode) for path in paths] == [0o711, 0o1777, 0o711]
-    assert not root.reopen(0o1777)
+    assert not root.restore_modes(0o1777)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
 def test_reopen_changes_no_mode_of_what_is_not_ours(root, worker, outside, monkeypatch):
     """Neither what a link leads to, nor another user's directory, nor what is open is touched."""
-    for path in (outside, worker.given):
+    for path in (outside, worker.fixture_dir):
         os.chmod(path, 0o500)
     os.rmdir(worker.path)
     os.symlink(outside, worker.path)
     other = dataclasses.replace(root, uid=root.uid + 1)
-    assert not other.reopen(0o755)
-    assert stat.S_IMODE(os.stat(worker.given).st_mode) == 0o500
-    assert root.reopen(0o755)
-    assert stat.S_IMODE(os.stat(worker.given).st_mode) == 0o711
+    assert not other.restore_modes(0o755)
+    assert stat.S_IMODE(os.stat(worker.fixture_dir).st_mode) == 0o500
+    assert root.restore_modes(0o755)
+    assert stat.S_IMODE(os.stat(worker.fixture_dir).st_mode) == 0o711
     assert stat.S_IMODE(os.stat(outside).st_mode) == 0o500
     assert stat.S_IMODE(os.stat(root.path).st_mode) == 0o700

@@ -26,7 +26,7 @@ class Session:
         self.place = str(place)
         self.rootdir = rootdir
         self.root = create(self.place, mode=0o700, about={"rootdir": rootdir})
-        kept = os.path.join(self.root.add_worker("main", 0o700).given, "t")
+        kept = os.path.join(self.root.add_worker("main", 0o700).fixture_dir, "t")
         os.mkdir(kept)
         self.journal = journal.Journal()
         self.journal.add(self.root, "t", [kept])
@@ -48,7 +48,7 @@ class Session:
         """Let go of the root as a session does that kept something."""
         self.journal.close()
         journal.end(self.root)
-        self.root.dissolve()
+        self.root.remove_if_empty()
 
     def retire(self, keep: int) -> None:
         """Look after the others once more."""

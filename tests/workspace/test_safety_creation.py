@@ -78,11 +78,11 @@ def test_whatever_step_of_the_creation_fails_nothing_is_left(tmp_path, in_child,
                 return True
             # A session can do without its lock, and where files have no modes of their own.
             assert failed in (["fcntl.flock"], ["os.chmod"])
-            assert root.dissolve()
+            assert root.remove_if_empty()
         return not os.listdir(tmp_path) and lock._held == held and lowest_descriptor() == before
 
     # What Python imports for it counts for no step.
-    create(str(tmp_path), mode=0o711, about={}).dissolve()
+    create(str(tmp_path), mode=0o711, about={}).remove_if_empty()
     for step in range(1, 100):
         assert in_child(lambda step=step: fails_at(step)), f"step {step}"
         if os.listdir(tmp_path):
@@ -107,7 +107,7 @@ def test_whatever_step_a_process_dies_at_the_next_session_finds_nothing_odd(
         root.add_worker("main", 0o700)
         if life == "end":
             watch_deeds(act)
-        return root.dissolve()
+        return root.remove_if_empty()
 
     for step in range(1, 100):
         if in_child(lambda step=step: dies_at(step)):
@@ -173,8 +173,8 @@ def test_a_root_in_a_set_gid_directory_is_as_promised(tmp_path, make, mode):
     place.chmod(0o3777)
     root = make(place, mode=mode)
     worker = root.add_worker("main", mode)
-    for path, bits in ((root.path, mode), (worker.path, mode), (worker.given, mode & 0o711)):
+    for path, bits in ((root.path, mode), (worker.path, mode), (worker.fixture_dir, mode & 0o711)):
         assert os.lstat(path).st_mode & 0o1777 == bits
     plant(Path(worker.path, "tree"))
     assert root.remove(os.path.join(worker.path, "tree")) == []
-    assert root.dissolve()
+    assert root.remove_if_empty()

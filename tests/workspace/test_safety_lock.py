@@ -138,5 +138,5 @@ def test_a_session_that_could_not_lock_is_not_dead_when_locks_come_back(
     assert lowest_descriptor() == before
     assert os.path.exists(os.path.join(root.path, "main", "tree", "file"))
     assert root.remove(os.path.join(root.path, "main", "tree")) == []
-    assert root.dissolve()
+    assert root.remove_if_empty()
     assert os.listdir(tmp_path) == []

@@ -62,7 +62,7 @@ def test_what_is_mounted_in_a_root_is_not_crossed(
         failures = [failure for path in entries for failure in root.remove(str(path))]
         assert {failure.error.errno for failure in failures} <= MOUNT_ERRORS
         assert bool(failures) == (where not in ("lock", "breadcrumb"))
-        assert not root.dissolve()
+        assert not root.remove_if_empty()
         assert sweep(place) == 0
         namespace.unmount(target)
         return True
@@ -133,7 +133,7 @@ def test_a_root_that_becomes_read_only_loses_nothing_but_time(make, tmp_path, na
         namespace.enter("mount")
         namespace.protect(tmp_path)
         failures = root.remove(str(tree))
-        assert not root.dissolve()
+        assert not root.remove_if_empty()
         assert sweep(tmp_path) == 0
         return {failure.error.errno for failure in failures} == {errno.EROFS}
 
@@ -188,7 +188,7 @@ def test_a_file_that_nfs_renames_while_it_is_open(tmp_path, make, monkeypatch):
             real(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(System, "unlink", staticmethod(silly))
-    assert root.dissolve()
+    assert root.remove_if_empty()
     assert os.listdir(tmp_path) == []
 
 

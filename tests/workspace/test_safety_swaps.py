@@ -32,7 +32,7 @@ from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
 from pytest_tempres.workspace.root import identity_of_new
-from pytest_tempres.workspace.root import remove_made
+from pytest_tempres.workspace.root import remove_created
 
 #: How often a racer must have swapped two directories, and how often a removal is tried at most.
 SWAPS, ROUNDS = 10_000, 1_000_000
@@ -114,7 +114,7 @@ def test_a_foreign_directory_is_swapped_for_ours_again_and_again(open_place, vic
                 if made.st_uid == NOBODY:
                     continue
                 (path / "file").touch()
-                remove_made(str(path), (made.st_dev, made.st_ino))
+                remove_created(str(path), (made.st_dev, made.st_ino))
             if count() >= SWAPS:
                 break
         assert count() >= SWAPS
@@ -133,8 +133,8 @@ def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tm
     for name in ("main", "main.d", "main.d/kept"):
         plant(victim / name)
     before, inode = snapshot(victim), victim.stat().st_ino
-    kept = f"{worker.given}/kept"
-    journal, given = Journal(), os.open(worker.given, os.O_RDONLY)
+    kept = f"{worker.fixture_dir}/kept"
+    journal, given = Journal(), os.open(worker.fixture_dir, os.O_RDONLY)
     acts = (
         lambda: write_index(root, [Kept("t", kept, "failed", "main")]),
         lambda: journal.add(root, "t", [kept]),
@@ -181,7 +181,7 @@ def test_what_is_opened_is_what_is_emptied(tmp_path, monkeypatch, mode):
         rmdir(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(System, "rmdir", swap)
-    (failure, *_) = remove_made(str(made), (before.st_dev, before.st_ino))
+    (failure, *_) = remove_created(str(made), (before.st_dev, before.st_ino))
     assert "taken its place" in str(failure.error)
     assert made.stat().st_mode & 0o777 == mode
     made.chmod(0o700)
@@ -198,7 +198,7 @@ def test_what_cannot_have_been_made_a_moment_ago(shared_place, what):
     else:
         (path / "precious").touch()
     with pytest.raises(NotOurDirectoryError):
-        remove_made(str(path), identity_of_new(str(path)))
+        remove_created(str(path), identity_of_new(str(path)))
     assert path.exists()
 
 
@@ -212,7 +212,7 @@ def moved(make, tmp_path) -> Callable[[], object]:
     def moved():
         root, other = make(rootdir="/p"), make(rootdir="/p")
         worker = root.add_worker("main", 0o700)
-        plant(Path(other.add_worker("main", 0o700).given, "kept"))
+        plant(Path(other.add_worker("main", 0o700).fixture_dir, "kept"))
         write_index(other, [Kept("t", f"{other.path}/main.d/kept", "failed", "main")])
         os.rename(root.path, tmp_path / "away")
         os.rename(other.path, root.path)
@@ -234,10 +234,10 @@ def test_another_root_of_this_user_is_not_taken_for_the_live_one(moved):
         with pytest.raises(OSError, match="taken its place"):
             act()
     place.chmod(0o500)
-    assert not root.reopen(0o700)
+    assert not root.restore_modes(0o700)
     place.chmod(0o700)
     assert root.hold() is root
-    assert not root.dissolve()
+    assert not root.remove_if_empty()
     assert snapshot(place) == before
 
 
@@ -251,7 +251,7 @@ def test_what_a_member_makes_again_is_the_same_root_to_the_others(make, tmp_path
     held = root.hold()
     assert held.identity == again.identity
     assert held.remove(f"{root.path}/main") == []
-    assert again.dissolve()
+    assert again.remove_if_empty()
     held.release()
 
 
@@ -291,7 +291,7 @@ def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
         os.umask(before)
     for name in (LOCK, BREADCRUMB, INDEX):
         assert Path(root.path, name).stat().st_mode & 0o777 == 0o600
-    for path in (root.path, worker.path, worker.given):
+    for path in (root.path, worker.path, worker.fixture_dir):
         assert Path(path).stat().st_mode & 0o777 == 0o711
     root.release()
 

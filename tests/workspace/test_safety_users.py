@@ -50,7 +50,7 @@ def test_only_a_regular_breadcrumb_lets_anything_go(tmp_path, dead, precious, fa
         return
     with pytest.raises(NotOurDirectoryError):
         root.remove(tree)
-    assert not root.dissolve()
+    assert not root.remove_if_empty()
     assert sweep(tmp_path / "place") == 0
     assert os.path.exists(os.path.join(tree, "deep", "deeper", "file"))
 

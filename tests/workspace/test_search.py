@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pytest_tempres.workspace import search as module
-from pytest_tempres.workspace.search import find
+from pytest_tempres.workspace import retention as module
+from pytest_tempres.workspace.retention import find
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_it_finds_what_is_in_the_root_and_in_the_workers_own_directories(root, w
         plant(root.path, "x"),
         plant(root.path, "y", "z"),
         plant(worker.path, "x"),
-        plant(worker.given, "a", "b", "c"),
+        plant(worker.fixture_dir, "a", "b", "c"),
     ]
     inner = plant(root.path, "x", "inner")
     assert sorted(find(root, worker, {inode for inode, _ in (*planted, inner)})) == sorted(planted)

@@ -13,13 +13,13 @@ from dangers import is_ours
 import pytest
 
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace import remains
 from pytest_tempres.workspace import sweep as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
+from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
 PROJECT = "/home/me/project"
@@ -42,7 +42,7 @@ def dead(make, place) -> Callable[..., Path]:
         root = make(place, rootdir=rootdir, **about)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_text("left")
-        Path(worker.given, "given").mkdir()
+        Path(worker.fixture_dir, "given").mkdir()
         for name in kept:
             Path(root.path, name).mkdir(parents=True)
             Path(root.path, name, "evidence").write_text("evidence")
@@ -204,7 +204,7 @@ def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
     """A temp directory that vanished is no error at the end of a session."""
     place.rmdir()
     assert sweep() == 0
-    assert remains.children(str(place)) == []
+    assert children(str(place)) == []
 
 
 def test_what_was_reclaimed_is_counted(dead, reclaim):
@@ -281,7 +281,7 @@ def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeyp
         (root / BREADCRUMB).unlink(missing_ok=True)
         return [str(child) for child in Path(path).iterdir()]
 
-    monkeypatch.setattr(remains, "children", children)
+    monkeypatch.setattr(module, "children", children)
     assert sweep() == 0
     assert (root / "main" / "left").exists()
 
@@ -437,7 +437,7 @@ def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
     """Of sessions that end at the same time the last leaves as many as were asked for."""
     old, new = dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)
     living = make(place, rootdir=PROJECT)
-    kept = Path(living.add_worker("main", 0o700).given, "t")
+    kept = Path(living.add_worker("main", 0o700).fixture_dir, "t")
     kept.mkdir()
     write_index(living, [Kept("t", str(kept), "failed", "main")])
     assert sweep(keep=2) == 1
@@ -683,10 +683,10 @@ def test_evidence_of_other_projects_does_not_delay_the_own(dead, sweep, monkeypa
     own = [dead("main.d/t", ended=LONG_AGO + age) for age in range(4)]
     clear = module._Sweep._clear
 
-    def slow(self, remains, *, stays):
-        if remains.rootdir != PROJECT:
+    def slow(self, sweep, *, stays):
+        if sweep.rootdir != PROJECT:
             raise module._OutOfTimeError
-        clear(self, remains, stays=stays)
+        clear(self, sweep, stays=stays)
 
     with monkeypatch.context() as patch:
         patch.setattr(module._Sweep, "_clear", slow)

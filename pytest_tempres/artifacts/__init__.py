@@ -1,0 +1,1 @@
+"""Copies of kept directories that outlive the machine."""

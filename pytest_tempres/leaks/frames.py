@@ -1,0 +1,138 @@
+"""Which frames of a stack can a person change? The others are folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+import os
+import sys
+import tempfile
+from types import ModuleType
+from typing import Final
+
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.temp.audit import RawFrame
+from pytest_tempres.leaks.verdict import parents
+from pytest_tempres.primitives._system import System
+
+__all__ = ["Folder"]
+
+#: Packages that run tests: their lines never are the ones to change.
+_MACHINERY: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempres", "xdist")
+
+_SITE: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_TEMPFILE: Final = tempfile.__file__
+_OURS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+
+
+class Folder:
+    """Turns raw stacks into origins.
+
+    :param rootdir: Files in it are named relative to it, others by their full path.
+    :param plugins: Returns the plugins that pytest has registered.
+    """
+
+    def __init__(self, rootdir: str, plugins: Callable[[], Iterable[object]] = tuple) -> None:
+        self._root = System.join(rootdir, "")
+        self._library = System.join(System.dirname(os.__file__), "")
+        self._plugins = plugins
+        self._seen: dict[str, str | None] = {}
+        self._of_plugins: dict[str, bool] = {}
+
+    def fold(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
+        """Return what is left of *stack*, nearest frame first.
+
+        Where nothing is left (a thread pool was given `tempfile.mkdtemp` itself), that is
+        the one frame that tells most.
+        """
+        left = [raw for raw in stack if self._is_changeable(raw[0].co_filename)]
+        return tuple(
+            Frame(self.relative(code.co_filename), line, code.co_name)
+            for code, line in left or self._most_telling(stack)
+        )
+
+    def nearest(self, stack: Iterable[RawFrame]) -> str | None:
+        """Return how the nearest file is named that is no standard library and runs no tests.
+
+        That may be a plugin's, which :meth:`fold` leaves out.
+        """
+        escaped = (self.show(code.co_filename) for code, _ in stack)
+        return next((file for file in escaped if file is not None), None)
+
+    def show(self, filename: str) -> str | None:
+        """Return how *filename* is named in a report, or None where it is folded away."""
+        try:
+            return self._seen[filename]
+        except KeyError:
+            escaped = None if self._is_folded(filename) else self.relative(filename)
+            return self._seen.setdefault(filename, escaped)
+
+    def relative(self, filename: str) -> str:
+        """Return *filename* relative to rootdir where it lies in it."""
+        return System.normpath(filename).removeprefix(self._root)
+
+    def _is_changeable(self, filename: str) -> bool:
+        return self.show(filename) is not None and not self._is_of_plugin(filename)
+
+    def _is_folded(self, filename: str) -> bool:
+        if filename.startswith("<"):
+            return not filename.startswith("<doctest")
+        if any(site in filename for site in _SITE):
+            return filename.startswith(_machinery())
+        return self._is_standard(filename) or filename.startswith(_machinery())
+
+    def _is_standard(self, filename: str) -> bool:
+        return filename.startswith(self._library) and not any(site in filename for site in _SITE)
+
+    def _most_telling(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
+        """Return the nearest frame that is not ours.
+
+        Where a plugin or pytest calls `tempfile` for itself, its line tells more.
+        """
+        others = [raw for raw in stack if not raw[0].co_filename.startswith(("<", _OURS))]
+        callers = [raw for raw in others if raw[0].co_filename != _TEMPFILE][:1]
+        makers = [raw for raw in callers if not self._is_standard(raw[0].co_filename)]
+        return makers or others[:1]
+
+    def _is_of_plugin(self, filename: str) -> bool:
+        """Whether *filename* belongs to an installed plugin, which runs tests as pytest does."""
+        known = self._of_plugins.get(filename)
+        if known is None:
+            installed = any(site in filename for site in _SITE)
+            known = installed and not self._paths_of_plugins().isdisjoint(parents(filename))
+            self._of_plugins[filename] = known
+        return known
+
+    def _paths_of_plugins(self) -> set[str | None]:
+        return {
+            _path_of(plugin)
+            for plugin in self._plugins()
+            # Installed packages may have a conftest.py, which is no plugin of its own.
+            if isinstance(plugin, ModuleType) and plugin.__name__.rpartition(".")[2] != "conftest"
+            if not self._is_developed(plugin.__name__.partition(".")[0])
+        }
+
+    def _is_developed(self, package: str) -> bool:
+        """Whether *package* is what the project in rootdir builds, and here stands installed."""
+        places = (self._root, System.join(self._root, "src"))
+        names = (package, f"{package}.py")
+        return any(System.lexists(System.join(place, n)) for place in places for n in names)
+
+
+def _path_of(plugin: ModuleType) -> str | None:
+    """Return the directory or the file of a plugin.
+
+    Of a library that has a plugin besides, that module alone: the others are code under test.
+    """
+    top = plugin.__name__.partition(".")[0]
+    module = sys.modules.get(top, plugin) if "pytest" in top else plugin
+    file: str | None = getattr(module, "__file__", None)
+    return System.dirname(file) if file and hasattr(module, "__path__") else file
+
+
+def _machinery() -> tuple[str, ...]:
+    """Return the directories of the packages that run tests, as far as they are imported."""
+    modules = (sys.modules.get(name) for name in _MACHINERY)
+    files = (getattr(module, "__file__", None) for module in modules)
+    return tuple(System.join(System.dirname(file), "") for file in files if file)

@@ -1,0 +1,1 @@
+"""The detector of leaks in the temp location."""

@@ -1,0 +1,214 @@
+"""What goes of a session's directory when the session is over, and what has to wait?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from pytest_tempres.leaks import deferred
+from pytest_tempres.leaks.model import MODIFICATIONS
+from pytest_tempres.leaks.model import WITHOUT_PATH
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.temp.scan import measure
+from pytest_tempres.leaks.verdict import parents
+from pytest_tempres.primitives import _process
+from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.summary import escaped
+from pytest_tempres.session.finish import write_files
+from pytest_tempres.session.messages import Progress
+from pytest_tempres.session.messages import write_late
+from pytest_tempres.session.retention import index
+from pytest_tempres.session.retention import remove
+from pytest_tempres.session.state import SessionState
+from pytest_tempres.workspace import journal
+from pytest_tempres.workspace import sweep as sweeping
+from pytest_tempres.workspace.retention import CreatedPath
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import children
+from pytest_tempres.workspace.sweep import Reclaimed
+from pytest_tempres.workspace.sweep import sweep
+
+__all__ = ["clear", "correct", "open_to_correction", "reclaim", "retire"]
+
+
+def clear(state: SessionState) -> None:
+    """Remove all of our root but what is kept, and what others have promised to remove."""
+    whole = {each.path for each in state.retention.kept}
+    kept = set().union(*map(parents, whole))
+    left = [path for path in _contents(state.workspace.root, whole) if path not in kept]
+    judged = (
+        {leak.path for leak in state.result.summary.leaks}
+        if state.result.summary is not None
+        else set()
+    )
+    if not judged.issuperset(left):
+        # Made after the verdict, or in a session that had none.
+        state.leaks.deferred |= deferred.removed_at_exit(state.leaks.callbacks)
+    leak_reported = _accused(state)
+    if leak_reported:
+        # Other plugins clean up after the verdict too.
+        _correct(state, leak_reported)
+    if left and not _somebody_may_come(state):
+        progress = Progress(state.config, "what was left", silent=not state.settings.prints)
+        try:
+            _remove_all(state, left, progress)
+        finally:
+            progress.close()
+    leak_reported = {path for path in leak_reported if System.lexists(path)}
+    waiting = [path for path in left if System.lexists(path)]
+    if waiting or leak_reported:
+        _process.call_at_exit(lambda: _at_exit(state, leak_reported, waiting, kept))
+    else:
+        _end(state)
+
+
+def _somebody_may_come(state: SessionState) -> bool:
+    """Whether an exit handler may know a path in ways that nobody can tell, and want it there."""
+    callbacks, ledger = state.leaks.callbacks, state.leaks.ledger
+    return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
+
+
+def _accused(state: SessionState) -> set[str]:
+    """Return the paths that were reported as leaks."""
+    if state.result.summary is None:
+        return set()
+    return open_to_correction(state.result.summary)
+
+
+def _correct(state: SessionState, leak_reported: set[str]) -> None:
+    correct(state, leak_reported)
+
+
+def _remove_all(
+    state: SessionState, paths: list[str], tick: Callable[[], object] | None = None
+) -> None:
+    for path in paths:
+        if path not in state.leaks.deferred:
+            remove(state, CreatedPath(path), tick)
+    if state.retention.unindexed:
+        # There may be room for it now.
+        index(state)
+
+
+def _at_exit(
+    state: SessionState, leak_reported: set[str], waiting: list[str], kept: Collection[str]
+) -> None:
+    """Do after all exit handlers what could not be done before them."""
+    if leak_reported:
+        _correct(state, leak_reported)
+    _remove_all(state, [path for path in waiting if System.lexists(path)])
+    if not kept:
+        deferred.settle(state.workspace.root.path)
+    _end(state)
+
+
+def _end(state: SessionState) -> None:
+    """Let go of the root; it is gone then, or dead like any other."""
+    state.retention.journal.close()
+    if state.retention.kept and not state.retention.unindexed:
+        # It counts as one that still runs, if that cannot be noted.
+        with suppress(OSError):
+            journal.end(state.workspace.root)
+    state.workspace.root.remove_if_empty()
+    retire(state)
+
+
+def _contents(root: SessionRoot, kept: Collection[str]) -> list[str]:
+    """Return what is in all the worker roots, and in what a test has put beside them.
+
+    :param kept: What stays as a whole.
+    """
+    found = []
+    for worker in children(root.path):
+        if worker not in kept and System.isdir(worker):
+            found += children(worker)
+    return found
+
+
+def open_to_correction(summary: Summary) -> set[str]:
+    """Return the paths that were called leaks, and that nobody of ours has removed yet.
+
+    What lies on another host's disk cannot be looked at, and of a deed or a description it
+    says nothing that nothing lies there.
+    """
+    return {
+        leak.path
+        for leak in summary.leaks
+        if leak.status == "leak"
+        and leak.kind not in (*MODIFICATIONS, *WITHOUT_PATH)
+        and summary.is_here(leak)
+    }
+
+
+def correct(state: SessionState, paths: Collection[str]) -> None:
+    """Say which of *paths* somebody has removed since, and correct the JSON report.
+
+    :param paths: What :func:`open_to_correction` returned, and nobody of ours has removed.
+    """
+    summary = state.result.summary
+    if summary is None:
+        return
+    gone = {path for path in paths if not System.lexists(path)}
+    if not gone:
+        return
+    state.result.summary = replace(
+        summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks)
+    )
+    write_files(state, state.result.summary)
+    lines = "".join(f"  {escaped(path, controls=True)}\n" for path in sorted(gone))
+    write_late(f"pytest-tempres: reported as left, but removed at the end:\n{lines}")
+
+
+def _put_right(leak: Leak, gone: Collection[str]) -> Leak:
+    return leak._replace(status="deferred") if leak.path in gone else leak
+
+
+#: How long a session looks after dead ones, in seconds.
+_SECONDS: Final = 2.0
+
+
+def reclaim(state: SessionState) -> Reclaimed:
+    """Remove what dead sessions left beside ours, once in each session."""
+    if state.result.swept or state.workspace.joined or System.getpid() != state.workspace.pid:
+        return Reclaimed()
+    state.result.swept = True
+    progress = Progress(state.config, "what dead sessions left", silent=not state.settings.prints)
+    try:
+        found = sweep(
+            System.dirname(state.workspace.root.path),
+            rootdir=str(state.config.rootpath),
+            keep_sessions=state.settings.keep_sessions,
+            seconds=_SECONDS,
+            run=str(state.workspace.metadata["run"] or state.workspace.root.path),
+            measure=_measured,
+            tick=progress,
+        )
+    finally:
+        progress.close()
+    state.result.any_kept = found.any_kept
+    if found.failure is not None:
+        path, error = found.failure
+        state.messages.warn(
+            "sweep", f"{path} of a dead session could not be removed: {error.strerror or error}"
+        )
+    return found
+
+
+def retire(state: SessionState) -> None:
+    """See to it that no more kept sessions stay than should, once this one has ended."""
+    if state.retention.kept or state.result.any_kept:
+        sweeping.retire(
+            System.dirname(state.workspace.root.path),
+            rootdir=str(state.config.rootpath),
+            keep_sessions=state.settings.keep_sessions,
+            seconds=_SECONDS,
+        )
+
+
+def _measured(path: str, until: float) -> tuple[int, bool]:
+    found = measure(path, until)
+    return (0, True) if found is None else (found.bytes, found.complete)

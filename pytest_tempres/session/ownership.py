@@ -1,0 +1,279 @@
+"""Who is running? pytest's hooks, as the ledger sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Generator
+import contextlib
+import sys
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_tempres import markers
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.ledger import State
+from pytest_tempres.leaks.model import SESSION
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.primitives._system import System
+from pytest_tempres.session.state import CurrentTest
+from pytest_tempres.session.state import SessionState
+
+__all__ = ["begin_test", "collecting", "end_test", "recreate", "scan", "setting_up"]
+
+#: What pytest takes as one.
+Finalizer = Callable[[], object]
+#: pytest runs xunit and unittest set-up through fixtures that it names so.
+_XUNIT: Final = {
+    "_xunit_setup_module_fixture_": (
+        *("setup_module", "setUpModule"),
+        *("teardown_module", "tearDownModule"),
+    ),
+    "_xunit_setup_class_fixture_": ("setup_class", "teardown_class"),
+    "_unittest_setUpClass_fixture_": ("setUpClass", "tearDownClass"),
+}
+
+
+def scan(
+    state: SessionState, ledger: Ledger, *, final: bool = False, needed: bool = False
+) -> list[Entry]:
+    """Book what is new in the worker root; one that was closed is opened again.
+
+    :param needed: Make it again if it is gone; else it may come back, from where it was moved.
+    """
+    try:
+        if ledger.origins.error is not None:
+            _warn_of_owner(state, ledger.origins.error)
+        try:
+            return ledger.scan(final=final)
+        except PermissionError:
+            if not state.workspace.restore_modes():
+                raise
+            return ledger.scan(final=final)
+    except FileNotFoundError:
+        if needed:
+            recreate(state, ledger)
+    except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
+        text = f"leaks may be missed: {error!r}"
+        state.messages.warn_of(error, "look", text, TempresLeakWarning)
+    return []
+
+
+def recreate(state: SessionState, ledger: Ledger) -> None:
+    """Make the directories of this worker again, in which nothing is known."""
+    # A forked child may outlive the session, and would leave them behind.
+    if System.getpid() == state.workspace.pid:
+        ledger.forget()
+        state.workspace.recreate()
+
+
+def begin_test(state: SessionState, item: pytest.Item) -> None:
+    """Let *item* own what appears from here on."""
+    state.tests.current = CurrentTest(item)
+    state.workspace.hold_lock()
+    ledger = state.leaks.ledger
+    if ledger is None:
+        return
+    scan(state, ledger, needed=True)
+    file, line, _ = item.location
+    location = file if line is None else f"{file}:{line + 1}"
+    ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
+
+
+def end_test(state: SessionState) -> None:
+    """Let the session own what appears from here on."""
+    if state.leaks.ledger is not None:
+        state.leaks.ledger.enter(SESSION, test=None)
+
+
+def collecting(
+    state: SessionState, collector: pytest.Collector
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let *collector* own what its import makes, and refuse wrong marker arguments."""
+    ledger = state.leaks.ledger
+    if ledger is None:
+        report = yield
+        return _refuse_markers(report)
+    scan(state, ledger)
+    if isinstance(collector, pytest.Package):
+        _own_package(state, collector)
+    owner = Owner("collection", collector.nodeid or ".")
+    before = ledger.enter(owner, test=None)
+    try:
+        report = yield
+    finally:
+        found = scan(state, ledger)
+        ledger.leave(before)
+    if report.failed:
+        ledger.failed_owners.add(owner)
+        ledger.mark_as_from_failed(found)
+    return _refuse_markers(report)
+
+
+def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
+    if report.passed:
+        problems = [text for node in report.result or () for text in markers.problems(node)]
+        if problems:
+            report.outcome = "failed"
+            report.longrepr = "\n".join(problems)
+            report.result = []
+    return report
+
+
+def setting_up(
+    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Let a fixture own what its setup makes, and its teardown when that comes.
+
+    A finalizer registered before the fixture's own ones runs after them, and
+    one registered later runs before them, so the teardown is bracketed too.
+    """
+    ledger = state.leaks.ledger
+    owner = _fixture_owner(state, fixturedef, request)
+    if ledger is None or owner is None:
+        return (yield)
+    with _owning(state, ledger, owner, fixturedef.addfinalizer):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _owning(
+    state: SessionState, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
+) -> Generator[None, None, None]:
+    """Let *owner* own what its setup, which runs inside, and its teardown make."""
+    scan(state, ledger)
+    teardown = _Teardown(state, ledger, owner)
+    addfinalizer(teardown.end)
+    before = ledger.enter(owner, test=ledger.running.test, phase="setup")
+    failed = False
+    try:
+        yield
+    except BaseException as error:
+        failed = _shows_failure(error, owner.scope)
+        raise
+    finally:
+        found = scan(state, ledger)
+        ledger.leave(before)
+        addfinalizer(teardown.begin)
+        if failed:
+            ledger.failed_owners.add(owner)
+            ledger.mark_as_from_failed(found)
+
+
+def _own_package(state: SessionState, package: pytest.Package) -> None:
+    """Let the set-up of a package own what it makes: pytest runs it outside all fixtures."""
+    original = package.setup
+    owner = Owner("fixture", "setup_module", "package")
+
+    def setup() -> None:
+        if state.leaks.ledger is None:
+            return original()
+        with _owning(state, state.leaks.ledger, owner, package.addfinalizer):
+            return original()
+
+    package.setup = setup  # type: ignore[method-assign]
+
+
+def _shows_failure(error: BaseException, scope: str | None) -> bool:
+    """Whether what a fixture left that raised *error* is evidence, whatever comes of the test.
+
+    A test that fails marks what its own fixtures left, so those of wider scope need
+    it here, and those that were interrupted: no report comes of that.
+    """
+    unittest = sys.modules.get("unittest")
+    skips = (pytest.skip.Exception, pytest.xfail.Exception)
+    if isinstance(error, skips) or (unittest and isinstance(error, unittest.SkipTest)):
+        return False
+    return scope != "function" or isinstance(error, (KeyboardInterrupt, pytest.exit.Exception))
+
+
+class _Teardown:
+    """The bracket around one fixture's teardown."""
+
+    def __init__(self, state: SessionState, ledger: Ledger, owner: Owner) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._owner = owner
+        self._before: State | None = None
+
+    def begin(self) -> None:
+        scan(self._state, self._ledger)
+        test = self._ledger.running.test
+        self._before = self._ledger.enter(self._owner, test=test, phase="teardown")
+
+    def end(self) -> None:
+        if self._before is not None:
+            scan(self._state, self._ledger)
+            self._ledger.leave(self._before)
+            self._before = None
+            if self._ledger.provisional is not None:
+                self._ledger.provisional.over(self._owner, self._ledger.not_yet_sent)
+
+
+def _fixture_owner(
+    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Owner | None:
+    if state.leaks.ledger is None:
+        return None
+    try:
+        return _fixture(fixturedef, request, state.leaks.ledger)
+    except Exception as error:  # noqa: BLE001 -- to name an owner may not fail a test
+        _warn_of_owner(state, error)
+        return None
+
+
+def _warn_of_owner(state: SessionState, error: Exception) -> None:
+    state.messages.warn(
+        "owner", f"leaks may be told of the wrong owner: {error!r}", TempresLeakWarning
+    )
+
+
+def _fixture(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, ledger: Ledger
+) -> Owner | None:
+    """Return the owner for a fixture; None where the test itself owns what it makes.
+
+    pytest's own fixtures and ours create nothing in the worker root, and what
+    `setUp` or `setup_method` make is made for one test.
+    """
+    func = fixturedef.func
+    name = fixturedef.argname
+    module = getattr(func, "__module__", None) or ""
+    if module.startswith("_pytest."):
+        for prefix, methods in _XUNIT.items():
+            if name.startswith(prefix):
+                return _xunit(fixturedef, request, ledger, methods)
+        return None
+    if module == "pytest_tempres.fixtures":
+        return None
+    return Owner("fixture", name, fixturedef.scope, _location(func, ledger))
+
+
+def _xunit(
+    fixturedef: pytest.FixtureDef[Any],
+    request: pytest.FixtureRequest,
+    ledger: Ledger,
+    methods: tuple[str, ...],
+) -> Owner:
+    """Return the owner for the set-up of a module or class, named after its method."""
+    # A wider request has no class, and says so by an error.
+    holder = request.cls if fixturedef.scope == "class" else request.module
+    for method in methods:
+        # A class inherits from unittest what it does not define itself.
+        location = _location(getattr(holder, method, None), ledger)
+        if location is not None:
+            return Owner("fixture", method, fixturedef.scope, location)
+    return Owner("fixture", methods[0], fixturedef.scope)
+
+
+def _location(func: Any, ledger: Ledger) -> str | None:
+    """Return where *func* is written; None for what the standard library wrote."""
+    func = getattr(func, "__func__", func)
+    code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
+    if code is None:
+        return None
+    file = ledger.folder.show(System.abspath(code.co_filename))
+    return None if file is None else f"{file}:{code.co_firstlineno}"

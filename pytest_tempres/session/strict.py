@@ -1,0 +1,150 @@
+"""What does a test get that leaves something behind, in strict mode? An error at teardown."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_tempres.leaks.deferred import removed_by_objects
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.leaks.verdict import not_scheduled
+from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.session.finish import without_ignored
+from pytest_tempres.session.runtest import own_entries
+from pytest_tempres.session.state import CurrentTest
+from pytest_tempres.session.state import SessionState
+
+__all__ = ["StrictHooks"]
+
+
+class StrictHooks:
+    """The hooks of strict mode, registered only there."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+        self._raised: BaseException | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        """Know which objects are younger than the test."""
+        self._state.leaks.gc_budget.begin()
+        try:
+            return (yield)
+        finally:
+            self._state.leaks.gc_budget.end()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Judge a test once its last finalizer has run."""
+        try:
+            result = yield
+        except Exception as error:
+            # The test has failed: what it left is evidence, and its own error comes first.
+            leaks = self._leaks()
+            if leaks:
+                _chain(error, self._complaint(leaks))
+            raise
+        leaks = self._leaks()
+        if leaks and self._state.tests.current is not None:
+            self._state.tests.current.leak_reported = True
+            self._raised = self._complaint(leaks)
+            raise self._raised
+        return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """Spare pytest a traceback that it takes long to filter, and does not show."""
+        raised = call.excinfo
+        if raised is None or raised.value is not self._raised:
+            return
+        self._raised = None
+        if not self._state.config.getoption("fulltrace", False):
+            raised.traceback = raised.traceback[-1:]
+
+    def _leaks(self) -> list[Leak]:
+        current = self._state.tests.current
+        if current is None or _failed(current):
+            return []
+        try:
+            return _due(self._state, current)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            self._state.messages.warn("strict", f"internal error at a test's due: {error!r}")
+            return []
+
+    def _complaint(self, leaks: list[Leak]) -> BaseException:
+        from pytest_tempres.reports.terminal import describe  # noqa: PLC0415 -- loads when used
+
+        text = "\n".join(describe(leaks, self._state.workspace.root.path))
+        return pytest.fail.Exception(f"{text}\n(--tempres-leaks=strict)", pytrace=False)
+
+
+def _failed(current: CurrentTest) -> bool:
+    """Whether the attempt has failed so far, or a subtest of it, or was expected to.
+
+    pytest takes any failure of a test with the marker for the expected one.
+    """
+    failed = current.failed or current.item.session.testsfailed != current.failures
+    return failed or "xfail" in current.item.keywords
+
+
+def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
+    ledger = state.leaks.ledger
+    if ledger is None:
+        return []
+    entries = own_entries(state, ledger, current)
+    leaks = _without_excuse(
+        state, judge(entries, deferred=set(), failed=(), is_ignored_by_hook=_nobody)
+    )
+    # What follows is dearer step by step, and not done for what is known or may stay.
+    leaks = not_scheduled(leaks, _promises(state))
+    leaks = _unpromised_by_files(state, leaks)
+    if leaks:
+        suspected = {leak.path for leak in leaks}
+        there = suspects((e for e in entries if e.path in suspected), state.leaks.gc_budget.collect)
+        leaks = judge(there, deferred=set(), failed=(), is_ignored_by_hook=_nobody)
+    found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
+    return leaks + _without_excuse(
+        state, [leak for leak in found if _is_due(leak) and not state.leaks.is_allowed(leak)]
+    )
+
+
+def _promises(state: SessionState) -> Iterator[str]:
+    yield from state.leaks.directories.scheduled_removals()
+    if state.leaks.callbacks is not None:
+        yield from state.leaks.callbacks.scheduled_removals()
+
+
+def _unpromised_by_files(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+    """Return those of *leaks* that no named temporary file will remove, since that takes a file."""
+    files = [leak for leak in leaks if leak.kind != "directory"]
+    left = not_scheduled(files, removed_by_objects(state.leaks.gc_budget.objects()))
+    kept = {leak.path for leak in left}
+    return [leak for leak in leaks if leak.kind == "directory" or leak.path in kept]
+
+
+def _is_due(leak: Leak) -> bool:
+    """Whether a detector's finding is judged now: pytest lets go of a fixture's value later."""
+    return leak.kind != "descriptor" or leak.owner.kind == "test"
+
+
+def _without_excuse(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+    return [leak for leak in without_ignored(state, leaks) if leak.status == "leak"]
+
+
+def _nobody(_: Leak) -> bool:
+    return False
+
+
+def _chain(error: BaseException, complaint: BaseException) -> None:
+    """Let *error* be shown after *complaint*, which happened before it was known."""
+    seen = {id(error)}
+    while True:
+        earlier = error.__cause__ or error.__context__
+        if earlier is None or id(earlier) in seen:
+            break
+        seen.add(id(earlier))
+        error = earlier
+    error.__context__ = complaint

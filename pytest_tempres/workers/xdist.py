@@ -1,0 +1,278 @@
+"""The only module that knows pytest-xdist."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from json import dumps
+from json import loads
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import entry_from_plain
+from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks.verdict import as_from_failed
+from pytest_tempres.primitives._system import System
+from pytest_tempres.session.messages import warn_user
+from pytest_tempres.session.state import Membership
+from pytest_tempres.session.state import RemoteWorker
+from pytest_tempres.session.state import SessionState
+from pytest_tempres.session.state import at
+from pytest_tempres.workspace.retention import Kept
+from pytest_tempres.workspace.root import SessionRoot
+from pytest_tempres.workspace.root import attach
+from pytest_tempres.workspace.root import worker_directory
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+__all__ = [
+    "ControllerHooks",
+    "membership",
+    "name_host",
+    "remote_workers",
+    "send",
+    "sender",
+    "tell_host",
+]
+
+_getframe: Final = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+#: Set in a worker's environment alone.
+_SESSION: Final = "PYTEST_TEMPRES_SESSION"
+_OUTPUT: Final = "tempres"
+#: The attribute of a report that comes from a worker with a session root of its own.
+_NODE: Final = "tempres_node"
+_KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
+
+
+def membership(config: pytest.Config) -> Membership:
+    """Return what pytest-xdist says of this process."""
+    announced, root = _shared_root(config)
+    worker = announced is not None
+    return Membership(
+        announced,
+        root,
+        name=os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main",
+        # A session that a worker's test starts inherits this, and is a run of its own.
+        run=os.environ.get("PYTEST_XDIST_TESTRUNUID", "") if worker else "",
+        host=_node_name() if worker and root is None else "",
+        has_workers=_has_workers(config.known_args_namespace),
+    )
+
+
+def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]:
+    """Return the controller's session root: its path as announced, and the root if it is seen.
+
+    The announcement is taken out of the environment, since a pytest that a test
+    starts is a session of its own. One that does not come from pytest-xdist counts for
+    nothing: whoever sets it would switch off report and gate.
+    """
+    announced = os.environ.pop(_SESSION, None)
+    if announced is None:
+        return None, None
+    if not _is_started_by_xdist():
+        text = f"{_SESSION} is set ({announced[:100]!r}), and no pytest-xdist has started this"
+        warn_user(config, TempresLeakWarning(f"{text} process: it is ignored"))
+        return None, None
+    path = _path_in(announced)
+    return announced, None if path is None else attach(path)
+
+
+def _is_started_by_xdist() -> bool:
+    """Whether this process is a worker; those that its tests start inherit the variables."""
+    if not {"PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"} <= os.environ.keys():
+        return False
+    # `workerinput` comes too late. execnet promises this name to what it runs.
+    frame: FrameType | None = _getframe()
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if name in ("__channelexec__", "_pytest.runner"):
+            # What a worker's test starts in process is a session of its own too.
+            return bool(name == "__channelexec__")
+        frame = frame.f_back
+    return False
+
+
+def _path_in(announced: str) -> str | None:
+    """Return the path that a controller may have announced; None for anything else."""
+    try:
+        path = loads(announced) if announced.startswith('"') else announced
+        # Not every text that JSON can carry is the name of a file.
+        System.fsencode(path)
+    except ValueError:
+        return None
+    return path if System.isabs(path) and "\0" not in path else None
+
+
+def _has_workers(namespace: argparse.Namespace) -> bool:
+    """Whether the command line asks for workers; it may still turn out to be for none."""
+    options = ("numprocesses", "tx", "distload", "looponfail")
+    named = any(getattr(namespace, name, None) for name in options)
+    return named or getattr(namespace, "dist", "no") != "no"
+
+
+def sender(report: Any) -> str | None:
+    """Return the worker that a report came from, as its directory is called; None for no worker."""
+    node = getattr(report, "node", None)
+    return None if node is None else worker_directory(node.gateway.id)
+
+
+def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
+    """Hand the controller what no test's report could carry.
+
+    :param deferred: What this worker will remove at its exit.
+    :param leaks: The verdict of a worker whose disk the controller does not see.
+    """
+    output = getattr(state.config, "workeroutput", None)
+    if output is None:
+        return
+    entries = state.leaks.ledger.remaining() if state.leaks.ledger is not None else []
+    output[_OUTPUT] = dumps(
+        {
+            "entries": [as_from_failed(entry, state.reported.failed) for entry in entries],
+            "deferred": sorted(deferred),
+            "kept": state.retention.kept,
+            "stumbled": list(state.leaks.ledger.failed_owners)
+            if state.leaks.ledger is not None
+            else [],
+            "root": None if state.workspace.joined else state.workspace.root.path,
+            "node": None if state.workspace.joined else _node_name(),
+            "leaks": leaks,
+            "changed": state.leaks.watched.travelling() if state.leaks.watched is not None else [],
+            "collected": state.result.tally.collected,
+            "narrowed": state.result.tally.narrowed,
+        }
+    )
+
+
+def _node_name() -> str:
+    from pytest_tempres.workers.remote import node_name  # noqa: PLC0415 -- few are on other hosts
+
+    return node_name()
+
+
+def tell_host(state: SessionState, report: pytest.TestReport) -> None:
+    """Let *report* say where it comes from, if the paths in it mean nothing to the controller."""
+    if state.is_remote:
+        setattr(report, _NODE, _node_name())
+
+
+def remote_workers(state: SessionState, report: pytest.TestReport) -> RemoteWorker | None:
+    """Return the worker that *report* comes from, if it has a session root of its own."""
+    name = getattr(report, _NODE, None)
+    # Other than in the controller, a report has no node.
+    return _at_node(state, report.node, name) if name and hasattr(report, "node") else None
+
+
+def name_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
+    """Write the host beside the paths that a failure's *section* names, if it is another one."""
+    there = remote_workers(state, report) if report.outcome != "passed" else None
+    if there is not None:
+        line = at(f"kept: {there.host}", "")
+        report.sections = [
+            (name, _KEPT_LINE.sub(lambda _: line, text) if name == section else text)
+            for name, text in report.sections
+        ]
+
+
+def _at_node(state: SessionState, node: Any, name: str) -> RemoteWorker:
+    from pytest_tempres.workers.remote import host_of  # noqa: PLC0415 -- as above
+
+    worker, spec = node.gateway.id, node.gateway.spec
+    if worker not in state.reported.remote_workers:
+        host = host_of(ssh=spec.ssh or spec.vagrant_ssh, socket=spec.socket, node=name)
+        state.reported.remote_workers[worker] = RemoteWorker(worker, host)
+    return state.reported.remote_workers[worker]
+
+
+class ControllerHooks:
+    """What a controller does for its workers."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+        #: Workers whose end has not been heard of.
+        self._nodes: list[Any] = []
+
+    @pytest.hookimpl
+    def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
+        """Tell each worker where the session root is, before it starts."""
+        path = self._state.workspace.root.path
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            # execnet carries UTF-8 alone. No absolute path begins as this does.
+            path = dumps(path)
+        for spec in specs:
+            spec.env[_SESSION] = path
+
+    @pytest.hookimpl
+    def pytest_configure_node(self, node: Any) -> None:
+        """Know the workers."""
+        self._nodes.append(node)
+
+    @pytest.hookimpl
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker sends at its end; one that crashed sends nothing."""
+        # It may have made the lock again, and held it for all.
+        self._state.workspace.root = self._state.workspace.root.hold()
+        # After an interrupt it comes twice.
+        if node in self._nodes:
+            self._nodes.remove(node)
+            self._take(node)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Take what came while xdist stopped the workers, as it does without a word for `-x`."""
+        while self._nodes:
+            self._take(self._nodes.pop(0))
+
+    def _take(self, node: Any) -> None:
+        output = getattr(node, "workeroutput", None) or {}
+        text = output.get(_OUTPUT)
+        name = node.gateway.id
+        if name not in self._state.reported.workers:
+            self._state.reported.workers.append(name)
+        if text is None:
+            return
+        self._state.reported.ended.add(worker_directory(name))
+        try:
+            _receive(self._state, node, loads(text))
+        except (ValueError, TypeError, KeyError) as problem:
+            self._state.messages.warn(
+                "workeroutput",
+                f"the findings of worker {name} could not be read: {problem}",
+                TempresLeakWarning,
+            )
+
+
+def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
+    leaks = [leak_from_plain(record) for record in data["leaks"]]
+    kept = [Kept(*record) for record in data["kept"]]
+    if state.leaks.ledger is not None:
+        state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["stumbled"])
+    # Every worker collects the same tests.
+    state.result.tally.collected |= Counter(data["collected"])
+    state.result.tally.narrowed |= data["narrowed"]
+    if data["root"] is not None:
+        _at_node(state, node, data["node"]).judge(data["root"], leaks, kept)
+        return
+    for record in data["entries"]:
+        entry: Entry = entry_from_plain(record)
+        state.leaks.entries[entry.path] = entry
+    state.leaks.deferred.update(data["deferred"])
+    state.retention.kept.extend(kept)
+    if state.leaks.watched is not None:
+        state.leaks.watched.adopt(data["changed"])
+    state.reported.remote_leaks.extend(leaks)
