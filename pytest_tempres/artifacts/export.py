@@ -17,7 +17,7 @@ from pytest_tempres.artifacts.portable_names import safe_nodeid
 from pytest_tempres.artifacts.tree_copy import Limits
 from pytest_tempres.artifacts.tree_copy import TreeCopy
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
@@ -68,7 +68,7 @@ def export(
     kept = tuple(kept)
     try:
         System.makedirs(directory, exist_ok=True)
-        folder = Folder.at(directory)
+        folder = Directory.at(directory)
     except OSError as error:
         return Exported(kept, None, f"{directory}: {error.strerror}")
     with folder:
@@ -84,7 +84,7 @@ def export(
 class _Export:
     """The copies of one session."""
 
-    def __init__(self, folder: Folder, max_size: int, other_roots: tuple[str, ...]) -> None:
+    def __init__(self, folder: Directory, max_size: int, other_roots: tuple[str, ...]) -> None:
         status = folder.status()
         self.limits = Limits(max_size, (status.st_dev, status.st_ino))
         self._folder = folder
@@ -137,7 +137,7 @@ class _Export:
         directory = self._directory(kept.nodeid)
         parent, name = System.split(kept.path)
         try:
-            source = Folder.at(parent)
+            source = Directory.at(parent)
         except OSError as error:
             return _Copy(None, None, error.strerror)
         with source, self._folder.below((directory,)) as target:

@@ -19,7 +19,7 @@ from typing import Final
 from pytest_tempres.artifacts.portable_names import numbered
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.proof import is_own
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Manifest:
     So is every file where directories have no locks: another session may be about to replace it.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Directory) -> None:
         self._folder = folder
         self._draft = f"{MANIFEST}.{random_name()}.new"
         with suppress(OSError):
@@ -149,7 +149,7 @@ def _is_abandoned(status: os.stat_result) -> bool:
 if sys.platform == "win32":
 
     @contextlib.contextmanager
-    def _locked(folder: Folder) -> Iterator[bool]:
+    def _locked(folder: Directory) -> Iterator[bool]:
         # Directories have no locks there.
         del folder
         yield False
@@ -158,7 +158,7 @@ else:
     import fcntl
 
     @contextlib.contextmanager
-    def _locked(folder: Folder) -> Iterator[bool]:
+    def _locked(folder: Directory) -> Iterator[bool]:
         """Lock *folder* for the block; yield False if that cannot be, or others do not let go."""
         fd = folder.fd
         if fd is None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.dirfd import is_directory
 
 __all__ = ["Limits", "TreeCopy"]
@@ -84,7 +84,7 @@ class TreeCopy:
     """
 
     def __init__(
-        self, source: Folder, name: str, target: Folder, safe: str, limits: Limits
+        self, source: Directory, name: str, target: Directory, safe: str, limits: Limits
     ) -> None:
         self._source = source
         self._target = target
@@ -125,7 +125,7 @@ class TreeCopy:
         for created, status in reversed(self._made):
             # What is written into a directory changes its times, so they come last.
             with suppress(OSError), self._target.below(created[:-1]) as parent:
-                parent.stamp(created[-1], status)
+                parent.copy_times(created[-1], status)
 
     def _try(self, deed: Callable[..., None], parts: _Parts, safe: _Parts, *args: Any) -> None:
         try:
@@ -154,7 +154,7 @@ class TreeCopy:
             for name, new in safe_names(names).items():
                 self._try(self._copy, (*parts, name), (*safe, new), source, target)
 
-    def _copy(self, parts: _Parts, safe: _Parts, source: Folder, target: Folder) -> None:
+    def _copy(self, parts: _Parts, safe: _Parts, source: Directory, target: Directory) -> None:
         if self._limits.stopped is not None:
             _skip(self._limits.stopped)
         if not self._limits.items_left:
@@ -174,7 +174,7 @@ class TreeCopy:
             self.renamed[parts[1:]] = safe[1:]
 
     def _copy_directory(
-        self, parts: _Parts, safe: _Parts, status: os.stat_result, target: Folder
+        self, parts: _Parts, safe: _Parts, status: os.stat_result, target: Directory
     ) -> None:
         # Files are not asked: on layered file systems their device is that of a layer.
         if status.st_dev != self._device or not is_directory(status):
@@ -188,17 +188,17 @@ class TreeCopy:
         self._pending.append((parts, safe))
 
     def _copy_link(
-        self, name: str, new: str, status: os.stat_result, source: Folder, target: Folder
+        self, name: str, new: str, status: os.stat_result, source: Directory, target: Directory
     ) -> None:
         with _reading():
             text = source.readlink(name)
         attributes: int = getattr(status, "st_file_attributes", 0)
         to_directory = bool(attributes & getattr(stat, "FILE_ATTRIBUTE_DIRECTORY", 0))
         target.make_link(new, text, to_directory=to_directory)
-        target.stamp(new, status)
+        target.copy_times(new, status)
         self.files += 1
 
-    def _copy_file(self, name: str, new: str, source: Folder, target: Folder) -> None:
+    def _copy_file(self, name: str, new: str, source: Directory, target: Directory) -> None:
         with contextlib.ExitStack() as stack:
             with _reading():
                 opened = source.read(name)
@@ -209,12 +209,12 @@ class TreeCopy:
             if status.st_size > self._limits.left:
                 _skip(f"over the size limit: {status.st_size} bytes")
             amount = self._write(opened, status, new, target)
-        target.stamp(new, status)
+        target.copy_times(new, status)
         self._limits.left -= amount
         self.bytes += amount
         self.files += 1
 
-    def _write(self, opened: int, status: os.stat_result, new: str, target: Folder) -> int:
+    def _write(self, opened: int, status: os.stat_result, new: str, target: Directory) -> int:
         created = target.make_file(new, status.st_mode & 0o777 | 0o600)
         try:
             with System.open_file(created, "wb", buffering=0) as file:

@@ -1,1 +1,1 @@
-"""Where a session lives on disk: made, proved to be ours, kept, removed, swept."""
+"""The session root on disk: created, proved to be ours, kept, removed and swept."""

@@ -1,7 +1,7 @@
-"""What is named as kept, written down before it is named.
+"""The journal of kept paths, written before they are reported as kept.
 
-The index is written at the end of the session. Whatever ends the process before that (a kill,
-`os._exit`) leaves the journal, and the next session keeps what it names.
+The index is written at the end of the session. When the process ends before that (a kill,
+`os._exit`), the journal is left, and the next session keeps the paths in it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pytest_tempres.workspace.root import SessionRoot
 
 __all__ = ["Journal", "end", "read"]
 
-# No link is followed, and a fifo in its place does not block.
-_SAFELY: Final = (
+# A link is not followed, and a fifo does not block.
+_SAFE: Final = (
     getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 )
-_TO_ADD: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFELY
-_SAFE_TIMES: Final = os.utime in os.supports_follow_symlinks
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFE
+_UTIME_ON_LINKS: Final = os.utime in os.supports_follow_symlinks
 
 
 class Journal:
@@ -40,26 +40,26 @@ class Journal:
     __slots__ = ("_fd",)
 
     def __init__(self) -> None:
-        #: Closed as long as it is negative.
+        #: Negative while the journal is closed.
         self._fd = -1
 
     def open(self, root: SessionRoot) -> None:
-        """Open it early: a test may use up all descriptors.
+        """Open it, early in the session: a test may use up all descriptors.
 
-        :raises OSError: When the operating system refuses, or something else stands there.
+        :raises OSError: When the operating system refuses, or the path is not a file of ours.
         """
         with root.opened() as at:
             path = root.inside(JOURNAL, at)
-            self._fd = lock.guard(System.open(path, _TO_ADD, 0o600, dir_fd=at))
-        if not _is_a_file_of(System.fstat(self._fd), root.uid):
+            self._fd = lock.guard(System.open(path, _APPEND, 0o600, dir_fd=at))
+        if not _is_file_of(System.fstat(self._fd), root.uid):
             self.close()
-            raise FileExistsError(errno.EEXIST, "something else stands there", path)
+            raise FileExistsError(errno.EEXIST, "the path is not a file of ours", path)
         if System.fchmod is not None:
-            # A test may have left any umask.
+            # A test may have changed the umask.
             System.fchmod(self._fd, 0o600)
 
     def add(self, root: SessionRoot, nodeid: str, paths: Iterable[str]) -> None:
-        """Write down that *paths* are kept; several processes may do so at the same time.
+        """Record that *paths* are kept; several processes may do so at the same time.
 
         :raises OSError: When it cannot be written.
         """
@@ -69,7 +69,7 @@ class Journal:
         if not _is_at(self._fd, System.join(root.path, JOURNAL)):
             self.close()
             self.open(root)
-        # Each line begins with its end of line: the one before it may have been cut short.
+        # Each record begins with a newline: the one before it may be incomplete.
         text = "".join(f"\n{line}" for line in lines).encode("ascii")
         if System.write(self._fd, text) != len(text):
             raise OSError(errno.ENOSPC, System.strerror(errno.ENOSPC))
@@ -81,23 +81,23 @@ class Journal:
 
 
 def end(root: SessionRoot) -> None:
-    """Note that a session which kept something ends now, and remove its journal.
+    """Record that a session that kept something ends now, and remove its journal.
 
-    The index says all by then. Whoever finds it without a journal knows that nothing more comes,
-    and from its time which sessions were the last to end.
+    The index is complete by then. An index without a journal means that the session has ended,
+    and the modification time of the index is when.
 
     :raises OSError: When the operating system refuses.
     """
     with root.opened() as at:
         now = System.time_ns()
-        safe: dict[str, Any] = {"follow_symlinks": False} if _SAFE_TIMES else {}
+        safe: dict[str, Any] = {"follow_symlinks": False} if _UTIME_ON_LINKS else {}
         System.utime(root.inside(INDEX, at), ns=(now, now), dir_fd=at, **safe)
         with suppress(FileNotFoundError):
             System.unlink(root.inside(JOURNAL, at), dir_fd=at)
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether *fd* is still open, and what stands at *path*: a test may have removed that."""
+    """Whether *fd* is still open and is the file at *path*: a test may have removed that."""
     if not lock.is_held(fd):
         return False
     try:
@@ -106,18 +106,18 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-def _is_a_file_of(status: os.stat_result, uid: int) -> bool:
+def _is_file_of(status: os.stat_result, uid: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == uid
 
 
 def read(path: str, dir_fd: int | None, uid: int) -> tuple[frozenset[str], float]:
-    """Return the paths that the journal *path* names, and when the last came.
+    """Return the paths in the journal *path*, and when the last was added.
 
-    A line that is torn, or no record of ours, is passed over.
+    An incomplete or foreign line is skipped.
 
-    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
-    :param uid: Whose file it must be.
-    :raises OSError: When it cannot be read, and so nobody knows what it names.
+    :param dir_fd: The descriptor of the directory that *path* is relative to.
+    :param uid: The owner that it must have.
+    :raises OSError: When it cannot be read, so that its paths are unknown.
     """
     found = read_private(path, dir_fd, uid)
     if found is None:

@@ -1,7 +1,7 @@
-"""The lock that says a session is alive: the kernel gives it up when the process dies.
+"""The lock that tells whether a session is alive; the kernel releases it when a process dies.
 
-Every process of a session holds it in common, and a sweep needs it alone: so what a worker uses
-outlives a controller that was killed, until the worker has ended too.
+Every process of a session holds it shared, and a sweep needs it exclusively. So the directories of
+a worker outlive a controller that was killed, until the worker has ended too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "take",
 ]
 
-# What stands there may be a link or a fifo by now.
+# The lock file may have been replaced by a link or a fifo.
 _FLAGS: Final = (
     os.O_RDWR
     | getattr(os, "O_NOFOLLOW", 0)
@@ -41,25 +41,28 @@ _FLAGS: Final = (
     | getattr(os, "O_CLOEXEC", 0)
 )
 
-#: What is in the file of a session that could not lock it: nobody can tell whether it lives.
+#: The content of a lock file that its session could not lock: whether it is alive is unknown.
 _UNLOCKED: Final = b"not locked"
 
 
 class _Held(int):
-    """A descriptor that holds a lock: a test may have closed it, and its number be another's."""
+    """A descriptor that holds a lock, with the identity of its file.
+
+    A test may have closed it, and the number may be that of another file since.
+    """
 
     identity: tuple[int, int]
 
 
-# A forked child inherits the descriptor and with it the lock; it must let go
-# without unlocking, so a process has to know its own lock descriptors.
+# A forked child inherits the descriptors and with them the locks. It must close them
+# without unlocking, so a process has to know its lock descriptors.
 _held: Final[set[_Held]] = set()
 
 if sys.platform == "win32":
     import msvcrt
 
     def _share(fd: int) -> None:
-        # There is no lock in common here: the first who comes holds it for all.
+        # Windows has no shared lock here: the first process holds it for all.
         with suppress(OSError):
             _lock(fd)
 
@@ -77,16 +80,16 @@ else:
 
 
 def acquire(path: str, dir_fd: int | None = None) -> int:
-    """Make the lock file *path* and hold it as a member of the session.
+    """Create the lock file *path* and take the shared lock.
 
-    A file system without locks leaves the session unlocked: nobody can prove
-    it dead then. The file says so, since locks may come back in its life (NFS).
+    A file system without locks leaves the session unlocked, so that no sweep can prove it dead.
+    This is recorded in the file, since locks may work again later (NFS).
 
-    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :param dir_fd: The descriptor of the directory that *path* is relative to.
     :returns: The descriptor that holds the lock, close-on-exec.
-    :raises OSError: When the file cannot be made.
+    :raises OSError: When the file cannot be created.
     """
-    fd = _note(make_private(path, dir_fd, os.O_RDWR))
+    fd = guard(make_private(path, dir_fd, os.O_RDWR))
     try:
         _share(fd)
     except OSError:
@@ -99,65 +102,65 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
 
 
 def join(path: str, dir_fd: int | None = None) -> int | None:
-    """Hold the existing lock file *path* as one more member of its session.
+    """Take the shared lock of the existing lock file *path*.
 
-    :param dir_fd: As :func:`acquire` takes it.
-    :returns: The descriptor that holds the lock, or None when a sweep has it: its
-        session is dead then.
+    :param dir_fd: As in :func:`acquire`.
+    :returns: The descriptor that holds the lock, or None when a sweep has it, which means that
+        the session is dead.
     :raises OSError: When the file cannot be opened.
     """
-    fd = _note(System.open(path, _FLAGS, dir_fd=dir_fd))
+    fd = guard(System.open(path, _FLAGS, dir_fd=dir_fd))
     try:
         _share(fd)
     except BlockingIOError:
         release(fd)
         return None
     except OSError:
-        # A file system without locks: nobody can sweep here.
+        # A file system without locks: no sweep can take the lock either.
         pass
     return fd
 
 
 def hold(fd: int, path: str, dir_fd: int | None = None) -> int:
-    """Hold the lock file *path* as it stands there now, whoever of the session made it again.
+    """Hold the lock of the file that is at *path* now; another process may have recreated it.
 
-    :param fd: What held the one that was there; it is released when there is another one.
-    :param dir_fd: As :func:`acquire` takes it.
-    :returns: The descriptor that holds the lock; *fd* when that is still the one.
-    :raises OSError: When there is none, or a sweep has it.
+    :param fd: The descriptor that holds the lock so far; released when the file is another one.
+    :param dir_fd: As in :func:`acquire`.
+    :returns: The descriptor that holds the lock; *fd* if the file is the same.
+    :raises OSError: When there is no file, or a sweep has the lock.
     """
-    there = identity_of(System.stat(path, dir_fd=dir_fd, follow_symlinks=False))
-    if isinstance(fd, _Held) and fd.identity == there and is_held(fd):
+    current = identity_of(System.stat(path, dir_fd=dir_fd, follow_symlinks=False))
+    if isinstance(fd, _Held) and fd.identity == current and is_held(fd):
         return fd
-    now = join(path, dir_fd)
-    if now is None:
-        raise BlockingIOError(errno.EWOULDBLOCK, "it is being swept", path)
+    new = join(path, dir_fd)
+    if new is None:
+        raise BlockingIOError(errno.EWOULDBLOCK, "the session root is being swept", path)
     release(fd)
-    return now
+    return new
 
 
 def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int:
-    """Hold the lock file *path* as it stands there now; make it if it is gone.
+    """Hold the lock of the file that is at *path* now; create the file if it is gone.
 
-    :param fd: As :func:`hold` takes it.
-    :param dir_fd: As :func:`acquire` takes it.
-    :param proved: Whether a sweep may find the file at any moment, and take it for a dead
-        session's: it gets its name when it is locked then.
+    :param fd: As in :func:`hold`.
+    :param dir_fd: As in :func:`acquire`.
+    :param proved: Whether a breadcrumb proves the session root. A sweep may find the lock file at
+        any moment then, so the file gets its name only when it is locked.
     :returns: The descriptor that holds the lock.
-    :raises OSError: When it cannot be made, or a sweep has it.
+    :raises OSError: When the file cannot be created, or a sweep has the lock.
     """
     with suppress(FileNotFoundError):
         return hold(fd, path, dir_fd)
     try:
-        created = _acquire_whole(path, dir_fd) if proved else acquire(path, dir_fd)
+        created = _acquire_atomically(path, dir_fd) if proved else acquire(path, dir_fd)
     except FileExistsError:
-        # Another member was faster.
+        # Another process of the session was faster.
         return hold(fd, path, dir_fd)
     release(fd)
     return created
 
 
-def _acquire_whole(path: str, dir_fd: int | None) -> int:
+def _acquire_atomically(path: str, dir_fd: int | None) -> int:
     draft = f"{path}.{random_name()}"
     fd = acquire(draft, dir_fd)
     try:
@@ -166,7 +169,7 @@ def _acquire_whole(path: str, dir_fd: int | None) -> int:
         release(fd)
         if not isinstance(error, OSError) or isinstance(error, FileExistsError):
             raise
-        # A disk without hard links has no better way.
+        # Without hard links there is no atomic way.
         return acquire(path, dir_fd)
     finally:
         with suppress(OSError):
@@ -175,18 +178,18 @@ def _acquire_whole(path: str, dir_fd: int | None) -> int:
 
 
 def release(fd: int) -> None:
-    """Give up the lock and its descriptor; a second call does nothing."""
-    mine = next((each for each in _held if each is fd), None)
-    if mine is None:
+    """Release the lock and close its descriptor; a second call does nothing."""
+    held = next((each for each in _held if each is fd), None)
+    if held is None:
         return
-    _held.discard(mine)
+    _held.discard(held)
     with suppress(OSError):
-        if identity_of(System.fstat(mine)) == mine.identity:
-            System.close(mine)
+        if identity_of(System.fstat(held)) == held.identity:
+            System.close(held)
 
 
 def is_held(fd: int) -> bool:
-    """Whether *fd* is open and still what it was: a test may have closed it."""
+    """Whether *fd* is open and still the same file: a test may have closed it."""
     try:
         return isinstance(fd, _Held) and identity_of(System.fstat(fd)) == fd.identity
     except OSError:
@@ -194,35 +197,32 @@ def is_held(fd: int) -> bool:
 
 
 def guard(number: int) -> int:
-    """Hold another descriptor as a lock's: closed in forked children, and never once too often.
+    """Record a descriptor, so that forked children close it and :func:`release` closes it once.
 
+    :param number: The descriptor of a lock or of another file; it is closed on an error.
     :returns: The descriptor, for :func:`release`.
     """
-    return _note(number)
-
-
-def _note(number: int) -> _Held:
     fd = _Held(number)
     try:
         fd.identity = identity_of(System.fstat(number))
     except BaseException:
         System.close(number)
         raise
-    # An equal one is there if a test has closed that.
+    # An equal number is in the set if a test has closed that descriptor.
     _held.discard(fd)
     _held.add(fd)
     return fd
 
 
 def take(path: str, dir_fd: int | None = None) -> int | None:
-    """Lock the existing lock file of a session that may be dead.
+    """Take the exclusive lock of a session that may be dead.
 
-    :param dir_fd: As :func:`acquire` takes it.
-    :returns: The descriptor that holds the lock, or None when somebody else
-        holds it or it cannot be told: in doubt a session is alive.
+    :param dir_fd: As in :func:`acquire`.
+    :returns: The descriptor that holds the lock, or None when another process holds it or that
+        is unknown: in doubt a session is alive.
     """
     try:
-        fd = _note(System.open(path, _FLAGS, dir_fd=dir_fd))
+        fd = guard(System.open(path, _FLAGS, dir_fd=dir_fd))
     except OSError:
         return None
     try:
@@ -238,9 +238,9 @@ def take(path: str, dir_fd: int | None = None) -> int | None:
 
 
 def is_free(path: str, dir_fd: int | None = None) -> bool:
-    """Whether nobody holds the lock file *path*: its session is dead.
+    """Whether no process holds the lock file *path*, which means that the session is dead.
 
-    :param dir_fd: As :func:`acquire` takes it.
+    :param dir_fd: As in :func:`acquire`.
     """
     fd = take(path, dir_fd)
     if fd is not None:
@@ -249,10 +249,10 @@ def is_free(path: str, dir_fd: int | None = None) -> bool:
 
 
 def forget_in_child() -> None:
-    """Close the inherited descriptors in a forked child, which never unlocks.
+    """Close the inherited descriptors in a forked child, without unlocking.
 
-    `flock` belongs to the open file, which parent and child share: closing one
-    descriptor leaves the parent's lock alone (POSIX; ``flock(2)``).
+    A `flock` belongs to the open file description, which parent and child share: closing the
+    child's descriptor does not release the parent's lock (POSIX; ``flock(2)``).
     """
     for fd in list(_held):
         release(fd)

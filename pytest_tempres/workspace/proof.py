@@ -1,6 +1,6 @@
-"""What proves that a directory is ours?
+"""The proof that a session root is ours: its breadcrumb file and the owner of both.
 
-The files that a session root has, and whom they belong to; its name alone proves nothing.
+The name of a directory alone proves nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._location import is_random_name
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import held
 from pytest_tempres.workspace.dirfd import make_private
+from pytest_tempres.workspace.dirfd import open_directory
 from pytest_tempres.workspace.dirfd import read_private
 
 __all__ = [
@@ -44,15 +44,15 @@ JOURNAL: Final = ".kept.jsonl"
 
 
 def bears_our_name(name: str) -> bool:
-    """Whether a directory's name is one that a session root may have; it proves nothing."""
+    """Whether *name* has the form of a session root's name, which proves nothing."""
     return name.startswith(PREFIX) and is_random_name(name[len(PREFIX) :])
 
 
 def own_uid(path: str) -> int:
-    """Return the uid that what this process makes belongs to.
+    """Return the owner of the files that this process creates.
 
-    Where there are no uids (Windows), that of *path* itself: the access rights
-    of the user's temp directory are the proof there.
+    Where there are no uids (Windows), return the owner of *path* itself: the access rights of the
+    user's temp directory are the proof there.
     """
     if System.geteuid is not None:
         return System.geteuid()
@@ -66,9 +66,9 @@ def prove(path: str, uid: int, fd: int | None) -> None:
     """Raise unless the directory has our breadcrumb and belongs to *uid*.
 
     :param path: The directory.
-    :param fd: Its descriptor; what *path* leads to is not looked at then.
-    :raises NotOurDirectoryError: It does not; the error says why.
-    :raises OSError: When the operating system refuses to tell.
+    :param fd: Its descriptor; if given, *path* is for messages only.
+    :raises NotOurDirectoryError: With the reason.
+    :raises OSError: When the operating system refuses.
     """
     root = System.lstat(path) if fd is None else System.fstat(fd)
     if not stat.S_ISDIR(root.st_mode):
@@ -85,21 +85,21 @@ def prove(path: str, uid: int, fd: int | None) -> None:
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether it belongs to the user of this process; true where there are no uids (Windows)."""
+    """Whether the owner is the user of this process; true where there are no uids (Windows)."""
     return System.geteuid is None or status.st_uid == System.geteuid()
 
 
 def identity_of(status: os.stat_result) -> tuple[int, int]:
-    """Return the device and inode, which tell a file from all others that are there now."""
+    """Return the device and inode, which identify a file among all that exist now."""
     return status.st_dev, status.st_ino
 
 
 def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
-    """Write the file that says of a directory that it is ours.
+    """Write the breadcrumb, the file that marks a directory as ours.
 
-    :param path: Where; nothing may stand there, not even a link.
-    :param about: As :func:`~pytest_tempres.workspace.root.create` takes it.
-    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :param path: Its path, which must not exist, not even as a link.
+    :param about: As in :func:`~pytest_tempres.workspace.root.create`.
+    :param dir_fd: The descriptor of the directory that *path* is relative to.
     :raises OSError: When the operating system refuses.
     """
     text = dumps({"pid": System.getpid(), "platform": sys.platform, **about})
@@ -111,11 +111,11 @@ def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = N
 
 
 def read_record(path: str, dir_fd: int | None, uid: int) -> tuple[dict[str, object], float]:
-    """Return what a file of ours says, and when it was last written.
+    """Return the JSON object in a file of ours, and the file's modification time.
 
-    :param dir_fd: As :func:`write_breadcrumb` takes it.
-    :param uid: Whose file it must be.
-    :returns: An empty record where there is no such file, or a broken one.
+    :param dir_fd: As in :func:`write_breadcrumb`.
+    :param uid: The owner that it must have.
+    :returns: An empty record when there is no such file, or it is damaged.
     :raises OSError: When it cannot be read.
     """
     found = read_private(path, dir_fd, uid)
@@ -129,41 +129,42 @@ def read_record(path: str, dir_fd: int | None, uid: int) -> tuple[dict[str, obje
 
 
 def make_with_mode(path: str, mode: int, dir_fd: int | None = None) -> None:
-    """Make the directory *path* with the permission bits *mode*, whatever the umask is.
+    """Create the directory *path* with the permission bits *mode*, whatever the umask is.
 
-    :param dir_fd: The descriptor of the directory that a relative *path* starts from.
+    :param dir_fd: The descriptor of the directory that *path* is relative to.
     :raises OSError: When the operating system refuses.
     """
     System.mkdir(path, 0o700, dir_fd=dir_fd)
-    # The umask cuts bits off a mode given to mkdir.
-    with held(path, dir_fd=dir_fd) as fd:
+    # The umask clears bits of a mode that is passed to mkdir.
+    with open_directory(path, dir_fd=dir_fd) as fd:
         System.chmod(path if fd is None else fd, mode)
 
 
 def restore_modes(path: str, mode: int, uid: int) -> bool:
-    """Give our directory *path* its mode back if its owner may not use it; no link is followed.
+    """Restore the mode of our directory *path* if its owner may not use it; follow no link.
 
-    :param mode: The permission bits that it was made with.
-    :param uid: Whose it is if it is ours.
-    :returns: Whether there was something to give back, and that was possible.
+    :param mode: The permission bits that it was created with.
+    :param uid: The owner that it has if it is ours.
+    :returns: Whether the mode had to be restored, and was.
     """
     try:
         status = System.lstat(path)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or _is_open(status):
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or _is_usable(status):
             return False
         if sys.platform == "linux":
             fd = System.open(path, os.O_PATH | System.to_hold)
             try:
-                # Nothing else opens it now, and a second look-up of the name could be tricked.
+                # The mode may forbid any other way to open it, and a second look-up of the name
+                # could be redirected by a link.
                 System.chmod(f"/proc/self/fd/{fd}", mode)
             finally:
                 System.close(fd)
         elif System.chmod in os.supports_follow_symlinks:
             System.chmod(path, mode, follow_symlinks=False)
-        return _is_open(System.lstat(path))
+        return _is_usable(System.lstat(path))
     except OSError:
         return False
 
 
-def _is_open(status: os.stat_result) -> bool:
+def _is_usable(status: os.stat_result) -> bool:
     return status.st_mode & 0o700 == 0o700

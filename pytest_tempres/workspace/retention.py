@@ -1,4 +1,4 @@
-"""What is kept: from policy and outcome to a decision, and the index of what stays."""
+"""The retention policy, the records of created and kept paths, and the index of kept paths."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ POLICIES: Final = ("none", "failed", "all")
 
 
 class CreatedPath(NamedTuple):
-    """A path that a fixture gave to a test or to a wider scope."""
+    """A path that a fixture created for a test or a wider scope."""
 
     path: str
-    #: What the marker or the call asked for; None leaves it to the policy.
+    #: The `keep` argument of the marker or the call; None leaves it to the policy.
     keep: bool | None = None
-    #: Device and inode of what was made outside the session root, where no
-    #: breadcrumb can prove that it is ours.
+    #: Device and inode of a path outside the session root, where no breadcrumb can prove that it
+    #: is ours.
     identity: tuple[int, int] | None = None
-    #: By which it is found in the session root, should a test give it another name there.
+    #: The inode, to find the path in the session root again if a test renames it.
     inode: int | None = None
 
 
 def created_from_plain(data: Iterable[Any]) -> CreatedPath:
-    """Rebuild a record from what JSON made of it."""
+    """Rebuild a record from its JSON form."""
     created = CreatedPath(*data)
     return created._replace(
         identity=created.identity and (created.identity[0], created.identity[1])
@@ -56,7 +56,7 @@ def created_from_plain(data: Iterable[Any]) -> CreatedPath:
 
 
 class Kept(NamedTuple):
-    """A path that stays on disk on purpose."""
+    """A path that is kept on disk on purpose."""
 
     nodeid: str
     path: str
@@ -68,26 +68,26 @@ class Kept(NamedTuple):
 
 
 class Artifacts(NamedTuple):
-    """What was copied of the kept paths, and where to."""
+    """The totals of the copies of kept paths."""
 
     directory: str
     #: How many of the kept paths were directories.
     directories: int
-    #: Files and links, in those directories and by themselves.
+    #: Files and links, in those directories and outside them.
     files: int
     bytes: int
     #: How many files and directories were not copied.
     skipped: int
-    #: The name of the file in `directory` that tells it all; None when it could not be written.
+    #: The name of the manifest in `directory`; None when it could not be written.
     manifest: str | None
 
 
 def reason_to_keep(policy: str, *, failed: bool, asked: bool | None) -> str | None:
-    """Return why a path stays, or None when it goes.
+    """Return why a path is kept, or None when it is removed.
 
-    :param policy: One of :data:`POLICIES`, or ``hook`` when a hook asked for it.
+    :param policy: One of :data:`POLICIES`, or ``hook`` when a hook implementation asked for it.
     :param failed: Whether a test that used the path failed in its last attempt.
-    :param asked: The ``keep`` of the marker or call, which outranks the policy.
+    :param asked: The `keep` argument of the marker or call, which overrides the policy.
     """
     if policy == "hook":
         return "hook"
@@ -103,10 +103,10 @@ def write_index(
 ) -> None:
     """Write the map of node ids to kept paths, atomically.
 
-    :param rootdir: The project, which stands in the breadcrumb too; that may come to harm.
-    :param run: What the session roots of one run have in common.
-    :raises OSError: When it cannot be written; the session keeps its paths, but
-        a later sweep will not know of them.
+    :param rootdir: The project; it is in the breadcrumb too, which may be damaged.
+    :param run: The id that the session roots of one run share.
+    :raises OSError: When it cannot be written; the session keeps its paths, but a later sweep
+        does not know of them.
     """
     paths: dict[str, list[str]] = {}
     for item in kept:
@@ -117,24 +117,24 @@ def write_index(
         replace_private(root.inside(INDEX, at), at, content)
 
 
-#: The bound of a walk.
-_MOST_ITEMS: Final = 10_000
+#: The most paths that a search visits.
+_MAX_ITEMS: Final = 10_000
 
 
 def find(
     root: SessionRoot, worker: WorkerRoot, inodes: Collection[int]
 ) -> Iterator[tuple[int, str]]:
-    """Yield which of *inodes* stand in *root*, and their paths, the nearest first.
+    """Yield those of *inodes* that are in *root*, with their paths, breadth first.
 
-    :param worker: The worker whose they are: in what belongs to others an inode that was given
-        back may have been used again.
+    :param worker: The worker that created them. The directories of other workers are not
+        searched: an inode that was freed may be in use again there.
     """
     with suppress(OSError):
         device = System.lstat(root.path).st_dev
-        # It grows while it is gone through.
-        pending = _not_of_others(root, worker)
+        # The list grows during the iteration.
+        pending = _without_other_workers(root, worker)
         for number, path in enumerate(pending):
-            if number == _MOST_ITEMS:
+            if number == _MAX_ITEMS:
                 return
             with suppress(OSError):
                 status = System.lstat(path)
@@ -144,8 +144,8 @@ def find(
                     pending += children(path)
 
 
-def _not_of_others(root: SessionRoot, worker: WorkerRoot) -> list[str]:
-    there = children(root.path)
-    others = {path for path in there if path.endswith(".d") or f"{path}.d" in there}
+def _without_other_workers(root: SessionRoot, worker: WorkerRoot) -> list[str]:
+    paths = children(root.path)
+    others = {path for path in paths if path.endswith(".d") or f"{path}.d" in paths}
     others -= {worker.path, worker.fixture_dir}
-    return [path for path in there if path not in others]
+    return [path for path in paths if path not in others]

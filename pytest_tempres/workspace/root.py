@@ -25,7 +25,7 @@ from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.dirfd import held
+from pytest_tempres.workspace.dirfd import open_directory
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
@@ -104,7 +104,7 @@ class SessionRoot:
         :raises NotOurDirectoryError: When another one stands in its place.
         :raises OSError: When the operating system refuses.
         """
-        with held(self.path) as fd:
+        with open_directory(self.path) as fd:
             self._compare(fd)
             yield fd
 
@@ -225,7 +225,7 @@ class SessionRoot:
         with suppress(FileExistsError):
             make_with_mode(self.path, mode & 0o711)
         # The name is known by now: in a shared directory anything may have come to stand there.
-        with held(self.path) as fd:
+        with open_directory(self.path) as fd:
             root = self._recognise(fd, new=True)
             lock_fd = self._mark_again(fd, about)
             for name, bits in ((worker.name, mode), (f"{worker.name}.d", mode & 0o711)):
@@ -244,7 +244,7 @@ class SessionRoot:
 
     def hold(self) -> SessionRoot:
         """Return this root, held by its lock, where another member may have made both again."""
-        with suppress(OSError), held(self.path) as fd:
+        with suppress(OSError), open_directory(self.path) as fd:
             root = self._recognise(fd)
             lock_fd = lock.hold(self.lock_fd, self.inside(LOCK, fd), fd)
             return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
@@ -327,7 +327,7 @@ def remove_created(path: str, identity: tuple[int, int]) -> list[Failure]:
     parent, name = System.split(path)
     # The parent is what the user named, and may be a link (/tmp is, on macOS).
     try:
-        with held(parent, System.to_reach) as fd:
+        with open_directory(parent, System.to_reach) as fd:
             where = name if fd is not None else path
             status = System.stat(where, dir_fd=fd, follow_symlinks=False)
             if identity_of(status) != identity:
@@ -343,7 +343,7 @@ def identity_of_new(path: str) -> tuple[int, int]:
     :returns: What no directory has, where that cannot be told: in a shared directory somebody may
         have put another one there in the meantime, which is not removed then.
     """
-    with suppress(OSError), held(path) as fd:
+    with suppress(OSError), open_directory(path) as fd:
         return _identity_of_new(path, fd)
     return (-1, -1)
 
@@ -396,7 +396,7 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
     All is done in the directory itself: where others may rename what is ours (a
     shared directory that is not sticky), its path may lead elsewhere at any moment.
     """
-    with held(path) as fd:
+    with open_directory(path) as fd:
         here, lock_fd = path if fd is None else "", None
         identity = _identity_of_new(path, fd)
         try:
@@ -441,7 +441,7 @@ def attach(path: str) -> SessionRoot | None:
     """
     if not System.access(path, os.W_OK | os.X_OK):
         return None
-    with suppress(OSError), held(path) as fd:
+    with suppress(OSError), open_directory(path) as fd:
         return _root_at(path, fd, _join_living, joined=True)
     return None
 
@@ -455,7 +455,7 @@ def take(path: str) -> SessionRoot | None:
 
     :returns: None too when it is not ours, or nobody can tell whether it is dead.
     """
-    with suppress(OSError), held(path) as fd:
+    with suppress(OSError), open_directory(path) as fd:
         return _root_at(path, fd, lock.take, joined=False)
     return None
 

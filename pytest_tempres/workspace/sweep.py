@@ -18,7 +18,7 @@ from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import journal
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.dirfd import held
+from pytest_tempres.workspace.dirfd import open_directory
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
@@ -201,7 +201,7 @@ class _Sweep:
         return sorted(paths, key=lambda _: random_name())
 
     def _look_at(self, path: str) -> DeadSession | None:
-        with suppress(OSError), held(path) as fd:
+        with suppress(OSError), open_directory(path) as fd:
             try:
                 prove(path, own_uid(path), fd)
             except NotOurDirectoryError:

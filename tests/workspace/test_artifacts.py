@@ -12,7 +12,7 @@ from pytest_tempres.artifacts.export import Exported
 from pytest_tempres.artifacts.export import export
 from pytest_tempres.artifacts.portable_names import safe_nodeid
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
@@ -193,16 +193,16 @@ def test_no_directory_is_one_failure(given, export_all, out, monkeypatch, obstac
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a directory that is in use")
 def test_a_directory_that_is_removed_meanwhile_is_a_failure(given, export_all, out, monkeypatch):
     """What can be told is told, and nothing is raised."""
-    make = Folder.make_directory
+    make = Directory.make_directory
 
     def remove(self, name, mode):
         (draft,) = out.iterdir()
         draft.unlink()
         out.rmdir()
-        monkeypatch.setattr(Folder, "make_directory", make)
+        monkeypatch.setattr(Directory, "make_directory", make)
         make(self, name, mode)
 
-    monkeypatch.setattr(Folder, "make_directory", remove)
+    monkeypatch.setattr(Directory, "make_directory", remove)
     done = export_all(given("a"), given("b"))
     assert [each.artifact for each in done.kept] == [None, None]
     assert done.failure == f"{out / NAME}: {os.strerror(errno.ENOENT)}"

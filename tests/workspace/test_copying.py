@@ -13,7 +13,7 @@ from pytest_tempres.artifacts import tree_copy
 from pytest_tempres.artifacts.tree_copy import Limits
 from pytest_tempres.artifacts.tree_copy import TreeCopy
 from pytest_tempres.workspace import dirfd
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 
 NOBODY = 65534
 BIG = 10**9
@@ -52,7 +52,7 @@ def copy(source, target):
     def copy(
         path: Path = source, to: Path = target, limits: Limits | None = None, before=lambda: None
     ) -> TreeCopy:
-        with Folder.at(str(path.parent)) as above, Folder.at(str(to)) as below:
+        with Directory.at(str(path.parent)) as above, Directory.at(str(to)) as below:
             status = below.status()
             limits = limits or Limits(BIG, (status.st_dev, status.st_ino))
             tree = TreeCopy(above, path.name, below, "copy", limits)
@@ -215,7 +215,7 @@ def test_a_swap_does_not_lead_out(platform, source, tmp_path, target, copy, monk
     (secret / "key").write_text("secret")
     for name in ("directory", "file", "fifo"):
         (source / name).mkdir() if name == "directory" else (source / name).touch()
-    lstat = Folder.lstat
+    lstat = Directory.lstat
 
     def swap(self, name):
         status = lstat(self, name)
@@ -228,7 +228,7 @@ def test_a_swap_does_not_lead_out(platform, source, tmp_path, target, copy, monk
                 path.symlink_to(secret if name == "directory" else secret / "key")
         return status
 
-    monkeypatch.setattr(Folder, "lstat", swap)
+    monkeypatch.setattr(Directory, "lstat", swap)
     tree = copy()
     assert {parts for parts, _ in tree.skipped} == {("directory",), ("file",), ("fifo",)}
     assert dict(tree.skipped)["fifo",] == "no longer a file"
@@ -237,7 +237,7 @@ def test_a_swap_does_not_lead_out(platform, source, tmp_path, target, copy, monk
 
 def test_what_vanishes_meanwhile_is_named(source, copy, monkeypatch):
     """Somebody else may be at work in the tree."""
-    monkeypatch.setattr(Folder, "names", lambda self: ["gone"])
+    monkeypatch.setattr(Directory, "names", lambda self: ["gone"])
     tree = copy()
     assert tree.skipped == [(("gone",), os.strerror(errno.ENOENT))]
     assert tree.is_directory
@@ -319,14 +319,14 @@ def test_one_name_that_the_disk_refuses_does_not_end_it(source, target, copy, mo
     """A failure that concerns one file is told, and the others are copied."""
     for name in ("a", "b", "c"):
         (source / name).touch()
-    make_file = Folder.make_file
+    make_file = Directory.make_file
 
     def refuse(self, name, mode):
         if name == "b":
             raise OSError(errno.ENAMETOOLONG, "File name too long")
         return make_file(self, name, mode)
 
-    monkeypatch.setattr(Folder, "make_file", refuse)
+    monkeypatch.setattr(Directory, "make_file", refuse)
     limits = Limits(BIG, (0, 0))
     tree = copy(limits=limits)
     assert tree.skipped == [(("b",), "File name too long")]

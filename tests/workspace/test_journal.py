@@ -98,7 +98,7 @@ def test_lines_that_are_torn_or_not_ours(root, journal):
 
 def test_what_is_too_long_is_not_read(root, journal, monkeypatch):
     """A test may have filled it with anything; what it names is not known then."""
-    monkeypatch.setattr(dirfd, "_MOST", 1000)
+    monkeypatch.setattr(dirfd, "_MAX_BYTES", 1000)
     journal.add(root, "t", inside(root, "main.d/a"))
     journal.add(root, "t" * 1000, inside(root, "main.d/b"))
     with pytest.raises(OSError, match="large"):

@@ -12,7 +12,7 @@ import pytest
 from pytest_tempres.artifacts import manifest
 from pytest_tempres.artifacts.manifest import Manifest
 from pytest_tempres.workspace import dirfd
-from pytest_tempres.workspace.dirfd import Folder
+from pytest_tempres.workspace.dirfd import Directory
 
 needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="directories have no locks there")
 
@@ -22,7 +22,7 @@ def add(tmp_path):
     """Add records to the manifest of the test's directory, as a session of its own."""
 
     def add(*records) -> str:
-        with Folder.at(str(tmp_path)) as opened, Manifest(opened) as made:
+        with Directory.at(str(tmp_path)) as opened, Manifest(opened) as made:
             return made.add(records)
 
     return add
@@ -103,7 +103,7 @@ def test_who_may_not_wait_longer_writes_a_file_of_its_own(add, tmp_path, monkeyp
 
     add({"n": 1})
     monkeypatch.setattr(manifest, "_PATIENCE", 0)
-    with Folder.at(str(tmp_path)) as other:
+    with Directory.at(str(tmp_path)) as other:
         fcntl.flock(other.fd, fcntl.LOCK_EX)
         assert add({"n": 2}) == "manifest-2.json"
     assert add({"n": 3}) == "manifest.json"
@@ -147,15 +147,15 @@ def lockless(request, monkeypatch):
 @pytest.mark.usefixtures("lockless")
 def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeypatch):
     """One that ends in the middle of another's writing takes nothing from it, nor loses its own."""
-    replace = Folder.replace
+    replace = Directory.replace
 
     def meanwhile(self, name, new):
-        monkeypatch.setattr(Folder, "replace", replace)
+        monkeypatch.setattr(Directory, "replace", replace)
         add({"n": 3})
         replace(self, name, new)
 
     add({"n": 1})
-    monkeypatch.setattr(Folder, "replace", meanwhile)
+    monkeypatch.setattr(Directory, "replace", meanwhile)
     add({"n": 2})
     found = [json.loads(path.read_text())["artifacts"] for path in tmp_path.iterdir()]
     assert sorted(found, key=str) == [[{"n": 1}], [{"n": 2}], [{"n": 3}]]
@@ -188,7 +188,7 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeyp
     """A power cut leaves the old one or the new one."""
     add({"n": 1})
     synced = []
-    fsync, replace = os.fsync, Folder.replace
+    fsync, replace = os.fsync, Directory.replace
 
     def note(fd):
         fsync(fd)
@@ -200,7 +200,7 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeyp
         replace(self, name, new)
 
     monkeypatch.setattr(manifest.System, "fsync", note)
-    monkeypatch.setattr(Folder, "replace", check)
+    monkeypatch.setattr(Directory, "replace", check)
     assert add({"n": 2}) == "manifest.json"
 
 
@@ -235,7 +235,7 @@ def test_a_link_in_the_place_of_the_draft(tmp_path, link):
     private.write_text("private")
     place = tmp_path / "artifacts"
     place.mkdir()
-    with Folder.at(str(place)) as opened, Manifest(opened) as made:
+    with Directory.at(str(place)) as opened, Manifest(opened) as made:
         (draft,) = place.iterdir()
         draft.unlink()
         link(private, draft)
@@ -247,7 +247,7 @@ def test_a_link_in_the_place_of_the_draft(tmp_path, link):
 def test_a_full_disk_has_room_for_the_manifest(tmpfs):
     """What could not be copied is told, since room for that was set aside before."""
     path = tmpfs("size=1m")
-    with Folder.at(str(path)) as opened, Manifest(opened) as made:
+    with Directory.at(str(path)) as opened, Manifest(opened) as made:
         with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
             file.writelines(bytes(4096) for _ in range(1000))
         made.add([{"n": 1}])
@@ -264,7 +264,7 @@ def test_a_failure_changes_nothing(add, tmp_path, monkeypatch, known):
     def refuse(self, name, new):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Folder, "replace", refuse)
+    monkeypatch.setattr(Directory, "replace", refuse)
     with pytest.raises(OSError, match="Input/output"):
         add({"n": 2})
     assert os.listdir(tmp_path) == ["manifest.json"] * known
