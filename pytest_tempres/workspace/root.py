@@ -1,4 +1,4 @@
-"""How are a session root and its worker roots made, used and removed?"""
+"""The session root and its worker roots: creation, use and removal."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ __all__ = [
     "worker_directory",
 ]
 
-# Six bytes keep what we add to the system temp path at 24, so that AF_UNIX
-# paths (104 bytes on macOS) still fit below a worker root.
+# With six bytes we add 24 to the system temp path, so that AF_UNIX paths (104 bytes on macOS)
+# still fit below a worker root.
 _WORKER_NAME_BYTES: Final = 6
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -67,7 +67,7 @@ def safe_name(text: str, limit: int) -> str:
 
 
 def worker_directory(name: str) -> str:
-    """Return how the directory of the worker *name* is called."""
+    """Return the directory name of the worker *name*."""
     return safe_name(name, _WORKER_NAME_BYTES)
 
 
@@ -75,52 +75,52 @@ class WorkerRoot(NamedTuple):
     """The two directories of one worker."""
 
     name: str
-    #: The temp location: only foreign code creates here.
+    #: The temp location; only the code under test creates files here.
     path: str
-    #: What fixtures give lies here, so that `path` changes for foreign code alone.
+    #: The directory for what fixtures create, so that only the code under test changes `path`.
     fixture_dir: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRoot:
-    """The one directory of a test session, alive as long as one of its processes is."""
+    """The directory of a test session, alive as long as one of the session's processes is."""
 
     path: str
     uid: int
     pid: int
-    #: Holds the lock.
+    #: The descriptor that holds the lock.
     lock_fd: int
     #: Device and inode of the directory: its path may come to lead to another one.
     identity: tuple[int, int]
-    #: Whether another process made it, which will remove it too.
+    #: Whether another process created it, and will remove it.
     joined: bool = False
-    #: Device and inode of the worker roots that this process made in it.
+    #: Device and inode of the worker roots that this process created in it.
     created: set[tuple[int, int]] = field(default_factory=set, compare=False, repr=False)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int | None]:
-        """Hold the directory open; give None where names are not looked up in descriptors.
+        """Keep the directory open; yield its descriptor, or None without ``dir_fd`` support.
 
-        :raises NotOurDirectoryError: When another one stands in its place.
+        :raises NotOurDirectoryError: When the path leads to another directory.
         :raises OSError: When the operating system refuses.
         """
         with open_directory(self.path) as fd:
-            self._compare(fd)
+            self._check_identity(fd)
             yield fd
 
     def inside(self, name: str, fd: int | None) -> str:
-        """Return how *name* in this root is called where *fd* came from :meth:`opened`."""
+        """Return the path of *name* in this root, relative to *fd* from :meth:`opened`."""
         return name if fd is not None else System.join(self.path, name)
 
-    def _compare(self, fd: int | None) -> None:
+    def _check_identity(self, fd: int | None) -> None:
         status = System.lstat(self.path) if fd is None else System.fstat(fd)
         if status.st_uid != self.uid or identity_of(status) != self.identity:
             raise NotOurDirectoryError(self.path, "another directory has taken its place")
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
-        """Make the worker root *name* and the directory for what fixtures give.
+        """Create the worker root *name* and the directory for what fixtures create.
 
-        :param name: The worker's name; cut and cleaned to fit the path budget.
+        :param name: The worker's name; shortened and sanitized.
         :param mode: Permission bits of the worker root.
         :raises WorkspaceCreationError: When the operating system refuses.
         """
@@ -145,32 +145,32 @@ class SessionRoot:
         self.created.add(identity_of(System.stat(where, dir_fd=fd, follow_symlinks=False)))
 
     def restore_modes(self, mode: int) -> bool:
-        """Give back to this root and its worker roots the modes that a test has taken away.
+        """Restore the modes of this root and its worker roots after a test has changed them.
 
         :param mode: Permission bits of the worker roots.
-        :returns: Whether there was something to give back, and that was possible.
+        :returns: Whether a mode had to be restored, and was.
         """
-        given = mode & 0o711
+        root_mode = mode & 0o711
         with suppress(OSError):
             if identity_of(System.lstat(self.path)) != self.identity:
                 return False
-        found = restore_modes(self.path, given, self.uid)
+        restored = restore_modes(self.path, root_mode, self.uid)
         for path in children(self.path):
-            found |= restore_modes(path, given if path.endswith(".d") else mode, self.uid)
-        return found
+            restored |= restore_modes(path, root_mode if path.endswith(".d") else mode, self.uid)
+        return restored
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
-        """Remove *path*, which must lie inside this root, without following a link.
+        """Remove *path*, which must be inside this root, without following a link.
 
-        :param path: A file or directory; one that is gone already counts as removed.
-        :param tick: As `remove_tree` takes it.
-        :returns: What is still there and why.
-        :raises NotOurDirectoryError: When nothing proves that the root is ours.
+        :param path: A file or directory; a missing one counts as removed.
+        :param tick: As in `remove_tree`.
+        :returns: The paths that could not be removed, with the errors.
+        :raises NotOurDirectoryError: When the root is not proved to be ours.
         """
         inside = System.join(self.path, "")
         parts = path[len(inside) :].split(os.sep)
         if not path.startswith(inside) or not {"", os.curdir, os.pardir}.isdisjoint(parts):
-            raise NotOurDirectoryError(path, f"it does not lie inside {self.path}")
+            raise NotOurDirectoryError(path, f"it is not inside {self.path}")
         try:
             if System.by_descriptor:
                 return self._remove_relative(parts, tick)
@@ -188,7 +188,7 @@ class SessionRoot:
     ) -> list[Failure]:
         fd = System.open(self.path, System.to_hold)
         try:
-            self._compare(fd)
+            self._check_identity(fd)
             prove(self.path, self.uid, fd)
             for part in parts[:-1]:
                 inner = self._open_below(part, fd)
@@ -200,71 +200,71 @@ class SessionRoot:
 
     @contextlib.contextmanager
     def proved(self) -> Iterator[int | None]:
-        """Hold the directory open as :meth:`opened` does, where its breadcrumb says it is ours."""
+        """Keep the directory open as :meth:`opened` does, and check the breadcrumb too."""
         with self.opened() as fd:
             prove(self.path, self.uid, fd)
             yield fd
 
     def _open_below(self, name: str, fd: int) -> int:
-        """Open a directory on the way to what is to be removed: neither a link nor a mount."""
+        """Open a parent of the path to remove; refuse a link and a mount point."""
         inner = System.open(name, System.to_hold, dir_fd=fd)
-        # Each test's directory comes this way, and to ask for mounts costs as much as all the rest.
+        # This runs for each test's directory, and the check for mounts costs as much as the rest.
         if identity_of(System.fstat(inner)) in self.created or mount_of(inner) == mount_of(fd):
             return inner
         System.close(inner)
         raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
     def restore(self, worker: WorkerRoot, mode: int, about: dict[str, object]) -> SessionRoot:
-        """Make again what a test has removed of this root.
+        """Recreate the parts of this root that a test has removed.
 
-        :param about: As :func:`create` takes it.
+        :param about: As in :func:`create`.
         :returns: The root as it is now; it may hold another lock.
         :raises OSError: When the operating system refuses.
         """
         System.makedirs(System.dirname(self.path), exist_ok=True)
         with suppress(FileExistsError):
             make_with_mode(self.path, mode & 0o711)
-        # The name is known by now: in a shared directory anything may have come to stand there.
+        # The name is no secret any more: in a shared directory another user may have taken it.
         with open_directory(self.path) as fd:
-            root = self._recognise(fd, new=True)
-            lock_fd = self._mark_again(fd, about)
+            root = self._with_current_identity(fd, new=True)
+            lock_fd = self._restore_markers(fd, about)
             for name, bits in ((worker.name, mode), (f"{worker.name}.d", mode & 0o711)):
                 if not _is_directory(self.inside(name, fd), fd):
                     self._make(name, bits, fd)
         return replace(root, lock_fd=lock_fd)
 
-    def _mark_again(self, fd: int | None, about: dict[str, object]) -> int:
+    def _restore_markers(self, fd: int | None, about: dict[str, object]) -> int:
         crumb, lock_file = (self.inside(name, fd) for name in (BREADCRUMB, LOCK))
         proved = BREADCRUMB in System.listdir(self.path if fd is None else fd)
         lock_fd = lock.renew(self.lock_fd, lock_file, fd, proved=proved)
-        # Another member may be doing the same.
+        # Another process of the session may be doing the same.
         with suppress(FileExistsError):
             write_breadcrumb(crumb, {**about, "root": System.basename(self.path)}, fd)
         return lock_fd
 
     def hold(self) -> SessionRoot:
-        """Return this root, held by its lock, where another member may have made both again."""
+        """Return this root with its lock held; another process may have recreated both."""
         with suppress(OSError), open_directory(self.path) as fd:
-            root = self._recognise(fd)
+            root = self._with_current_identity(fd)
             lock_fd = lock.hold(self.lock_fd, self.inside(LOCK, fd), fd)
             return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
         return self
 
-    def _recognise(self, fd: int | None, *, new: bool = False) -> SessionRoot:
-        """Return this root with the identity that it has now.
+    def _with_current_identity(self, fd: int | None, *, new: bool = False) -> SessionRoot:
+        """Return this root with the identity that its directory has now.
 
-        :param new: Whether it may be one that has nothing in it yet.
-        :raises NotOurDirectoryError: When it is not one that a member of the session made again.
+        :param new: Whether the directory may still be without its breadcrumb.
+        :raises NotOurDirectoryError: When no process of the session recreated the directory.
         """
         status = System.lstat(self.path) if fd is None else System.fstat(fd)
         identity = identity_of(status)
         if status.st_uid != self.uid or not (
-            identity == self.identity or self._was_made_again(fd, new=new)
+            identity == self.identity or self._was_recreated(fd, new=new)
         ):
             raise NotOurDirectoryError(self.path, "another directory has taken its place")
         return self if identity == self.identity else replace(self, identity=identity)
 
-    def _was_made_again(self, fd: int | None, *, new: bool) -> bool:
+    def _was_recreated(self, fd: int | None, *, new: bool) -> bool:
         names = System.listdir(self.path if fd is None else fd)
         if new and all(name == BREADCRUMB or name.startswith(LOCK) for name in names):
             return True
@@ -274,8 +274,8 @@ class SessionRoot:
     def remove_if_empty(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
 
-        :returns: Whether the root is gone. When it is not, the lock is given up, so
-            that a later session sweeps it.
+        :returns: Whether the root is gone. The lock is released in either case, so that a later
+            session sweeps what is left.
         """
         if self.pid != System.getpid() or self.joined:
             return False
@@ -285,27 +285,27 @@ class SessionRoot:
         return not System.lexists(self.path)
 
     def release(self) -> None:
-        """Give up the lock: as far as this process goes, the session is over."""
+        """Release the lock: for this process the session is over."""
         lock.release(self.lock_fd)
 
     def _remove_empty(self) -> None:
         with self.proved() as fd:
-            self._remove_what_is_ours(fd)
+            self._remove_contents(fd)
         System.rmdir(self.path)
 
-    def _remove_what_is_ours(self, fd: int | None) -> None:
+    def _remove_contents(self, fd: int | None) -> None:
         here = self.path if fd is None else ""
-        problem = None
+        failure = None
         for name in System.listdir(self.path if fd is None else fd):
             if name not in (BREADCRUMB, LOCK, JOURNAL):
                 try:
                     System.rmdir(System.join(here, name), dir_fd=fd)
                 except OSError as error:
-                    problem = error
-        if problem is not None:
-            raise problem
-        # A root that was made again has no lock.
-        _unmark(here, fd, self.lock_fd, despite=FileNotFoundError)
+                    failure = error
+        if failure is not None:
+            raise failure
+        # A recreated root may have no lock file.
+        _remove_markers(here, fd, self.lock_fd, despite=FileNotFoundError)
 
 
 def _is_directory(path: str, dir_fd: int | None) -> bool:
@@ -317,31 +317,31 @@ def _is_directory(path: str, dir_fd: int | None) -> bool:
 
 
 def remove_created(path: str, identity: tuple[int, int]) -> list[Failure]:
-    """Remove a path that this process made outside any session root.
+    """Remove a path that this process created outside any session root.
 
-    :param identity: Its device and inode, noted when it was made: what stands
-        there now may be somebody else's.
-    :returns: What is still there and why.
-    :raises NotOurDirectoryError: When it is not the same any more.
+    :param identity: Its device and inode, recorded when it was created: another process may have
+        replaced it since.
+    :returns: The paths that could not be removed, with the errors.
+    :raises NotOurDirectoryError: When the path leads to another file or directory now.
     """
     parent, name = System.split(path)
-    # The parent is what the user named, and may be a link (/tmp is, on macOS).
+    # The parent was chosen by the user, and may be a link (/tmp is, on macOS).
     try:
         with open_directory(parent, System.to_reach) as fd:
             where = name if fd is not None else path
             status = System.stat(where, dir_fd=fd, follow_symlinks=False)
             if identity_of(status) != identity:
-                raise NotOurDirectoryError(path, "it is not what was made there")
+                raise NotOurDirectoryError(path, "it has been replaced since it was created")
             return remove_tree(where, dir_fd=fd, identity=identity)
     except FileNotFoundError:
         return []
 
 
 def identity_of_new(path: str) -> tuple[int, int]:
-    """Return device and inode of the empty directory that was made at *path* a moment ago.
+    """Return device and inode of the empty directory that was just created at *path*.
 
-    :returns: What no directory has, where that cannot be told: in a shared directory somebody may
-        have put another one there in the meantime, which is not removed then.
+    :returns: An identity that no directory has, when it is unknown: in a shared directory another
+        user may have replaced the new directory, and that one must not be removed.
     """
     with suppress(OSError), open_directory(path) as fd:
         return _identity_of_new(path, fd)
@@ -357,7 +357,7 @@ def _identity_of_new(path: str, fd: int | None) -> tuple[int, int]:
 
 
 def children(path: str) -> list[str]:
-    """Return the paths of what is in the directory *path*; nothing where it cannot be read."""
+    """Return the paths of the entries of the directory *path*; none if it cannot be read."""
     try:
         with System.scandir(path) as entries:
             return [entry.path for entry in entries]
@@ -366,14 +366,14 @@ def children(path: str) -> list[str]:
 
 
 def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
-    """Make a session root in *parent*, lock it and leave the breadcrumb in it.
+    """Create a session root in *parent*, lock it and write its breadcrumb.
 
-    The order (directory, lock, breadcrumb) is what lets a sweep tell a root that
-    is being made from one that was abandoned.
+    The order (directory, lock, breadcrumb) allows a sweep to tell a root that is being created
+    from one that was abandoned.
 
     :param parent: An existing, writable directory.
     :param mode: Permission bits of the root.
-    :param about: What the breadcrumb says of the session; advice, never proof.
+    :param about: The content of the breadcrumb; information on the session, never proof.
     :raises WorkspaceCreationError: When the operating system refuses.
     """
     try:
@@ -381,7 +381,7 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
     try:
-        return _furnish(path, mode, about)
+        return _initialize(path, mode, about)
     except BaseException as error:
         with suppress(OSError):
             System.rmdir(path)
@@ -390,11 +390,11 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
         raise
 
 
-def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
-    """Lock the new directory *path* and leave the breadcrumb in it, or nothing at all.
+def _initialize(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
+    """Lock the new directory *path* and write its breadcrumb; leave it empty on an error.
 
-    All is done in the directory itself: where others may rename what is ours (a
-    shared directory that is not sticky), its path may lead elsewhere at any moment.
+    All changes go through the descriptor: where other users may rename our directory (a shared
+    directory without the sticky bit), its path may lead elsewhere at any moment.
     """
     with open_directory(path) as fd:
         here, lock_fd = path if fd is None else "", None
@@ -411,23 +411,23 @@ def _furnish(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
                 lock_fd=lock_fd,
                 identity=identity,
             )
-            # The path must lead there still.
+            # The path must still lead to this directory.
             with root.proved():
                 return root
         except BaseException:
-            _unmark(here, fd, lock_fd, despite=OSError)
+            _remove_markers(here, fd, lock_fd, despite=OSError)
             raise
 
 
-def _unmark(here: str, fd: int | None, lock_fd: int | None, despite: type[OSError]) -> None:
-    """Remove from a directory what makes it a session root."""
-    # What it names is gone.
+def _remove_markers(here: str, fd: int | None, lock_fd: int | None, despite: type[OSError]) -> None:
+    """Remove the files that make a directory a session root."""
+    # The paths in the journal are gone.
     with suppress(FileNotFoundError):
         System.unlink(System.join(here, JOURNAL), dir_fd=fd)
-    # The breadcrumb goes before the lock: a directory that holds nothing but
-    # an unlocked lock can be recognised as the remains of a creation.
+    # The breadcrumb is removed before the lock file: a sweep recognises a directory with nothing
+    # but an unlocked lock file as unfinished.
     for name in (BREADCRUMB, LOCK):
-        # Windows removes no file that is open, and NFS keeps one under another name.
+        # Windows cannot remove an open file, and NFS only renames it.
         if name == LOCK and lock_fd is not None:
             lock.release(lock_fd)
         with suppress(despite):
@@ -435,25 +435,26 @@ def _unmark(here: str, fd: int | None, lock_fd: int | None, despite: type[OSErro
 
 
 def attach(path: str) -> SessionRoot | None:
-    """Return the session root that a controller made at *path*, if this process sees it.
+    """Return the session root that a controller created at *path*, with its lock shared.
 
-    :returns: None when it is not here (another host or mount namespace), not ours, or dead.
+    :returns: None when this process cannot access it (another host or mount namespace), when it
+        is not ours, or when its session is dead.
     """
     if not System.access(path, os.W_OK | os.X_OK):
         return None
     with suppress(OSError), open_directory(path) as fd:
-        return _root_at(path, fd, _join_living, joined=True)
+        return _root_at(path, fd, _join_if_alive, joined=True)
     return None
 
 
-def _join_living(path: str, dir_fd: int | None) -> int | None:
+def _join_if_alive(path: str, dir_fd: int | None) -> int | None:
     return None if lock.is_free(path, dir_fd) else lock.join(path, dir_fd)
 
 
 def take(path: str) -> SessionRoot | None:
-    """Return the session root *path*, locked for this process alone, if its session is dead.
+    """Return the session root *path*, locked exclusively, if its session is dead.
 
-    :returns: None too when it is not ours, or nobody can tell whether it is dead.
+    :returns: None when the session is alive or that is unknown, or when the root is not ours.
     """
     with suppress(OSError), open_directory(path) as fd:
         return _root_at(path, fd, lock.take, joined=False)
@@ -463,14 +464,14 @@ def take(path: str) -> SessionRoot | None:
 def _root_at(
     path: str,
     fd: int | None,
-    locked: Callable[[str, int | None], int | None],
+    acquire_lock: Callable[[str, int | None], int | None],
     *,
     joined: bool,
 ) -> SessionRoot | None:
     uid = own_uid(path)
     prove(path, uid, fd)
     status = System.lstat(path) if fd is None else System.fstat(fd)
-    lock_fd = locked(System.join("" if fd is not None else path, LOCK), fd)
+    lock_fd = acquire_lock(System.join("" if fd is not None else path, LOCK), fd)
     if lock_fd is None:
         return None
     return SessionRoot(

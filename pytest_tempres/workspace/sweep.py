@@ -1,4 +1,4 @@
-"""Which dead sessions can go, and which kept ones are too old?"""
+"""The sweep: removal of what dead sessions left and of the oldest kept sessions."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ from pytest_tempres.workspace.root import take
 
 __all__ = ["DeadSession", "Reclaimed", "read", "removable", "retire", "sweep"]
 
-#: A root that is being made is younger than this many seconds.
+#: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
 
 
 class Reclaimed(NamedTuple):
-    """What a sweep removed of sessions that died; what was kept for long enough does not count."""
+    """What a sweep removed of dead sessions; the oldest kept sessions do not count."""
 
     sessions: int = 0
-    #: Files, directories and whatever else lay in what went.
+    #: How many files, directories and other entries were removed.
     items: int = 0
     bytes: int = 0
-    #: False when there were more bytes than these.
+    #: False when `bytes` is a lower bound.
     complete: bool = True
     #: Seconds since the oldest of these sessions began.
     age: float = 0.0
-    #: Whether the time was over before all had gone.
+    #: Whether the time limit was reached before everything was removed.
     unfinished: bool = False
-    #: The first that could not be removed, and why.
+    #: The first path that could not be removed, and the error.
     failure: tuple[str, OSError] | None = None
-    #: Whether there are sessions of the project that kept something.
+    #: Whether sessions of the project that kept something were found.
     any_kept: bool = False
 
 
 class _OutOfTimeError(Exception):
-    """The rest is left to the next session."""
+    """The time limit was reached; the rest is left to the next session."""
 
 
 def sweep(
@@ -71,35 +71,35 @@ def sweep(
     measure: Callable[[str, float], tuple[int, bool]],
     tick: Callable[[], object],
 ) -> Reclaimed:
-    """Remove what dead sessions left in *parent*, but for what they kept on purpose.
+    """Remove what dead sessions left in *parent*, except for what they kept on purpose.
 
-    :param parent: The directory in which session roots stand.
-    :param rootdir: Kept sessions are counted for each project of its own.
-    :param keep_sessions: How many sessions of *rootdir* that kept something stay. Those that
-        live and have written their index count too, so that of several that end at the same
-        time the last one leaves as many as it should.
-    :param seconds: The time after which the rest is left to the next session.
-    :param run: The session that goes on: its root, or what all workers of its run have in common
-        that have roots of their own.
-    :param measure: Returns the bytes in a tree, and whether that is all; by the time given as its
-        second argument (of `time.monotonic`) it has to end.
+    :param parent: The directory that contains the session roots.
+    :param rootdir: The project; kept sessions are counted for each project separately.
+    :param keep_sessions: How many sessions of *rootdir* that kept something to leave. Those that
+        are alive and have written their index count too, so that the last of several sessions
+        that end at the same time leaves the right number.
+    :param seconds: The time limit; the rest is left to the next session.
+    :param run: The current session: its root, or the id that the workers of its run share when
+        they have roots of their own.
+    :param measure: Returns the bytes in a tree, and whether they are all; it must return by the
+        time in its second argument (of `time.monotonic`).
     :param tick: Called for each item that is removed.
     """
     work = _Sweep(seconds, measure, tick)
     try:
-        work.do(parent, rootdir, keep_sessions, run)
+        work.sweep(parent, rootdir, keep_sessions, run)
     except (_OutOfTimeError, KeyboardInterrupt):
-        # Whoever presses Ctrl-C now wants the end of the session, and no more than that.
+        # Ctrl-C stops the sweep, and the session ends as usual.
         return work.reclaimed._replace(unfinished=True)
     return work.reclaimed
 
 
 def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
-    """Remove what ended sessions kept, but for the last *keep_sessions*; at least one stays.
+    """Remove what ended sessions kept, except for the last *keep_sessions*, at least one.
 
-    Sessions that end at the same time see one another alive when they sweep. Each calls this once
-    its lock is released: the last to do so sees that all have ended. What stays is not locked here,
-    not even for a moment, so that nobody takes another's look for life.
+    Sessions that end at the same time see one another alive when they sweep. Each calls this after
+    it has released its lock: the last to do so sees that all have ended. The roots that stay are
+    not locked here, not even for a moment, so that another process does not take them for alive.
     """
     work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
     with suppress(_OutOfTimeError, KeyboardInterrupt):
@@ -122,16 +122,16 @@ class _Sweep:
         self._tick = tick
         self._ticks = 0
 
-    def do(self, parent: str, rootdir: str, keep_sessions: int, run: str) -> None:
+    def sweep(self, parent: str, rootdir: str, keep_sessions: int, run: str) -> None:
         kept: list[DeadSession] = []
         others: list[DeadSession] = []
         dead: list[DeadSession] = []
         for path in self._candidates(parent):
-            # What was looked at so far is enough to go on with.
+            # Time must be left to remove something.
             if self._is_over(0.5):
                 self.reclaimed = self.reclaimed._replace(unfinished=True)
                 break
-            dead_session = self._look_at(path)
+            dead_session = self._inspect(path)
             if dead_session is None:
                 continue
             if dead_session.named and dead_session.rootdir != rootdir:
@@ -140,7 +140,7 @@ class _Sweep:
                 (kept if any(map(System.lexists, dead_session.named)) else dead).append(
                     dead_session
                 )
-        # Our own session stays in any case: its place is taken.
+        # Our own session stays in any case, and counts as one of those that stay.
         kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
         self.reclaimed = self.reclaimed._replace(any_kept=bool(kept))
         recent = {run, *list(dict.fromkeys(each.run for each in kept))[:keep_sessions]}
@@ -148,7 +148,7 @@ class _Sweep:
             self._clear(dead_session, stays=dead_session.run in recent)
         for dead_session in dead:
             self._clear(dead_session, stays=False)
-        # What sessions of other projects kept takes time to look at, and mostly stays as it is.
+        # Kept sessions of other projects come last: they take time to inspect and mostly stay.
         for dead_session in others:
             if self._is_over(0.5):
                 break
@@ -157,10 +157,10 @@ class _Sweep:
     def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
         ended: list[DeadSession] = []
         for path in self._candidates(parent):
-            # Whoever is not among the last of those looked at is not among the last of all.
+            # A session that is not among the last of these is not among the last of all.
             if self._is_over(0.5):
                 break
-            dead_session = self._look_at(path)
+            dead_session = self._inspect(path)
             if (
                 dead_session is not None
                 and dead_session.rootdir == rootdir
@@ -173,23 +173,23 @@ class _Sweep:
             if dead_session.run not in recent:
                 self._clear(dead_session, stays=False)
 
-    def _pace(self) -> None:
+    def _count_item(self) -> None:
         self._tick()
         self._ticks += 1
-        self._check()
+        self._check_time()
 
-    def _check(self) -> None:
+    def _check_time(self) -> None:
         if self._is_over(1.0):
             raise _OutOfTimeError
 
     def _is_over(self, share: float) -> bool:
-        return System.monotonic() > self._until(share)
+        return System.monotonic() > self._deadline(share)
 
-    def _until(self, share: float) -> float:
+    def _deadline(self, share: float) -> float:
         return self._began + share * self._seconds
 
     def _candidates(self, parent: str) -> list[str]:
-        """Return the paths that are named like session roots; a shared directory may be huge."""
+        """Return the paths that are named like session roots; *parent* may be huge."""
         paths = []
         with suppress(OSError), System.scandir(parent) as entries:
             for entry in entries:
@@ -197,10 +197,11 @@ class _Sweep:
                     paths.append(entry.path)
                 if self._is_over(0.25):
                     break
-        # In any order: what cannot be removed, or takes all the time, gives the rest a turn.
+        # In random order, so that a root that cannot be removed, or takes all the time, does not
+        # keep the others from being swept in every session.
         return sorted(paths, key=lambda _: random_name())
 
-    def _look_at(self, path: str) -> DeadSession | None:
+    def _inspect(self, path: str) -> DeadSession | None:
         with suppress(OSError), open_directory(path) as fd:
             try:
                 prove(path, own_uid(path), fd)
@@ -208,23 +209,23 @@ class _Sweep:
                 _remove_unfinished(path, fd)
                 return None
             dead_session = read(path, fd)
-            # What a session names that still runs need not stay in the end.
-            decided = dead_session.has_index or not dead_session.named
-            return dead_session if decided or _is_dead(path) else None
+            # The journal of a session that is alive is not final.
+            is_final = dead_session.has_index or not dead_session.named
+            return dead_session if is_final or _is_dead(path) else None
         return None
 
     def _clear(self, dead_session: DeadSession, *, stays: bool) -> None:
-        """Remove what may go of a session if it is dead, under its lock."""
-        self._check()
-        # A lock that is held for nothing keeps others from what they have to do under it.
-        root = None if stays and not _holds_more(dead_session) else take(dead_session.path)
+        """Remove what is not kept of a session, under its lock, if the session is dead."""
+        self._check_time()
+        # Do not take the lock without need: other processes may be waiting for it.
+        root = None if stays and not _has_more(dead_session) else take(dead_session.path)
         if root is None:
             return
         try:
             with root.opened() as fd:
                 now = read(root.path, fd)
             kept = frozenset(path for path in now.named if stays and System.lexists(path))
-            if stays or _is_as_it_was(dead_session, now):
+            if stays or _is_unchanged(dead_session, now):
                 self._remove_all(root, now, kept)
         except OSError:
             return
@@ -234,15 +235,15 @@ class _Sweep:
     def _remove_all(
         self, root: SessionRoot, dead_session: DeadSession, kept: frozenset[str]
     ) -> None:
-        # What was kept for long enough, or a person has tidied up, is no news.
-        decided = dead_session.has_index or any(map(System.lexists, dead_session.named))
-        is_news = bool(kept) or not decided
+        # A kept session that expires, or that the user has removed by hand, is not reported.
+        has_kept = dead_session.has_index or any(map(System.lexists, dead_session.named))
+        is_reported = bool(kept) or not has_kept
         self._ticks, left, size = 0, 0, 0
         complete, gone = True, False
         try:
             for path in removable(root.path, kept):
-                self._check()
-                found = self._measure(path, self._until(0.25)) if is_news else (0, True)
+                self._check_time()
+                found = self._measure(path, self._deadline(0.25)) if is_reported else (0, True)
                 failures = self._remove(root, path)
                 if not failures:
                     size, complete = size + found[0], complete and found[1]
@@ -253,13 +254,13 @@ class _Sweep:
             raise
         finally:
             items = max(self._ticks - left, bool(size))
-            if is_news and (items or (gone and not kept)):
-                self._count(dead_session, items, size, complete=complete and not left)
+            if is_reported and (items or (gone and not kept)):
+                self._add_up(dead_session, items, size, complete=complete and not left)
 
     def _remove(self, root: SessionRoot, path: str) -> int:
-        """Remove *path*; return how many items are still there."""
+        """Remove *path*; return how many items could not be removed."""
         try:
-            failures = root.remove(path, self._pace)
+            failures = root.remove(path, self._count_item)
         except NotOurDirectoryError as error:
             failures = [Failure(path, error)]
         if failures and self.reclaimed.failure is None:
@@ -267,7 +268,7 @@ class _Sweep:
             self.reclaimed = self.reclaimed._replace(failure=(where, failures[0].error))
         return len(failures)
 
-    def _count(self, dead_session: DeadSession, items: int, size: int, *, complete: bool) -> None:
+    def _add_up(self, dead_session: DeadSession, items: int, size: int, *, complete: bool) -> None:
         so_far = self.reclaimed
         self.reclaimed = so_far._replace(
             sessions=so_far.sessions + 1,
@@ -278,22 +279,23 @@ class _Sweep:
         )
 
 
-def _holds_more(dead_session: DeadSession) -> bool:
-    """Whether there is more in a session root than what it keeps."""
+def _has_more(dead_session: DeadSession) -> bool:
+    """Whether a session root contains more than the kept paths."""
     kept = frozenset(path for path in dead_session.named if System.lexists(path))
     return any(removable(dead_session.path, kept))
 
 
-def _is_as_it_was(before: DeadSession, now: DeadSession) -> bool:
-    """Whether a session has neither kept more since it was looked at, nor ended only then.
+def _is_unchanged(before: DeadSession, now: DeadSession) -> bool:
+    """Whether a session has neither kept more nor ended since it was inspected.
 
-    One that ended since is younger than those that seemed to be younger: they may be gone.
+    A session that has ended since is younger than those that seemed younger, which may be removed
+    by now.
     """
     return now.named <= before.named and now.ended == before.ended
 
 
 def _has_ended(dead_session: DeadSession) -> bool:
-    """Whether a session that kept something, which is still there, has come to its very end."""
+    """Whether a session has ended completely, and something that it kept still exists."""
     return (
         dead_session.has_index
         and not System.lexists(System.join(dead_session.path, JOURNAL))
@@ -309,10 +311,10 @@ def _is_dead(path: str) -> bool:
 
 
 def _remove_unfinished(path: str, fd: int | None) -> None:
-    """Remove what a process left that died while it made its root, or removed it.
+    """Remove a root whose process died while it created or removed it.
 
-    Without a breadcrumb nothing goes but an empty lock file of this user that nobody holds, where
-    that is all there is, and the directory around it.
+    Without a breadcrumb, the directory is removed only if it contains nothing but an empty lock
+    file of this user that no process holds.
     """
     where = path if fd is None else fd
     if System.listdir(where) != [LOCK] or not _is_abandoned(System.stat(where)):
@@ -323,7 +325,7 @@ def _remove_unfinished(path: str, fd: int | None) -> None:
     lock_fd = lock.take(lock_file, fd)
     if lock_fd is None:
         return
-    # Windows removes no file that is open, and NFS keeps one under another name.
+    # Windows cannot remove an open file, and NFS only renames it.
     lock.release(lock_fd)
     System.unlink(lock_file, dir_fd=fd)
     System.rmdir(path)
@@ -334,7 +336,7 @@ def _is_abandoned(status: os.stat_result) -> bool:
 
 
 def _is_lock_of_ours(status: os.stat_result) -> bool:
-    # Windows knows no modes.
+    # Windows has no modes.
     private = sys.platform == "win32" or stat.S_IMODE(status.st_mode) == 0o600
     return is_own(status) and private and stat.S_ISREG(status.st_mode) and status.st_size == 0
 
@@ -343,24 +345,24 @@ class DeadSession(NamedTuple):
     """A session root, as its own files describe it."""
 
     path: str
-    #: When its session began, and when it last wrote down what it keeps: seconds since the epoch.
+    #: When its session began, and when it last recorded what it keeps: seconds since the epoch.
     began: float
     ended: float
     rootdir: str
-    #: What the workers of one run have in common that have roots of their own.
+    #: The id that the workers of one run share when they have roots of their own.
     run: str
-    #: Whether the session came to its end, and wrote down what it keeps.
+    #: Whether the session came to its end and wrote the index.
     has_index: bool
-    #: The paths that its index names, or its journal where there is no index: whoever wrote the
-    #: index knew better. Not all of them need be there any more.
+    #: The kept paths, from the index, or from the journal if there is no index. Some may not exist
+    #: any more.
     named: frozenset[str]
 
 
 def read(path: str, at: int | None) -> DeadSession:
-    """Read what stands in the session root *path*.
+    """Read the breadcrumb, the index and the journal of the session root *path*.
 
-    :param at: Its descriptor; None where names are not looked up in descriptors.
-    :raises OSError: When that cannot be told, and so nobody knows what may go.
+    :param at: Its descriptor; None without ``dir_fd`` support.
+    :raises OSError: When they cannot be read, so that it is unknown what is kept.
     """
     here, uid = path if at is None else "", own_uid(path)
     about, began = read_record(System.join(here, BREADCRUMB), at, uid)
@@ -372,7 +374,7 @@ def read(path: str, at: int | None) -> DeadSession:
     return DeadSession(
         path,
         began=began,
-        # These files are written by their session alone; the root's own time moves with each sweep.
+        # Only the session writes these files; a sweep changes the time of the root itself.
         ended=ended,
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
@@ -382,10 +384,10 @@ def read(path: str, at: int | None) -> DeadSession:
 
 
 def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
-    """Yield what may go from *root*: nothing that is kept, holds it or lies in it.
+    """Yield what may be removed from *root*: no kept path, no parent of one and nothing below one.
 
-    The index comes last, after the journal: as long as one of them is there, the rest is known to
-    have been kept.
+    The journal and then the index come last: as long as one of them exists, a later sweep knows
+    that the rest was kept.
     """
     protected = set(kept)
     for path in kept:
@@ -405,10 +407,11 @@ def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
 
 
 def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
-    """Yield those of *paths* that lie in a root, as they are called where it stands now.
+    """Yield those of *paths* that are inside *root*, by their current paths.
 
-    The session may have called its temp directory otherwise: through a link, or in a container
-    that mounts it elsewhere. The names that the root has had are random, so what follows is sure.
+    The session may have had another path for its temp directory: through a link, or in a container
+    that mounts it elsewhere. The names that the root has had are random, so that a path that
+    contains one of them is inside the root.
     """
     markers = [System.join(os.sep, str(name), "") for name in names if name]
     for path in paths:

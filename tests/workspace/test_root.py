@@ -304,7 +304,7 @@ def test_remove_says_nothing_of_what_is_gone_already(root, worker):
 @pytest.mark.usefixtures("way", "worker")
 def test_remove_refuses_every_path_that_leads_outside(root, outside, path):
     """A path that is not plainly inside the root is refused, and everything stays."""
-    with pytest.raises(NotOurDirectoryError, match="does not lie inside"):
+    with pytest.raises(NotOurDirectoryError, match="it is not inside"):
         root.remove(path.format(root=root.path, outside=outside))
     assert (outside / "precious").exists()
     assert os.path.isdir(os.path.join(root.path, "main"))
@@ -415,7 +415,7 @@ def test_remove_made_leaves_what_took_its_place(tmp_path):
     before = identity(made)
     made.rename(tmp_path / "moved")
     made.mkdir()
-    with pytest.raises(NotOurDirectoryError, match="not what was made"):
+    with pytest.raises(NotOurDirectoryError, match="it has been replaced"):
         remove_created(str(made), before)
     assert made.exists()
     assert (tmp_path / "moved").exists()

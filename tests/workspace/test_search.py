@@ -56,7 +56,7 @@ def test_it_ends(root, worker, monkeypatch):
     """A huge tree is searched as far as it takes little time."""
     planted = plant(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
     assert list(find(root, worker, {planted[0]})) == [planted]
-    monkeypatch.setattr(module, "_MOST_ITEMS", 7)
+    monkeypatch.setattr(module, "_MAX_ITEMS", 7)
     assert list(find(root, worker, {planted[0]})) == []
 
 

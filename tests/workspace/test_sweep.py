@@ -662,7 +662,7 @@ def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypa
 def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monkeypatch):
     """A place with very many sessions is swept bit by bit, and never not at all."""
     roots = [dead() for _ in range(20)]
-    now, look = [0.0], module._Sweep._look_at
+    now, look = [0.0], module._Sweep._inspect
 
     def slow(self, path):
         now[0] += 1.0
@@ -670,7 +670,7 @@ def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(module.System, "monotonic", lambda: now[0])
-        patch.setattr(module._Sweep, "_look_at", slow)
+        patch.setattr(module._Sweep, "_inspect", slow)
         found = reclaim(seconds=10)
     assert (found.sessions, found.unfinished) == (6, True)
     assert sum(root.exists() for root in roots) == 14
