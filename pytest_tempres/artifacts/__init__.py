@@ -1,1 +1,1 @@
-"""Copies of kept directories that outlive the machine."""
+"""The copies of kept paths in the artifacts directory, with a manifest."""

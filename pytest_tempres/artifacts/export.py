@@ -1,4 +1,4 @@
-"""What was kept is copied to where it outlives the machine: which copy is whose?"""
+"""The export: copies of kept paths in the artifacts directory, one directory for each test."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["Exported", "export"]
 
-#: Only who may read a kept path may read its copy, so what it stood in is closed here too.
+#: A kept path was inside a private directory, so its copy is too.
 _PRIVATE: Final = 0o700
 
 
 class Exported(NamedTuple):
-    """What has become of an export."""
+    """The result of an export."""
 
-    #: The records that were given, in their order, with what there is a copy of.
+    #: The records that were passed in, in their order, with the paths of their copies.
     kept: tuple[Kept, ...]
-    #: None when there is nothing at all.
+    #: None when the directory of artifacts could not be opened.
     artifacts: Artifacts | None
-    #: What could not be written, in words.
+    #: A message on the first path that could not be written.
     failure: str | None
 
 
 class _Copy(NamedTuple):
-    """One kept path, and where its copy is below the directory of artifacts."""
+    """The copy of one kept path; `artifact` is its path in the directory of artifacts."""
 
     artifact: str | None
     tree: TreeCopy | None
@@ -55,12 +55,12 @@ def export(
     session: str,
     other_roots: Iterable[str] = (),
 ) -> Exported:
-    """Copy *kept* into *directory*, and add to the manifest there what was copied and what not.
+    """Copy *kept* into *directory*, and add what was copied and what was not to the manifest there.
 
-    Nothing in *directory* is overwritten or removed but what this call has made, and the
-    manifest, which keeps all that earlier sessions wrote.
+    Nothing in *directory* is overwritten or removed except for what this call has created and the
+    manifest, which keeps the entries of earlier sessions.
 
-    :param directory: An absolute path; made with its parents when it is not there.
+    :param directory: An absolute path; created with its parents if it does not exist.
     :param max_size: The most bytes to copy.
     :param session: The name of this session.
     :param other_roots: Session roots that may be on other hosts.
@@ -68,11 +68,11 @@ def export(
     kept = tuple(kept)
     try:
         System.makedirs(directory, exist_ok=True)
-        folder = Directory.at(directory)
+        target = Directory.at(directory)
     except OSError as error:
         return Exported(kept, None, f"{directory}: {error.strerror}")
-    with folder:
-        work = _Export(folder, max_size, tuple(other_roots))
+    with target:
+        work = _Export(target, max_size, tuple(other_roots))
         name = work.copy_and_list(kept, session)
     return Exported(
         tuple(each._replace(artifact=work.where(each)) for each in kept),
@@ -84,29 +84,29 @@ def export(
 class _Export:
     """The copies of one session."""
 
-    def __init__(self, folder: Directory, max_size: int, other_roots: tuple[str, ...]) -> None:
-        status = folder.status()
+    def __init__(self, target: Directory, max_size: int, other_roots: tuple[str, ...]) -> None:
+        status = target.status()
         self.limits = Limits(max_size, (status.st_dev, status.st_ino))
-        self._folder = folder
+        self._target = target
         self._other_roots = other_roots
         self._copies: dict[str, _Copy] = {}
-        #: The directory of each test, and the names in it that are taken.
+        #: The directory of each test, and the names in it that are in use.
         self._directories: dict[str, str] = {}
         self._taken: dict[str, set[str]] = {}
 
     def copy_and_list(self, kept: tuple[Kept, ...], session: str) -> str | None:
-        """Copy what is kept and list it; return the name of the manifest if it could be written."""
-        with Manifest(self._folder) as manifest:
+        """Copy *kept* and write the manifest; return its name, or None if that failed."""
+        with Manifest(self._target) as manifest:
             self.copy(kept)
             records = [self.record(each, session) for each in kept]
             try:
                 return manifest.add(records)
             except OSError as error:
-                self.limits.fail(System.join(self._folder.path, "manifest.json"), error)
+                self.limits.fail(System.join(self._target.path, "manifest.json"), error)
         return None
 
     def copy(self, kept: tuple[Kept, ...]) -> None:
-        """Copy each path once: what lies in another one is copied with that."""
+        """Copy each path once: a path inside another kept one is copied with that."""
         paths = {each.path for each in kept}
         inner: list[str] = []
         for each in kept:
@@ -118,20 +118,20 @@ class _Export:
             self._copies[path] = self._find(path)
 
     def _copy(self, kept: Kept) -> _Copy:
-        reason = self._missing(kept.path)
+        reason = self._reason_to_skip(kept.path)
         if reason is None:
             try:
                 return self._copy_tree(kept)
             except OSError as error:
-                path = System.join(self._folder.path, safe_nodeid(kept.nodeid))
+                path = System.join(self._target.path, safe_nodeid(kept.nodeid))
                 reason = self.limits.fail(path, error)
         return _Copy(None, None, reason)
 
-    def _missing(self, path: str) -> str | None:
+    def _reason_to_skip(self, path: str) -> str | None:
         if System.isabs(path) and System.lexists(path):
             return self.limits.stopped
-        remote_workers = any(path.startswith(System.join(root, "")) for root in self._other_roots)
-        return "on another host" if remote_workers or not System.isabs(path) else "it is gone"
+        is_remote = any(path.startswith(System.join(root, "")) for root in self._other_roots)
+        return "on another host" if is_remote or not System.isabs(path) else "it is gone"
 
     def _copy_tree(self, kept: Kept) -> _Copy:
         directory = self._directory(kept.nodeid)
@@ -140,31 +140,31 @@ class _Export:
             source = Directory.at(parent)
         except OSError as error:
             return _Copy(None, None, error.strerror)
-        with source, self._folder.below((directory,)) as target:
+        with source, self._target.below((directory,)) as target:
             safe = free_name(name, self._taken[directory])
             tree = TreeCopy(source, name, target, safe, self.limits)
             tree.run()
-        there = tree.is_directory or tree.files
-        return _Copy(f"{directory}/{safe}" if there else None, tree)
+        exists = tree.is_directory or tree.files
+        return _Copy(f"{directory}/{safe}" if exists else None, tree)
 
     def _directory(self, nodeid: str) -> str:
-        """Return the directory of a test, which is made when it is first needed."""
+        """Return the directory of a test, which is created on the first call."""
         if nodeid not in self._directories:
-            name = self._make_free(safe_nodeid(nodeid))
+            name = self._make_directory(safe_nodeid(nodeid))
             self._directories[nodeid] = name
             self._taken[name] = set()
         return self._directories[nodeid]
 
-    def _make_free(self, wanted: str) -> str:
-        for name in numbered(wanted):
-            # The same test of an earlier run has its own.
+    def _make_directory(self, base: str) -> str:
+        for name in numbered(base):
+            # The same test of an earlier run has a directory of its own.
             with suppress(FileExistsError):
-                self._folder.make_directory(name, _PRIVATE)
+                self._target.make_directory(name, _PRIVATE)
                 return name
-        raise AssertionError(wanted)
+        raise AssertionError(base)
 
     def _find(self, path: str) -> _Copy:
-        """Return where the copy of *path* is, which lies in another kept one."""
+        """Return the copy of *path*, which is inside another kept path."""
         top = next(above for above in reversed(list(_above(path))) if above in self._copies)
         copy = self._copies[top]
         if copy.tree is not None and copy.artifact is not None:
@@ -172,7 +172,7 @@ class _Export:
             artifact = "/".join((copy.artifact, *copy.tree.place(parts)))
             if System.lexists(self._path(artifact)):
                 return _Copy(artifact, None)
-        return _Copy(None, None, f"it lies in {_text(top)}, and was skipped there")
+        return _Copy(None, None, f"it is inside {_text(top)}, and was skipped there")
 
     def where(self, kept: Kept) -> str | None:
         """Return the absolute path of the copy."""
@@ -180,10 +180,10 @@ class _Export:
         return artifact and self._path(artifact)
 
     def _path(self, artifact: str) -> str:
-        return System.join(self._folder.path, *artifact.split("/"))
+        return System.join(self._target.path, *artifact.split("/"))
 
     def record(self, kept: Kept, session: str) -> dict[str, Any]:
-        """Return what the manifest says of a kept path."""
+        """Return the manifest's entry for a kept path."""
         copy = self._copies[kept.path]
         tree = copy.tree
         skipped = list(tree.skipped) if tree is not None else []
@@ -206,10 +206,10 @@ class _Export:
         }
 
     def total(self, manifest: str | None) -> Artifacts:
-        """Return what was copied in all."""
+        """Return the totals of all copies."""
         trees = [copy.tree for copy in self._copies.values() if copy.tree is not None]
         return Artifacts(
-            directory=self._folder.path,
+            directory=self._target.path,
             directories=sum(tree.is_directory for tree in trees),
             files=sum(tree.files for tree in trees),
             bytes=sum(tree.bytes for tree in trees),
@@ -220,7 +220,7 @@ class _Export:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Yield the directories that *path* lies in, the nearest first."""
+    """Yield the parent directories of *path*, the nearest first."""
     parent = System.dirname(path)
     while parent != path:
         yield parent
@@ -232,7 +232,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 def _text(text: str) -> str:
-    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``, as the reports have it."""
+    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``, as in the reports."""
     try:
         raw = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""What does the artifacts directory say of itself, when several sessions fill it?"""
+"""The manifest of the artifacts directory, which several sessions may write to."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ __all__ = ["MANIFEST", "Manifest"]
 MANIFEST: Final = "manifest.json"
 _DRAFT: Final = re.compile(re.escape(MANIFEST) + r"\.[a-z0-9_]{8}\.new")
 _ABOUT: Final = {"version": 1, "made_by": "pytest-tempres"}
-#: Set aside while files are copied, so that a full disk can still be told of.
+#: The bytes that are reserved while files are copied, so that the manifest fits on a full disk.
 _RESERVE: Final = 1 << 16
-#: How long another session may take to write its own part, in seconds.
-_PATIENCE: Final = 10.0
-#: After this many seconds nobody will go on with what a session has begun that was killed.
-#: The draft of one that still copies is no more than its reserve.
+#: How long to wait for another session that is writing the manifest, in seconds.
+_LOCK_TIMEOUT: Final = 10.0
+#: The age at which a draft is removed, in seconds: its session was killed. If it is still copying,
+#: only the reserve is lost.
 _ABANDONED: Final = 3600.0
 
 
 class Manifest:
-    """The manifest of *folder*, to which this session adds its part.
+    """The manifest of *directory*, to which this session adds its records.
 
-    What earlier sessions wrote stays. A file of that name that is none of ours, or that
-    cannot be read, is left alone: the next free name is taken, ``manifest-2.json`` and so on.
-    So is every file where directories have no locks: another session may be about to replace it.
+    The records of earlier sessions stay. A file of that name that is not ours, or that cannot be
+    read, is left alone, and the next unused name is used: ``manifest-2.json`` and so on. Where
+    directories cannot be locked, the same applies to every existing file, since another session may
+    be about to replace it.
     """
 
-    def __init__(self, folder: Directory) -> None:
-        self._folder = folder
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
         self._draft = f"{MANIFEST}.{random_name()}.new"
         with suppress(OSError):
             self._write(" " * _RESERVE)
@@ -59,35 +60,35 @@ class Manifest:
 
     def __exit__(self, *_: object) -> None:
         """Remove the draft, if it did not become the manifest."""
-        self._folder.remove(self._draft)
+        self._directory.remove(self._draft)
 
     def add(self, records: Iterable[dict[str, Any]]) -> str:
         """Add *records* and return the name of the file.
 
-        :raises OSError: When it cannot be written; what is there has not changed then.
+        :raises OSError: When it cannot be written; existing files are unchanged then.
         """
-        with _locked(self._folder) as alone:
-            if alone:
-                self._clear_drafts()
+        with _locked(self._directory) as is_locked:
+            if is_locked:
+                self._remove_old_drafts()
             for name in numbered(MANIFEST):
-                known = self._records(name, alone=alone)
+                known = self._records(name, is_locked=is_locked)
                 if known is not None:
                     self._publish(name, [*known, *records])
                     return name
         raise AssertionError
 
-    def _records(self, name: str, *, alone: bool) -> list[Any] | None:
-        """Return what *name* says already, None when it has to be left alone."""
+    def _records(self, name: str, *, is_locked: bool) -> list[Any] | None:
+        """Return the existing records in *name*, None when the file must be left alone."""
         try:
-            # Made before it is filled, so that no other session takes the same name.
-            System.close(self._folder.make_private(name))
+            # Created before it is written, so that no other session uses the same name.
+            System.close(self._directory.make_private(name))
         except FileExistsError:
-            return self._read(name) if alone else None
+            return self._read(name) if is_locked else None
         return []
 
     def _read(self, name: str) -> list[Any] | None:
         try:
-            fd = self._folder.read(name)
+            fd = self._directory.read(name)
         except OSError:
             return None
         try:
@@ -103,34 +104,35 @@ class Manifest:
         finally:
             System.close(fd)
 
-    def _clear_drafts(self) -> None:
-        """Remove the drafts of sessions that were killed before they could."""
+    def _remove_old_drafts(self) -> None:
+        """Remove the drafts of sessions that were killed."""
         with suppress(OSError):
-            for name in self._folder.names():
-                if _DRAFT.fullmatch(name) and _is_abandoned(self._folder.lstat(name)):
-                    self._folder.remove(name)
+            for name in self._directory.names():
+                if _DRAFT.fullmatch(name) and _is_abandoned(self._directory.lstat(name)):
+                    self._directory.remove(name)
 
     def _publish(self, name: str, records: list[Any]) -> None:
         text = dumps({**_ABOUT, "artifacts": records}, indent=1)
         try:
-            # What stands there by now may be a link to another file of ours.
-            self._folder.remove(self._draft)
+            # The draft may have been replaced by a link to another file of ours.
+            self._directory.remove(self._draft)
             self._write(f"{text}\n", sync=True)
-            self._folder.replace(self._draft, name)
+            self._directory.replace(self._draft, name)
         except BaseException:
-            # An empty one is what we made to have the name.
-            if not self._folder.lstat(name).st_size:
-                self._folder.remove(name)
+            # An empty file is the one that we created to reserve the name.
+            if not self._directory.lstat(name).st_size:
+                self._directory.remove(name)
             raise
 
     def _write(self, text: str, *, sync: bool = False) -> None:
         with System.open_file(
-            self._folder.make_private(self._draft), "w", encoding="ascii"
+            self._directory.make_private(self._draft), "w", encoding="ascii"
         ) as file:
             file.write(text)
             if sync:
                 file.flush()
-                # Renamed before it is on the disk, it would be empty after a power cut.
+                # A file that is renamed before its content is on the disk is empty after a power
+                # cut.
                 with suppress(OSError):
                     System.fsync(file.fileno())
 
@@ -149,18 +151,18 @@ def _is_abandoned(status: os.stat_result) -> bool:
 if sys.platform == "win32":
 
     @contextlib.contextmanager
-    def _locked(folder: Directory) -> Iterator[bool]:
-        # Directories have no locks there.
-        del folder
+    def _locked(directory: Directory) -> Iterator[bool]:
+        # Windows cannot lock directories.
+        del directory
         yield False
 
 else:
     import fcntl
 
     @contextlib.contextmanager
-    def _locked(folder: Directory) -> Iterator[bool]:
-        """Lock *folder* for the block; yield False if that cannot be, or others do not let go."""
-        fd = folder.fd
+    def _locked(directory: Directory) -> Iterator[bool]:
+        """Lock *directory* for the block; yield whether that succeeded in time."""
+        fd = directory.fd
         if fd is None:
             yield False
             return
@@ -171,7 +173,7 @@ else:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _lock(fd: int) -> bool:
-        end = System.monotonic() + _PATIENCE
+        end = System.monotonic() + _LOCK_TIMEOUT
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""How is a tree copied that may hold anything, while others may still change it?"""
+"""The copy of a directory tree that may contain anything and may still change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_tempres.workspace.dirfd import is_directory
 
 __all__ = ["Limits", "TreeCopy"]
 
-#: Where nothing more can be written, whatever it is.
+#: The errors after which nothing more can be written.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _SPECIAL: Final = {
     stat.S_IFIFO: "a fifo",
@@ -29,40 +29,40 @@ _SPECIAL: Final = {
     stat.S_IFCHR: "a device",
 }
 _CHUNK: Final = 1 << 18
-#: No other program that handles the copy could go that deep, and each step is opened anew.
-_DEEPEST: Final = 256
+#: The most levels to copy: few programs can handle deeper trees, and each level is opened again.
+_MAX_DEPTH: Final = 256
 
-#: Millions of empty files fill a disk too: so many bytes of the limit allow one more item.
-_ITEM: Final = 512
+#: Millions of empty files fill a disk too: one more item for each so many bytes of the limit.
+_BYTES_PER_ITEM: Final = 512
 #: How many items any limit allows.
-_FEW: Final = 1000
-#: How much of what was skipped is named for each kept path.
-_NAMED: Final = 100
+_MIN_ITEMS: Final = 1000
+#: How many skipped paths are listed for each kept path.
+_MAX_SKIPPED: Final = 100
 
 _Parts = tuple[str, ...]
 
 
 class Limits:
-    """What all the copies of a session share.
+    """The limits and failures that all copies of a session share.
 
-    :param max_size: How many bytes may be copied, and by that how many items.
-    :param avoid: Device and inode of the directory that the copies go to.
+    :param max_size: The most bytes to copy, from which the most items follow.
+    :param avoid: Device and inode of the directory that the copies go to, which is not copied.
     """
 
     __slots__ = ("avoid", "failure", "items_left", "left", "stopped")
 
     def __init__(self, max_size: int, avoid: tuple[int, int]) -> None:
         self.left = max_size
-        #: How many files, links and directories may still be made.
-        self.items_left = max(max_size // _ITEM, _FEW)
+        #: How many files, links and directories may still be created.
+        self.items_left = max(max_size // _BYTES_PER_ITEM, _MIN_ITEMS)
         self.avoid = avoid
-        #: Why nothing is copied any more.
+        #: Why copying has stopped; None while it goes on.
         self.stopped: str | None = None
-        #: The first thing that could not be written.
+        #: The first path that could not be written, with the reason.
         self.failure: str | None = None
 
     def fail(self, path: str, error: OSError) -> str:
-        """Note that *path* could not be written; return the reason."""
+        """Record that *path* could not be written; return the reason."""
         reason = _reason(error)
         self.failure = self.failure or f"{path}: {reason}"
         if error.errno in _FULL:
@@ -71,16 +71,16 @@ class Limits:
 
 
 class _SkipError(Exception):
-    """Something is not copied, and nothing is wrong with where the copy goes."""
+    """A path is not copied for a reason that is not a failure to write."""
 
 
 class TreeCopy:
-    """The copy of one file or directory, with all that is in it.
+    """The copy of one file or directory, with its content.
 
-    :param source: The directory that it stands in, which is never changed.
+    :param source: The directory that contains it, which is never changed.
     :param name: Its name there.
-    :param target: The directory that the copy is made in.
-    :param safe: The name of the copy, which nothing has there yet.
+    :param target: The directory for the copy.
+    :param safe: The name of the copy, which must not exist there.
     """
 
     def __init__(
@@ -91,59 +91,59 @@ class TreeCopy:
         self._limits = limits
         self._start = ((name,), (safe,))
         self._pending: list[tuple[_Parts, _Parts]] = []
-        self._made: list[tuple[_Parts, os.stat_result]] = []
+        self._created: list[tuple[_Parts, os.stat_result]] = []
         self._device = -1
-        #: How many bytes, files and links were copied.
+        #: How many bytes, and how many files and links, were copied.
         self.bytes = 0
         self.files = 0
-        #: The first of what was not copied, as parts of its path below the start, and why.
+        #: The first paths that were not copied, as parts below the start, with the reasons.
         self.skipped: list[tuple[_Parts, str]] = []
-        #: How much else was not copied.
+        #: How many more paths were not copied.
         self.more_skipped = 0
-        #: What has another name in the copy, both as parts below the start.
+        #: The paths with another name in the copy, both as parts below the start.
         self.renamed: dict[_Parts, _Parts] = {}
 
     @property
     def is_directory(self) -> bool:
-        """Whether it is a directory of which there is a copy."""
-        return bool(self._made)
+        """Whether it is a directory, and was copied."""
+        return bool(self._created)
 
     def place(self, parts: _Parts) -> _Parts:
-        """Return where the copy of something below the start is, if there is one."""
+        """Return the path of the copy of *parts*, both below the start; it may not exist."""
         safe: _Parts = ()
         for number, part in enumerate(parts, 1):
             safe = self.renamed.get(parts[:number], (*safe, part))
         return safe
 
     def run(self) -> None:
-        """Copy all that can be copied, and note the rest."""
+        """Copy what can be copied, and record the rest as skipped."""
         parts, safe = self._start
         self._device = self._source.status().st_dev
         self._try(self._copy, parts, safe, self._source, self._target)
         while self._pending:
-            self._try(self._fill, *self._pending.pop())
-        for created, status in reversed(self._made):
-            # What is written into a directory changes its times, so they come last.
+            self._try(self._copy_content, *self._pending.pop())
+        for created, status in reversed(self._created):
+            # Writing into a directory changes its times, so they are copied last.
             with suppress(OSError), self._target.below(created[:-1]) as parent:
                 parent.copy_times(created[-1], status)
 
-    def _try(self, deed: Callable[..., None], parts: _Parts, safe: _Parts, *args: Any) -> None:
+    def _try(self, step: Callable[..., None], parts: _Parts, safe: _Parts, *args: Any) -> None:
         try:
-            deed(parts, safe, *args)
+            step(parts, safe, *args)
         except _SkipError as skip:
-            self._note(parts, str(skip))
+            self._record_skip(parts, str(skip))
         except OSError as error:
-            # What reading raises has become a skip already.
+            # An error of the source would be a _SkipError, so this is a failure to write.
             path = System.join(self._target.path, *safe)
-            self._note(parts, self._limits.fail(path, error))
+            self._record_skip(parts, self._limits.fail(path, error))
 
-    def _note(self, parts: _Parts, reason: str) -> None:
-        if len(self.skipped) < _NAMED:
+    def _record_skip(self, parts: _Parts, reason: str) -> None:
+        if len(self.skipped) < _MAX_SKIPPED:
             self.skipped.append((parts[1:], reason))
         else:
             self.more_skipped += 1
 
-    def _fill(self, parts: _Parts, safe: _Parts) -> None:
+    def _copy_content(self, parts: _Parts, safe: _Parts) -> None:
         with _reading():
             source = self._source.below(parts)
         with source, self._target.below(safe) as target:
@@ -176,15 +176,15 @@ class TreeCopy:
     def _copy_directory(
         self, parts: _Parts, safe: _Parts, status: os.stat_result, target: Directory
     ) -> None:
-        # Files are not asked: on layered file systems their device is that of a layer.
+        # Only directories are checked: on overlay file systems a file has the device of a layer.
         if status.st_dev != self._device or not is_directory(status):
             _skip("a mount point")
         if (status.st_dev, status.st_ino) == self._limits.avoid:
             _skip("the artifacts directory itself")
-        if len(parts) > _DEEPEST:
-            _skip(f"more than {_DEEPEST} directories deep")
+        if len(parts) > _MAX_DEPTH:
+            _skip(f"more than {_MAX_DEPTH} directories deep")
         target.make_directory(safe[-1], status.st_mode & 0o777 | 0o700)
-        self._made.append((safe, status))
+        self._created.append((safe, status))
         self._pending.append((parts, safe))
 
     def _copy_link(
@@ -218,14 +218,14 @@ class TreeCopy:
         created = target.make_file(new, status.st_mode & 0o777 | 0o600)
         try:
             with System.open_file(created, "wb", buffering=0) as file:
-                # A file that grows all the time has an end here.
-                return _pour(opened, file.fileno(), status.st_size)
+                # Stop at this size: the file may be growing all the time.
+                return _copy_bytes(opened, file.fileno(), status.st_size)
         except BaseException:
             target.remove(new)
             raise
 
 
-def _pour(source: int, target: int, amount: int) -> int:
+def _copy_bytes(source: int, target: int, amount: int) -> int:
     left = amount
     while left:
         with _reading():
@@ -240,7 +240,7 @@ def _pour(source: int, target: int, amount: int) -> int:
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    """Make a skip of what the source refuses: only what is written can fail for good."""
+    """Turn an OSError of the source into a skip; only failures to write count as failures."""
     try:
         yield
     except OSError as error:

@@ -59,7 +59,7 @@ def records(out: Path, name: str = "manifest.json") -> list[dict]:
 
 def test_what_was_skipped_is_listed_up_to_a_point(given, export_all, out, monkeypatch):
     """A million of skipped files makes no manifest that nobody can open; the count is whole."""
-    monkeypatch.setattr(tree_copy, "_NAMED", 2)
+    monkeypatch.setattr(tree_copy, "_MAX_SKIPPED", 2)
     kept = given("a")
     for number in range(4):
         Path(kept.path, f"file{number}").write_text("0123456789")
@@ -143,7 +143,7 @@ def test_what_lies_in_another_kept_path_is_copied_once(given, export_all, out):
     assert places == [str(out / NAME / "a" / "x_y" / "z"), str(out / NAME / "a"), places[0], None]
     assert (done.artifacts.files, done.artifacts.skipped) == (1, 1)
     assert records(out)[3]["skipped"] == [
-        {"path": ".", "reason": f"it lies in {outer.path}, and was skipped there"}
+        {"path": ".", "reason": f"it is inside {outer.path}, and was skipped there"}
     ]
 
 
@@ -167,8 +167,8 @@ def test_what_is_not_here_is_named(given, export_all, out, tmp_path):
     done = export_all(*remote, gone, here, other_roots=["/no/tempres-3"])
     assert [each.artifact for each in done.kept] == [None, None, None, str(out / NAME / "a")]
     reasons = [record["skipped"] for record in records(out)]
-    elsewhere = {"path": ".", "reason": "on another host"}
-    assert reasons == [[elsewhere], [elsewhere], [{"path": ".", "reason": "it is gone"}], []]
+    remote = {"path": ".", "reason": "on another host"}
+    assert reasons == [[remote], [remote], [{"path": ".", "reason": "it is gone"}], []]
     assert (done.artifacts.skipped, done.failure) == (3, None)
 
 

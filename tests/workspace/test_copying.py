@@ -176,8 +176,8 @@ def test_the_limit_is_shared_and_smaller_files_still_fit(source, target, copy):
 
 def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
     """Empty files, links and directories have an end too, and no list grows with what is left."""
-    monkeypatch.setattr(tree_copy, "_FEW", 6)
-    monkeypatch.setattr(tree_copy, "_NAMED", 2)
+    monkeypatch.setattr(tree_copy, "_MIN_ITEMS", 6)
+    monkeypatch.setattr(tree_copy, "_MAX_SKIPPED", 2)
     for number in range(4):
         (source / f"directory{number}").mkdir()
         (source / f"file{number}").touch()
@@ -196,7 +196,7 @@ def test_a_file_that_grows_has_an_end(tmp_path):
     """Who writes for ever into a file does not keep us for ever."""
     (tmp_path / "from").write_bytes(b"0123456789")
     with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._pour(file.fileno(), made.fileno(), 4) == 4
+        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 4
     assert (tmp_path / "to").read_bytes() == b"0123"
 
 
@@ -204,7 +204,7 @@ def test_a_file_that_shrinks_is_copied_as_far_as_it_goes(tmp_path):
     """What is gone can't be copied, and is not counted."""
     (tmp_path / "from").write_bytes(b"01")
     with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._pour(file.fileno(), made.fileno(), 4) == 2
+        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 2
 
 
 @posix
@@ -255,7 +255,7 @@ def test_a_copy_into_itself_ends(platform, source, copy):
 
 def test_a_very_deep_tree_is_cut(source, target, copy, monkeypatch):
     """Depth is bounded, and where it was cut is told."""
-    monkeypatch.setattr(tree_copy, "_DEEPEST", 3)
+    monkeypatch.setattr(tree_copy, "_MAX_DEPTH", 3)
     (source / "1" / "2" / "3").mkdir(parents=True)
     tree = copy()
     assert tree.skipped == [(("1", "2", "3"), "more than 3 directories deep")]
@@ -341,7 +341,7 @@ def test_an_interruption_leaves_no_half_file(source, target, copy, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tree_copy, "_pour", interrupt)
+    monkeypatch.setattr(tree_copy, "_copy_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         copy()
     assert os.listdir(target / "copy") == []

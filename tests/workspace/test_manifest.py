@@ -102,7 +102,7 @@ def test_who_may_not_wait_longer_writes_a_file_of_its_own(add, tmp_path, monkeyp
     import fcntl  # noqa: PLC0415 -- not everywhere
 
     add({"n": 1})
-    monkeypatch.setattr(manifest, "_PATIENCE", 0)
+    monkeypatch.setattr(manifest, "_LOCK_TIMEOUT", 0)
     with Directory.at(str(tmp_path)) as other:
         fcntl.flock(other.fd, fcntl.LOCK_EX)
         assert add({"n": 2}) == "manifest-2.json"

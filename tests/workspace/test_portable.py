@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.artifacts.portable_names import LONGEST
-from pytest_tempres.artifacts.portable_names import fold
+from pytest_tempres.artifacts.portable_names import MAX_NODEID_BYTES
+from pytest_tempres.artifacts.portable_names import collision_key
 from pytest_tempres.artifacts.portable_names import free_name
 from pytest_tempres.artifacts.portable_names import names_a_test
 from pytest_tempres.artifacts.portable_names import safe_names
@@ -38,7 +38,7 @@ def test_the_directory_of_any_test_is_safe(nodeid):
     """Whatever a test is called, its directory can be made, uploaded and unpacked everywhere."""
     name = safe_nodeid(nodeid)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
-    assert len(name) <= LONGEST
+    assert len(name) <= MAX_NODEID_BYTES
     assert name.strip("._-") == name or name.startswith("_")
     assert is_accepted_everywhere(name)
     assert safe_nodeid(nodeid) == name
@@ -81,11 +81,15 @@ def test_names_in_a_directory_are_safe_and_distinct(names):
     assert set(found) == set(names)
     assert all(map(is_accepted_everywhere, found.values()))
     assert all(len(name.encode()) < 256 for name in found.values())
-    assert len({fold(name) for name in found.values()}) == len(names)
+    assert len({collision_key(name) for name in found.values()}) == len(names)
     assert safe_names(reversed(names)) == found
-    folded = [fold(name) for name in names]
+    folded = [collision_key(name) for name in names]
     for name in names:
-        if is_accepted_everywhere(name) and name.isprintable() and folded.count(fold(name)) == 1:
+        if (
+            is_accepted_everywhere(name)
+            and name.isprintable()
+            and folded.count(collision_key(name)) == 1
+        ):
             assert found[name] == name
 
 
