@@ -247,7 +247,7 @@ def test_workers_here_and_on_other_hosts(pytester, run_plain, far, by_ssh, syste
         assert f"\nkept: {path}\n" in output
         assert f"\nkept: test_it.py::test_fails  {path}\n" in output
     assert re.search(r"\n  far:tempres-\w{8}/gw1/there-\w{8}\n    test_it.py:5 in ", output)
-    assert "; removed but for 4 outside the temp location" in output
+    assert "; removed except for 4 outside the temp location" in output
     assert len({record["fingerprint"] for record in report["leaks"]}) == 3
     # What each of the hosts has, and nothing else.
     for where, workers in ((system_tmp, ("gw0", "gw2")), (far.tmp, ("gw1", "gw3"))):

@@ -1,4 +1,4 @@
-"""How does a temporary file or directory come into being?"""
+"""The creation of temporary files and directories: ``mkstemp``, ``mkdtemp`` and ``mktemp``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a directory that removes itself?"""
+"""``TemporaryDirectory``, a directory that is removed at the end of its ``with`` block."""
 
 from __future__ import annotations
 

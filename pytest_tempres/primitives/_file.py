@@ -1,4 +1,4 @@
-"""How does a temporary file get opened, without and with a name?"""
+"""``TemporaryFile`` and ``NamedTemporaryFile``."""
 
 from __future__ import annotations
 

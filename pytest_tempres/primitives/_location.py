@@ -1,4 +1,4 @@
-"""Where do temporary things go, and are their paths ``str`` or ``bytes``?"""
+"""The temp location, random names, and the choice between ``str`` and ``bytes`` paths."""
 
 from __future__ import annotations
 

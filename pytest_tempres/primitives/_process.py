@@ -1,6 +1,7 @@
-"""The hooks of a process that nobody can take back: one of each kind, however often it imports us.
+"""The process-wide hooks: audit events, forks and exit.
 
-pytester and others take modules out of `sys.modules` and import them again.
+None of them can be removed again, so each is installed once in a process, even if this package is
+imported again: pytester and others remove modules from `sys.modules`.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-#: The attribute of `sys`, which every interpreter has once, for what the hooks work on. Another
-#: version of this package may share it, so what stands there under a name keeps its meaning.
+#: The attribute of `sys` for the data of the hooks, since there is one `sys` in each interpreter.
+#: Another version of this package may share it, so a name in it must not change its meaning.
 _ATTRIBUTE: Final = "_pytest_tempres_hooks"
-#: How the function of the audit hook is called, for who reads a stack.
+#: The name of the audit hook's function, by which it is recognised in a stack.
 AUDIT_HOOK: Final = "pytest_tempres_audit_hook"
 
 
 def shared(name: str, make: Callable[[], _T], install: Callable[[_T], object]) -> _T:
-    """Return what all imports of this package in this process share.
+    """Return the object *name* that all imports of this package in this process share.
 
-    :param name: What it is called.
-    :param make: Makes it when it is first asked for.
-    :param install: Installs the hook that works on it, once.
+    :param name: Its name.
+    :param make: Creates it on the first call.
+    :param install: Installs the hook that uses it, once.
     """
     hooks: dict[str, Any] = vars(sys).setdefault(_ATTRIBUTE, {})
     if name not in hooks:
@@ -64,7 +65,7 @@ def shared(name: str, make: Callable[[], _T], install: Callable[[_T], object]) -
 
 
 def listen(events: Iterable[str], listener: _Listener) -> None:
-    """Have *listener* called with each of *events*; a second call may add more of them."""
+    """Call *listener* with each of *events* from now on; a second call may add more events."""
     listeners = _listeners()
     for event in events:
         others = listeners.get(event, ())
@@ -73,10 +74,10 @@ def listen(events: Iterable[str], listener: _Listener) -> None:
 
 
 def stop_listening(listener: _Listener) -> None:
-    """Have *listener* called no more."""
+    """Stop calling *listener*."""
     listeners = _listeners()
-    for event, them in list(listeners.items()):
-        listeners[event] = tuple(each for each in them if each is not listener)
+    for event, current in list(listeners.items()):
+        listeners[event] = tuple(each for each in current if each is not listener)
 
 
 def _listeners() -> _Listeners:
@@ -85,7 +86,7 @@ def _listeners() -> _Listeners:
 
 
 def _install_audit_hook(listeners: _Listeners) -> None:
-    # Every process raises thousands of events, and most concern nobody: one look-up tells.
+    # A process raises thousands of events, and most have no listener: this must be one look-up.
     def pytest_tempres_audit_hook(event: str, args: tuple[Any, ...]) -> None:
         if event in listeners:
             for listener in listeners[event]:
@@ -98,7 +99,7 @@ def _install_audit_hook(listeners: _Listeners) -> None:
 
 
 def after_fork_in_child(function: Callable[[], object]) -> None:
-    """Have *function* called in forked children, for as long as anybody can use its module."""
+    """Call *function* in forked children, as long as its module is in use."""
     at_fork: _AtFork = shared("fork", list, _install_at_fork)
     at_fork[:] = [each for each in at_fork if each() is not None]
     at_fork.append(weakref.ref(function))
@@ -115,38 +116,38 @@ def _install_at_fork(at_fork: _AtFork) -> None:
         os.register_at_fork(after_in_child=call)
 
 
-_Duties = list[tuple[int, Callable[[], object]]]
+_Callbacks = list[tuple[int, Callable[[], object]]]
 
 
-def call_at_exit(duty: Callable[[], object]) -> None:
-    """Leave *duty* to the end of this process; a forked child does not do it."""
-    _duties().append((System.getpid(), duty))
+def call_at_exit(callback: Callable[[], object]) -> None:
+    """Call *callback* when this process exits; a forked child does not call it."""
+    _callbacks().append((System.getpid(), callback))
 
 
 def at_exit() -> None:
-    """Do what was handed over after every exit handler that is registered from now on.
+    """Run the callbacks after every exit handler that is registered from now on.
 
-    A `weakref.finalize` does this better than `atexit.register`: all finalizers
-    run at the exit position of the first one ever made, the youngest first. So
-    those of temporary directories made later come before ours in either case.
+    A `weakref.finalize` does this better than `atexit.register`: all finalizers run at the exit
+    position of the first one ever created, the youngest first. So those of temporary directories
+    that are created later come before ours in either case.
     """
-    _duties()
+    _callbacks()
 
 
-def _duties() -> _Duties:
-    duties: _Duties = shared("exit", list, _do_all_at_exit)
-    return duties
+def _callbacks() -> _Callbacks:
+    callbacks: _Callbacks = shared("exit", list, _install_finalizer)
+    return callbacks
 
 
-def _do_all_at_exit(duties: _Duties) -> None:
-    # Nothing lives longer than this module.
-    weakref.finalize(sys, _do_all, duties)
+def _install_finalizer(callbacks: _Callbacks) -> None:
+    # No object lives longer than the `sys` module.
+    weakref.finalize(sys, _run_all, callbacks)
 
 
-def _do_all(duties: _Duties) -> None:
-    while duties:
-        pid, duty = duties.pop()
-        # At this point nobody is left to be told.
+def _run_all(callbacks: _Callbacks) -> None:
+    while callbacks:
+        pid, callback = callbacks.pop()
+        # At this point there is no way left to report an error.
         with suppress(Exception):
             if pid == System.getpid():
-                duty()
+                callback()

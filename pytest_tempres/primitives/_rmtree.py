@@ -1,9 +1,9 @@
-"""How does a file or a whole directory tree disappear, whatever stands in it?
+"""The removal of a file or a directory tree, whatever is in it.
 
-The one removal routine of this package. It works relative to directory descriptors and follows no
-link, so nobody can lead it out of the tree by swapping a directory for a link (CVE-2023-6597,
-gh-157579). It goes down and comes back up step by step, so neither depth nor the length of paths
-is bounded, and it holds three descriptors at most.
+This is the one removal routine of the package. It works relative to directory descriptors and
+follows no link, so another process cannot lead it out of the tree by swapping a directory for a
+link (CVE-2023-6597, gh-157579). It descends and ascends one level at a time, so neither the depth
+nor the length of paths is limited, and it holds at most three descriptors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is a file that stays in memory while it is small?"""
+"""``SpooledTemporaryFile``, a file that is kept in memory while it is small."""
 
 from __future__ import annotations
 

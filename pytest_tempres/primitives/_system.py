@@ -1,7 +1,7 @@
-"""The functions of the operating system and the clock, as they were at import.
+"""The functions of the operating system and the clock, captured at import.
 
-Tests replace them (``monkeypatch``, pyfakefs, freezegun), and we work while such replacements are
-in force. What this package calls while tests run and at the end of the session is called from here.
+Tests replace them (``monkeypatch``, pyfakefs, freezegun), and this package runs while they are
+replaced. So it calls these captured functions while tests run and at the end of the session.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     _Path = str | os.PathLike[str]
     _OnText = Callable[[_Path], str]
     _Splits = Callable[[_Path], tuple[str, str]]
-    _Tells = Callable[[_Path], bool]
+    _Test = Callable[[_Path], bool]
     _Scan = Callable[[str], _Entries]
 
 __all__ = ["System", "uname"]
 
 
 def _copies(module: object, **names: object) -> dict[str, Any]:
-    """Return copies of the functions in *module*, which call one another and what is there now.
+    """Return the globals of *module* with copies of its functions, which call one another.
 
-    :param names: What they find under these names instead.
+    :param names: Globals to replace in the copies.
     """
     found = {**vars(module), **names}
     functions = [(name, each) for name, each in found.items() if isinstance(each, FunctionType)]
@@ -48,29 +48,30 @@ def _copies(module: object, **names: object) -> dict[str, Any]:
     return found
 
 
-# To capture these alone is not enough: written in Python, they ask `os` for others (`os.fspath`).
+# Capturing these functions is not enough: they are written in Python and call others of `os`
+# (`os.fspath`).
 _path: Final = _copies(os.path, os=SimpleNamespace(**vars(os)))
 _os: Final = _copies(os, path=SimpleNamespace(**_path))
 
 
 class System:
-    """The operating system as it was at import.
+    """The functions of the operating system, captured at import.
 
-    Fakes look through the namespaces of all modules for the functions that they replace: in that
-    of a class these are safe.
+    Fakes search the namespaces of all modules for the functions that they replace; the namespace
+    of a class is not searched.
     """
 
-    # Overloaded for bytes and descriptors, of which there are none here.
+    # The casts select one overload: this package passes no bytes and no descriptors to these.
     abspath = staticmethod(cast("_OnText", _path["abspath"]))
     basename = staticmethod(cast("_OnText", _path["basename"]))
     dirname = staticmethod(cast("_OnText", _path["dirname"]))
-    exists = staticmethod(cast("_Tells", _path["exists"]))
+    exists = staticmethod(cast("_Test", _path["exists"]))
     fsdecode = staticmethod(cast("Callable[[Any], str]", _os["fsdecode"]))
     fsencode = staticmethod(cast("Callable[[Any], bytes]", _os["fsencode"]))
-    isabs = staticmethod(cast("_Tells", _path["isabs"]))
-    isdir = staticmethod(cast("_Tells", _path["isdir"]))
+    isabs = staticmethod(cast("_Test", _path["isabs"]))
+    isdir = staticmethod(cast("_Test", _path["isdir"]))
     join = staticmethod(cast("Callable[..., str]", _path["join"]))
-    lexists = staticmethod(cast("_Tells", _path["lexists"]))
+    lexists = staticmethod(cast("_Test", _path["lexists"]))
     listdir = staticmethod(cast("_List", os.listdir))
     makedirs = staticmethod(cast("Callable[..., None]", _os["makedirs"]))
     normpath = staticmethod(cast("_OnText", _path["normpath"]))
@@ -108,10 +109,10 @@ class System:
     unlink = staticmethod(os.unlink)
     utime = staticmethod(os.utime)
     write = staticmethod(os.write)
-    # Last: it takes the module's name here.
+    # Last, since it hides the module's name in this class.
     time = staticmethod(time.time)
 
-    #: None where modes are not a descriptor's own (Windows, before Python 3.13).
+    #: None where it does not exist (Windows, before Python 3.13).
     fchmod: Callable[[int, int], None] | None = (
         staticmethod(os.fchmod) if hasattr(os, "fchmod") else None
     )
@@ -137,17 +138,17 @@ class System:
         os.utime,
     } <= os.supports_dir_fd and os.listdir in os.supports_fd
 
-    #: How a directory is opened that the user named, and that may be a link.
+    #: The flags to open a directory that the user chose, and that may be a link.
     to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-    #: How a directory of ours is opened.
+    #: The flags to open a directory of ours.
     to_hold: Final = to_reach | getattr(os, "O_NOFOLLOW", 0)
 
 
 def uname() -> tuple[str, str, str, str]:
-    """Return system, host, release and machine; `platform` may start a program to find out."""
+    """Return system, host, release and machine; unlike `platform`, start no program."""
     if System.uname is not None:
         found = System.uname()
         return found.sysname, found.nodename, found.release, found.machine
-    import socket  # noqa: PLC0415 -- on Windows alone
+    import socket  # noqa: PLC0415 -- needed on Windows only
 
     return sys.platform, socket.gethostname(), "", os.environ.get("PROCESSOR_ARCHITECTURE", "")

@@ -1,8 +1,8 @@
-"""Who may enter a directory that was made with mode 0700 on Windows?
+"""The access rights of a directory with mode 0700 on Windows.
 
-CVE-2024-4030: ``os.mkdir`` ignored the mode there, so a directory in a shared place was open to
-all who could enter that place. Newer Pythons turn mode 0700 into an access list; for older ones
-this module asks Windows itself.
+CVE-2024-4030: ``os.mkdir`` ignored the mode there, so a directory in a shared location was open to
+all users with access to that location. Newer versions of Python turn mode 0700 into an access
+control list; for older ones this module calls the Windows API itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes an open file disappear by itself when it is closed?"""
+"""The wrapper of an open file that removes the file when it is closed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How is it told? One summary, and one file for each format."""
+"""The reports of a session: one summary, and one file for each format."""

@@ -1,4 +1,4 @@
-"""The JSON report, version 1: for CI and for programs."""
+"""The JSON report, version 1, for CI and other programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["VERSION", "render"]
 
-#: The version of the shape; it changes when a program that reads it must change.
+#: The version of the format; it increases when programs that read it have to change.
 VERSION: Final = 1
 
 

@@ -1,4 +1,4 @@
-"""The one record that every report is a function of."""
+"""The summary of a session, the one record from which every report is made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEPARATORS: Final = ("/", "\\")
 
 
 class SessionFacts(NamedTuple):
-    """What is known of the session itself."""
+    """The facts about the session itself."""
 
     id: str
     rootdir: str
@@ -35,7 +35,7 @@ class SessionFacts(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """The counts of a session; `leaks` and `bytes` count what is a leak alone."""
+    """The counts of a session; `leaks` and `bytes` count only leaks with the status ``leak``."""
 
     leaks: int
     known: int
@@ -50,36 +50,36 @@ class Summary:
     """What a session left behind and what it kept."""
 
     session: SessionFacts
-    #: The session root: what lies in it is removed, what lies elsewhere is left where it is.
+    #: The session root. Leaks inside it are removed, leaks outside it are not.
     root: str
     leaks: tuple[Leak, ...]
     kept: tuple[Kept, ...]
-    #: Known leaks that are gone, though their owners ran to the end.
+    #: Known leaks that did not occur, though their owners ran to the end.
     stale: tuple[Known, ...] = ()
-    #: Workers that do not see the controller's root: their hosts, by name. What comes from
-    #: them lies on another disk, under paths that are written `host:path`.
+    #: The hosts of the workers that cannot access the controller's root, by worker name. Their
+    #: paths are on another disk and written as `host:path`.
     hosts: Mapping[str, str] = field(default_factory=dict)
-    #: The session roots of these workers, as `host:path`: they clear up themselves.
+    #: The session roots of these workers, as `host:path`; each worker removes its own.
     other_roots: tuple[str, ...] = ()
-    #: Those of them whose workers crashed, or were stopped too early to tell.
+    #: Those of `other_roots` whose workers crashed, or were stopped before they could report.
     abandoned: tuple[str, ...] = ()
-    #: What was copied of `kept`; None where nobody wanted that, or nothing could be.
+    #: The totals of the copies of `kept`; None without --tempres-artifacts, or if that failed.
     artifacts: Artifacts | None = None
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
 
     def root_of(self, path: str) -> str | None:
-        """Return the session root that *path* lies in, None where it lies elsewhere."""
+        """Return the session root that contains *path*, or None."""
         roots = (self.root, *self.other_roots)
         return next((root for root in roots if _is_in(path, root)), None)
 
     def is_here(self, leak: Leak) -> bool:
-        """Whether *leak* lies on the disk that this process sees."""
+        """Whether *leak* is on this host and not on that of a remote worker."""
         return leak.entry.worker not in self.hosts
 
     @property
     def totals(self) -> Totals:
-        """The counts, made anew from the records."""
+        """The counts, computed from the records."""
         count = Counter(leak.status for leak in self.leaks)
         size = sum(leak.bytes for leak in self.leaks if leak.status == "leak")
         return Totals(
@@ -93,16 +93,16 @@ class Summary:
 
 
 def _is_in(path: str, directory: str) -> bool:
-    # Another host may have the other separator.
+    # The path may be from a host with the other separator.
     return path.startswith(directory) and path[len(directory) :][:1] in _SEPARATORS
 
 
 def raw(text: str) -> bytes:
-    """Return the bytes that *text* stands for; any text, and the bytes of any path."""
+    """Return *text* as bytes: those of the path, or UTF-8; this works for any text."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        # A surrogate that stands for no byte: names on Windows, text that is no path.
+        # A surrogate that stands for no byte: names on Windows, text that is not a path.
         return text.encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""The report at the end of a session, for a person at a terminal."""
+"""The terminal report at the end of a session."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["describe", "in_short", "write", "write_reclaimed"]
 
-#: How much stands in the report of a run that is not verbose.
+#: How many of each are listed without ``-v``.
 _OWNERS: Final = 50
 _KEPT: Final = 50
 _ORIGINS: Final = 5
@@ -40,13 +40,13 @@ _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def write(summary: Summary, terminal: TerminalReporter) -> None:
-    """Write what was left and what was kept; nothing when there is neither."""
+    """Write the section on leaks and kept paths; write nothing if there are none."""
     leaks = [leak for leak in summary.leaks if leak.status == "leak"]
     if not (leaks or summary.kept or summary.stale or summary.totals.known):
         return
     verbose = terminal.config.get_verbosity() > 0
     terminal.write_sep("=", "temporary resources")
-    for line in (*_left(summary, leaks, verbose=verbose), *_kept(summary, verbose=verbose)):
+    for line in (*_leaks(summary, leaks, verbose=verbose), *_kept(summary, verbose=verbose)):
         terminal.write_line(line)
     for known in summary.stale:
         terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
@@ -56,7 +56,7 @@ def write(summary: Summary, terminal: TerminalReporter) -> None:
     terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
 
 
-def _left(summary: Summary, leaks: list[Leak], *, verbose: bool) -> Iterator[str]:
+def _leaks(summary: Summary, leaks: list[Leak], *, verbose: bool) -> Iterator[str]:
     owners = _by_owner(leaks)
 
     def place(leak: Leak) -> str:
@@ -83,10 +83,10 @@ def _list_kept(paths: Sequence[Kept], *, verbose: bool) -> Iterator[str]:
 
 
 def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
-    """Yield what is kept and the last line of the report, where pytest prints no summary.
+    """Yield the kept paths and the last line of the report, for when pytest prints no summary.
 
-    :param summary: None where there is no verdict.
-    :param kept: What is kept then.
+    :param summary: None if the leaks were not determined.
+    :param kept: The kept paths, used if there is no summary.
     """
     yield from _list_kept(kept if summary is None else summary.kept, verbose=False)
     leaks = [leak for leak in summary.leaks if leak.status == "leak"] if summary else []
@@ -95,19 +95,19 @@ def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
 
 
 def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
-    """Write in one line what was removed of sessions that died; nothing when there was nothing."""
+    """Write in one line what was removed of dead sessions; write nothing if nothing was."""
     if not found.sessions:
         return
     what = f"{found.items:,} item{'s' * (found.items != 1)}" if found.items else "empty"
     if found.bytes:
         what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
     age = f"{'' if found.sessions == 1 else 'the oldest '}from {_age(found.age)} ago"
-    rest = "; the rest goes next time" if found.unfinished else ""
+    rest = "; the rest will be removed next time" if found.unfinished else ""
     terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}{rest}")
 
 
 def _age(seconds: float) -> str:
-    """Return a length of time in whole units; it is negative where the clock was set back."""
+    """Return a length of time in whole units; *seconds* is negative if the clock was set back."""
     number = max(int(seconds), 0)
     for unit, limit in (("second", 60), ("minute", 60), ("hour", 24)):
         if number < limit:
@@ -117,9 +117,9 @@ def _age(seconds: float) -> str:
 
 
 def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
-    """Yield the lines that tell of *leaks*, as the report of the session does.
+    """Yield the lines on *leaks*, in the form of the session's report.
 
-    :param root: The session root; what lies in it is shown relative to its parent.
+    :param root: The session root; paths inside it are shown relative to its parent.
     """
     inside = System.join(root, "")
 
@@ -165,14 +165,14 @@ def _name(owner: Owner) -> str:
 
 
 def _amount(leaks: list[Leak]) -> str:
-    """Return what an owner did, in words: nobody leaves what is gone."""
+    """Return what an owner left, changed and deleted, in words."""
     left = [leak for leak in leaks if leak.kind not in MODIFICATIONS]
-    deeds = [f"left {_kinds(left)}"] if left else []
+    parts = [f"left {_kinds(left)}"] if left else []
     for kind in MODIFICATIONS:
         number = sum(leak.kind == kind for leak in leaks)
         if number:
-            deeds.append(f"{kind} {count(number, 'path')}")
-    return ", ".join(deeds)
+            parts.append(f"{kind} {count(number, 'path')}")
+    return ", ".join(parts)
 
 
 def _kinds(leaks: list[Leak]) -> str:
@@ -201,7 +201,7 @@ def _workers(leaks: list[Leak]) -> str:
 
 
 def _place(root: str | None, path: str, host: str | None = None) -> str:
-    """Return *path* relative to the parent of its session root, with the host it lies on."""
+    """Return *path* relative to the parent of its session root, with the host it is on."""
     if root is not None:
         parent = max(root.rfind("/"), root.rfind("\\")) + 1
         path = path[parent:] if host is None else f"{host}:{path[parent:]}"
@@ -217,7 +217,7 @@ def _origin(leak: Leak, *, verbose: bool) -> list[str]:
     if len(lines) > _FRAMES and not verbose:
         lines[_FRAMES - 1 : -1] = ["..."]
     if leak.entry.made_by == "other" and leak.kind == "descriptor":
-        lines.append("opened in a way that tells no line")
+        lines.append("the line that opened it is unknown")
     elif leak.entry.made_by == "other":
         lines.append("; ".join(("made by a subprocess or native code", *_processes(leak.entry))))
     return lines
@@ -236,7 +236,7 @@ def _processes(entry: Entry) -> Iterator[str]:
 
 
 def _short(file: str) -> str:
-    """Return a library's file as its users import it."""
+    """Return the path of an installed module relative to ``site-packages``."""
     return file.rpartition(f"{os.sep}site-packages{os.sep}")[2]
 
 
@@ -263,22 +263,22 @@ def _closing(summary: Summary, leaks: list[Leak]) -> str:
 
 
 def _verdict(summary: Summary, leaks: list[Leak]) -> str:
-    makers = [_makers(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
-    text = f"{count(len(leaks), 'leak')} from {_join(m for m in makers if m)}"
+    owners = [_owners(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
+    text = f"{count(len(leaks), 'leak')} from {_join(each for each in owners if each)}"
     paths = [leak.path for leak in leaks if leak.kind not in (*MODIFICATIONS, *WITHOUT_PATH)]
     if not paths:
         return text
-    return f"{text}, {size(summary.totals.bytes)}; {_fate(summary, paths)}"
+    return f"{text}, {size(summary.totals.bytes)}; {_removal(summary, paths)}"
 
 
-def _makers(leaks: list[Leak], kind: str) -> str:
+def _owners(leaks: list[Leak], kind: str) -> str:
     owners = {leak.owner for leak in leaks if leak.owner.kind == kind}
     if kind in ("collection", "session"):
         return {"collection": "collection", "session": "the session"}[kind] if owners else ""
     return count(len(owners), kind) if owners else ""
 
 
-def _fate(summary: Summary, paths: list[str]) -> str:
+def _removal(summary: Summary, paths: list[str]) -> str:
     outside = sum(summary.root_of(path) is None for path in paths)
     abandoned = sum(summary.root_of(path) in summary.abandoned for path in paths)
     if outside == len(paths):
@@ -287,7 +287,7 @@ def _fate(summary: Summary, paths: list[str]) -> str:
         return "left to the next session on their host"
     exceptions = [f"{outside} outside the temp location"] if outside else []
     exceptions += [f"{abandoned} left to the next session on their host"] if abandoned else []
-    return f"removed but for {_join(exceptions)}" if exceptions else "removed"
+    return f"removed except for {_join(exceptions)}" if exceptions else "removed"
 
 
 def _join(parts: Iterable[str]) -> str:
@@ -296,12 +296,12 @@ def _join(parts: Iterable[str]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return *number* and *noun* in the form that goes with it."""
+    """Return *number* and *noun*, in the plural unless the number is 1."""
     return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
 
 
 def size(amount: float) -> str:
-    """Return *amount* bytes for a person: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
+    """Return *amount* bytes in the largest fitting unit: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
     if amount < 1000:
         return count(int(amount), "byte")
     for unit in _UNITS[1:]:

@@ -253,7 +253,7 @@ def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines
     ]
     assert lines(*leaks)[-1] == (
         "=== 7 leaks from 2 tests, 1 fixture, collection and the session, 1.0 kB; "
-        "removed but for 1 outside the temp location; 1 more from failed tests"
+        "removed except for 1 outside the temp location; 1 more from failed tests"
     )
 
 
@@ -281,7 +281,7 @@ def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
         "far:tempres-zzzzzzzz/gw3/x",
     ]
     assert told[-1].endswith(
-        "; removed but for 1 outside the temp location and 1 left to the next session on their host"
+        "; removed except for 1 outside the temp location and 1 left to the next session on their host"
     )
     assert lines(leaks[2], **more)[-1].endswith("; removed")
     assert lines(leaks[3], **more)[-1].endswith("; left to the next session on their host")
