@@ -1,4 +1,4 @@
-"""The errors and warnings of this package; every message says what to do."""
+"""The errors and warnings of this package."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class TempresWarning(UserWarning):
 
 
 class TempresLeakWarning(TempresWarning):
-    """What is said about leaks may be incomplete."""
+    """The leak report may be incomplete."""
 
 
 class TempresCleanupWarning(TempresWarning):
-    """Something temporary could not be made, closed, copied or removed."""
+    """A temporary resource could not be created, closed, copied or removed."""
 
 
 class RemovalError(OSError):
-    """Part of a directory tree is still there after its removal was tried.
+    """A directory tree could not be removed completely.
 
-    :param path: The tree that should have gone.
-    :param remaining: Each path that is left, with the error that kept it there.
+    :param path: The root of the tree.
+    :param remaining: Each path that could not be removed, with the error.
     """
 
     def __init__(self, path: str, remaining: list[tuple[str, OSError]]) -> None:
@@ -43,14 +43,14 @@ class RemovalError(OSError):
         self.remaining: Final = remaining
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copy from what was given: OSError fills `args` in its own way."""
+        """Pickle the arguments of ``__init__``, since OSError sets `args` to others."""
         return type(self), (self.path, self.remaining)
 
 
 class NotOurDirectoryError(PermissionError):
-    """A directory is left alone because nothing proves that it is ours.
+    """A directory is not changed because it is not proved to be ours.
 
-    :param path: The directory, untouched.
+    :param path: The directory, which is unchanged.
     :param reason: Which proof is missing.
     """
 
@@ -60,21 +60,21 @@ class NotOurDirectoryError(PermissionError):
         self.reason: Final = reason
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copy from what was given, as above."""
+        """Pickle the arguments of ``__init__``, as above."""
         return type(self), (self.path, self.reason)
 
 
 class WorkspaceCreationError(OSError):
-    """The directory of a session could not be made.
+    """The directory of a session could not be created.
 
-    :param path: The directory in which it should stand.
-    :param cause: What the operating system said.
+    :param path: The parent directory.
+    :param cause: The error of the operating system.
     """
 
     def __init__(self, path: str | os.PathLike[str], cause: OSError) -> None:
         super().__init__(
             cause.errno,
-            f"cannot make a session directory: {cause.strerror or cause}; "
+            f"cannot create a session directory: {cause.strerror or cause}; "
             "name a writable directory with --tempres-root",
             os.fspath(path),
         )
@@ -82,5 +82,5 @@ class WorkspaceCreationError(OSError):
         self.cause: Final = cause
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copy from what was given, as above."""
+        """Pickle the arguments of ``__init__``, as above."""
         return type(self), (self.path, self.cause)

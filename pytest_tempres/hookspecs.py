@@ -1,4 +1,4 @@
-"""What other plugins and conftests may change."""
+"""The hook specifications for other plugins and conftest files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ __all__ = ["pytest_tempres_ignore_leak", "pytest_tempres_keep", "pytest_tempres_
 
 @pytest.hookspec
 def pytest_tempres_keep(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> bool | None:
-    """Ask for a test's directories to be kept whatever the policy says.
+    """Return True to keep a test's directories whatever the retention policy is.
 
-    It can only add: a directory that the policy keeps stays. Called after the
-    last report of a test that was given temporary resources, in the process
-    that ran it.
+    An implementation can only add to the policy: a directory that the policy keeps is kept. Called
+    after the last report of a test that used temporary resources, in the process that ran it.
 
     :param item: The test.
     :param reports: Its reports, all attempts in order.
@@ -30,21 +29,22 @@ def pytest_tempres_keep(item: pytest.Item, reports: Sequence[pytest.TestReport])
 
 @pytest.hookspec(firstresult=True)
 def pytest_tempres_ignore_leak(leak: Leak) -> bool | None:
-    """Decide whether a leak is passed over; the first answer that is not None counts.
+    """Decide whether a leak is ignored; the first result that is not None counts.
 
-    Called at the end of the session, in the controller under pytest-xdist. What
-    lies on another host is called `host:path` then, and the worker there has asked
-    before, about the path alone. In strict mode called at the end of each test that
-    left something too, in the process that ran it.
+    Called at the end of the session, in the controller under pytest-xdist. The path of a leak on
+    another host is `host:path` then, and the worker there has called the hook before, with the path
+    alone. In strict mode the hook is also called at the end of each test that left something, in
+    the process that ran it.
 
-    :param leak: What would be reported, or what the test would be accused of.
-    :returns: True to drop it, False to report it, None to leave it to others.
+    :param leak: The leak that would be reported.
+    :returns: True to ignore it, False to report it, None to leave the decision to other
+        implementations.
     """
 
 
 @pytest.hookspec
 def pytest_tempres_summary(config: pytest.Config, summary: Summary) -> None:
-    """Receive what the reports are made from, before the terminal prints.
+    """Receive the summary from which the reports are made, before the terminal report.
 
-    :param summary: What the session left behind and kept.
+    :param summary: The leaks and the kept paths of the session.
     """

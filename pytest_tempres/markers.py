@@ -1,4 +1,4 @@
-"""Are a marker's arguments right, and which one wins?"""
+"""The markers: their declaration, and the validation and merging of their arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPENING: Final[dict[str, tuple[type, ...]]] = {
     "content": (str, bytes, _NONE),
 }
 
-#: What each marker takes, with the types of each argument.
+#: The arguments of each marker, with their types.
 _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
     "tempdir": {
         "prefix": (str, _NONE),
@@ -45,16 +45,16 @@ _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
 _LINES: Final = (
     (
         "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
-        "what temp_dir gives. keep: keep it (or not) whatever the outcome; copy: a file or "
+        "options of temp_dir. keep: keep it (or not) whatever the outcome; copy: a file or "
         "directory beside the test file, copied into it; chdir: make it the working directory."
     ),
     (
-        "tempfile(*, content=None, mode='w+b', ...): how temp_file and named_temp_file are opened: "
-        "the arguments of NamedTemporaryFile, and the content to begin with."
+        "tempfile(*, content=None, mode='w+b', ...): options of temp_file and named_temp_file: "
+        "the arguments of NamedTemporaryFile, and the initial content."
     ),
     (
-        "spooled(*, content=None, max_size=0, mode='w+b', ...): how spooled_file is opened: "
-        "the arguments of SpooledTemporaryFile, and the content to begin with."
+        "spooled(*, content=None, max_size=0, mode='w+b', ...): options of spooled_file: "
+        "the arguments of SpooledTemporaryFile, and the initial content."
     ),
     (
         "tempres_ignore(*patterns, reason=''): glob patterns of what the test may leave in the "
@@ -70,15 +70,15 @@ def register(config: pytest.Config) -> None:
 
 
 def arguments(item: pytest.Item, name: str) -> dict[str, Any]:
-    """Return the arguments of marker *name* for *item*, the closest marker winning each.
+    """Return the merged arguments of all markers *name* of *item*; the closest marker wins.
 
-    An error in them is the test's error at setup.
+    A wrong argument fails the test during setup.
     """
     merged: dict[str, Any] = {}
     if name not in item.keywords:
         return merged
     for mark in item.iter_markers(name):
-        for problem in _of_mark(mark):
+        for problem in _problems_of_mark(mark):
             pytest.fail(problem, pytrace=False)
         for argument, value in mark.kwargs.items():
             merged.setdefault(argument, value)
@@ -91,26 +91,26 @@ def ignored_patterns(item: pytest.Item) -> list[str]:
 
 
 def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
-    """Yield what is wrong with the markers that stand on *node* itself."""
+    """Yield the errors in the markers that are set on *node* itself."""
     for mark in node.own_markers:
         if mark.name in _ARGUMENTS:
-            for problem in _of_mark(mark):
+            for problem in _problems_of_mark(mark):
                 yield f"{node.nodeid}: {problem}"
 
 
 def checked(name: str, given: Mapping[str, Any]) -> None:
-    """Check the arguments of a call that takes what marker *name* takes.
+    """Check the arguments of a call that accepts the arguments of the marker *name*.
 
-    :raises TypeError: For a name that is unknown or a value of the wrong type.
+    :raises TypeError: For an unknown argument or a value of the wrong type.
     :raises ValueError: For a value that cannot be part of a file name.
     """
     for argument, value in given.items():
-        error = _of_argument(name, argument, value)
+        error = _argument_error(name, argument, value)
         if error is not None:
             raise error
 
 
-def _of_mark(mark: pytest.Mark) -> Iterator[str]:
+def _problems_of_mark(mark: pytest.Mark) -> Iterator[str]:
     if mark.name == "tempres_ignore":
         if not mark.args:
             yield "marker tempres_ignore: give at least one glob pattern"
@@ -120,15 +120,15 @@ def _of_mark(mark: pytest.Mark) -> Iterator[str]:
     elif mark.args:
         yield f"marker {mark.name}: {mark.args[0]!r} must be given by keyword ({_names(mark.name)})"
     for argument, value in mark.kwargs.items():
-        error = _of_argument(mark.name, argument, value)
+        error = _argument_error(mark.name, argument, value)
         if error is not None:
             yield f"marker {error}"
 
 
-def _of_argument(name: str, argument: str, value: object) -> Exception | None:
+def _argument_error(name: str, argument: str, value: object) -> Exception | None:
     known = _ARGUMENTS[name]
     if argument not in known:
-        import difflib  # noqa: PLC0415 -- needed for mistakes alone
+        import difflib  # noqa: PLC0415 -- needed for errors only
 
         near = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"it takes {_names(name)}"

@@ -1,4 +1,4 @@
-"""The only reader of the command line and the ini file: from text to checked settings."""
+"""The command line options and ini settings: declaration, parsing and validation."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
 _UPDATES: Final = ("shrink", "all")
 _REPORT_TYPES: Final = ("term", "json")
-#: Python itself refuses to read numbers of some thousand digits.
+# Fifteen digits are enough, and `int` refuses text of several thousand digits.
 _SIZE: Final = re.compile(
     r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
 )
 _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
-#: The options that take one value: name, what the value is called, help.
-_ON_THE_COMMAND_LINE: Final = (
+#: The options with one value: name, metavar, help.
+_OPTIONS: Final = (
     (
         "keep",
         "POLICY",
         "keep the temporary directories of tests: none, failed or all (default: failed)",
     ),
-    ("keep-sessions", "N", "how many sessions that kept something stay on disk (default: 3)"),
-    ("artifacts", "DIR", "directory to copy what was kept to, with a manifest.json"),
+    ("keep-sessions", "N", "number of sessions with kept directories to leave (default: 3)"),
+    ("artifacts", "DIR", "directory to copy the kept directories to, with a manifest.json"),
     (
         "artifacts-max-size",
         "SIZE",
@@ -49,8 +49,8 @@ _ON_THE_COMMAND_LINE: Final = (
         "leaks",
         "MODE",
         (
-            "off, report, fail: exit status 1 when something is left, or strict: also an error in "
-            "the test that left it (default: report)"
+            "off, report, fail: exit status 1 if there are leaks, or strict: also an error in "
+            "the test that leaked (default: report)"
         ),
     ),
     (
@@ -61,39 +61,42 @@ _ON_THE_COMMAND_LINE: Final = (
             "directories in tempres_watch) (default: temp)"
         ),
     ),
-    ("baseline", "FILE", "known leaks, which are counted apart and never fail the run"),
+    ("baseline", "FILE", "file of known leaks, which never fail the run"),
     (
         "update-baseline",
         "HOW",
-        "rewrite the baseline: shrink drops what no longer leaks, all writes what this run found",
+        (
+            "rewrite the baseline: shrink removes known leaks that are gone, all writes the leaks "
+            "of this run"
+        ),
     ),
 )
 
 
 class ReportTarget(NamedTuple):
-    """A report to write: its type, and where to."""
+    """A report to write: its type and destination."""
 
     type: str
     destination: str | None
 
 
 class Settings(NamedTuple):
-    """What the user asked for, checked."""
+    """The validated settings of a session."""
 
     keep: str
     keep_sessions: int
-    #: The directory that what was kept is copied to, and how many bytes at most.
+    #: The directory that kept paths are copied to, and the most bytes to copy.
     artifacts: str | None
     artifacts_max_size: int
-    #: The directory in which the session root is to stand; None is the system's.
+    #: The parent directory of the session root; None for the system's temp directory.
     root: str | None
     root_mode: int
     leaks: str
     detect: frozenset[str]
-    #: The directories in which `watch` looks for what changed.
+    #: The directories that the detector `watch` compares.
     watch: tuple[str, ...]
     ignore: tuple[str, ...]
-    #: The file of known leaks, and how it is to be rewritten, if at all.
+    #: The file of known leaks, and how to rewrite it, or None.
     baseline: str | None
     update_baseline: str | None
     reports: tuple[ReportTarget, ...]
@@ -101,27 +104,27 @@ class Settings(NamedTuple):
 
     @property
     def prints(self) -> bool:
-        """Whether the terminal's report is wanted."""
+        """Whether to print the terminal report."""
         return ReportTarget("term", "none") not in self.reports
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option, on the command line and for the ini file."""
     group = parser.getgroup("tempres", "temporary resources")
-    for name, metavar, text in _ON_THE_COMMAND_LINE:
+    for name, metavar, text in _OPTIONS:
         group.addoption(f"--tempres-{name}", metavar=metavar, help=text)
     group.addoption(
         "--tempres-report",
         metavar="TYPE[:DEST]",
         action="append",
-        help="report to write besides the terminal's: json:PATH; term:none silences the "
-        "terminal's (repeatable)",
+        help="report to write besides the terminal report: json:PATH; term:none turns the "
+        "terminal report off (repeatable)",
     )
     _add_ini(parser)
 
 
 def _add_ini(parser: pytest.Parser) -> None:
-    # Native TOML configuration insists on real types, which this pytest may not have.
+    # Native TOML configuration requires the type "int", which pytest has from 8.4 on.
     number: Any = "int" if pytest.version_tuple >= (8, 4) else "string"
     for name, kind, default, text in (
         ("tempres_keep", "string", None, "like --tempres-keep"),
@@ -144,18 +147,21 @@ def _add_ini(parser: pytest.Parser) -> None:
 def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) -> Settings:
     """Return the settings of this session.
 
-    :param namespace: The command line, parsed as far as it is known so early.
-    :param joined: Whether this is a worker: its controller has checked what lies
-        on disk, and another host may not have it.
-    :raises pytest.UsageError: Naming the option, the value and what is allowed.
+    :param namespace: The command line, parsed with the options that are known so early.
+    :param joined: Whether this is a worker: its controller has checked the paths, and they may not
+        exist on another host.
+    :raises pytest.UsageError: With the option, the value and the allowed values.
     """
 
-    def given(name: str, default: str | None = None) -> Any:
+    def option(name: str, default: str | None = None) -> Any:
         values = (getattr(namespace, name, None), _ini(config, name), default)
         return next((value for value in values if value is not None), None)
 
     def base(name: str) -> str:
-        """Return what a path is relative to: as everywhere in pytest, to where it was written."""
+        """Return the directory that a path is relative to.
+
+        As in pytest, that is the invocation directory or the directory of the ini file.
+        """
         if getattr(namespace, name, None) is not None or config.inipath is None:
             return str(config.invocation_params.dir)
         return str(config.inipath.parent)
@@ -164,21 +170,21 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
     if update is not None:
         update = _choice("update-baseline", update, _UPDATES)
     reports = [
-        _target(text, base("tempres_report"), joined=joined) for text in given("tempres_report")
+        _target(text, base("tempres_report"), joined=joined) for text in option("tempres_report")
     ]
     return Settings(
-        keep=_choice("keep", given("tempres_keep", "failed"), POLICIES),
-        keep_sessions=_count("keep-sessions", given("tempres_keep_sessions")),
-        artifacts=_artifacts(given("tempres_artifacts"), base("tempres_artifacts"), joined=joined),
-        artifacts_max_size=_size("artifacts-max-size", given("tempres_artifacts_max_size", "1G")),
-        root=_directory(given("tempres_root"), base("tempres_root"), joined=joined),
+        keep=_choice("keep", option("tempres_keep", "failed"), POLICIES),
+        keep_sessions=_count("keep-sessions", option("tempres_keep_sessions")),
+        artifacts=_artifacts(option("tempres_artifacts"), base("tempres_artifacts"), joined=joined),
+        artifacts_max_size=_size("artifacts-max-size", option("tempres_artifacts_max_size", "1G")),
+        root=_directory(option("tempres_root"), base("tempres_root"), joined=joined),
         root_mode=_mode(_ini(config, "tempres_root_mode")),
-        leaks=_choice("leaks", given("tempres_leaks", "report"), _LEAK_MODES),
-        detect=_detectors(given("tempres_detect")),
+        leaks=_choice("leaks", option("tempres_leaks", "report"), _LEAK_MODES),
+        detect=_detectors(option("tempres_detect")),
         watch=_watched(config, _ini(config, "tempres_watch"), joined=joined),
         ignore=tuple(_ini(config, "tempres_ignore")),
         baseline=_baseline(
-            given("tempres_baseline"), base("tempres_baseline"), update, joined=joined
+            option("tempres_baseline"), base("tempres_baseline"), update, joined=joined
         ),
         update_baseline=update,
         reports=tuple(reports),
@@ -190,7 +196,7 @@ def _ini(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        # Newer versions of pytest raise the last one, but do not name the option.
+        # Newer versions of pytest raise UsageError, but do not name the option.
         raise pytest.UsageError(f"{name} in the configuration file: {error}") from error
 
 
@@ -203,7 +209,7 @@ def _choice(name: str, value: str, allowed: Iterable[str]) -> str:
 def _refused(
     name: str, value: object, advice: str, word: str = "", allowed: Iterable[str] = ()
 ) -> pytest.UsageError:
-    import difflib  # noqa: PLC0415 -- needed for mistakes alone
+    import difflib  # noqa: PLC0415 -- needed for errors only
 
     near = difflib.get_close_matches(word, list(allowed), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
@@ -217,7 +223,7 @@ def _list(allowed: Iterable[str]) -> str:
 
 def _count(name: str, value: object) -> int:
     text = str(value)
-    # Python itself refuses to read numbers of some thousand digits.
+    # `int` refuses text of several thousand digits.
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
     raise _refused(name, value, "give a whole number, 0 or more")
@@ -240,20 +246,20 @@ def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
     if value is None:
         return None
     if not value or "\0" in value:
-        raise _refused("artifacts", value, "name a directory; it is made when it is needed")
+        raise _refused("artifacts", value, "name a directory; it is created when it is needed")
     path = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
     if not joined:
-        _check_makeable(value, path)
+        _check_can_be_created(value, path)
     return path
 
 
-def _check_makeable(value: str, path: str) -> None:
+def _check_can_be_created(value: str, path: str) -> None:
     nearest = path
     while not os.path.lexists(nearest):
         nearest = os.path.dirname(nearest)
     if not os.path.isdir(nearest):
         what = "it" if nearest == path else nearest
-        raise _refused("artifacts", value, f"{what} is not a directory; name one")
+        raise _refused("artifacts", value, f"{what} is not a directory; name one that is")
     if not os.access(nearest, os.W_OK | os.X_OK):
         advice = f"the directory {nearest} is not writable; name one that is"
         raise _refused("artifacts", value, advice)
@@ -298,17 +304,17 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
     if joined or os.path.isfile(path):
         return path
     if update != "all" or os.path.isdir(path) or not value:
-        advice = "there is no such file; --tempres-update-baseline=all makes it"
+        advice = "there is no such file; --tempres-update-baseline=all creates it"
         raise _refused("baseline", value, advice)
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise _refused("baseline", value, f"there is no directory {folder}; make it first")
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        raise _refused("baseline", value, f"there is no directory {parent}; create it first")
     return path
 
 
 def _mode(value: str | None) -> int:
     if not value:
-        # Root's suites start servers as another user, who must get through.
+        # Tests that root runs start servers as other users, which must be able to search it.
         return 0o711 if getattr(os, "geteuid", lambda: -1)() == 0 else 0o700
     if value not in _ROOT_MODES:
         raise pytest.UsageError(f"tempres_root_mode={value}: choose {_list(_ROOT_MODES)}")
@@ -321,14 +327,14 @@ def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
         raise _refused("report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES)
     if kind == "term":
         if destination not in ("", "none"):
-            raise _refused("report", text, "the terminal's report takes no destination but none")
+            raise _refused("report", text, "term takes no destination other than none")
         return ReportTarget(kind, destination or None)
     if not destination:
         raise _refused("report", text, "name the file: json:PATH")
     path = os.path.join(base, os.path.expanduser(destination))
-    folder = os.path.dirname(path)
-    if not joined and not os.path.isdir(folder):
-        raise _refused("report", text, f"there is no directory {folder}; make it first")
+    parent = os.path.dirname(path)
+    if not joined and not os.path.isdir(parent):
+        raise _refused("report", text, f"there is no directory {parent}; create it first")
     if not joined and os.path.isdir(path):
         raise _refused("report", text, "this is a directory; name a file in it")
     return ReportTarget(kind, path)

@@ -97,7 +97,7 @@ def test_a_wrong_value_ends_the_run_before_any_test(pytester, run_plain):
     result = run_plain("--tempres-artifacts=file")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["ERROR: --tempres-artifacts=file: it is not a directory; name one"]
+        ["ERROR: --tempres-artifacts=file: it is not a directory; name one that is"]
     )
     assert not (pytester.path / "ran").exists()
 

@@ -159,7 +159,11 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("keep_sessions", "\u0663", r"whole number"),
         ("keep_sessions", "", r"whole number"),
         ("keep_sessions", "9" * 5000, r"whole number"),
-        ("artifacts", "", r"--tempres-artifacts=: name a directory; it is made when it is needed"),
+        (
+            "artifacts",
+            "",
+            r"--tempres-artifacts=: name a directory; it is created when it is needed",
+        ),
         ("artifacts", "a\0b", r"name a directory"),
         (
             "artifacts_max_size",
@@ -179,12 +183,12 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("report", [""], r"choose term"),
         ("report", ["json"], r"--tempres-report=json: name the file: json:PATH"),
         ("report", ["json:"], r"name the file"),
-        ("report", ["term:file"], r"takes no destination but none"),
-        ("report", ["json:missing/r.json"], r"there is no directory .*missing; make it first"),
+        ("report", ["term:file"], r"takes no destination other than none"),
+        ("report", ["json:missing/r.json"], r"there is no directory .*missing; create it first"),
         ("report", ["json:."], r"this is a directory; name a file in it"),
         ("detect", "fd", r"--tempres-detect=fd: choose temp, fds or watch \(did you mean fds\?\)"),
         ("detect", "temp,", r"choose temp, fds or watch"),
-        ("baseline", "missing", r"no such file; --tempres-update-baseline=all makes it"),
+        ("baseline", "missing", r"no such file; --tempres-update-baseline=all creates it"),
         ("baseline", "", r"no such file"),
         ("update_baseline", "al", r"choose shrink or all \(did you mean all\?\)"),
         ("update_baseline", "all", r"no baseline to rewrite; name one with --tempres-baseline"),
@@ -344,7 +348,7 @@ def test_artifacts_need_a_place(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     assert settings(artifacts="~/x").artifacts == str(tmp_path / "home" / "x")
     for value, message in (
-        ("file", "--tempres-artifacts=file: it is not a directory; name one"),
+        ("file", "--tempres-artifacts=file: it is not a directory; name one that is"),
         ("dangling", "it is not a directory"),
         ("file/x/y", "file is not a directory"),
     ):

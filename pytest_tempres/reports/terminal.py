@@ -301,7 +301,7 @@ def count(number: int, noun: str) -> str:
 
 
 def size(amount: float) -> str:
-    """Return *amount* bytes in the largest fitting unit: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
+    """Return *amount* bytes in a unit that fits: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
     if amount < 1000:
         return count(int(amount), "byte")
     for unit in _UNITS[1:]:

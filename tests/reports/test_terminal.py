@@ -281,7 +281,8 @@ def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
         "far:tempres-zzzzzzzz/gw3/x",
     ]
     assert told[-1].endswith(
-        "; removed except for 1 outside the temp location and 1 left to the next session on their host"
+        "; removed except for 1 outside the temp location"
+        " and 1 left to the next session on their host"
     )
     assert lines(leaks[2], **more)[-1].endswith("; removed")
     assert lines(leaks[3], **more)[-1].endswith("; left to the next session on their host")
