@@ -22,27 +22,27 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 
 
 @pytest.fixture
-def given(tmp_path):
-    """Make a directory with a file of ten bytes, which is kept."""
+def keep(tmp_path):
+    """Create a directory with a file of ten bytes, and return its record."""
 
-    def given(name: str, nodeid: str = TEST, text: str = "0123456789") -> Kept:
+    def keep(name: str, nodeid: str = TEST, text: str = "0123456789") -> Kept:
         path = tmp_path / "root" / name
         path.mkdir(parents=True)
         (path / "file").write_text(text)
         return Kept(nodeid, str(path), "failed", "main")
 
-    return given
+    return keep
 
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    """Where artifacts go; it does not exist yet."""
+    """The directory of artifacts, which does not exist yet."""
     return tmp_path / "some" / "where"
 
 
 @pytest.fixture
 def export_all(out):
-    """Export what is given."""
+    """Export the kept paths."""
 
     def export_all(*kept: Kept, max_size: int = 1000, **more) -> Exported:
         return export(kept, str(out), max_size=max_size, session="tempres-1", **more)
@@ -51,16 +51,16 @@ def export_all(out):
 
 
 def records(out: Path, name: str = "manifest.json") -> list[dict]:
-    """Return what the manifest says."""
+    """Return the records in the manifest."""
     found = json.loads((out / name).read_text())
     assert found["version"] == 1
     return found["artifacts"]
 
 
-def test_what_was_skipped_is_listed_up_to_a_point(given, export_all, out, monkeypatch):
-    """A million of skipped files makes no manifest that nobody can open; the count is whole."""
+def test_the_list_of_skipped_paths_is_limited(keep, export_all, out, monkeypatch):
+    """The number of skipped paths is complete, their list in the manifest is not."""
     monkeypatch.setattr(tree_copy, "_MAX_SKIPPED", 2)
-    kept = given("a")
+    kept = keep("a")
     for number in range(4):
         Path(kept.path, f"file{number}").write_text("0123456789")
     done = export_all(kept, max_size=10)
@@ -70,9 +70,13 @@ def test_what_was_skipped_is_listed_up_to_a_point(given, export_all, out, monkey
     assert (done.artifacts.files, done.artifacts.skipped) == (1, 4)
 
 
-def test_each_test_has_its_directory(given, export_all, out):
-    """All that is kept of a test is found under its name, and nothing else is there."""
-    kept = [given("main.d/a"), given("main/a"), given("main.d/b", "t.py::other")]
+def test_each_test_has_its_own_directory(keep, export_all, out):
+    """The directory has the test's name and contains nothing else."""
+    kept = [
+        keep("main.d/a"),
+        keep("main/a"),
+        keep("main.d/b", "t.py::other"),
+    ]
     done = export_all(*kept)
     other = safe_nodeid("t.py::other")
     places = [f"{NAME}/a", f"{NAME}/a-2", f"{other}/b"]
@@ -87,9 +91,9 @@ def test_each_test_has_its_directory(given, export_all, out):
 
 
 @posix
-def test_the_manifest_tells_all(given, export_all, out):
-    """Who has nothing but the artifacts knows what each is, and what is missing."""
-    kept = given("a")
+def test_the_manifest_describes_each_copy(keep, export_all, out):
+    """A reader of the artifacts knows what each is, and what is missing."""
+    kept = keep("a")
     Path(kept.path, "x:y").write_text("12")
     Path(kept.path, "big").write_text("x" * 13)
     bad = os.fsdecode(b"\xff")
@@ -110,12 +114,12 @@ def test_the_manifest_tells_all(given, export_all, out):
     ]
 
 
-def test_the_second_run_has_directories_of_its_own(given, export_all, out):
-    """Nothing of an earlier run is overwritten or removed, whatever it is."""
+def test_a_second_run_has_directories_of_its_own(keep, export_all, out):
+    """Nothing of an earlier run, or of another program, is overwritten or removed."""
     (out / f"{NAME}-2").mkdir(parents=True)
     (out / "manifest.json").write_text("mine")
-    first = export_all(given("a"))
-    second = export_all(given("b"))
+    first = export_all(keep("a"))
+    second = export_all(keep("b"))
     assert first.kept[0].artifact == str(out / NAME / "a")
     assert second.kept[0].artifact == str(out / f"{NAME}-3" / "b")
     assert os.listdir(out / f"{NAME}-2") == []
@@ -126,16 +130,16 @@ def test_the_second_run_has_directories_of_its_own(given, export_all, out):
     ]
 
 
-def test_the_limit_is_that_of_the_session(given, export_all, out):
-    """Later paths have what earlier ones left, and smaller ones still fit."""
-    done = export_all(given("a"), given("b"), given("c", text="0"), max_size=15)
+def test_the_size_limit_applies_to_the_whole_session(keep, export_all, out):
+    """Later paths share what earlier ones left of it, and smaller ones still fit."""
+    done = export_all(keep("a"), keep("b"), keep("c", text="0"), max_size=15)
     assert done.artifacts == Artifacts(str(out), 3, 2, 11, 1, "manifest.json")
 
 
 @posix
-def test_what_lies_in_another_kept_path_is_copied_once(given, export_all, out):
-    """Its copy is in the other's copy, under the names that it has there."""
-    inner = given("a/x:y/z", "t.py::inner")
+def test_a_path_inside_another_kept_path_is_copied_once(keep, export_all, out):
+    """Its copy is inside the copy of the other path, under its name there."""
+    inner = keep("a/x:y/z", "t.py::inner")
     outer = inner._replace(nodeid=TEST, path=str(Path(inner.path).parents[1]))
     missing = Kept("t.py::more", os.path.join(outer.path, "missing"), "all", "main")
     done = export_all(inner, outer, inner, missing)
@@ -147,9 +151,9 @@ def test_what_lies_in_another_kept_path_is_copied_once(given, export_all, out):
     ]
 
 
-def test_a_file_is_copied_by_itself(given, export_all, out):
-    """What is kept may be a file; one that does not fit has no copy."""
-    path = os.path.join(given("a").path, "file")
+def test_a_kept_file_is_copied(keep, export_all, out):
+    """A file that exceeds the limit has no copy."""
+    path = os.path.join(keep("a").path, "file")
     kept = Kept(TEST, path, "failed", "main")
     assert export_all(kept).kept[0].artifact == str(out / NAME / "file")
     done = export_all(kept, max_size=9)
@@ -159,9 +163,9 @@ def test_a_file_is_copied_by_itself(given, export_all, out):
     assert records(out)[1]["skipped"] == [{"path": ".", "reason": reason}]
 
 
-def test_what_is_not_here_is_named(given, export_all, out, tmp_path):
-    """What another host keeps stays there, and what is gone is gone: neither is a failure."""
-    here, kept = given("a"), Kept(TEST, "", "failed", "main")
+def test_missing_and_remote_paths_are_listed(keep, export_all, out, tmp_path):
+    """Paths on another host and missing paths are skipped, and are no failures."""
+    here, kept = keep("a"), Kept(TEST, "", "failed", "main")
     remote = [kept._replace(path="host:/tmp/tempres-2/x"), kept._replace(path="/no/tempres-3/x")]
     gone = kept._replace(path=str(tmp_path / "gone"))
     done = export_all(*remote, gone, here, other_roots=["/no/tempres-3"])
@@ -173,9 +177,11 @@ def test_what_is_not_here_is_named(given, export_all, out, tmp_path):
 
 
 @pytest.mark.parametrize("obstacle", ["file", "closed"])
-def test_no_directory_is_one_failure(given, export_all, out, monkeypatch, obstacle):
-    """Where nothing can be made, all is as if nobody had asked, and that is told."""
-    kept = given("a")
+def test_a_target_that_cannot_be_created_is_one_failure(
+    keep, export_all, out, monkeypatch, obstacle
+):
+    """Nothing is copied, and the failure is reported."""
+    kept = keep("a")
     if obstacle == "file":
         out.parent.mkdir()
         out.touch()
@@ -191,8 +197,8 @@ def test_no_directory_is_one_failure(given, export_all, out, monkeypatch, obstac
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a directory that is in use")
-def test_a_directory_that_is_removed_meanwhile_is_a_failure(given, export_all, out, monkeypatch):
-    """What can be told is told, and nothing is raised."""
+def test_a_target_that_is_removed_is_a_failure(keep, export_all, out, monkeypatch):
+    """The failure is reported and not raised."""
     make = Directory.make_directory
 
     def remove(self, name, mode):
@@ -203,16 +209,16 @@ def test_a_directory_that_is_removed_meanwhile_is_a_failure(given, export_all, o
         make(self, name, mode)
 
     monkeypatch.setattr(Directory, "make_directory", remove)
-    done = export_all(given("a"), given("b"))
+    done = export_all(keep("a"), keep("b"))
     assert [each.artifact for each in done.kept] == [None, None]
     assert done.failure == f"{out / NAME}: {os.strerror(errno.ENOENT)}"
     assert (done.artifacts.skipped, done.artifacts.manifest) == (2, None)
 
 
-def test_a_full_disk_is_told_in_the_manifest(given, tmpfs):
-    """What was copied stays, the rest is named, and nothing half is there."""
+def test_a_full_disk_is_recorded_in_the_manifest(keep, tmpfs):
+    """Complete copies stay, the rest is listed, and there is no partial copy."""
     to = tmpfs("size=1m")
-    kept = [given(name, f"t.py::{name}", "x" * 600_000) for name in "abc"]
+    kept = [keep(name, f"t.py::{name}", "x" * 600_000) for name in "abc"]
     done = export(kept, str(to), max_size=10**9, session="s")
     full = os.strerror(errno.ENOSPC)
     found = [(each["files"], each["skipped"]) for each in records(to)]
@@ -226,9 +232,9 @@ def test_a_full_disk_is_told_in_the_manifest(given, tmpfs):
     assert done.kept[2].artifact is None
 
 
-def test_what_is_kept_may_hold_the_artifacts(given):
-    """A copy into itself ends, and the source has nothing in it but the artifacts."""
-    kept = given("a")
+def test_a_kept_directory_may_contain_the_artifacts(keep):
+    """The artifacts are not copied into themselves."""
+    kept = keep("a")
     to = Path(kept.path, "artifacts")
     done = export([kept], str(to), max_size=1000, session="s")
     assert os.listdir(to / NAME / "a") == ["file"]

@@ -22,7 +22,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files, n
 
 @pytest.fixture(params=["by descriptor", "by path"])
 def platform(request, monkeypatch):
-    """Whether the platform can work relative to descriptors; Windows can't."""
+    """Whether the platform has `dir_fd` support; Windows has not."""
     if request.param == "by path":
         monkeypatch.setattr(dirfd.System, "by_descriptor", False)
     elif not dirfd.System.by_descriptor:
@@ -31,7 +31,7 @@ def platform(request, monkeypatch):
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """A directory to copy."""
+    """The directory to copy."""
     path = tmp_path / "from" / "kept"
     path.mkdir(parents=True)
     return path
@@ -39,7 +39,7 @@ def source(tmp_path) -> Path:
 
 @pytest.fixture
 def target(tmp_path) -> Path:
-    """Where copies go."""
+    """The directory for copies."""
     path = tmp_path / "to"
     path.mkdir()
     return path
@@ -52,10 +52,10 @@ def copy(source, target):
     def copy(
         path: Path = source, to: Path = target, limits: Limits | None = None, before=lambda: None
     ) -> TreeCopy:
-        with Directory.at(str(path.parent)) as above, Directory.at(str(to)) as below:
-            status = below.status()
+        with Directory.at(str(path.parent)) as parent, Directory.at(str(to)) as destination:
+            status = destination.status()
             limits = limits or Limits(BIG, (status.st_dev, status.st_ino))
-            tree = TreeCopy(above, path.name, below, "copy", limits)
+            tree = TreeCopy(parent, path.name, destination, "copy", limits)
             before()
             tree.run()
         return tree
@@ -63,8 +63,8 @@ def copy(source, target):
     return copy
 
 
-def described(top: Path) -> dict[str, tuple]:
-    """Return all that a copy should share with its original."""
+def describe(top: Path) -> dict[str, tuple]:
+    """Return what a copy and its original must have in common."""
     found = {}
     for path in (top, *top.rglob("*")):
         status = path.lstat()
@@ -80,8 +80,8 @@ def described(top: Path) -> dict[str, tuple]:
     return found
 
 
-def fill(top: Path) -> None:
-    """Make a tree with much of what a test may leave, and old times."""
+def make_tree(top: Path) -> None:
+    """Create a tree of many kinds of entries, with old times."""
     (top / "empty").mkdir()
     (top / "deep" / "er").mkdir(parents=True)
     (top / "deep" / "er" / "file").write_bytes(bytes(range(256)) * 2000)
@@ -98,22 +98,22 @@ def fill(top: Path) -> None:
 
 
 @posix
-def test_a_copy_is_like_its_original(platform, source, target, copy):
+def test_a_copy_equals_its_original(platform, source, target, copy):
     """Contents, modes, times and links are the same, and the original does not change."""
-    fill(source)
+    make_tree(source)
     for path in source.rglob("*"):
         if path.is_symlink():
             os.utime(path, ns=(10**18, 10**18), follow_symlinks=False)
-    before = described(source)
+    before = describe(source)
     tree = copy()
-    assert described(target / "copy") == before == described(source)
+    assert describe(target / "copy") == before == describe(source)
     assert (tree.skipped, tree.renamed) == ([], {})
     assert (tree.files, tree.bytes, tree.is_directory) == (6, 256 * 2000 + 10, True)
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_is_no_directory_is_copied_alone(platform, source, target, copy, kind):
-    """A kept path may be a file; a kept link is not what it leads to."""
+def test_a_file_or_a_link_is_copied_by_itself(platform, source, target, copy, kind):
+    """A link is copied as a link, not as its target."""
     path = source / "it"
     path.write_text("text") if kind == "file" else path.symlink_to(target)
     tree = copy(path)
@@ -124,14 +124,14 @@ def test_what_is_no_directory_is_copied_alone(platform, source, target, copy, ki
 
 
 @posix
-def test_what_is_no_file_is_named(platform, source, target, copy):
-    """Fifos, sockets and devices are skipped; nothing waits for somebody at their other end."""
+def test_special_files_are_skipped_and_listed(platform, source, target, copy):
+    """Fifos, sockets and devices are skipped without being opened."""
     os.mkfifo(source / "fifo")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.socket(socket.AF_UNIX))
         here = os.getcwd()
         stack.callback(os.chdir, here)
-        # Their paths may not be long.
+        # The path of a socket is limited to about 100 bytes.
         os.chdir(source)
         server.bind("socket")
     skipped = {("fifo",): "a fifo", ("socket",): "a socket"}
@@ -143,8 +143,8 @@ def test_what_is_no_file_is_named(platform, source, target, copy):
 
 
 @posix
-def test_names_are_made_safe_and_told(source, target, copy):
-    """One awkward name must not cost the upload of all the others."""
+def test_names_are_made_portable_and_the_changes_listed(source, target, copy):
+    """One name that is not portable would make the whole upload fail."""
     (source / "a:b").mkdir()
     (source / "a:b" / "x?").touch()
     (source / os.fsdecode(b"\xff")).symlink_to("a:b")
@@ -159,8 +159,8 @@ def test_names_are_made_safe_and_told(source, target, copy):
     assert tree.place(("a:b", "x?", "more")) == ("a_b", "x_", "more")
 
 
-def test_the_limit_is_shared_and_smaller_files_still_fit(source, target, copy):
-    """What would pass the limit is named; sparse files count as long as they are."""
+def test_a_file_over_the_limit_is_listed_and_smaller_files_still_fit(source, target, copy):
+    """Sparse files count with their full size."""
     for name, size in (("a", 60), ("b", 50), ("c", 40), ("d", 1)):
         (source / name).write_bytes(bytes(size))
     os.truncate(source / "b", 10**12)
@@ -174,8 +174,8 @@ def test_the_limit_is_shared_and_smaller_files_still_fit(source, target, copy):
     assert (tree.bytes, limits.left, limits.failure) == (100, 0, None)
 
 
-def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
-    """Empty files, links and directories have an end too, and no list grows with what is left."""
+def test_the_number_of_items_is_limited(source, target, copy, monkeypatch):
+    """Empty files, links and directories count too, and the list of skipped paths is limited."""
     monkeypatch.setattr(tree_copy, "_MIN_ITEMS", 6)
     monkeypatch.setattr(tree_copy, "_MAX_SKIPPED", 2)
     for number in range(4):
@@ -184,7 +184,7 @@ def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
         (source / f"link{number}").symlink_to("nowhere")
     limits = Limits(1000, (0, 0))
     tree = copy(limits=limits)
-    # The directory that is copied is one of them.
+    # The copied directory itself counts as one item.
     assert len(list((target / "copy").iterdir())) == 5
     assert len(tree.skipped) == 2
     assert {reason for _, reason in tree.skipped} == {"over the size limit: too many files"}
@@ -192,24 +192,24 @@ def test_items_are_limited_as_bytes_are(source, target, copy, monkeypatch):
     assert Limits(512 * 7, (0, 0)).items_left == 7
 
 
-def test_a_file_that_grows_has_an_end(tmp_path):
-    """Who writes for ever into a file does not keep us for ever."""
+def test_a_growing_file_is_copied_up_to_its_first_size(tmp_path):
+    """Copying ends although another process keeps writing."""
     (tmp_path / "from").write_bytes(b"0123456789")
     with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
         assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 4
     assert (tmp_path / "to").read_bytes() == b"0123"
 
 
-def test_a_file_that_shrinks_is_copied_as_far_as_it_goes(tmp_path):
-    """What is gone can't be copied, and is not counted."""
+def test_a_shrinking_file_is_copied_up_to_its_end(tmp_path):
+    """The bytes that are gone are not counted."""
     (tmp_path / "from").write_bytes(b"01")
     with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
         assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 2
 
 
 @posix
-def test_a_swap_does_not_lead_out(platform, source, tmp_path, target, copy, monkeypatch):
-    """Between look and deed a directory becomes a link, a file becomes a link or a fifo."""
+def test_a_swapped_entry_is_not_followed(platform, source, tmp_path, target, copy, monkeypatch):
+    """A directory becomes a link, or a file a link or a fifo, between the check and the copy."""
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key").write_text("secret")
@@ -235,16 +235,16 @@ def test_a_swap_does_not_lead_out(platform, source, tmp_path, target, copy, monk
     assert list((target / "copy").rglob("*")) == [target / "copy" / "directory"]
 
 
-def test_what_vanishes_meanwhile_is_named(source, copy, monkeypatch):
-    """Somebody else may be at work in the tree."""
+def test_an_entry_that_vanishes_is_listed(source, copy, monkeypatch):
+    """Another process may change the tree during the copy."""
     monkeypatch.setattr(Directory, "names", lambda self: ["gone"])
     tree = copy()
     assert tree.skipped == [(("gone",), os.strerror(errno.ENOENT))]
     assert tree.is_directory
 
 
-def test_a_copy_into_itself_ends(platform, source, copy):
-    """The directory of artifacts may lie in what is kept."""
+def test_the_artifacts_directory_is_not_copied(platform, source, copy):
+    """The directory of artifacts may be inside a kept directory."""
     (source / "x").write_text("x")
     to = source / "artifacts"
     to.mkdir()
@@ -253,8 +253,8 @@ def test_a_copy_into_itself_ends(platform, source, copy):
     assert sorted(path.name for path in to.rglob("*")) == ["copy", "x"]
 
 
-def test_a_very_deep_tree_is_cut(source, target, copy, monkeypatch):
-    """Depth is bounded, and where it was cut is told."""
+def test_the_depth_is_limited(source, target, copy, monkeypatch):
+    """The place where the copy ends is listed."""
     monkeypatch.setattr(tree_copy, "_MAX_DEPTH", 3)
     (source / "1" / "2" / "3").mkdir(parents=True)
     tree = copy()
@@ -262,8 +262,8 @@ def test_a_very_deep_tree_is_cut(source, target, copy, monkeypatch):
     assert (target / "copy" / "1" / "2").is_dir()
 
 
-def test_mount_points_are_named_and_not_entered(source, target, copy, tmpfs):
-    """What is mounted in a directory is no part of it."""
+def test_mount_points_are_skipped_and_listed(source, target, copy, tmpfs):
+    """A mounted file system is not part of the directory."""
     (source / "mnt").mkdir()
     tmpfs("size=64k", source / "mnt")
     (source / "mnt" / "x").touch()
@@ -272,25 +272,25 @@ def test_mount_points_are_named_and_not_entered(source, target, copy, tmpfs):
     assert os.listdir(target / "copy") == []
 
 
-def test_another_file_system_will_do(source, copy, tmpfs):
-    """Artifacts go to where the machine's life does not matter, which is another disk."""
-    fill(source)
+def test_a_tree_is_copied_to_another_file_system(source, copy, tmpfs):
+    """The artifacts are usually on another disk."""
+    make_tree(source)
     to = tmpfs("size=2m")
     tree = copy(to=to)
     assert tree.skipped == []
-    assert described(to / "copy") == {
+    assert describe(to / "copy") == {
         name: (
             kind,
             mode,
-            time if not stat.S_ISLNK(kind) else described(to / "copy")[name][2],
+            time if not stat.S_ISLNK(kind) else describe(to / "copy")[name][2],
             text,
         )
-        for name, (kind, mode, time, text) in described(source).items()
+        for name, (kind, mode, time, text) in describe(source).items()
     }
 
 
-def test_a_full_disk_ends_the_copying(source, copy, tmpfs):
-    """No half file stays, what was copied stays, and all the rest is named."""
+def test_a_full_disk_stops_the_copy(source, copy, tmpfs):
+    """No partial file stays, complete copies stay, and the rest is listed."""
     for name, size in (("a", 200_000), ("b", 2_000_000), ("c", 10)):
         (source / name).write_bytes(b"x" * size)
     to = tmpfs("size=1m")
@@ -304,9 +304,9 @@ def test_a_full_disk_ends_the_copying(source, copy, tmpfs):
     assert limits.failure == f"{to / 'copy' / 'b'}: {full}"
 
 
-def test_a_read_only_disk_ends_the_copying(source, copy, tmpfs):
-    """Where nothing can be written, one attempt is enough."""
-    fill(source)
+def test_a_read_only_disk_stops_the_copy(source, copy, tmpfs):
+    """Only one attempt is made."""
+    make_tree(source)
     limits = Limits(BIG, (0, 0))
     tree = copy(to=tmpfs("ro"), limits=limits)
     assert tree.skipped == [((), os.strerror(errno.EROFS))]
@@ -315,8 +315,8 @@ def test_a_read_only_disk_ends_the_copying(source, copy, tmpfs):
 
 
 @posix
-def test_one_name_that_the_disk_refuses_does_not_end_it(source, target, copy, monkeypatch):
-    """A failure that concerns one file is told, and the others are copied."""
+def test_a_name_that_the_disk_refuses_does_not_stop_the_copy(source, target, copy, monkeypatch):
+    """The failure is reported, and the other files are copied."""
     for name in ("a", "b", "c"):
         (source / name).touch()
     make_file = Directory.make_file
@@ -334,8 +334,8 @@ def test_one_name_that_the_disk_refuses_does_not_end_it(source, target, copy, mo
     assert (limits.failure, limits.stopped) == (f"{target}/copy/b: File name too long", None)
 
 
-def test_an_interruption_leaves_no_half_file(source, target, copy, monkeypatch):
-    """Ctrl-C while a file is being copied does not leave a part that looks like the whole."""
+def test_an_interrupt_leaves_no_partial_file(source, target, copy, monkeypatch):
+    """The part that is already copied is removed."""
     (source / "a").write_bytes(b"x" * 100)
 
     def interrupt(*args):
@@ -348,8 +348,8 @@ def test_an_interruption_leaves_no_half_file(source, target, copy, monkeypatch):
 
 
 @posix
-def test_what_may_not_be_read_is_named(source, target, copy):
-    """Nobody's rights are changed in order to copy."""
+def test_unreadable_entries_are_listed(source, target, copy):
+    """No mode is changed in order to copy."""
     (source / "secret").write_text("x")
     (source / "closed").mkdir()
     (source / "open").write_text("x")
@@ -368,8 +368,8 @@ def test_what_may_not_be_read_is_named(source, target, copy):
 
 
 @posix
-def test_others_may_read_no_more_than_before(source, target, copy):
-    """Set-uid bits are not carried on; whoever owns the copy can read and remove it."""
+def test_a_copy_gives_other_users_no_more_access(source, target, copy):
+    """Set-uid bits are not copied, and the owner can read and remove the copy."""
     for name, mode in (("locked", 0o500), ("sticky", 0o1777)):
         (source / name).mkdir()
         (source / name).chmod(mode)

@@ -15,7 +15,7 @@ from pytest_tempres.workspace.sweep import read
 
 @pytest.fixture
 def root(tmp_path):
-    """A session root, without any kept path."""
+    """A session root without kept paths."""
     root = create(str(tmp_path), mode=0o700, about={})
     yield root
     root.release()
@@ -23,25 +23,25 @@ def root(tmp_path):
 
 @pytest.fixture
 def journal():
-    """A journal that is closed in the end."""
+    """A journal that is closed after the test."""
     journal = Journal()
     yield journal
     journal.close()
 
 
-def named(root) -> list[str]:
-    """Return what the root's files say is kept."""
+def kept_paths(root) -> list[str]:
+    """Return the paths that the root's files list as kept, relative to the root."""
     with root.opened() as at:
         return sorted(os.path.relpath(path, root.path) for path in read(root.path, at).named)
 
 
 def inside(root, *names: str) -> list[str]:
-    """Return paths in the root."""
+    """Return the paths of *names* in the root."""
     return [os.path.join(root.path, name) for name in names]
 
 
-def test_several_writers(root, journal):
-    """All processes of a session write to the same file, in any order."""
+def test_several_processes_write_to_one_journal(root, journal):
+    """Their records may come in any order."""
     other = Journal()
     journal.open(root)
     other.open(root)
@@ -49,13 +49,13 @@ def test_several_writers(root, journal):
     other.add(root, "ü", inside(root, "gw0.d/\udcff\n", "gw0.d/b"))
     journal.add(root, "t", inside(root, "main.d/c"))
     other.close()
-    assert named(root) == ["gw0.d/b", "gw0.d/\udcff\n", "main.d/a", "main.d/c"]
+    assert kept_paths(root) == ["gw0.d/b", "gw0.d/\udcff\n", "main.d/a", "main.d/c"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
-def test_it_is_for_its_user_alone(root, journal, umask):
-    """Names of tests may be secret, and what others write would be believed."""
+def test_the_journal_is_private(root, journal, umask):
+    """Node ids may be secret, and a sweep trusts the content."""
     before = os.umask(umask)
     try:
         journal.open(root)
@@ -64,16 +64,16 @@ def test_it_is_for_its_user_alone(root, journal, umask):
     assert os.stat(os.path.join(root.path, JOURNAL)).st_mode & 0o777 == 0o600
 
 
-def test_the_index_decides_alone(root, journal):
-    """A path that it does not name was named too early."""
+def test_the_journal_is_ignored_if_there_is_an_index(root, journal):
+    """A path in the journal alone was not kept in the end."""
     journal.add(root, "t", inside(root, "main.d/a", "main.d/b"))
     with open(os.path.join(root.path, "index.json"), "w", encoding="ascii") as file:
         json.dump({"kept": {"t": inside(root, "main.d/b")}}, file)
-    assert named(root) == ["main.d/b"]
+    assert kept_paths(root) == ["main.d/b"]
 
 
-def test_lines_that_are_torn_or_not_ours(root, journal):
-    """They are passed over, and so is what does not lie in the root."""
+def test_incomplete_and_foreign_lines_are_skipped(root, journal):
+    """Paths outside the root are skipped too."""
     journal.open(root)
     journal.add(root, "t", ["/etc/passwd", root.path, os.path.join(root.path, "..", "x")])
     path = os.path.join(root.path, JOURNAL)
@@ -93,21 +93,21 @@ def test_lines_that_are_torn_or_not_ours(root, journal):
                 b'{"path": "',
             )
         )
-    assert named(root) == ["main.d/a"]
+    assert kept_paths(root) == ["main.d/a"]
 
 
-def test_what_is_too_long_is_not_read(root, journal, monkeypatch):
-    """A test may have filled it with anything; what it names is not known then."""
+def test_a_journal_that_is_too_large_is_an_error(root, journal, monkeypatch):
+    """A test may have filled it, so its paths are unknown."""
     monkeypatch.setattr(dirfd, "_MAX_BYTES", 1000)
     journal.add(root, "t", inside(root, "main.d/a"))
     journal.add(root, "t" * 1000, inside(root, "main.d/b"))
     with pytest.raises(OSError, match="large"):
-        named(root)
+        kept_paths(root)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
-def test_something_else_in_its_place(root, journal, tmp_path, kind):
-    """It is neither written to nor read, and nobody waits for it."""
+def test_a_journal_that_is_no_regular_file_is_not_used(root, journal, tmp_path, kind):
+    """It is neither written nor read, and a fifo does not block."""
     path = os.path.join(root.path, JOURNAL)
     target = tmp_path / "target"
     target.write_text(json.dumps({"test": "t", "path": os.path.join(root.path, "main.d/a")}))
@@ -122,12 +122,12 @@ def test_something_else_in_its_place(root, journal, tmp_path, kind):
         os.mkdir(path)
     with pytest.raises(OSError):  # noqa: PT011 -- each kind has its own
         journal.add(root, "t", inside(root, "main.d/b"))
-    assert named(root) == []
+    assert kept_paths(root) == []
     assert target.read_bytes() == before
 
 
-def test_a_root_in_the_place_of_ours(root, journal, tmp_path):
-    """What others put there is not written to."""
+def test_nothing_is_written_to_a_root_that_replaced_ours(root, journal, tmp_path):
+    """The directory may belong to another process."""
     journal.open(root)
     os.rename(root.path, tmp_path / "moved")
     os.mkdir(root.path)
@@ -137,7 +137,7 @@ def test_a_root_in_the_place_of_ours(root, journal, tmp_path):
 
 
 def test_a_short_write_is_an_error(root, journal, monkeypatch):
-    """Where the disk is full, nothing is written down; the next line is whole all the same."""
+    """On a full disk the record is incomplete, and the next one is readable all the same."""
     journal.open(root)
     write = journals.System.write
     monkeypatch.setattr(journals.System, "write", lambda fd, text: write(fd, text[:-9]))
@@ -145,13 +145,13 @@ def test_a_short_write_is_an_error(root, journal, monkeypatch):
         journal.add(root, "t", inside(root, "main.d/a"))
     monkeypatch.undo()
     journal.add(root, "t", inside(root, "main.d/b"))
-    assert named(root) == ["main.d/b"]
+    assert kept_paths(root) == ["main.d/b"]
 
 
-# Python warns of a fork in a process with threads, such as a worker.
+# Python warns about a fork in a process with threads, such as a worker of pytest-xdist.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_does_not_hold_it(root, journal):
-    """Like the lock; it opens the file for itself when it has something to write."""
+def test_a_forked_child_closes_the_journal(root, journal):
+    """It opens the journal again when it adds a record."""
     if not hasattr(os, "fork"):
         pytest.skip("nothing forks here")
     journal.open(root)
@@ -161,8 +161,8 @@ def test_a_forked_child_does_not_hold_it(root, journal):
             held = journals.lock.is_held(journal._fd)
             journal.add(root, "t", inside(root, "main.d/child"))
             os._exit(1 if held else 0)
-        except Exception:  # noqa: BLE001 -- no child may go on with the tests
+        except Exception:  # noqa: BLE001 -- the child must not continue with the tests
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
     journal.add(root, "t", inside(root, "main.d/parent"))
-    assert named(root) == ["main.d/child", "main.d/parent"]
+    assert kept_paths(root) == ["main.d/child", "main.d/parent"]

@@ -13,7 +13,7 @@ from pytest_tempres.workspace.proof import identity_of
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the lock file is to stand."""
+    """The path of the lock file."""
     return str(tmp_path / ".lock")
 
 
@@ -25,18 +25,18 @@ def held(path):
     lock.release(fd)
 
 
-def refuse(fd):
-    """Lock nothing, as a file system without locks."""
+def no_locks(fd):
+    """Refuse to lock, as a file system without locks does."""
     raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_a_lock_that_is_held_cannot_be_taken(path, held):
-    """A session that lives cannot be mistaken for a dead one, not even by its own process."""
+    """A session that is alive does not look dead, not even to its own process."""
     assert lock.take(path) is None
 
 
-def test_a_lock_that_was_released_can_be_taken(path, held):
-    """A session that ended can be swept."""
+def test_a_released_lock_can_be_taken(path, held):
+    """A session that has ended can be swept."""
     lock.release(held)
     fd = lock.take(path)
     assert fd is not None
@@ -44,8 +44,8 @@ def test_a_lock_that_was_released_can_be_taken(path, held):
     lock.release(fd)
 
 
-def test_releasing_twice_does_not_close_somebody_elses_descriptor(path, held):
-    """A second release does nothing, since the number may be another file's by then."""
+def test_a_second_release_does_not_close_another_descriptor(path, held):
+    """The number may be that of another file by then."""
     lock.release(held)
     other = os.open(path, os.O_RDONLY)
     if other != held:
@@ -56,15 +56,15 @@ def test_releasing_twice_does_not_close_somebody_elses_descriptor(path, held):
     os.close(held)
 
 
-def test_releasing_survives_a_descriptor_that_was_closed(held):
-    """A program that closes every descriptor does not break the end of the session."""
+def test_release_accepts_a_closed_descriptor(held):
+    """A program that closes all descriptors does not break the end of the session."""
     os.close(held)
     lock.release(held)
     assert held not in lock._held
 
 
-def reused(fd, path) -> tuple[int, int]:
-    """Let a test close *fd*, and give the number to the file *path*; return what that is."""
+def reuse(fd, path) -> tuple[int, int]:
+    """Close *fd*, open the file *path* under its number, and return the identity of the file."""
     os.close(fd)
     path.touch()
     other = os.open(path, os.O_RDWR)
@@ -74,23 +74,21 @@ def reused(fd, path) -> tuple[int, int]:
     return identity_of(os.fstat(fd))
 
 
-def test_releasing_does_not_close_what_has_the_number_of_a_closed_descriptor(
-    tmp_path, path, in_child
-):
-    """A test closed our descriptor and opened a file of its own: that stays open, and in a fork."""
+def test_release_does_not_close_a_file_that_reuses_the_number(tmp_path, path, in_child):
+    """Neither in the process nor in a forked child."""
     fd = lock.acquire(path)
-    there = reused(fd, tmp_path / "precious")
+    identity = reuse(fd, tmp_path / "precious")
     try:
-        assert in_child(lambda: identity_of(os.fstat(fd)) == there)
+        assert in_child(lambda: identity_of(os.fstat(fd)) == identity)
         lock.release(fd)
-        assert identity_of(os.fstat(fd)) == there
+        assert identity_of(os.fstat(fd)) == identity
         assert fd not in lock._held
     finally:
         os.close(fd)
 
 
-def test_releasing_twice_does_not_give_up_another_sessions_lock(tmp_path, path):
-    """The number may be that of another lock of ours by then."""
+def test_a_second_release_does_not_release_the_lock_of_another_session(tmp_path, path):
+    """The number may be that of another lock by then."""
     first = lock.acquire(path)
     lock.release(first)
     other = str(tmp_path / "other")
@@ -104,24 +102,24 @@ def test_releasing_twice_does_not_give_up_another_sessions_lock(tmp_path, path):
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_a_lock_that_is_made_again_has_its_name_when_it_is_locked(path, held, monkeypatch, locks):
-    """A sweep between making and locking finds no file, and takes no living session for dead."""
+def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monkeypatch, locks):
+    """A sweep never finds it unlocked, and so never takes the session for dead."""
     os.unlink(path)
-    share = lock._share if locks else refuse
+    share = lock._share if locks else no_locks
 
-    def check(fd):
+    def check_share(fd):
         assert not os.path.lexists(path)
         share(fd)
 
     link = lock.System.link
 
-    def look(source, target, **options):
+    def check_link(source, target, **options):
         assert bool(os.stat(source).st_size) is not locks
         link(source, target, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_share", check)
-        patch.setattr(lock.System, "link", look)
+        patch.setattr(lock, "_share", check_share)
+        patch.setattr(lock.System, "link", check_link)
         now = lock.renew(held, path, proved=True)
     assert lock.take(path) is None
     assert held not in lock._held
@@ -131,8 +129,8 @@ def test_a_lock_that_is_made_again_has_its_name_when_it_is_locked(path, held, mo
 
 @pytest.mark.parametrize("proved", [True, False])
 @pytest.mark.parametrize("links", [True, False])
-def test_of_two_that_make_it_again_one_joins_the_other(path, held, monkeypatch, proved, links):
-    """Both hold the same file, on a disk without hard links too; nothing else stays there."""
+def test_processes_that_recreate_the_lock_file_share_one(path, held, monkeypatch, proved, links):
+    """Without hard links too; no draft is left."""
     other = lock.join(path)
     os.unlink(path)
     hold, found = lock.hold, []
@@ -166,8 +164,8 @@ def test_of_two_that_make_it_again_one_joins_the_other(path, held, monkeypatch, 
     lock.release(again)
 
 
-def test_a_lock_that_a_sweep_has_is_not_held(path, held):
-    """Who comes when a sweep is at work learns it, and keeps what it has."""
+def test_hold_fails_during_a_sweep(path, held):
+    """The caller keeps the lock that it holds."""
     os.unlink(path)
     lock.release(lock.acquire(path))
     sweeping = lock.take(path)
@@ -178,27 +176,27 @@ def test_a_lock_that_a_sweep_has_is_not_held(path, held):
 
 
 def test_acquire_refuses_a_file_that_exists(path, held):
-    """A lock is made, never found: what stands there may be anybody's."""
+    """The file may be another user's."""
     with pytest.raises(FileExistsError):
         lock.acquire(path)
 
 
 def test_take_does_not_follow_a_link(tmp_path, path):
-    """A link in the lock's place opens nothing, so its session counts as alive."""
+    """The session counts as alive."""
     (tmp_path / "real").write_text("")
     os.symlink("real", path)
     assert lock.take(path) is None
 
 
-def test_take_makes_nothing(tmp_path, path):
-    """Where there is no lock file nobody can tell, and none is made."""
+def test_take_creates_no_file(tmp_path, path):
+    """Without a lock file it is unknown whether the session is alive."""
     assert lock.take(path) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_locks_a_session_starts_and_is_never_taken_for_dead(path, monkeypatch):
-    """On a file system without locks a session works, and in doubt it is alive."""
-    monkeypatch.setattr(lock, "_lock", refuse)
+def test_without_locks_a_session_starts_and_counts_as_alive(path, monkeypatch):
+    """A file system may have no locks."""
+    monkeypatch.setattr(lock, "_lock", no_locks)
     fd = lock.acquire(path)
     probe = os.dup(0)
     os.close(probe)
@@ -210,7 +208,7 @@ def test_without_locks_a_session_starts_and_is_never_taken_for_dead(path, monkey
 
 
 def test_a_child_process_does_not_inherit_the_lock(path):
-    """A subprocess that lives longer does not keep its session's directory alive."""
+    """A subprocess that lives longer does not keep the session alive."""
     fd = lock.acquire(path)
     try:
         program = f"import os, sys; os.fstat({fd})"
@@ -222,8 +220,8 @@ def test_a_child_process_does_not_inherit_the_lock(path):
     assert b"Bad file descriptor" in child.stderr
 
 
-def test_a_forked_child_lets_go_and_the_parent_holds_on(path, held, in_child):
-    """A child of the session neither holds its lock nor gives it up."""
+def test_a_forked_child_neither_holds_nor_releases_the_lock(path, held, in_child):
+    """The parent still holds it."""
 
     def child() -> bool:
         lock.release(held)
@@ -233,8 +231,8 @@ def test_a_forked_child_lets_go_and_the_parent_holds_on(path, held, in_child):
     assert lock.take(path) is None
 
 
-def test_a_lock_ends_with_its_process_however_that_dies(path):
-    """The kernel gives up the lock of a process that was killed."""
+def test_the_lock_of_a_killed_process_is_released(path):
+    """The kernel releases it."""
     program = (
         "import os, signal, sys\n"
         "from pytest_tempres.workspace import lock\n"

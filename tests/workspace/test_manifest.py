@@ -19,7 +19,7 @@ needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="directories ha
 
 @pytest.fixture
 def add(tmp_path):
-    """Add records to the manifest of the test's directory, as a session of its own."""
+    """Add records to the manifest in the test's directory, as a separate session does."""
 
     def add(*records) -> str:
         with Directory.at(str(tmp_path)) as opened, Manifest(opened) as made:
@@ -36,8 +36,8 @@ def free_numbers() -> list[int]:
     return numbers
 
 
-def test_each_session_adds_its_part(add, tmp_path):
-    """The second pytest of a job loses nothing that the first one wrote."""
+def test_each_session_adds_its_records(add, tmp_path):
+    """The records of earlier sessions stay."""
     assert add({"n": 1}) == "manifest.json"
     assert add({"n": 2}, {"n": 3}) == "manifest.json"
     assert json.loads((tmp_path / "manifest.json").read_text()) == {
@@ -62,8 +62,8 @@ def test_each_session_adds_its_part(add, tmp_path):
     ],
     ids=range(8),
 )
-def test_what_is_not_ours_stays_as_it_is(add, tmp_path, text):
-    """A file of the same name, of another program or another version, is nobody's to overwrite."""
+def test_a_foreign_file_of_that_name_is_not_changed(add, tmp_path, text):
+    """It may be from another program or another version."""
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     assert add({"n": 1}) == "manifest-2.json"
     assert add({"n": 2}) == "manifest-2.json"
@@ -72,8 +72,8 @@ def test_what_is_not_ours_stays_as_it_is(add, tmp_path, text):
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "broken link", "fifo"])
-def test_what_is_no_file_is_not_replaced(add, tmp_path, kind):
-    """Whatever has the name keeps it; nothing is followed or waited for."""
+def test_a_special_file_of_that_name_is_not_replaced(add, tmp_path, kind):
+    """A link is not followed, and a fifo does not block."""
     path = tmp_path / "manifest.json"
     other = tmp_path / "other.json"
     if kind == "directory":
@@ -90,16 +90,16 @@ def test_what_is_no_file_is_not_replaced(add, tmp_path, kind):
     before = path.lstat().st_ino
     free = free_numbers()
     assert add({"n": 1}) == "manifest-2.json"
-    # No descriptor stays open.
+    # All descriptors are closed again.
     assert free_numbers() == free
     assert path.lstat().st_ino == before
     assert not other.exists() or other.read_text() == text
 
 
 @needs_locks
-def test_who_may_not_wait_longer_writes_a_file_of_its_own(add, tmp_path, monkeypatch):
-    """A lock that is never given up costs neither the session nor what another one wrote."""
-    import fcntl  # noqa: PLC0415 -- not everywhere
+def test_after_the_lock_timeout_a_session_writes_a_file_of_its_own(add, tmp_path, monkeypatch):
+    """The manifest of the session that holds the lock is not changed."""
+    import fcntl  # noqa: PLC0415 -- missing on Windows
 
     add({"n": 1})
     monkeypatch.setattr(manifest, "_LOCK_TIMEOUT", 0)
@@ -113,15 +113,15 @@ def test_who_may_not_wait_longer_writes_a_file_of_its_own(add, tmp_path, monkeyp
 
 
 @needs_locks
-def test_sessions_that_end_together_lose_nothing(add, tmp_path):
-    """They write one after the other, and all of it stands there."""
+def test_sessions_that_end_at_the_same_time_lose_no_records(add, tmp_path):
+    """They write one after the other."""
 
-    def many() -> None:
+    def add_many() -> None:
         for number in range(20):
             add({"n": number})
 
-    # A lock belongs to an open directory, so threads stand for processes.
-    threads = [threading.Thread(target=many) for _ in range(2)]
+    # A lock belongs to an open directory, so threads can represent processes.
+    threads = [threading.Thread(target=add_many) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -132,7 +132,7 @@ def test_sessions_that_end_together_lose_nothing(add, tmp_path):
 
 @pytest.fixture(params=["by path", "refused"])
 def lockless(request, monkeypatch):
-    """A place where directories cannot be locked: Windows, and some network file systems."""
+    """A directory that cannot be locked: Windows, and some network file systems."""
     if request.param == "by path":
         monkeypatch.setattr(dirfd.System, "by_descriptor", False)
         return
@@ -146,7 +146,7 @@ def lockless(request, monkeypatch):
 
 @pytest.mark.usefixtures("lockless")
 def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeypatch):
-    """One that ends in the middle of another's writing takes nothing from it, nor loses its own."""
+    """No session changes the file of another one."""
     replace = Directory.replace
 
     def meanwhile(self, name, new):
@@ -161,7 +161,7 @@ def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeyp
     assert sorted(found, key=str) == [[{"n": 1}], [{"n": 2}], [{"n": 3}]]
 
 
-def put(path, text, age) -> None:
+def write_old(path, text, age) -> None:
     """Write a file that was last changed *age* seconds ago."""
     path.write_text(text)
     then = time.time() - age
@@ -169,13 +169,13 @@ def put(path, text, age) -> None:
 
 
 @needs_locks
-def test_what_a_killed_session_left_is_cleared_away(add, tmp_path):
-    """An old empty manifest is free again and an old draft goes; who may be at work is let be."""
-    put(tmp_path / "manifest.json", "", 10_000)
-    put(tmp_path / "manifest.json.abcd_123.new", " ", 10_000)
+def test_files_of_killed_sessions_are_reused_or_removed(add, tmp_path):
+    """An old empty manifest is reused and an old draft removed; recent ones are left alone."""
+    write_old(tmp_path / "manifest.json", "", 10_000)
+    write_old(tmp_path / "manifest.json.abcd_123.new", " ", 10_000)
     others = {"manifest.json.abcd_124.new", "manifest.json.backup.new", "other.json.abcd_123.new"}
     for name in others:
-        put(tmp_path / name, "x", 0 if "124" in name else 10_000)
+        write_old(tmp_path / name, "x", 0 if "124" in name else 10_000)
     os.mkdir(tmp_path / "manifest.json.abcd_125.new")
     os.utime(tmp_path / "manifest.json.abcd_125.new", (0, 0))
     assert add({"n": 1}) == "manifest.json"
@@ -184,8 +184,8 @@ def test_what_a_killed_session_left_is_cleared_away(add, tmp_path):
 
 
 @needs_locks
-def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeypatch):
-    """A power cut leaves the old one or the new one."""
+def test_a_manifest_is_synced_before_it_is_renamed(add, tmp_path, monkeypatch):
+    """A power cut leaves the old or the new manifest."""
     add({"n": 1})
     synced = []
     fsync, replace = os.fsync, Directory.replace
@@ -206,8 +206,8 @@ def test_a_manifest_is_on_the_disk_before_it_has_its_name(add, tmp_path, monkeyp
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
-def test_a_manifest_is_for_its_user_alone(add, tmp_path, umask):
-    """It names what lies in directories that others may not read."""
+def test_a_manifest_is_private(add, tmp_path, umask):
+    """It lists the content of directories that other users may not read."""
     before = os.umask(umask)
     try:
         for number in range(2):
@@ -218,8 +218,8 @@ def test_a_manifest_is_for_its_user_alone(add, tmp_path, umask):
 
 
 @needs_locks
-def test_a_manifest_of_another_user_stays_as_it_is(add, tmp_path):
-    """What it says may be believed by that user alone."""
+def test_a_manifest_of_another_user_is_not_changed(add, tmp_path):
+    """Its content is not trusted."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file to another user")
     add({"n": 1})
@@ -229,8 +229,8 @@ def test_a_manifest_of_another_user_stays_as_it_is(add, tmp_path):
 
 @needs_locks
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_link_in_the_place_of_the_draft(tmp_path, link):
-    """Whoever may write into the directory does not have another file of ours overwritten."""
+def test_a_draft_that_is_replaced_by_a_link_is_not_followed(tmp_path, link):
+    """Another user of the directory cannot have another file of ours overwritten."""
     private = tmp_path / "private"
     private.write_text("private")
     place = tmp_path / "artifacts"
@@ -244,8 +244,8 @@ def test_a_link_in_the_place_of_the_draft(tmp_path, link):
     assert os.listdir(place) == ["manifest.json"]
 
 
-def test_a_full_disk_has_room_for_the_manifest(tmpfs):
-    """What could not be copied is told, since room for that was set aside before."""
+def test_the_manifest_fits_on_a_full_disk(tmpfs):
+    """Space is reserved for it before the copies."""
     path = tmpfs("size=1m")
     with Directory.at(str(path)) as opened, Manifest(opened) as made:
         with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
@@ -256,8 +256,8 @@ def test_a_full_disk_has_room_for_the_manifest(tmpfs):
 
 
 @pytest.mark.parametrize("known", [0, 1])
-def test_a_failure_changes_nothing(add, tmp_path, monkeypatch, known):
-    """A manifest that cannot be written leaves the old one, or none."""
+def test_a_failure_to_write_changes_nothing(add, tmp_path, monkeypatch, known):
+    """The old manifest stays, if there is one."""
     if known:
         add({"n": 1})
 

@@ -13,40 +13,40 @@ from pytest_tempres.artifacts.portable_names import names_a_test
 from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.artifacts.portable_names import safe_nodeid
 
-#: Any text, and much of what is awkward.
+#: Any text, with many of the characters that cause problems.
 awkward = st.one_of(
     st.text(st.characters(codec=None), min_size=1),
     st.text(st.sampled_from('aAbß.:/\\[]- *?"<>|\r\n\0\udcff\xb9\u0301e\xe9'), min_size=1),
     st.sampled_from(["con", "NUL.txt", "Com1", "LPT\xb9.a.b", "aux .x", "CONIN$", ".", "..", "a."]),
     st.from_regex(r"[a-z]{1,3}-[0-9a-f]{10}(-[0-9])?", fullmatch=True),
 )
-#: What stands in a directory: no name has a separator, and none is too long.
+#: The names of entries in a directory: without separators, and not too long.
 on_disk = awkward.map(lambda text: re.sub(r"[/\0]", "x", text)).filter(
     lambda text: len(text.encode("utf-8", "surrogatepass")) < 256 and text not in (".", "..")
 )
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|con(in|out)\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\.|\Z)")
 
 
-def is_accepted_everywhere(name: str) -> bool:
-    """Whether Windows and GitHub's upload take *name*, as their documentation has it."""
+def is_portable(name: str) -> bool:
+    """Whether Windows and GitHub's upload accept *name*, according to their documentation."""
     forbidden = re.search(r'["*/:<>?\\|\x00-\x1f\x7f-\x9f]', name)
     return not (forbidden or name.endswith((".", " ")) or RESERVED.match(name) or not name)
 
 
 @given(awkward)
-def test_the_directory_of_any_test_is_safe(nodeid):
-    """Whatever a test is called, its directory can be made, uploaded and unpacked everywhere."""
+def test_the_name_of_a_tests_directory_is_portable(nodeid):
+    """It can be created, uploaded and unpacked everywhere."""
     name = safe_nodeid(nodeid)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
     assert len(name) <= MAX_NODEID_BYTES
     assert name.strip("._-") == name or name.startswith("_")
-    assert is_accepted_everywhere(name)
+    assert is_portable(name)
     assert safe_nodeid(nodeid) == name
 
 
 @given(st.lists(awkward, unique=True))
 def test_two_tests_never_share_a_directory(nodeids):
-    """Two ids have two names, also where a disk takes upper and lower case for the same."""
+    """Their names differ on file systems that ignore case too."""
     swapped = {nodeid.swapcase() for nodeid in nodeids}
     ids = {*nodeids, *swapped, *map(safe_nodeid, nodeids)}
     assert len({safe_nodeid(nodeid).lower() for nodeid in ids}) == len(ids)
@@ -62,39 +62,35 @@ def test_two_tests_never_share_a_directory(nodeids):
         ("x" * 40 + "y" * 60, "x" * 33 + ".." + "y" * 33 + "-291aee0a7e"),
     ],
 )
-def test_a_directory_can_be_read(nodeid, name):
-    """A person sees which test it was, and the name is the same in every version of ours."""
+def test_the_name_of_a_directory_is_readable_and_stable(nodeid, name):
+    """Every version of the package uses the same name."""
     assert safe_nodeid(nodeid) == name
 
 
-def test_our_directories_are_told_from_others():
-    """What pytest must not collect from is what we made, and no directory of somebody's tests."""
+def test_directories_of_tests_are_recognised_by_name():
+    """Pytest must not collect from them, but from all others."""
     name = safe_nodeid("t.py::test")
     assert all(map(names_a_test, (name, f"{name}-2", f"{name}-31")))
     assert not any(map(names_a_test, ("tests", "test-2", "unit-tests", "v1-20240101")))
 
 
 @given(st.lists(on_disk, unique=True))
-def test_names_in_a_directory_are_safe_and_distinct(names):
-    """No file is lost to another one's name, and none makes an upload fail."""
+def test_names_in_a_directory_are_portable_and_distinct(names):
+    """No file replaces another one, and none makes an upload fail."""
     found = safe_names(names)
     assert set(found) == set(names)
-    assert all(map(is_accepted_everywhere, found.values()))
+    assert all(map(is_portable, found.values()))
     assert all(len(name.encode()) < 256 for name in found.values())
     assert len({collision_key(name) for name in found.values()}) == len(names)
     assert safe_names(reversed(names)) == found
-    folded = [collision_key(name) for name in names]
+    keys = [collision_key(name) for name in names]
     for name in names:
-        if (
-            is_accepted_everywhere(name)
-            and name.isprintable()
-            and folded.count(collision_key(name)) == 1
-        ):
+        if is_portable(name) and name.isprintable() and keys.count(collision_key(name)) == 1:
             assert found[name] == name
 
 
 def test_renamed_files_keep_their_suffixes():
-    """A copy opens in the same program as the original."""
+    """The copy opens in the same program as the original."""
     names = ["a:b.txt", "a_b.txt", "A_b.txt", "end. ", "con.tar.gz", "\xe9", "e\u0301"]
     assert safe_names(names) == {
         "A_b.txt": "A_b.txt",
@@ -108,7 +104,7 @@ def test_renamed_files_keep_their_suffixes():
 
 
 def test_a_name_that_is_taken_gets_a_number():
-    """The same name from two directories is two names in one; the longest have room for it."""
+    """Names of the maximal length are shortened for it."""
     taken: set[str] = set()
     assert [free_name("x.json", taken) for _ in range(3)] == ["x.json", "x-2.json", "x-3.json"]
     long = "\xe9" * 127

@@ -15,52 +15,52 @@ def worker(root):
     return root.add_worker("gw0", 0o700)
 
 
-def plant(*parts: str) -> tuple[int, str]:
-    """Make a directory; return its inode and its path."""
+def make_directory(*parts: str) -> tuple[int, str]:
+    """Create a directory; return its inode and its path."""
     path = os.path.join(*parts)
     os.makedirs(path)
     return os.lstat(path).st_ino, path
 
 
-def test_it_finds_what_is_in_the_root_and_in_the_workers_own_directories(root, worker):
-    """However deep; what lies in what was found goes with it."""
-    planted = [
-        plant(root.path, "x"),
-        plant(root.path, "y", "z"),
-        plant(worker.path, "x"),
-        plant(worker.fixture_dir, "a", "b", "c"),
+def test_it_finds_paths_in_the_root_and_in_the_workers_directories(root, worker):
+    """At any depth, except below a path that was found."""
+    made = [
+        make_directory(root.path, "x"),
+        make_directory(root.path, "y", "z"),
+        make_directory(worker.path, "x"),
+        make_directory(worker.fixture_dir, "a", "b", "c"),
     ]
-    inner = plant(root.path, "x", "inner")
-    assert sorted(find(root, worker, {inode for inode, _ in (*planted, inner)})) == sorted(planted)
+    inner = make_directory(root.path, "x", "inner")
+    assert sorted(find(root, worker, {inode for inode, _ in (*made, inner)})) == sorted(made)
 
 
-def test_it_leaves_other_workers_alone(root, worker):
-    """What they have may bear a number that was given back here."""
+def test_it_does_not_search_the_directories_of_other_workers(root, worker):
+    """An inode that was freed here may be in use there."""
     inodes = {
-        plant(root.path, "gw1", "x")[0],
-        plant(root.path, "gw1.d", "x")[0],
+        make_directory(root.path, "gw1", "x")[0],
+        make_directory(root.path, "gw1.d", "x")[0],
         os.lstat(os.path.join(root.path, "gw1.d")).st_ino,
     }
     assert list(find(root, worker, inodes)) == []
 
 
-def test_links_lead_nowhere(root, worker, tmp_path):
-    """What is reached through a link is not in the root."""
-    inode, path = plant(str(tmp_path), "outside", "x")
+def test_it_follows_no_links(root, worker, tmp_path):
+    """A path behind a link is not in the root."""
+    inode, path = make_directory(str(tmp_path), "outside", "x")
     os.symlink(os.path.dirname(path), os.path.join(worker.path, "link"))
     os.symlink(root.path, os.path.join(worker.path, "loop"))
     assert list(find(root, worker, {inode})) == []
 
 
-def test_it_ends(root, worker, monkeypatch):
-    """A huge tree is searched as far as it takes little time."""
-    planted = plant(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
-    assert list(find(root, worker, {planted[0]})) == [planted]
+def test_the_number_of_visited_paths_is_limited(root, worker, monkeypatch):
+    """A huge tree is not searched completely."""
+    made = make_directory(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
+    assert list(find(root, worker, {made[0]})) == [made]
     monkeypatch.setattr(module, "_MAX_ITEMS", 7)
-    assert list(find(root, worker, {planted[0]})) == []
+    assert list(find(root, worker, {made[0]})) == []
 
 
-def test_a_root_that_is_gone_has_nothing(root, worker):
+def test_a_missing_root_contains_nothing(root, worker):
     """A test may have removed it."""
     os.rename(root.path, f"{root.path}.gone")
     assert list(find(root, worker, {1})) == []

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_tempres.primitives import _process
 
-#: A session that ends while others still have to clean up in its root.
+#: A session that ends before the exit handlers have cleaned up in its root.
 PROGRAM = """
 import atexit, os, sys, tempfile
 {before}
@@ -24,16 +24,16 @@ _process.call_at_exit(lambda: (settle(root.path), root.remove_if_empty()))
 
 
 @pytest.fixture
-def handed(monkeypatch) -> list[object]:
-    """What was handed over; what the outer session has is set aside."""
-    duties: list[object] = []
-    monkeypatch.setattr(_process, "_duties", lambda: duties)
-    return duties
+def callbacks(monkeypatch) -> list[object]:
+    """The exit callbacks; those of the outer session are set aside."""
+    callbacks: list[object] = []
+    monkeypatch.setattr(_process, "_callbacks", lambda: callbacks)
+    return callbacks
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a program that hands over a root, and return what is left of it."""
+    """Run a program that registers the removal of its root, and return what is left of the root."""
 
     def run(after: str, before: str = "") -> list[str]:
         place = tmp_path / "place"
@@ -49,23 +49,23 @@ def run(tmp_path):
     return run
 
 
-def test_duties_are_done_once_and_one_that_fails_hinders_none(handed):
-    """At the end of the process nobody is left to be told of a failure."""
+def test_each_callback_runs_once_even_if_another_one_fails(callbacks):
+    """At exit there is no way to report the failure."""
     done = []
     _process.call_at_exit(lambda: done.append("first"))
     _process.call_at_exit(lambda: 1 / 0)
     _process.call_at_exit(lambda: done.append("last"))
-    _process._do_all(handed)
+    _process._run_all(callbacks)
     assert sorted(done) == ["first", "last"]
-    assert handed == []
+    assert callbacks == []
 
 
-def test_a_forked_child_does_no_duty_of_its_parent(handed, in_child):
-    """A child that ends by itself leaves its parent's root alone."""
+def test_a_forked_child_does_not_run_the_callbacks_of_its_parent(callbacks, in_child):
+    """A child that exits leaves its parent's root alone."""
     done = []
     _process.call_at_exit(lambda: done.append(1))
-    assert in_child(lambda: _process._do_all(handed) is None and not done)
-    _process._do_all(handed)
+    assert in_child(lambda: _process._run_all(callbacks) is None and not done)
+    _process._run_all(callbacks)
     assert done == [1]
 
 
@@ -79,19 +79,19 @@ def test_a_forked_child_does_no_duty_of_its_parent(handed, in_child):
         "import shutil; atexit.register(shutil.rmtree, tempfile.mkdtemp(dir=worker.path))",
     ],
 )
-def test_the_root_goes_after_everybody_else_has_cleaned_up(run, after):
-    """Whoever promised to clean up at exit does so in time, and then the root is gone."""
+def test_the_root_is_removed_after_all_exit_handlers_have_cleaned_up(run, after):
+    """Exit handlers and finalizers remove their directories in it first."""
     assert run(after) == []
 
 
-def test_the_root_goes_also_when_finalizers_began_before_us(run):
-    """All finalizers run where the first one ever made stands; ours comes last among them."""
+def test_the_root_is_removed_even_if_a_finalizer_is_older_than_ours(run):
+    """All finalizers run at the exit position of the first one; ours comes last among them."""
     before = "early = tempfile.TemporaryDirectory(dir=sys.argv[1])"
     after = "kept = tempfile.TemporaryDirectory(dir=worker.path)"
     assert run(after, before) == []
 
 
-def test_a_root_that_is_not_empty_at_exit_waits_for_a_sweep(run):
-    """What nobody removed is not ours to remove here: it stays, with the proof that it is ours."""
+def test_a_root_that_is_not_empty_at_exit_is_left_to_a_sweep(run):
+    """It stays, with the breadcrumb that proves it ours."""
     left = run("tempfile.mkstemp(dir=worker.path)")
     assert {os.path.basename(path) for path in left} >= {".tempres.json", ".lock", "main"}
