@@ -30,8 +30,8 @@ from pytest_tempres.workspace.root import safe_name
 
 
 @pytest.fixture(params=["descriptors", "paths"])
-def way(request, monkeypatch):
-    """How things are removed: relative to descriptors, or by path where a platform has no such."""
+def dir_fd_support(request, monkeypatch):
+    """Run the test with `dir_fd` support and without, as on Windows."""
     if request.param == "paths":
         monkeypatch.setattr(System, "by_descriptor", False)
 
@@ -57,7 +57,7 @@ def mode(path) -> int:
 
 
 def identity(path) -> tuple[int, int]:
-    """Return what tells *path* from all others."""
+    """Return device and inode of *path*."""
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 
@@ -66,8 +66,8 @@ def identity(path) -> tuple[int, int]:
 
 
 @given(st.text(), st.integers(1, 300))
-def test_safe_name_is_safe_and_never_longer_than_asked(text, limit):
-    """Whatever a test is called, its directory's name is short, plain ASCII and not hidden."""
+def test_safe_name_is_plain_ascii_and_not_longer_than_the_limit(text, limit):
+    """It has no leading dot either."""
     name = safe_name(text, limit)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", name, re.ASCII)
     assert len(name) <= limit
@@ -75,8 +75,8 @@ def test_safe_name_is_safe_and_never_longer_than_asked(text, limit):
 
 
 @given(st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,20}", fullmatch=True))
-def test_safe_name_leaves_safe_names_alone(text):
-    """A name that is safe already is not changed, so a person finds it again."""
+def test_safe_name_does_not_change_safe_names(text):
+    """Users find a test's directory by the test's name."""
     assert safe_name(text, 24) == text[:24]
 
 
@@ -84,16 +84,16 @@ def test_safe_name_leaves_safe_names_alone(text):
     "text, expected",
     [("", "_"), ("...", "_"), (".hidden", "hidden"), ("test[a/b c]", "test_a_b_c_"), ("é\n", "_")],
 )
-def test_safe_name_in_hard_cases(text, expected):
-    """Nothing, dots, brackets, separators and controls come out as a name all the same."""
+def test_safe_name_of_special_names(text, expected):
+    """Empty names, dots, separators and control characters."""
     assert safe_name(text, 24) == expected
 
 
 # -- creation
 
 
-def test_create_makes_a_private_locked_directory_with_a_breadcrumb(tmp_path, make):
-    """A new root is unguessable, 0700, locked, ours, and says what the caller wanted it to."""
+def test_create_returns_a_private_locked_directory_with_a_breadcrumb(tmp_path, make):
+    """The name is random, and the breadcrumb has the caller's content."""
     root = make(rootdir="/p")
     path = Path(root.path)
     assert path.parent == tmp_path
@@ -108,8 +108,8 @@ def test_create_makes_a_private_locked_directory_with_a_breadcrumb(tmp_path, mak
     assert is_ours(root.path)
 
 
-def test_create_gives_the_mode_that_was_asked_for_whatever_the_umask(tmp_path, make):
-    """A suite that starts servers as another user lets them through, umask or not."""
+def test_create_sets_the_mode_whatever_the_umask(tmp_path, make):
+    """Tests that start servers as another user need the permissions."""
     before = os.umask(0o077)
     try:
         root = make(mode=0o711)
@@ -122,7 +122,7 @@ def test_create_gives_the_mode_that_was_asked_for_whatever_the_umask(tmp_path, m
 
 
 def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_path, monkeypatch):
-    """The root's path stays as short as the temp directory's: no link in it is resolved."""
+    """So the root's path stays as short as that of the temp directory."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_pat
 
 
 def test_create_says_where_it_failed_and_what_to_do(tmp_path):
-    """A parent that is missing is named, with the option that helps."""
+    """The error has the path of the parent and the option to use."""
     with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
         create(str(tmp_path / "missing"), mode=0o700, about={})
     assert caught.value.errno == errno.ENOENT
@@ -141,7 +141,7 @@ def test_create_says_where_it_failed_and_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("step", ["acquire", "write_breadcrumb"])
 def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, step):
-    """A disk that is full while the root is made leaves neither a directory nor a descriptor."""
+    """Neither a directory nor a descriptor is left after an error."""
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -168,8 +168,8 @@ def test_a_socket_can_be_bound_in_a_worker_root(tmp_path_factory, monkeypatch, m
     assert stat.S_ISSOCK(os.lstat(os.path.join(worker.path, "s")).st_mode)
 
 
-def test_worker_names_that_are_cut_to_the_same_get_roots_of_their_own(root):
-    """Two workers never share a root, even when their names are alike."""
+def test_workers_with_equal_shortened_names_have_separate_roots(root):
+    """Two workers never share a root."""
     first = root.add_worker("worker-one", 0o700)
     second = root.add_worker("worker-two", 0o700)
     assert first.path != second.path
@@ -179,8 +179,8 @@ def test_worker_names_that_are_cut_to_the_same_get_roots_of_their_own(root):
 
 
 @pytest.mark.parametrize("missing", ["root", "names"])
-def test_a_worker_root_that_cannot_be_made_is_one_clear_error(root, monkeypatch, missing):
-    """A worker that cannot make its root says so in one error, at the second try as well."""
+def test_a_worker_root_that_cannot_be_created_is_one_error(root, monkeypatch, missing):
+    """The second attempt raises the same error."""
     if missing == "root":
         os.rename(root.path, f"{root.path}.away")
     else:
@@ -194,8 +194,8 @@ def test_a_worker_root_that_cannot_be_made_is_one_clear_error(root, monkeypatch,
 # -- recognition
 
 
-def test_a_worker_holds_the_root_that_it_joined(root):
-    """What a worker uses outlives a controller that dies, until the worker has ended too."""
+def test_a_worker_holds_the_lock_of_the_root_that_it_joined(root):
+    """The root outlives a controller that dies, until the worker has ended too."""
     joined = attach(root.path)
     assert (joined.path, joined.joined) == (root.path, True)
     root.release()
@@ -208,22 +208,22 @@ def test_a_worker_holds_the_root_that_it_joined(root):
 
 
 def test_a_root_that_is_being_swept_is_not_joined(root):
-    """A worker that comes late, when its controller is dead, makes a root of its own."""
+    """A late worker whose controller is dead creates a root of its own."""
     root.release()
     fd = lock.take(os.path.join(root.path, LOCK))
     assert attach(root.path) is None
     lock.release(fd)
 
 
-def test_attach_refuses_what_is_not_a_session_root(tmp_path):
-    """A path of another host, or any directory without our breadcrumb, is not joined."""
+def test_attach_refuses_a_path_that_is_not_a_session_root(tmp_path):
+    """A path of another host, or a directory without our breadcrumb."""
     assert attach(str(tmp_path / "missing")) is None
     assert attach(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("fake", ["directory", "symlink", "fifo"])
 def test_a_breadcrumb_that_is_no_regular_file_proves_nothing(tmp_path, fake):
-    """Only a regular file is proof: what else bears its name could lead anywhere."""
+    """A link or a fifo of that name could have been created by another user."""
     crumb = tmp_path / BREADCRUMB
     if fake == "directory":
         crumb.mkdir()
@@ -236,7 +236,7 @@ def test_a_breadcrumb_that_is_no_regular_file_proves_nothing(tmp_path, fake):
 
 
 def test_a_link_to_a_root_is_no_root(tmp_path, root):
-    """A link that bears a root's name is not taken for the root."""
+    """A link with the name of a root is not used as the root."""
     os.symlink(root.path, tmp_path / "tempres-00000000")
     assert not is_ours(str(tmp_path / "tempres-00000000"))
 
@@ -248,8 +248,8 @@ def test_another_users_root_is_not_ours(root, monkeypatch):
     assert attach(root.path) is None
 
 
-def test_where_there_are_no_uids_the_path_tells_whose_it_is(root, tmp_path, monkeypatch):
-    """On Windows what is in the user's own temp directory counts as the user's."""
+def test_without_uids_the_owner_is_that_of_the_path(root, tmp_path, monkeypatch):
+    """On Windows everything in the user's temp directory belongs to the user."""
     monkeypatch.setattr(System, "geteuid", None)
     assert own_uid(root.path) == os.lstat(root.path).st_uid
     assert own_uid(str(tmp_path / "missing")) == -1
@@ -260,9 +260,9 @@ def test_where_there_are_no_uids_the_path_tells_whose_it_is(root, tmp_path, monk
 # -- removal
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_takes_whatever_stands_there(root, worker):
-    """Files, trees, links, fifos, sockets and odd names go, and so do those modes would keep."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_removes_entries_of_every_kind(root, worker):
+    """Files, trees, links, fifos, odd names and directories without permissions."""
     base = Path(worker.path)
     (base / "file").write_text("x")
     (base / "a" / "b").mkdir(parents=True)
@@ -276,9 +276,9 @@ def test_remove_takes_whatever_stands_there(root, worker):
     assert os.listdir(base) == []
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_says_nothing_of_what_is_gone_already(root, worker):
-    """A test may have removed its things itself, or all around them."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_of_a_missing_path_is_no_failure(root, worker):
+    """A test may have removed the path, or its parents."""
     assert root.remove(os.path.join(worker.path, "gone")) == []
     assert root.remove(os.path.join(root.path, "gone", "deeper")) == []
     os.rename(root.path, f"{root.path}.away")
@@ -301,18 +301,18 @@ def test_remove_says_nothing_of_what_is_gone_already(root, worker):
         "",
     ],
 )
-@pytest.mark.usefixtures("way", "worker")
-def test_remove_refuses_every_path_that_leads_outside(root, outside, path):
-    """A path that is not plainly inside the root is refused, and everything stays."""
+@pytest.mark.usefixtures("dir_fd_support", "worker")
+def test_remove_refuses_every_path_outside_the_root(root, outside, path):
+    """Also a path that is not normalized."""
     with pytest.raises(NotOurDirectoryError, match="it is not inside"):
         root.remove(path.format(root=root.path, outside=outside))
     assert (outside / "precious").exists()
     assert os.path.isdir(os.path.join(root.path, "main"))
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("dir_fd_support")
 def test_remove_refuses_a_root_without_its_breadcrumb(root, worker):
-    """Without the proof that a directory is ours nothing in it goes, and nobody claims it went."""
+    """Nothing is removed from a directory that is not proved to be ours."""
     made = Path(worker.path, "made")
     made.mkdir()
     os.unlink(os.path.join(root.path, BREADCRUMB))
@@ -321,8 +321,8 @@ def test_remove_refuses_a_root_without_its_breadcrumb(root, worker):
     assert made.exists()
 
 
-def test_remove_refuses_a_root_that_became_another_users(root, worker, monkeypatch):
-    """A root that does not belong to who made it is not touched any more."""
+def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
+    """The owner of the root may have changed."""
     made = Path(worker.path, "made")
     made.mkdir()
     stranger = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
@@ -332,7 +332,7 @@ def test_remove_refuses_a_root_that_became_another_users(root, worker, monkeypat
 
 
 def test_remove_does_not_follow_a_root_that_was_swapped_for_a_link(root, worker, outside):
-    """Who swaps the root for a link to a directory like ours has nothing removed in there."""
+    """The link may lead to a directory that looks like ours."""
     (outside / "main").mkdir()
     (outside / "main" / "made").mkdir()
     (outside / BREADCRUMB).write_text("{}")
@@ -344,7 +344,7 @@ def test_remove_does_not_follow_a_root_that_was_swapped_for_a_link(root, worker,
 
 
 def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, worker, outside):
-    """Nor does a link on the way to a path lead a removal out of the root."""
+    """No parent of the path may be a link."""
     os.rmdir(worker.path)
     os.symlink(outside, worker.path)
     failures = root.remove(os.path.join(worker.path, "precious"))
@@ -356,7 +356,7 @@ def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, 
 
 
 def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
-    """A link in a tree goes as a link; what it points to stays."""
+    """The link is removed, its target is not."""
     tree = Path(worker.path, "tree")
     tree.mkdir()
     (tree / "link").symlink_to(outside)
@@ -365,7 +365,7 @@ def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
 
 
 def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker, monkeypatch):
-    """A mock of `os` that outlives its test does not disturb the cleaning up."""
+    """A mock of `os` that outlives its test does not affect the cleanup."""
     made = Path(worker.path, "made")
     made.mkdir()
 
@@ -380,8 +380,8 @@ def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker
     assert not made.exists()
 
 
-def test_removal_holds_on_to_no_descriptor(root, worker, outside):
-    """Neither a removal nor a refusal leaves a descriptor open."""
+def test_remove_leaves_no_descriptor_open(root, worker, outside):
+    """Neither after a removal nor after a refusal."""
     probe = os.dup(0)
     os.close(probe)
     os.makedirs(os.path.join(worker.path, "a", "b"))
@@ -395,21 +395,21 @@ def test_removal_holds_on_to_no_descriptor(root, worker, outside):
     assert after == probe
 
 
-# -- what was made outside any root
+# -- paths outside any root
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_made_takes_what_was_made_there(tmp_path):
-    """A directory made elsewhere for a test goes while it is the same directory."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_created_removes_the_directory(tmp_path):
+    """While it is the directory that was created."""
     made = tmp_path / "made"
     (made / "deep").mkdir(parents=True)
     assert remove_created(str(made), identity(made)) == []
     assert not made.exists()
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_made_leaves_what_took_its_place(tmp_path):
-    """A directory moved away belongs to the mover, and what stands there now to somebody else."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_created_refuses_a_directory_that_was_replaced(tmp_path):
+    """Neither the moved directory nor the new one is removed."""
     made = tmp_path / "made"
     made.mkdir()
     before = identity(made)
@@ -421,16 +421,16 @@ def test_remove_made_leaves_what_took_its_place(tmp_path):
     assert (tmp_path / "moved").exists()
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_made_says_nothing_of_what_is_gone(tmp_path):
-    """What is gone is no problem, not even when the directory around it is gone too."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_created_of_a_missing_path_is_no_failure(tmp_path):
+    """The parent may be missing too."""
     assert remove_created(str(tmp_path / "gone"), (0, 0)) == []
     assert remove_created(str(tmp_path / "gone" / "deeper"), (0, 0)) == []
 
 
-@pytest.mark.usefixtures("way")
-def test_remove_made_goes_through_a_directory_that_is_a_link(tmp_path):
-    """The directory that a user named may be a link, as /tmp is on macOS."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_created_follows_a_parent_that_is_a_link(tmp_path):
+    """The user's directory may be a link, as /tmp is on macOS."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     made = tmp_path / "link" / "made"
@@ -442,8 +442,8 @@ def test_remove_made_goes_through_a_directory_that_is_a_link(tmp_path):
 # -- a root that a test has damaged
 
 
-def test_restore_makes_again_what_a_test_removed(root):
-    """A test that empties the temp directory takes nothing from the next one."""
+def test_restore_recreates_the_parts_that_a_test_removed(root):
+    """The next test finds its temp directory."""
     worker = root.add_worker("main", 0o711)
     module.remove_tree(root.path)
     root.restore(worker, 0o711, {})
@@ -453,20 +453,20 @@ def test_restore_makes_again_what_a_test_removed(root):
     assert os.path.isdir(worker.fixture_dir)
 
 
-def test_restore_leaves_alone_what_is_still_there(root, worker):
-    """Only what is missing is made; what fixtures gave stays."""
-    Path(worker.fixture_dir, "given").mkdir()
+def test_restore_changes_no_part_that_still_exists(root, worker):
+    """What fixtures created stays."""
+    Path(worker.fixture_dir, "created").mkdir()
     os.rmdir(worker.path)
     crumb = Path(root.path, BREADCRUMB).read_text()
     root.restore(worker, 0o700, {})
     assert os.path.isdir(worker.path)
-    assert Path(worker.fixture_dir, "given").exists()
+    assert Path(worker.fixture_dir, "created").exists()
     assert Path(root.path, BREADCRUMB).read_text() == crumb
 
 
-@pytest.mark.usefixtures("way")
-def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
-    """A root that was made again is alive like the first, and goes at the end."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_a_restored_root_is_alive_and_can_be_removed(tmp_path, root, worker):
+    """Like the first one."""
     module.remove_tree(root.path)
     now = root.restore(worker, 0o700, {"rootdir": "here"})
     assert lock.take(os.path.join(root.path, LOCK)) is None
@@ -476,8 +476,8 @@ def test_a_restored_root_can_be_dissolved(tmp_path, root, worker):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_workers_restore_at_the_same_moment(root, monkeypatch):
-    """Each has its worker root again, and the root is proved once."""
+def test_two_workers_restore_the_root_at_the_same_time(root, monkeypatch):
+    """Each has its worker root, and one of them writes the breadcrumb."""
     one, two = attach(root.path), attach(root.path)
     mine, others = one.add_worker("gw0", 0o700), two.add_worker("gw1", 0o700)
     module.remove_tree(root.path)
@@ -500,7 +500,7 @@ def test_two_workers_restore_at_the_same_moment(root, monkeypatch):
 
 
 @pytest.mark.parametrize("gone", ["root", "lock"])
-def test_what_a_worker_restored_is_alive_as_long_as_one_of_the_session(root, gone):
+def test_a_root_that_a_worker_restored_is_alive_while_a_process_is(root, gone):
     """It outlives that worker while the controller lives, and can be swept after both."""
     joined = attach(root.path)
     worker = joined.add_worker("gw0", 0o700)
@@ -516,11 +516,11 @@ def test_what_a_worker_restored_is_alive_as_long_as_one_of_the_session(root, gon
     lock.release(fd)
 
 
-def test_what_was_restored_needs_no_question_for_mounts(root, worker, monkeypatch):
-    """A removal in a worker root that was made again costs no more than before."""
+def test_removal_in_a_restored_worker_root_does_not_check_for_mounts(root, worker, monkeypatch):
+    """It costs no more than before."""
     module.remove_tree(worker.path)
     module.remove_tree(worker.fixture_dir)
-    # The new ones may have the old numbers.
+    # The new directories may have the inodes of the old ones.
     root.created.clear()
     root.restore(worker, 0o700, {})
     monkeypatch.setattr(module, "mount_of", None)
@@ -529,17 +529,17 @@ def test_what_was_restored_needs_no_question_for_mounts(root, worker, monkeypatc
         assert root.remove(os.path.join(path, "made")) == []
 
 
-def test_restore_makes_nothing_behind_a_link_that_took_the_roots_place(root, worker, outside):
-    """Once its name is known somebody may squat on it: nothing is made behind a link."""
+def test_restore_does_not_follow_a_link_in_place_of_the_root(root, worker, outside):
+    """Once the name is known, another user may create a link of that name."""
     module.remove_tree(root.path)
     os.symlink(outside, root.path)
-    with pytest.raises(OSError):  # noqa: PT011 -- each system has its own
+    with pytest.raises(OSError):  # noqa: PT011 -- the error depends on the platform
         root.restore(worker, 0o700, {})
     assert os.listdir(outside) == ["precious"]
 
 
-def test_restore_reports_what_the_system_refuses(root, worker):
-    """A file in the worker root's place is an error, and stays."""
+def test_restore_raises_the_error_of_the_system(root, worker):
+    """A file in place of the worker root stays."""
     os.rmdir(worker.path)
     Path(worker.path).write_text("x")
     with pytest.raises(FileExistsError):
@@ -550,17 +550,17 @@ def test_restore_reports_what_the_system_refuses(root, worker):
 # -- the end
 
 
-@pytest.mark.usefixtures("way", "worker")
-def test_dissolve_removes_an_empty_root_and_gives_up_the_lock(tmp_path, root):
-    """A session that left nothing leaves nothing behind."""
+@pytest.mark.usefixtures("dir_fd_support", "worker")
+def test_remove_if_empty_removes_an_empty_root_and_releases_the_lock(tmp_path, root):
+    """A session that left nothing leaves no directory."""
     assert root.remove_if_empty()
     assert list(tmp_path.iterdir()) == []
     assert root.lock_fd not in lock._held
 
 
-@pytest.mark.usefixtures("way")
-def test_dissolve_removes_nothing_that_is_not_ours(root, worker):
-    """A root with something in it stays, and a later session can take its lock."""
+@pytest.mark.usefixtures("dir_fd_support")
+def test_remove_if_empty_leaves_a_root_that_is_not_empty(root, worker):
+    """A later session can take its lock."""
     Path(worker.path, "late").write_text("x")
     assert not root.remove_if_empty()
     assert Path(worker.path, "late").read_text() == "x"
@@ -570,24 +570,24 @@ def test_dissolve_removes_nothing_that_is_not_ours(root, worker):
     lock.release(taken)
 
 
-def test_dissolve_of_a_root_that_is_gone_is_done(root):
-    """A root that a test has removed counts as dissolved, and is dissolved once."""
+def test_remove_if_empty_of_a_missing_root_returns_true(root):
+    """A second call does too."""
     module.remove_tree(root.path)
     assert root.remove_if_empty()
     assert root.remove_if_empty()
 
 
 @pytest.mark.usefixtures("worker")
-def test_dissolve_refuses_without_the_breadcrumb(root):
-    """Nothing of a directory goes that is not proved to be ours, empty or not."""
+def test_remove_if_empty_leaves_a_root_without_its_breadcrumb(root):
+    """Not even an empty directory is removed without the proof that it is ours."""
     os.unlink(os.path.join(root.path, BREADCRUMB))
     assert not root.remove_if_empty()
     assert os.path.isdir(os.path.join(root.path, "main"))
 
 
 @pytest.mark.usefixtures("worker")
-def test_dissolve_does_not_follow_a_root_that_was_swapped_for_a_link(root, outside):
-    """Not even an empty directory goes behind a link."""
+def test_remove_if_empty_does_not_follow_a_root_that_was_swapped_for_a_link(root, outside):
+    """Not even an empty directory is removed behind a link."""
     (outside / "main").mkdir()
     (outside / BREADCRUMB).write_text("{}")
     os.rename(root.path, f"{root.path}.away")
@@ -597,22 +597,22 @@ def test_dissolve_does_not_follow_a_root_that_was_swapped_for_a_link(root, outsi
     assert (outside / BREADCRUMB).exists()
 
 
-def test_a_worker_that_joined_does_not_dissolve_the_root(root):
-    """The controller's root is the controller's to remove, however empty it is."""
+def test_a_worker_that_joined_does_not_remove_the_root(root):
+    """Only the controller removes it, even if it is empty."""
     assert not attach(root.path).remove_if_empty()
     assert is_ours(root.path)
 
 
-def test_a_forked_child_dissolves_nothing(root, in_child):
-    """A child removes nothing that it did not create."""
+def test_a_forked_child_does_not_remove_the_root(root, in_child):
+    """It did not create it."""
     assert in_child(lambda: not root.remove_if_empty())
     assert is_ours(root.path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
-def test_reopen_gives_back_what_a_test_has_taken(root, worker, mode):
-    """The root and its worker roots can be used again, with the modes that they had."""
+def test_restore_modes_restores_the_modes_that_a_test_changed(root, worker, mode):
+    """Those of the root and of its worker roots."""
     paths = (worker.fixture_dir, worker.path, root.path)
     for path in paths:
         os.chmod(path, mode)
@@ -622,8 +622,8 @@ def test_reopen_gives_back_what_a_test_has_taken(root, worker, mode):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
-def test_reopen_changes_no_mode_of_what_is_not_ours(root, worker, outside, monkeypatch):
-    """Neither what a link leads to, nor another user's directory, nor what is open is touched."""
+def test_restore_modes_changes_only_our_unusable_directories(root, worker, outside, monkeypatch):
+    """Not the target of a link, and not another user's directory."""
     for path in (outside, worker.fixture_dir):
         os.chmod(path, 0o500)
     os.rmdir(worker.path)

@@ -20,7 +20,7 @@ PROJECT = "/p"
 
 
 class Session:
-    """A session that has written its index, and what it does from there to its end."""
+    """A session that has written its index, with the steps from there to its end."""
 
     def __init__(self, place: Path, rootdir: str = PROJECT) -> None:
         self.place = str(place)
@@ -45,45 +45,45 @@ class Session:
         )
 
     def end(self) -> None:
-        """Let go of the root as a session does that kept something."""
+        """End as a session does that kept something."""
         self.journal.close()
         journal.end(self.root)
         self.root.remove_if_empty()
 
     def retire(self, keep: int) -> None:
-        """Look after the others once more."""
+        """Retire older sessions, after the end."""
         module.retire(self.place, rootdir=self.rootdir, keep_sessions=keep, seconds=60)
 
-    def remains(self) -> bool:
-        """Whether it still has what it kept."""
+    def has_kept_path(self) -> bool:
+        """Whether the kept path still exists."""
         return os.path.exists(os.path.join(self.root.path, "main.d", "t"))
 
 
 @pytest.fixture
-def begin(tmp_path) -> Callable[..., Session]:
-    """Begin sessions in one place; those that a test does not end, end with it."""
-    begun = []
+def start(tmp_path) -> Callable[..., Session]:
+    """Start sessions in one directory; those that a test does not end, end with it."""
+    started = []
 
-    def begin(rootdir: str = PROJECT) -> Session:
-        begun.append(Session(tmp_path, rootdir))
-        return begun[-1]
+    def start(rootdir: str = PROJECT) -> Session:
+        started.append(Session(tmp_path, rootdir))
+        return started[-1]
 
-    yield begin
-    for session in begun:
+    yield start
+    for session in started:
         session.journal.close()
         session.root.release()
 
 
 @pytest.fixture
 def before_the_lock(monkeypatch) -> Callable[[Session, Callable[[], object]], None]:
-    """Do something at the moment at which the lock of a session is about to be asked for."""
+    """Call a function immediately before the sweep takes the lock of a session."""
 
-    def before_the_lock(session: Session, deed: Callable[[], object]) -> None:
-        take, done = module.take, []
+    def before_the_lock(session: Session, function: Callable[[], object]) -> None:
+        take, calls = module.take, []
 
         def take_late(path):
-            if path == session.root.path and not done:
-                done.append(deed())
+            if path == session.root.path and not calls:
+                calls.append(function())
             return take(path)
 
         monkeypatch.setattr(module, "take", take_late)
@@ -91,9 +91,9 @@ def before_the_lock(monkeypatch) -> Callable[[Session, Callable[[], object]], No
     return before_the_lock
 
 
-def test_a_session_that_ends_while_another_one_sweeps_is_the_youngest(begin, before_the_lock):
-    """What seemed to be younger when it was looked at may go on its account."""
-    first, second, third = begin(), begin(), begin()
+def test_a_session_that_ends_during_a_sweep_is_the_youngest(start, before_the_lock):
+    """The sessions that seemed younger before may be removed in its place."""
+    first, second, third = start(), start(), start()
 
     def end():
         third.end()
@@ -102,15 +102,15 @@ def test_a_session_that_ends_while_another_one_sweeps_is_the_youngest(begin, bef
 
     before_the_lock(first, end)
     second.sweep(1)
-    assert first.remains()
+    assert first.has_kept_path()
     second.end()
     second.retire(1)
-    assert [session.remains() for session in (first, second, third)] == [False, True, False]
+    assert [session.has_kept_path() for session in (first, second, third)] == [False, True, False]
 
 
-def test_a_session_that_has_nothing_to_lose_is_not_locked(begin, monkeypatch):
-    """Another project's sweep would keep its own sessions from removing it."""
-    kept, other = begin(), begin("/other")
+def test_a_sweep_does_not_lock_a_session_with_kept_paths_only(start, monkeypatch):
+    """The lock would keep the sessions of its own project from removing it."""
+    kept, other = start(), start("/other")
     kept.end()
     asked = []
     monkeypatch.setattr(module, "take", asked.append)
@@ -121,8 +121,8 @@ def test_a_session_that_has_nothing_to_lose_is_not_locked(begin, monkeypatch):
 # -- many processes at once
 
 
-def in_processes(count: int, deed: Callable[[int, Callable[[], None]], None]) -> None:
-    """Do *deed* in forked children; each waits where it calls the function that it is given."""
+def in_processes(count: int, function: Callable[[int, Callable[[], None]], None]) -> None:
+    """Call *function* in forked children; each waits where it calls its second argument."""
     ready, is_ready = os.pipe()
     go, let_go = os.pipe()
 
@@ -130,8 +130,8 @@ def in_processes(count: int, deed: Callable[[int, Callable[[], None]], None]) ->
         os.write(is_ready, b"x")
         os.read(go, 1)
 
-    pids = [_fork(lambda number=number: deed(number, wait)) for number in range(count)]
-    # From now on it is at its end when a child has failed.
+    pids = [_fork(lambda number=number: function(number, wait)) for number in range(count)]
+    # From now on reading reaches the end of the pipe if a child has failed.
     os.close(is_ready)
     waiting = b""
     while len(waiting) < count and (more := os.read(ready, count)):
@@ -143,18 +143,18 @@ def in_processes(count: int, deed: Callable[[int, Callable[[], None]], None]) ->
     assert not any(statuses)
 
 
-def _fork(deed: Callable[[], object]) -> int:
+def _fork(function: Callable[[], object]) -> int:
     with warnings.catch_warnings():
-        # A worker of pytest-xdist has a second thread, which the child does without.
+        # A worker of pytest-xdist has a second thread, which the child does not need.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         status = 1
         with contextlib.suppress(BaseException):
             try:
-                deed()
+                function()
                 status = 0
-            except BaseException:  # noqa: BLE001 -- nothing may leave the child but its status
+            except BaseException:  # noqa: BLE001 -- the child must exit with its status
                 traceback.print_exc()
         os._exit(status)
     return pid
@@ -163,8 +163,8 @@ def _fork(deed: Callable[[], object]) -> int:
 @pytest.mark.skipif(sys.platform == "win32", reason="this platform does not fork")
 @pytest.mark.parametrize("projects", [1, 2])
 @pytest.mark.parametrize("keep", [0, 1, 3])
-def test_as_many_stay_as_should_when_many_end_at_once(tmp_path, keep, projects):
-    """Neither does one take another's place that is gone, nor is one left that nobody removes."""
+def test_the_right_number_stays_when_many_sessions_end_at_once(tmp_path, keep, projects):
+    """Not one more, and not one less."""
     for turn in range(3):
         place = tmp_path / str(turn)
         place.mkdir()
