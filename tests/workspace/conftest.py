@@ -12,10 +12,10 @@ import tempfile
 import traceback
 import warnings
 
-from dangers import NOBODY
-from dangers import plant
-from dangers import snapshot
 import pytest
+from safety_helpers import NOBODY
+from safety_helpers import make_tree
+from safety_helpers import snapshot
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
@@ -26,22 +26,22 @@ from pytest_tempres.workspace.root import create
 
 @pytest.fixture
 def in_child() -> Callable[[Callable[[], object]], object]:
-    """Run a function in a forked child; return whether it came out true there."""
+    """Run a function in a forked child; return whether its result was true."""
     if not hasattr(os, "fork"):
         pytest.skip("this platform does not fork")
 
-    def run(deed):
+    def run(function):
         with warnings.catch_warnings():
-            # A worker of pytest-xdist has a second thread, which the child does without.
+            # A worker of pytest-xdist has a second thread, which the child does not need.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
             status = 2
             try:
-                status = 0 if deed() else 1
-            except BaseException:  # noqa: BLE001 -- nothing may leave the child but its status
+                status = 0 if function() else 1
+            except BaseException:  # noqa: BLE001 -- the child must exit with its status
                 traceback.print_exc()
-            # Coverage writes its data first, and an audit hook of the test may make that fail.
+            # Coverage writes its data here, which fails if an audit hook of the test raises.
             while True:
                 with contextlib.suppress(BaseException):
                     os._exit(status)
@@ -52,34 +52,34 @@ def in_child() -> Callable[[Callable[[], object]], object]:
 
 @pytest.fixture
 def make(tmp_path) -> Callable[..., SessionRoot]:
-    """Make session roots in the test's own directory; their locks are given up afterwards."""
-    made = []
+    """Create session roots in the test's directory; their locks are released after the test."""
+    created = []
 
     def make(parent: Path = tmp_path, mode: int = 0o700, **about) -> SessionRoot:
         root = create(str(parent), mode=mode, about=about)
-        made.append(root)
+        created.append(root)
         return root
 
     yield make
-    for root in made:
+    for root in created:
         lock.release(root.lock_fd)
 
 
 @pytest.fixture
 def root(make) -> SessionRoot:
-    """A session root that lives."""
+    """A session root that is alive."""
     return make()
 
 
 @pytest.fixture
-def precious(tmp_path) -> Iterator[Path]:
-    """A tree outside, which is whole afterwards."""
-    path = plant(tmp_path / "precious")
+def outside_tree(tmp_path) -> Iterator[Path]:
+    """A tree outside all session roots, which must be unchanged after the test."""
+    path = make_tree(tmp_path / "precious")
     (path / "closed").mkdir(mode=0o500)
-    # What looks like a root of ours, to who was led here.
+    # The tree looks like one of our roots.
     (path / "main").mkdir()
     for directory in (path, path / "main"):
-        plant(directory / "tree")
+        make_tree(directory / "tree")
     for name in (LOCK, BREADCRUMB):
         (path / name).write_text("{}" if name == BREADCRUMB else "")
     before = snapshot(path)
@@ -89,13 +89,13 @@ def precious(tmp_path) -> Iterator[Path]:
 
 @pytest.fixture
 def dead(make, tmp_path) -> Callable[..., SessionRoot]:
-    """Make the root of a session that died, with a tree in its worker root."""
+    """Create the root of a dead session, with a tree in its worker root."""
 
     def dead(place: Path | None = None) -> SessionRoot:
         place = place or tmp_path / "place"
         place.mkdir(exist_ok=True)
         root = make(place, rootdir="/p")
-        plant(Path(root.add_worker("main", 0o700).path, "tree"))
+        make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
         lock.release(root.lock_fd)
         return root
 
@@ -103,7 +103,7 @@ def dead(make, tmp_path) -> Callable[..., SessionRoot]:
 
 
 class Namespace:
-    """A mount namespace of its own: nothing that is mounted in it is seen outside."""
+    """A separate mount namespace, whose mounts are invisible outside."""
 
     _BIND, _REC, _PRIVATE, _READ_ONLY, _REMOUNT = 4096, 16384, 1 << 18, 1, 32
 
@@ -111,27 +111,27 @@ class Namespace:
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(self, *kinds: str) -> None:
-        """Move this process, which must be a child made for it, into new namespaces."""
+        """Move this process, which must be a child for this purpose, into new namespaces."""
         flags = {"mount": 0x00020000, "pid": 0x20000000}
         self._check(self._libc.unshare(sum(flags[kind] for kind in kinds)))
         if "mount" in kinds:
             self._mount(None, "/", None, self._REC | self._PRIVATE)
 
     def bind(self, source: object, target: object) -> None:
-        """Let *source* be seen at *target* too."""
+        """Bind-mount *source* at *target*."""
         self._mount(source, target, None, self._BIND)
 
     def protect(self, path: object) -> None:
-        """Let what is at *path* be read-only."""
+        """Make *path* read-only."""
         self.bind(path, path)
         self._mount(None, path, None, self._BIND | self._REMOUNT | self._READ_ONLY)
 
     def memory(self, target: object, *, read_only: bool = False) -> None:
-        """Mount an empty file system of its own."""
+        """Mount an empty tmpfs."""
         self._mount("none", target, "tmpfs", self._READ_ONLY if read_only else 0)
 
     def unmount(self, target: object) -> None:
-        """Take away what is mounted."""
+        """Unmount *target*."""
         self._check(self._libc.umount2(os.fsencode(target), 2))
 
     def _mount(self, source: object, target: object, kind: str | None, flags: int) -> None:
@@ -145,7 +145,7 @@ class Namespace:
 
 @pytest.fixture
 def namespace(in_child) -> Namespace:
-    """What a child needs to have mounts of its own, or process numbers of its own."""
+    """Mounts or process numbers of its own for a child."""
     if sys.platform != "linux":
         pytest.skip("only Linux has namespaces")
     namespace = Namespace()
@@ -158,13 +158,13 @@ def namespace(in_child) -> Namespace:
         return True
 
     if not in_child(possible):
-        pytest.skip("namespaces cannot be made here: that takes root's rights")
+        pytest.skip("namespaces cannot be created here: that needs root's rights")
     return namespace
 
 
 @pytest.fixture
 def shared_place() -> Iterator[Path]:
-    """A directory like /tmp: everybody may write in it, and rename only what is theirs."""
+    """A directory like /tmp: all users may write to it, and rename only their own files."""
     path = tempfile.mkdtemp(prefix="shared-", dir="/tmp")
     os.chmod(path, 0o1777)
     yield Path(path)
@@ -173,16 +173,16 @@ def shared_place() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody(in_child) -> Callable[[Callable[[], object]], object]:
-    """Run a function in a child that is another user; return whether it came out true."""
+    """Run a function in a child of another user; return whether its result was true."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can become a second user")
 
-    def run(deed: Callable[[], object]) -> object:
+    def run(function: Callable[[], object]) -> object:
         def child() -> object:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-            return deed()
+            return function()
 
         return in_child(child)
 

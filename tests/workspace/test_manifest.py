@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 
-from dangers import NOBODY
 import pytest
+from safety_helpers import NOBODY
 
 from pytest_tempres.artifacts import manifest
 from pytest_tempres.artifacts.manifest import Manifest

@@ -10,10 +10,10 @@ import socket
 import stat
 import sys
 
-from dangers import is_ours
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
+from safety_helpers import is_ours
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import WorkspaceCreationError

@@ -1,4 +1,4 @@
-"""Whatever step of a root's creation or end fails, or is the last of its process."""
+"""Every step of the creation and the removal of a root may fail, or kill the process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import signal
 import sys
 
-from dangers import age
-from dangers import lowest_descriptor
-from dangers import plant
-from dangers import sweep
 import pytest
+from safety_helpers import lowest_descriptor
+from safety_helpers import make_old
+from safety_helpers import make_tree
+from safety_helpers import sweep
 
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.workspace import lock
@@ -21,44 +21,44 @@ from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.root import create
 
-#: What the system is asked to do while a root is made or dissolved.
-DEEDS = {"os.mkdir", "os.chmod", "open", "fcntl.flock", "os.remove", "os.rmdir", "os.listdir"}
+#: The audit events of the creation and the removal of a root.
+OPERATIONS = {"os.mkdir", "os.chmod", "open", "fcntl.flock", "os.remove", "os.rmdir", "os.listdir"}
 
 
-def watch_deeds(act: Callable[[int, str, object], None]) -> None:
-    """Call *act* before each deed, with its number; only for a child that will end soon."""
+def on_operation(act: Callable[[int, str, object], None]) -> None:
+    """Call *act* before each operation, with its number; only in a child that exits soon."""
     count = [0]
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event in DEEDS:
+        if event in OPERATIONS:
             count[0] += 1
             act(count[0], event, arguments[0])
 
     sys.addaudithook(hook)
 
 
-def test_a_root_is_made_in_the_order_that_a_sweep_relies_on(tmp_path, in_child):
-    """Directory, lock file, lock, breadcrumb: at no moment is a root proved that is not locked."""
+def test_a_root_is_created_in_the_order_that_a_sweep_relies_on(tmp_path, in_child):
+    """Directory, lock file, lock, breadcrumb: a root with a breadcrumb is always locked."""
 
     def child() -> bool:
         seen = []
-        watch_deeds(lambda number, event, what: seen.append((event, what)))
+        on_operation(lambda number, event, what: seen.append((event, what)))
         root = create(str(tmp_path), mode=0o711, about={})
-        wanted = [
+        expected = [
             ("os.mkdir", root.path),
             ("open", LOCK),
             ("fcntl.flock", root.lock_fd),
             ("open", BREADCRUMB),
         ]
-        made = [deed for deed in seen if deed in wanted]
-        return made == wanted
+        found = [each for each in seen if each in expected]
+        return found == expected
 
     assert in_child(child)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
-def test_whatever_step_of_the_creation_fails_nothing_is_left(tmp_path, in_child, error):
-    """Neither a directory nor a lock nor a descriptor survives a creation that failed."""
+def test_a_failed_creation_leaves_nothing(tmp_path, in_child, error):
+    """Neither a directory nor a lock nor a descriptor, at whatever step it fails."""
 
     def fails_at(step: int) -> bool:
         before, held, failed = lowest_descriptor(), set(lock._held), []
@@ -68,7 +68,7 @@ def test_whatever_step_of_the_creation_fails_nothing_is_left(tmp_path, in_child,
                 failed.append(event)
                 raise error
 
-        watch_deeds(act)
+        on_operation(act)
         try:
             root = create(str(tmp_path), mode=0o711, about={})
         except (WorkspaceCreationError, KeyboardInterrupt):
@@ -76,12 +76,12 @@ def test_whatever_step_of_the_creation_fails_nothing_is_left(tmp_path, in_child,
         else:
             if not failed:
                 return True
-            # A session can do without its lock, and where files have no modes of their own.
+            # A session works without its lock, and without modes of files.
             assert failed in (["fcntl.flock"], ["os.chmod"])
             assert root.remove_if_empty()
         return not os.listdir(tmp_path) and lock._held == held and lowest_descriptor() == before
 
-    # What Python imports for it counts for no step.
+    # Modules that Python imports must not count as steps.
     create(str(tmp_path), mode=0o711, about={}).remove_if_empty()
     for step in range(1, 100):
         assert in_child(lambda step=step: fails_at(step)), f"step {step}"
@@ -91,10 +91,8 @@ def test_whatever_step_of_the_creation_fails_nothing_is_left(tmp_path, in_child,
 
 
 @pytest.mark.parametrize("life", ["creation", "end"])
-def test_whatever_step_a_process_dies_at_the_next_session_finds_nothing_odd(
-    tmp_path, in_child, life
-):
-    """A process that is killed while it makes or dissolves its root leaves nothing for long."""
+def test_a_process_that_dies_at_any_step_leaves_nothing_after_a_sweep(tmp_path, in_child, life):
+    """It is killed while it creates or removes its root."""
 
     def dies_at(step: int) -> bool:
         def act(number: int, event: str, what: object) -> None:
@@ -102,28 +100,28 @@ def test_whatever_step_a_process_dies_at_the_next_session_finds_nothing_odd(
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if life == "creation":
-            watch_deeds(act)
+            on_operation(act)
         root = create(str(tmp_path), mode=0o711, about={})
         root.add_worker("main", 0o700)
         if life == "end":
-            watch_deeds(act)
+            on_operation(act)
         return root.remove_if_empty()
 
     for step in range(1, 100):
         if in_child(lambda step=step: dies_at(step)):
             break
-        age(tmp_path)
+        make_old(tmp_path)
         sweep(tmp_path)
         for left in tmp_path.iterdir():
-            # Anybody may have made an empty directory; only that is left, if anything is.
+            # An empty directory may be left: nothing proves that it is ours.
             left.rmdir()
     assert 4 < step < 99
 
 
 def test_names_cannot_be_guessed(tmp_path, make, in_child):
-    """Neither a later name nor that of a forked child follows from those before."""
+    """Later names, also those of forked children, do not follow from earlier ones."""
     names = [os.path.basename(make().path) for _ in range(50)]
-    # Children of one parent would all draw the same if they went on with its state.
+    # Children of one parent would all have the same names if they shared its random state.
     for _ in range(10):
         assert in_child(lambda: create(str(tmp_path), mode=0o700, about={}))
     found = os.listdir(tmp_path)
@@ -135,10 +133,10 @@ def test_names_cannot_be_guessed(tmp_path, make, in_child):
 
 @pytest.mark.parametrize("when", ["os.chmod", LOCK, "fcntl.flock", BREADCRUMB])
 @pytest.mark.parametrize("what", ["link", "directory"])
-def test_nothing_is_made_behind_what_takes_a_new_roots_place(
-    tmp_path, precious, in_child, when, what
+def test_nothing_is_created_in_what_replaces_a_new_root(
+    tmp_path, outside_tree, in_child, when, what
 ):
-    """Where others may rename what is ours, a swapped root ends the creation and harms nothing."""
+    """In a directory without the sticky bit another user may swap the root."""
     place = tmp_path / "place"
     place.mkdir()
 
@@ -148,11 +146,11 @@ def test_nothing_is_made_behind_what_takes_a_new_roots_place(
             if when in (event, argument) and names and not (tmp_path / "away").exists():
                 os.rename(place / names[0], tmp_path / "away")
                 if what == "link":
-                    os.symlink(precious, place / names[0])
+                    os.symlink(outside_tree, place / names[0])
                 else:
-                    plant(place / names[0])
+                    make_tree(place / names[0])
 
-        watch_deeds(act)
+        on_operation(act)
         held = set(lock._held)
         with pytest.raises(WorkspaceCreationError):
             create(str(place), mode=0o755, about={})
@@ -166,8 +164,8 @@ def test_nothing_is_made_behind_what_takes_a_new_roots_place(
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o711, 0o755])
-def test_a_root_in_a_set_gid_directory_is_as_promised(tmp_path, make, mode):
-    """A directory that hands its group down, sticky or not, changes no permission of a root."""
+def test_a_root_in_a_set_gid_directory_has_its_own_modes(tmp_path, make, mode):
+    """Neither the set-gid nor the sticky bit changes the permissions of a root."""
     place = tmp_path / "place"
     place.mkdir()
     place.chmod(0o3777)
@@ -175,6 +173,6 @@ def test_a_root_in_a_set_gid_directory_is_as_promised(tmp_path, make, mode):
     worker = root.add_worker("main", mode)
     for path, bits in ((root.path, mode), (worker.path, mode), (worker.fixture_dir, mode & 0o711)):
         assert os.lstat(path).st_mode & 0o1777 == bits
-    plant(Path(worker.path, "tree"))
+    make_tree(Path(worker.path, "tree"))
     assert root.remove(os.path.join(worker.path, "tree")) == []
     assert root.remove_if_empty()

@@ -1,4 +1,4 @@
-"""A directory that is swapped for a link while it is being removed leads nobody out."""
+"""A directory that is swapped for a link during its removal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import select
 import threading
 from typing import Any
 
-from dangers import NOBODY
-from dangers import sweep
 import pytest
+from safety_helpers import NOBODY
+from safety_helpers import sweep
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._rmtree import remove_tree
@@ -22,24 +22,24 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 
-#: The most often that a racer tries, and that a removal is tried against it.
+#: The most attempts of the racing process, and of the removal against it.
 TRIES, ROUNDS = 1_000_000, 10_000
 
 
-def race(path: Path, victim: Path, aside: Path, over: int, tell: int) -> None:
-    """Swap *path* for a link to *victim* and back until *over* ends, and tell of the first time."""
+def race(path: Path, victim: Path, aside: Path, stop: int, report: int) -> None:
+    """Swap *path* for a link to *victim* and back until *stop* ends; write once after a success."""
     exchange = ctypes.CDLL(None).renameat2
     swapped, links, here = False, 0, os.fsencode(path)
     link = b""
     for step in range(TRIES):
-        if step % 100 == 0 and select.select([over], [], [], 0)[0]:
+        if step % 100 == 0 and select.select([stop], [], [], 0)[0]:
             break
         if link and exchange(-100, here, -100, link, 2) == 0:
             if not swapped:
-                os.write(tell, b"x")
+                os.write(report, b"x")
             swapped = True
             continue
-        # The tree was removed, and what is aside may be the directory: begin anew.
+        # The tree was removed, and the path aside may be the directory: begin again.
         link = b""
         if os.path.lexists(here):
             links += 1
@@ -49,11 +49,7 @@ def race(path: Path, victim: Path, aside: Path, over: int, tell: int) -> None:
 
 @pytest.fixture
 def racer(in_child, shared_place) -> Callable[..., Any]:
-    """Have another process swap a directory for a link again and again, a bounded number of times.
-
-    It may be another user. Inside the block one can ask whether it has succeeded yet, and at the
-    end it must have: no test passes for want of it.
-    """
+    """Let another process, perhaps of another user, swap a directory for a link repeatedly."""
     if not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("only Linux swaps two names at once")
     aside = shared_place / "aside"
@@ -62,39 +58,39 @@ def racer(in_child, shared_place) -> Callable[..., Any]:
 
     @contextlib.contextmanager
     def racer(path: Path, victim: Path, *, uid: int | None = None) -> Iterator[Callable[[], bool]]:
-        over, end = os.pipe()
-        told, tell = os.pipe()
+        stop, stop_now = os.pipe()
+        reported, report = os.pipe()
 
         def child() -> None:
-            os.close(end)
+            os.close(stop_now)
             if uid is not None:
                 os.setuid(uid)
-            race(path, victim, aside, over, tell)
+            race(path, victim, aside, stop, report)
 
         thread = threading.Thread(target=in_child, args=(child,))
         thread.start()
         try:
-            yield lambda: bool(select.select([told], [], [], 0)[0])
+            yield lambda: bool(select.select([reported], [], [], 0)[0])
         finally:
-            os.close(end)
+            os.close(stop_now)
             thread.join()
-            os.close(tell)
-            swapped = os.read(told, 1)
-            os.close(over)
-            os.close(told)
+            os.close(report)
+            swapped = os.read(reported, 1)
+            os.close(stop)
+            os.close(reported)
         assert swapped
 
     return racer
 
 
-def plant_again(stage: Path, worker: Path) -> None:
-    """Let a tree that is open to everybody stand in *worker* again, wherever the racer is now."""
+def make_tree_again(stage: Path, worker: Path) -> None:
+    """Create a world-writable tree in *worker* again, wherever that is now."""
     if not stage.exists():
         os.makedirs(stage / "deep" / "deeper")
         for directory in (stage, stage / "deep", stage / "deep" / "deeper"):
             (directory / "file").touch()
             directory.chmod(0o777)
-    # All this must not be led astray itself.
+    # This must not follow a swapped link either.
     with contextlib.suppress(OSError):
         os.mkdir(worker)
     with contextlib.suppress(OSError):
@@ -106,7 +102,7 @@ def plant_again(stage: Path, worker: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how, swapped, stranger",
+    "how, swapped, other_user",
     [
         ("remove_tree", "main/tree/deep", True),
         ("remove", "", False),
@@ -117,26 +113,26 @@ def plant_again(stage: Path, worker: Path) -> None:
         ("sweep", "main/tree/deep", True),
     ],
 )
-def test_a_directory_that_is_swapped_for_a_link_again_and_again(
-    shared_place, precious, make, racer, how, swapped, stranger
+def test_a_removal_does_not_follow_a_directory_that_is_swapped_for_a_link(
+    shared_place, outside_tree, make, racer, how, swapped, other_user
 ):
-    """However often, whenever and by whomever it is swapped, no removal goes where it points."""
+    """Whenever and by whatever user it is swapped."""
     root = make(shared_place, mode=0o711, rootdir="/p")
     aside = shared_place / "aside"
     kept = Path(root.path, "main.d", "kept")
     kept.mkdir(parents=True)
     write_index(root, [Kept("t", str(kept), "failed", "main")])
     if how == "sweep":
-        # What is kept holds the root, so that the racer finds it for as long as it runs.
+        # The kept path keeps the root in place while the other process runs.
         lock.release(root.lock_fd)
     tree = Path(root.path, "main", "tree")
     os.mkdir(tree.parent)
-    uid = NOBODY if stranger and os.geteuid() == 0 else None
-    with racer(Path(root.path, swapped), precious, uid=uid) as has_swapped:
+    uid = NOBODY if other_user and os.geteuid() == 0 else None
+    with racer(Path(root.path, swapped), outside_tree, uid=uid) as has_swapped:
         for number in range(ROUNDS):
             if number >= 60 and has_swapped():
                 break
-            plant_again(shared_place / "stage", tree.parent)
+            make_tree_again(shared_place / "stage", tree.parent)
             if how == "remove_tree":
                 remove_tree(str(tree))
             elif how == "remove":

@@ -1,4 +1,4 @@
-"""Nothing but the end of a session gives its lock up: no fork, no exec, no other container."""
+"""Only the end of a session releases its lock: no fork, no exec, no other container."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import subprocess
 import sys
 import threading
 
-from dangers import lowest_descriptor
-from dangers import plant
-from dangers import sweep
 import pytest
+from safety_helpers import lowest_descriptor
+from safety_helpers import make_tree
+from safety_helpers import sweep
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.root import create
 
 
-def wait_for(pipe: int) -> bytes:
-    """Read what a child has to say; nothing when all who could say it are gone."""
+def read_byte(pipe: int) -> bytes:
+    """Read one byte from a child; return nothing when all writers have exited."""
     return os.read(pipe, 1)
 
 
-def test_no_way_to_start_a_program_hands_the_lock_on(tmp_path, root):
-    """Neither exec nor posix_spawn: the lock ends with its process, not with a daemon of its."""
+def test_no_subprocess_inherits_the_lock(tmp_path, root):
+    """Neither with exec nor with posix_spawn, so a daemon does not keep a session alive."""
     assert not os.get_inheritable(root.lock_fd)
     program = [sys.executable, "-S", "-c", f"import os; os.fstat({root.lock_fd})"]
     quiet = subprocess.run(program, close_fds=False, capture_output=True, check=False)
@@ -40,58 +40,58 @@ def test_no_way_to_start_a_program_hands_the_lock_on(tmp_path, root):
 
 @pytest.mark.parametrize("native", [False, True])
 def test_a_child_that_outlives_a_killed_session(tmp_path, dead, in_child, native):
-    """A forked child does not hold its parent's root; one of native code does: late, not wrong."""
+    """A forked child does not hold the root; a child of native code does until it exits."""
     place = tmp_path / "place"
     place.mkdir()
-    told, tell = os.pipe()
-    go, let_go = os.pipe()
+    reader, writer = os.pipe()
+    go_reader, go_writer = os.pipe()
 
     def session() -> None:
         root = create(str(place), mode=0o700, about={})
-        plant(Path(root.add_worker("main", 0o700).path, "tree"))
+        make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
         pid = ctypes.PyDLL(None).fork() if native else os.fork()
         if pid == 0:
-            os.close(let_go)
-            os.write(tell, b"x")
-            os.read(go, 1)
+            os.close(go_writer)
+            os.write(writer, b"x")
+            os.read(go_reader, 1)
             os._exit(0)
         os.waitpid(-1, os.WNOHANG)
         os.kill(os.getpid(), signal.SIGKILL)
 
     try:
         in_child(session)
-        assert wait_for(told) == b"x"
+        assert read_byte(reader) == b"x"
         assert sweep(place) == (0 if native else 1)
-        os.close(tell)
-        os.close(let_go)
-        assert wait_for(told) == b""
-        # Its descriptors go one by one, and the end of the pipe may come before that of the lock.
+        os.close(writer)
+        os.close(go_writer)
+        assert read_byte(reader) == b""
+        # The kernel closes its descriptors one by one, and the pipe may be closed before the lock.
         for _ in range(10_000):
             if not native or sweep(place):
                 break
         assert os.listdir(place) == []
     finally:
-        os.close(told)
-        os.close(go)
+        os.close(reader)
+        os.close(go_reader)
 
 
 def test_a_session_in_another_container_is_alive_until_it_dies(tmp_path, namespace, in_child):
-    """A process number means nothing across containers that share a directory; the lock does."""
-    told, tell = os.pipe()
+    """Process numbers have no meaning across containers, but the lock has."""
+    reader, writer = os.pipe()
 
     def child() -> None:
         namespace.enter("mount", "pid")
         pid = os.fork()
         if pid:
-            os.write(tell, b"%d\n" % pid)
+            os.write(writer, b"%d\n" % pid)
             os.waitpid(pid, 0)
             return
         root = create(str(tmp_path), mode=0o700, about={})
-        plant(Path(root.add_worker("main", 0o700).path, "tree"))
-        os.write(tell, b"%d\n" % os.getpid())
+        make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
+        os.write(writer, b"%d\n" % os.getpid())
         signal.pause()
 
-    def elsewhere() -> bool:
+    def sweep_in_container() -> bool:
         namespace.enter("pid")
         pid = os.fork()
         if pid == 0:
@@ -100,27 +100,27 @@ def test_a_session_in_another_container_is_alive_until_it_dies(tmp_path, namespa
 
     thread = threading.Thread(target=in_child, args=(child,))
     thread.start()
-    with os.fdopen(told) as lines:
+    with os.fdopen(reader) as lines:
         outside, inside = sorted((int(lines.readline()), int(lines.readline())), reverse=True)
         assert inside == 1
         try:
             assert sweep(tmp_path) == 0
-            assert in_child(elsewhere)
+            assert in_child(sweep_in_container)
             (root,) = tmp_path.iterdir()
             assert json.loads((root / BREADCRUMB).read_text())["pid"] == 1
             assert (root / "main" / "tree" / "deep" / "deeper" / "file").exists()
         finally:
             os.kill(outside, signal.SIGKILL)
             thread.join()
-            os.close(tell)
+            os.close(writer)
     assert sweep(tmp_path) == 1
     assert os.listdir(tmp_path) == []
 
 
-def test_a_session_that_could_not_lock_is_not_dead_when_locks_come_back(
+def test_a_session_without_a_lock_counts_as_alive_when_locks_work_again(
     tmp_path, make, monkeypatch
 ):
-    """NFS without its lock service for a while: who began then is never taken for dead."""
+    """NFS may be without its lock service for some time."""
     real = lock._lock
 
     def refuse(fd: int) -> None:
@@ -130,7 +130,7 @@ def test_a_session_that_could_not_lock_is_not_dead_when_locks_come_back(
         if hasattr(lock, name):
             monkeypatch.setattr(lock, name, refuse)
     root = make(tmp_path)
-    plant(Path(root.add_worker("main", 0o700).path, "tree"))
+    make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
     monkeypatch.undo()
     assert lock._lock is real
     before = lowest_descriptor()

@@ -1,4 +1,4 @@
-"""What is mounted in a root is not crossed, and what a file system refuses is told."""
+"""Mounts in a root are not crossed, and errors of the file system are reported."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 import re
 
-from dangers import NOBODY
-from dangers import age
-from dangers import lowest_descriptor
-from dangers import plant
-from dangers import snapshot
-from dangers import sweep
 import pytest
+from safety_helpers import NOBODY
+from safety_helpers import lowest_descriptor
+from safety_helpers import make_old
+from safety_helpers import make_tree
+from safety_helpers import snapshot
+from safety_helpers import sweep
 
 from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives import _rmtree
@@ -34,31 +34,29 @@ MOUNTS = {
     "inside": "main/tree/deep/deeper",
     "file": "main/tree/deep/deeper/file",
     "worker root": "main",
-    "given": "main.d",
+    "fixture directory": "main.d",
     "lock": LOCK,
     "breadcrumb": BREADCRUMB,
 }
 
 
 @pytest.mark.parametrize("where", MOUNTS)
-def test_what_is_mounted_in_a_root_is_not_crossed(
-    tmp_path, make, precious, namespace, in_child, where
-):
-    """A bind mount lies on the same device as all the rest, and what is behind it stays."""
+def test_a_mount_in_a_root_is_not_crossed(tmp_path, make, outside_tree, namespace, in_child, where):
+    """A bind mount is on the same device as the rest of the root."""
     place = tmp_path / "place"
     place.mkdir()
     root = make(place, rootdir="/p")
     worker = root.add_worker("main", 0o700)
-    tree = plant(Path(worker.path, "tree"))
+    tree = make_tree(Path(worker.path, "tree"))
     target = os.path.join(root.path, MOUNTS[where])
     entries = {tree}
     if os.path.dirname(target) == root.path and not os.path.isfile(target):
-        # What is seen in a worker root is what anybody would remove in it.
-        entries = {Path(target, name) for name in os.listdir(precious)}
+        # The mount covers the worker root, so its entries are those of the mounted directory.
+        entries = {Path(target, name) for name in os.listdir(outside_tree)}
 
     def child() -> bool:
         namespace.enter("mount")
-        namespace.bind(precious / "file" if os.path.isfile(target) else precious, target)
+        namespace.bind(outside_tree / "file" if os.path.isfile(target) else outside_tree, target)
         failures = [failure for path in entries for failure in root.remove(str(path))]
         assert {failure.error.errno for failure in failures} <= MOUNT_ERRORS
         assert bool(failures) == (where not in ("lock", "breadcrumb"))
@@ -67,22 +65,22 @@ def test_what_is_mounted_in_a_root_is_not_crossed(
         namespace.unmount(target)
         return True
 
-    before = snapshot(precious)
+    before = snapshot(outside_tree)
     assert in_child(child)
-    assert snapshot(precious) == before
+    assert snapshot(outside_tree) == before
     lock.release(root.lock_fd)
-    age(place)
+    make_old(place)
     sweep(place)
     assert os.listdir(place) == []
 
 
 @pytest.mark.parametrize("kind", ["read-only", "another user's", "memory"])
-def test_a_mount_that_the_system_does_not_call_busy_is_not_crossed_either(
+def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
     shared_place, namespace, in_child, kind
 ):
-    """Below a directory that may not be changed that is what the system says, mount or not."""
-    tree = plant(shared_place / "tree")
-    victim = plant(shared_place / "victim")
+    """In a directory that cannot be changed the error is not EBUSY."""
+    tree = make_tree(shared_place / "tree")
+    victim = make_tree(shared_place / "victim")
     (tree / "mounted").mkdir()
     for path in (victim, *victim.rglob("*")):
         os.chown(path, NOBODY, NOBODY)
@@ -101,7 +99,7 @@ def test_a_mount_that_the_system_does_not_call_busy_is_not_crossed_either(
         if kind != "read-only":
             os.setegid(NOBODY)
             os.seteuid(NOBODY)
-        # Both the mount itself, and the tree that it is in.
+        # Both the mount itself, and the tree that contains it.
         failures = [*remove_tree(str(tree / "mounted")), *remove_tree(str(tree))]
         os.seteuid(0)
         assert failures
@@ -111,8 +109,8 @@ def test_a_mount_that_the_system_does_not_call_busy_is_not_crossed_either(
     assert len(list(victim.rglob("*"))) == 5
 
 
-def test_a_root_cannot_be_made_on_a_read_only_mount(tmp_path, namespace, in_child):
-    """It is one clear error, which names the place and the option that helps."""
+def test_a_root_cannot_be_created_on_a_read_only_mount(tmp_path, namespace, in_child):
+    """The one error has the path and the option to use."""
 
     def child() -> bool:
         namespace.enter("mount")
@@ -124,10 +122,12 @@ def test_a_root_cannot_be_made_on_a_read_only_mount(tmp_path, namespace, in_chil
     assert in_child(child)
 
 
-def test_a_root_that_becomes_read_only_loses_nothing_but_time(make, tmp_path, namespace, in_child):
-    """What cannot be removed is told, path and reason, and the next session removes it."""
+def test_a_root_that_becomes_read_only_is_removed_by_the_next_session(
+    make, tmp_path, namespace, in_child
+):
+    """What cannot be removed is reported with path and error."""
     root = make(rootdir="/p")
-    tree = plant(Path(root.add_worker("main", 0o700).path, "tree"))
+    tree = make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
 
     def child() -> bool:
         namespace.enter("mount")
@@ -147,8 +147,10 @@ def test_a_root_that_becomes_read_only_loses_nothing_but_time(make, tmp_path, na
 
 @pytest.mark.parametrize("code", ["ESTALE", "EIO", "EBUSY", "ENOTEMPTY"])
 @pytest.mark.parametrize("call", ["unlink", "rmdir"])
-def test_what_a_server_refuses_is_told_and_goes_next_time(tmp_path, dead, monkeypatch, call, code):
-    """A handle that is stale, a file that is open elsewhere: the rest goes, and later all does."""
+def test_an_error_of_a_server_is_reported_and_the_rest_removed(
+    tmp_path, dead, monkeypatch, call, code
+):
+    """A stale handle, or a file that is open elsewhere; a later sweep removes it."""
     root = dead()
     left = "deeper" if call == "rmdir" else "file"
     real = getattr(_rmtree.System, call)
@@ -173,31 +175,31 @@ def test_what_a_server_refuses_is_told_and_goes_next_time(tmp_path, dead, monkey
     assert os.listdir(tmp_path / "place") == []
 
 
-def test_a_file_that_nfs_renames_while_it_is_open(tmp_path, make, monkeypatch):
-    """NFS keeps a removed file that is open as `.nfs…`: a root's own lock never becomes one."""
+def test_the_lock_file_is_closed_before_it_is_removed(tmp_path, make, monkeypatch):
+    """NFS renames an open file that is removed to `.nfs...`."""
     root = make(tmp_path)
     root.add_worker("main", 0o700)
     names = {os.fstat(root.lock_fd).st_ino: root.lock_fd}
     real = System.unlink
 
-    def silly(name: str, *, dir_fd: int | None = None) -> None:
+    def silly_rename(name: str, *, dir_fd: int | None = None) -> None:
         inode = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_ino
         if names.get(inode) in lock._held:
             os.rename(name, ".nfs0001", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         else:
             real(name, dir_fd=dir_fd)
 
-    monkeypatch.setattr(System, "unlink", staticmethod(silly))
+    monkeypatch.setattr(System, "unlink", staticmethod(silly_rename))
     assert root.remove_if_empty()
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EXDEV, errno.EBUSY])
-def test_an_index_that_cannot_be_moved_into_place(tmp_path, dead, monkeypatch, code):
-    """Half an index is none: it is an error for who writes it, and a sweep takes it away."""
+def test_an_index_that_cannot_be_renamed_is_an_error(tmp_path, dead, monkeypatch, code):
+    """A partial index counts as none, and a sweep removes it."""
     root = dead()
 
-    def refuse(*names: str, **folders: int | None) -> None:
+    def refuse(*names: str, **options: int | None) -> None:
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Whatever takes the place of what we made while we use it is neither written to nor emptied."""
+"""A path that another process swaps while we use it: the replacement is not changed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import socket
 import threading
 from typing import Any
 
-from dangers import NOBODY
-from dangers import plant
-from dangers import snapshot
-from dangers import sweep
 import pytest
+from safety_helpers import NOBODY
+from safety_helpers import make_tree
+from safety_helpers import snapshot
+from safety_helpers import sweep
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._system import System
@@ -34,22 +34,22 @@ from pytest_tempres.workspace.root import create
 from pytest_tempres.workspace.root import identity_of_new
 from pytest_tempres.workspace.root import remove_created
 
-#: How often a racer must have swapped two directories, and how often a removal is tried at most.
+#: The least number of swaps by the racing process, and the most attempts of a removal.
 SWAPS, ROUNDS = 10_000, 1_000_000
-#: How often all that is done to a root is tried at least.
+#: The least number of attempts of each operation on a root.
 TIMES = 300
 
 
 @pytest.fixture
 def open_place(shared_place) -> Path:
-    """A directory in which everybody may rename everything."""
+    """A directory in which all users may rename all entries."""
     shared_place.chmod(0o777)
     return shared_place
 
 
 @pytest.fixture
 def victim(open_place) -> Path:
-    """A directory that another user has closed to others, in a place that is open to all."""
+    """A private directory of another user in a world-writable directory."""
     path = open_place / "victim"
     path.mkdir(mode=0o700)
     (path / "precious").write_text("precious")
@@ -57,36 +57,36 @@ def victim(open_place) -> Path:
     return path
 
 
-def race(path: Path, victim: Path, over: int, tell: int) -> None:
-    """Swap the two until *over* ends, and tell of each time."""
+def race(path: Path, victim: Path, stop: int, report: int) -> None:
+    """Swap the two until *stop* ends; write a byte after each swap."""
     exchange = ctypes.CDLL(None).renameat2
     paths = os.fsencode(path), os.fsencode(victim)
-    while not select.select([over], [], [], 0)[0]:
+    while not select.select([stop], [], [], 0)[0]:
         if exchange(-100, paths[0], -100, paths[1], 2) == 0:
-            os.write(tell, b"x")
+            os.write(report, b"x")
 
 
 @pytest.fixture
 def racer(in_child, open_place, victim) -> Callable[..., Any]:
-    """Have another user swap *victim* for what is made beside it; tell how often so far."""
+    """Let another user swap *victim* for one of our directories; return the count so far."""
     if not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("only Linux swaps two names at once")
 
     @contextlib.contextmanager
     def racer(path: Path) -> Iterator[Callable[[], int]]:
-        over, end = os.pipe()
-        told, tell = os.pipe()
+        stop, stop_now = os.pipe()
+        reported, report = os.pipe()
         swaps = 0
 
         def child() -> None:
-            os.close(end)
+            os.close(stop_now)
             os.setuid(NOBODY)
-            race(path, victim, over, tell)
+            race(path, victim, stop, report)
 
         def count() -> int:
             nonlocal swaps
-            if select.select([told], [], [], 0)[0]:
-                swaps += len(os.read(told, 1 << 16))
+            if select.select([reported], [], [], 0)[0]:
+                swaps += len(os.read(reported, 1 << 16))
             return swaps
 
         thread = threading.Thread(target=in_child, args=(child,))
@@ -94,16 +94,16 @@ def racer(in_child, open_place, victim) -> Callable[..., Any]:
         try:
             yield count
         finally:
-            os.close(end)
+            os.close(stop_now)
             thread.join()
-            for fd in (told, tell, over):
+            for fd in (reported, report, stop):
                 os.close(fd)
 
     return racer
 
 
-def test_a_foreign_directory_is_swapped_for_ours_again_and_again(open_place, victim, racer):
-    """However often and whenever it comes in the place of ours, it is not emptied."""
+def test_remove_created_does_not_empty_a_swapped_directory(open_place, victim, racer):
+    """It belongs to another user."""
     path, inode = open_place / "made", victim.stat().st_ino
     with racer(path) as count:
         for _ in range(ROUNDS):
@@ -122,8 +122,10 @@ def test_a_foreign_directory_is_swapped_for_ours_again_and_again(open_place, vic
     assert (found / "precious").read_text() == "precious"
 
 
-def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tmp_path):
-    """However often, nothing is written to what stands there, and nothing goes of it."""
+def test_no_operation_on_a_root_changes_a_swapped_directory(
+    open_place, victim, racer, make, tmp_path
+):
+    """Nothing is written to it and nothing removed from it."""
     root = make(open_place, rootdir="/p")
     worker = root.add_worker("main", 0o700)
     private = tmp_path / "private"
@@ -131,11 +133,11 @@ def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tm
     for name in (INDEX, f"{INDEX}.new", JOURNAL, LOCK, BREADCRUMB):
         (victim / name).symlink_to(private)
     for name in ("main", "main.d", "main.d/kept"):
-        plant(victim / name)
+        make_tree(victim / name)
     before, inode = snapshot(victim), victim.stat().st_ino
     kept = f"{worker.fixture_dir}/kept"
-    journal, given = Journal(), os.open(worker.fixture_dir, os.O_RDONLY)
-    acts = (
+    journal, fixture_fd = Journal(), os.open(worker.fixture_dir, os.O_RDONLY)
+    operations = (
         lambda: write_index(root, [Kept("t", kept, "failed", "main")]),
         lambda: journal.add(root, "t", [kept]),
         lambda: root.remove(kept),
@@ -144,20 +146,20 @@ def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tm
         root.hold,
     )
     with racer(Path(root.path)) as count:
-        for done in range(ROUNDS):
+        for attempt in range(ROUNDS):
             with contextlib.suppress(FileExistsError):
-                os.mkdir("kept", dir_fd=given)
-            for act in acts:
+                os.mkdir("kept", dir_fd=fixture_fd)
+            for operation in operations:
                 with contextlib.suppress(OSError):
-                    act()
-            if count() >= SWAPS and done >= TIMES:
+                    operation()
+            if count() >= SWAPS and attempt >= TIMES:
                 break
         assert count() >= SWAPS
     journal.close()
-    os.close(given)
+    os.close(fixture_fd)
     (found,) = (each for each in open_place.iterdir() if each.stat().st_ino == inode)
     if found != victim:
-        # What is in its place is the root.
+        # The root is at the path of the victim.
         victim.rename(open_place / "root")
         found.rename(victim)
     assert private.read_text() == "private"
@@ -165,11 +167,11 @@ def test_the_root_is_swapped_again_and_again(open_place, victim, racer, make, tm
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o000])
-def test_what_is_opened_is_what_is_emptied(tmp_path, monkeypatch, mode):
-    """A directory that comes in the place of ours after it was compared is left as it is."""
+def test_a_directory_that_is_swapped_after_the_check_is_not_emptied(tmp_path, monkeypatch, mode):
+    """The removal works on the open directory."""
     made, other = tmp_path / "made", tmp_path / "other"
     for path in (made, other):
-        plant(path)
+        make_tree(path)
     before, whole = made.stat(), snapshot(other)
     rmdir = System.rmdir
 
@@ -189,8 +191,8 @@ def test_what_is_opened_is_what_is_emptied(tmp_path, monkeypatch, mode):
 
 
 @pytest.mark.parametrize("what", ["of another user", "with something in it"])
-def test_what_cannot_have_been_made_a_moment_ago(shared_place, what):
-    """It is nobody's to remove."""
+def test_a_directory_that_cannot_be_the_new_one_is_not_removed(shared_place, what):
+    """A new directory is empty and belongs to this user."""
     path = shared_place / "made"
     path.mkdir(mode=0o700)
     if what == "of another user":
@@ -207,12 +209,12 @@ def test_what_cannot_have_been_made_a_moment_ago(shared_place, what):
 
 @pytest.fixture
 def moved(make, tmp_path) -> Callable[[], object]:
-    """Make a live root, and put another root of this user, with what was kept, in its place."""
+    """Create a live root, and replace it by another root of this user with kept paths."""
 
     def moved():
         root, other = make(rootdir="/p"), make(rootdir="/p")
         worker = root.add_worker("main", 0o700)
-        plant(Path(other.add_worker("main", 0o700).fixture_dir, "kept"))
+        make_tree(Path(other.add_worker("main", 0o700).fixture_dir, "kept"))
         write_index(other, [Kept("t", f"{other.path}/main.d/kept", "failed", "main")])
         os.rename(root.path, tmp_path / "away")
         os.rename(other.path, root.path)
@@ -221,18 +223,18 @@ def moved(make, tmp_path) -> Callable[[], object]:
     return moved
 
 
-def test_another_root_of_this_user_is_not_taken_for_the_live_one(moved):
-    """Nothing in it is made, written, opened or removed, and its lock is not given up."""
+def test_another_root_of_this_user_is_not_used_as_the_live_one(moved):
+    """Nothing in it is changed, and the lock is not released."""
     root, worker, place = moved()
     before = snapshot(place)
-    for act in (
+    for operation in (
         lambda: root.restore(worker, 0o700, {"rootdir": "/p"}),
         lambda: root.remove(f"{place}/main.d/kept"),
         lambda: write_index(root, []),
         lambda: root.add_worker("gw0", 0o700).path,
     ):
         with pytest.raises(OSError, match="taken its place"):
-            act()
+            operation()
     place.chmod(0o500)
     assert not root.restore_modes(0o700)
     place.chmod(0o700)
@@ -241,8 +243,8 @@ def test_another_root_of_this_user_is_not_taken_for_the_live_one(moved):
     assert snapshot(place) == before
 
 
-def test_what_a_member_makes_again_is_the_same_root_to_the_others(make, tmp_path):
-    """It has another inode then, and names the root in its breadcrumb."""
+def test_a_recreated_root_is_recognised_by_the_other_processes(make, tmp_path):
+    """It has another inode, and its name in its breadcrumb."""
     root = make(rootdir="/p")
     worker = root.add_worker("main", 0o700)
     shutil.rmtree(root.path)
@@ -255,8 +257,8 @@ def test_what_a_member_makes_again_is_the_same_root_to_the_others(make, tmp_path
     held.release()
 
 
-def test_files_are_written_to_the_directory_that_was_made(make, tmp_path):
-    """Links that another user puts in the place of our files lead nobody to his own."""
+def test_nothing_is_written_through_links_in_a_replaced_root(make, tmp_path):
+    """Another user may replace our files by links."""
     root = make()
     private = tmp_path / "private"
     private.write_text("private")
@@ -274,14 +276,14 @@ def test_files_are_written_to_the_directory_that_was_made(make, tmp_path):
 
 
 def root_worker(root):
-    """Return a worker root that was never made."""
+    """Return a worker root that was never created."""
     return WorkerRoot("main", f"{root.path}/main", f"{root.path}/main.d")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
 def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
-    """Test ids may be secret, and what others write would be believed."""
+    """Node ids may be secret, and a sweep trusts the content."""
     before = os.umask(umask)
     try:
         root = create(str(tmp_path), mode=0o711, about={})
@@ -298,8 +300,8 @@ def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "directory", "of another user"])
 @pytest.mark.parametrize("name", [INDEX, BREADCRUMB, LOCK])
-def test_what_is_no_file_of_ours_keeps_nobody_waiting(shared_place, dead, kind, name):
-    """It says nothing: what it might have named is no evidence, and nobody can be proved dead."""
+def test_a_special_file_in_place_of_ours_does_not_block_a_sweep(shared_place, dead, kind, name):
+    """It counts as missing: nothing is kept, or the session counts as alive."""
     if kind in ("device", "of another user") and os.geteuid() != 0:
         pytest.skip("only root can make that")
     root = dead(shared_place)
@@ -316,7 +318,7 @@ def test_what_is_no_file_of_ours_keeps_nobody_waiting(shared_place, dead, kind, 
             listener.bind(name)
         os.chdir(before)
     elif kind == "device":
-        # That of /dev/zero.
+        # The device number of /dev/zero.
         os.mknod(path, 0o20600, os.makedev(1, 5))
     elif kind == "directory":
         path.mkdir()

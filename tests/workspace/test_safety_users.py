@@ -1,4 +1,4 @@
-"""What another user, or something that looks like ours, must not achieve."""
+"""Directories and files of other users, or that look like ours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 import stat
 
-from dangers import NOBODY
-from dangers import age
-from dangers import is_ours
-from dangers import plant
-from dangers import snapshot
-from dangers import sweep
 import pytest
+from safety_helpers import NOBODY
+from safety_helpers import is_ours
+from safety_helpers import make_old
+from safety_helpers import make_tree
+from safety_helpers import snapshot
+from safety_helpers import sweep
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.workspace import lock
@@ -27,22 +27,22 @@ from pytest_tempres.workspace.root import create
 
 
 @pytest.mark.parametrize("fake", ["missing", "empty", "link", "fifo", "directory", "socket"])
-def test_only_a_regular_breadcrumb_lets_anything_go(tmp_path, dead, precious, fake):
-    """What else bears the breadcrumb's name removes nothing, dissolves nothing, blocks nobody."""
+def test_without_a_regular_breadcrumb_nothing_is_removed(tmp_path, dead, outside_tree, fake):
+    """A fifo of that name does not block."""
     root = dead()
     crumb = Path(root.path, BREADCRUMB)
     crumb.unlink()
     if fake == "empty":
         crumb.touch()
     elif fake == "link":
-        crumb.symlink_to(precious / "file")
+        crumb.symlink_to(outside_tree / "file")
     elif fake == "fifo":
         os.mkfifo(crumb)
     elif fake == "directory":
         crumb.mkdir()
     elif fake == "socket":
         os.mknod(crumb, stat.S_IFSOCK | 0o600)
-    age(tmp_path / "place")
+    make_old(tmp_path / "place")
     tree = os.path.join(root.path, "main", "tree")
     if fake == "empty":
         assert root.remove(os.path.join(tree, "deep")) == []
@@ -56,8 +56,8 @@ def test_only_a_regular_breadcrumb_lets_anything_go(tmp_path, dead, precious, fa
 
 
 @pytest.mark.parametrize("length", [0, 1, -1])
-def test_an_index_that_a_power_cut_has_truncated(tmp_path, dead, length):
-    """A truncated index is no index: nothing elsewhere is touched and nothing stumbles."""
+def test_a_truncated_index_counts_as_none(tmp_path, dead, length):
+    """It may be truncated after a power cut."""
     root = dead()
     kept = os.path.join(root.path, "main", "tree")
     write_index(root, [Kept("t", kept, "failed", "main")])
@@ -72,21 +72,21 @@ def test_an_index_that_a_power_cut_has_truncated(tmp_path, dead, length):
 
 
 def test_a_root_that_another_user_forged_is_left_alone(shared_place, as_nobody, in_child):
-    """Not even root removes what another user made to look like a dead session of ours."""
+    """Not even root removes a directory that another user made look like a dead session."""
 
     def forge() -> bool:
         forged = shared_place / "tempres-forged00"
         forged.mkdir(0o777)
         (forged / LOCK).touch()
         (forged / BREADCRUMB).write_text('{"rootdir": "/p"}')
-        plant(forged / "main")
+        make_tree(forged / "main")
         unfinished = shared_place / "tempres-halfmade"
         unfinished.mkdir(0o777)
         (unfinished / LOCK).touch()
         return True
 
     assert as_nobody(forge)
-    # Nor is a breadcrumb of ours in somebody else's directory a proof, nor one of theirs in ours.
+    # The directory and its breadcrumb must both belong to us.
     theirs = shared_place / "tempres-ourcrumb"
     theirs.mkdir()
     ours = shared_place / "tempres-theircru"
@@ -94,27 +94,29 @@ def test_a_root_that_another_user_forged_is_left_alone(shared_place, as_nobody, 
     for path, owned in ((theirs, theirs), (ours, ours / BREADCRUMB)):
         (path / LOCK).touch()
         (path / BREADCRUMB).write_text("{}")
-        plant(path / "main")
+        make_tree(path / "main")
         os.chown(owned, NOBODY, NOBODY)
-    age(shared_place)
+    make_old(shared_place)
     before = snapshot(shared_place)
     assert sweep(shared_place) == 0
     for name in os.listdir(shared_place):
         path = str(shared_place / name)
         assert not is_ours(path)
-        there = identity_of(os.lstat(path))
-        stranger = SessionRoot(path=path, uid=0, pid=os.getpid(), lock_fd=-1, identity=there)
+        identity = identity_of(os.lstat(path))
+        foreign = SessionRoot(path=path, uid=0, pid=os.getpid(), lock_fd=-1, identity=identity)
         with pytest.raises(NotOurDirectoryError):
-            stranger.remove(os.path.join(path, "main"))
+            foreign.remove(os.path.join(path, "main"))
     assert snapshot(shared_place) == before
 
 
-def test_two_users_of_one_sticky_directory_sweep_their_own(shared_place, as_nobody, dead):
-    """In /tmp each session tidies up after its own user and nobody else."""
+def test_each_user_of_a_sticky_directory_sweeps_only_their_own_sessions(
+    shared_place, as_nobody, dead
+):
+    """As in /tmp."""
 
     def dies() -> bool:
         root = create(str(shared_place), mode=0o755, about={"rootdir": "/p"})
-        plant(Path(root.add_worker("main", 0o755).path, "tree"))
+        make_tree(Path(root.add_worker("main", 0o755).path, "tree"))
         return True
 
     assert as_nobody(dies)
@@ -133,15 +135,15 @@ def test_two_users_of_one_sticky_directory_sweep_their_own(shared_place, as_nobo
     assert snapshot(Path(mine.path)) == whole
 
 
-def test_a_directory_of_another_user_in_an_open_worker_root(shared_place, as_nobody, make):
-    """With `tempres_root_mode=1777` others leave things too: they go, and harm nobody's files."""
+def test_directories_of_other_users_in_a_worker_root_are_removed(shared_place, as_nobody, make):
+    """With `tempres_root_mode=1777` other users may create them; no link in them is followed."""
     root = make(shared_place, mode=0o711)
     worker = root.add_worker("main", 0o1777)
-    outside = plant(shared_place / "outside")
+    outside = make_tree(shared_place / "outside")
     before = snapshot(outside)
 
     def leaves() -> bool:
-        theirs = plant(Path(worker.path, "theirs"))
+        theirs = make_tree(Path(worker.path, "theirs"))
         (theirs / "link").symlink_to(outside)
         (theirs / "deep" / "up").symlink_to("../../../../outside")
         (theirs / "deep").chmod(0)
@@ -156,8 +158,8 @@ def test_a_directory_of_another_user_in_an_open_worker_root(shared_place, as_nob
 # -- hard links
 
 
-def test_hard_links_to_files_outside_harm_nobody(shared_place, as_nobody):
-    """One name of a file goes; what is in it, its modes and its times stay as they are."""
+def test_files_with_other_hard_links_are_not_changed(shared_place, as_nobody):
+    """Only one name of the file is removed; content, mode and times stay."""
 
     def child() -> bool:
         place = shared_place / "mine"
@@ -173,17 +175,17 @@ def test_hard_links_to_files_outside_harm_nobody(shared_place, as_nobody):
             os.link(path, tree / path.name)
             os.link(path, tree / "deep" / path.name)
             path.chmod(bits)
-        # Directories that are in the way by their mode are repaired, files are not.
+        # The removal changes the modes of directories where it must, but not those of files.
         (tree / "deep").chmod(0)
         tree.chmod(0o500)
         assert root.remove(str(tree)) == []
         os.link(outside[0], os.path.join(root.path, "main", "again"))
         lock.release(root.lock_fd)
         assert sweep(place) == 1
-        told = [path.lstat() for path in outside]
-        assert [stat.S_IMODE(each.st_mode) for each in told] == [0o000, 0o644]
-        assert all((each.st_atime_ns, each.st_mtime_ns) == (1, 2) for each in told)
-        assert all(each.st_nlink == 1 for each in told)
+        status = [path.lstat() for path in outside]
+        assert [stat.S_IMODE(each.st_mode) for each in status] == [0o000, 0o644]
+        assert all((each.st_atime_ns, each.st_mtime_ns) == (1, 2) for each in status)
+        assert all(each.st_nlink == 1 for each in status)
         outside[0].chmod(0o600)
         return all(path.read_text() == "precious" for path in outside)
 

@@ -9,8 +9,8 @@ import shutil
 import stat
 import time
 
-from dangers import is_ours
 import pytest
+from safety_helpers import is_ours
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import sweep as module

@@ -1,4 +1,4 @@
-"""What the tests of safety share: trees that must not come to harm, and the sweep over them."""
+"""Helpers of the safety tests: trees that must not change, and a sweep."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pytest_tempres.workspace.proof import prove
 __all__ = [
     "LONG_AGO",
     "NOBODY",
-    "age",
     "is_ours",
     "lowest_descriptor",
-    "plant",
+    "make_old",
+    "make_tree",
     "snapshot",
     "sweep",
 ]
 
-#: A second user: the one that has no rights at all.
+#: The uid of a second user, which has no rights.
 NOBODY = 65534
 LONG_AGO = 1_000_000_000
 
 
 def sweep(place: object, keep: int = 0) -> int:
-    """Sweep *place* as any session does, with time enough; return how many roots went."""
+    """Sweep *place* as a session does, with enough time; return how many roots were removed."""
     before = len(os.listdir(str(place)))
     sweep_module.sweep(
         str(place),
@@ -50,14 +50,14 @@ def is_ours(path: object) -> bool:
     return True
 
 
-def age(place: Path) -> None:
-    """Let what stands in *place* be older than any session that is just being made."""
+def make_old(place: Path) -> None:
+    """Make the entries of *place* older than a session root in creation can be."""
     for path in place.iterdir():
         os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)
 
 
 def snapshot(path: Path) -> dict[str, tuple[object, ...]]:
-    """Return all that a removal could have harmed in a tree."""
+    """Return everything about a tree that a removal could have changed."""
     found = {}
     for each in (path, *path.rglob("*")):
         status = each.lstat()
@@ -66,8 +66,8 @@ def snapshot(path: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def plant(path: Path) -> Path:
-    """Make a tree of two levels with files in both."""
+def make_tree(path: Path) -> Path:
+    """Create a tree of two levels with files in both."""
     for directory in (path, path / "deep", path / "deep" / "deeper"):
         directory.mkdir()
         (directory / "file").write_text(str(directory))
