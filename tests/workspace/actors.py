@@ -1,4 +1,4 @@
-"""What adapts the model to the functions that it tests: actors that sweep, die and keep apart."""
+"""Helpers of the model test: a sweep with a clock, processes that die, and snapshots."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import root as root_module
 from pytest_tempres.workspace import sweep as sweep_module
 
-__all__ = ["do_sweep", "dying", "far_descriptors", "look"]
+__all__ = ["do_sweep", "dying", "high_descriptors", "snapshot"]
 
 
 class DiedError(BaseException):
-    """A process ends here; whatever would have come is not done."""
+    """The process dies here."""
 
 
 class Clock:
-    """Stands still for some looks at it, and has then run out."""
+    """A clock that stands still for a number of calls, and then passes the time limit."""
 
-    def __init__(self, looks: int | None) -> None:
-        self._left = looks
+    def __init__(self, calls: int | None) -> None:
+        self._left = calls
 
     def monotonic(self) -> float:
-        """Return the time of this look."""
+        """Return the time of this call."""
         if self._left is None:
             return 0.0
         self._left -= 1
@@ -41,15 +41,16 @@ def do_sweep(
     place: Path,
     project: str,
     keep: int,
-    looks: int | None = None,
+    calls: int | None = None,
     tick: Callable[[], object] = int,
 ) -> None:
-    """Sweep as a session of *project* does; the budget lasts for that many looks at the clock.
+    """Sweep as a session of *project* does.
 
+    :param calls: The time limit is reached after so many calls of the clock; None for no limit.
     :param tick: Called before each removal, within trees too.
     """
-    # It may be one of who dies already.
-    timed = type("Timed", (sweep_module.System,), {"monotonic": Clock(looks).monotonic})
+    # It may already be the class that `dying` has put there.
+    timed = type("Timed", (sweep_module.System,), {"monotonic": Clock(calls).monotonic})
     with mock.patch.object(sweep_module, "System", timed):
         sweep_module.sweep(
             str(place),
@@ -64,52 +65,52 @@ def do_sweep(
 
 @contextlib.contextmanager
 def dying(after: int) -> Iterator[Callable[[], object]]:
-    """Let this process die before the deed that follows *after* deeds on the file system."""
+    """Let this process die before the operation that follows *after* operations."""
     left = after
 
-    def live_on() -> None:
+    def count_operation() -> None:
         nonlocal left
         if left <= 0:
             raise DiedError
         left -= 1
 
-    def deadly(deed: Callable[..., object]) -> Callable[..., object]:
-        def do(*args: object, **options: object) -> object:
-            live_on()
-            return deed(*args, **options)
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            count_operation()
+            return function(*args, **options)
 
-        return do
+        return call
 
     class Mortal(System):
-        """What the root removes by itself; removals of trees count by their ticks."""
+        """The functions that the root calls itself; removals of trees count by their ticks."""
 
     with contextlib.ExitStack() as stack:
         for module in (root_module, dirfd, lock, sweep_module):
             stack.enter_context(mock.patch.object(module, "System", Mortal))
-        for owner, name in (
+        for namespace, name in (
             (Mortal, "unlink"),
             (Mortal, "rmdir"),
             (root_module, "write_breadcrumb"),
             (lock, "acquire"),
             (Mortal, "replace"),
         ):
-            deed = deadly(getattr(owner, name))
-            stack.enter_context(mock.patch.object(owner, name, deed))
+            function = counted(getattr(namespace, name))
+            stack.enter_context(mock.patch.object(namespace, name, function))
         stack.enter_context(contextlib.suppress(DiedError))
-        yield live_on
+        yield count_operation
 
 
 @contextlib.contextmanager
-def far_descriptors() -> Iterator[None]:
-    """Take no number that another actor has just given up: processes have tables of their own."""
+def high_descriptors() -> Iterator[None]:
+    """Avoid the descriptor numbers of other actors, as separate processes would."""
     low = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
     yield
     for fd in low:
         os.close(fd)
 
 
-def look(place: Path) -> dict[str, object]:
-    """Return all that is in *place*: kind and content, by path."""
+def snapshot(place: Path) -> dict[str, object]:
+    """Return the entries of *place*: kind and content, by path."""
     found: dict[str, object] = {}
     for top, directories, files in os.walk(place):
         for name in (*directories, *files):

@@ -1,7 +1,7 @@
-"""Workspace and sweep against a model: many actors, any order, and nothing is lost or left.
+"""A model test of the workspace and the sweep: many sessions, in any order.
 
-The model says before each step what that step may remove; the directory is looked at before and
-after. `flock` belongs to an open file, so actors in one process conflict as processes would.
+Before each step the model computes what that step may remove, and compares the directory before and
+after. A `flock` belongs to an open file, so actors in one process conflict as processes do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from unittest import mock
 
 from actors import do_sweep
 from actors import dying
-from actors import far_descriptors
-from actors import look
+from actors import high_descriptors
+from actors import snapshot
 from hypothesis import HealthCheck
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(
 
 PROJECTS = ("/home/me/one", "/home/me/two")
 OURS = (BREADCRUMB, LOCK, INDEX)
-#: What can stand in somebody else's directory that is named like ours.
+#: The kinds of foreign entries that are named like our session roots.
 DISGUISES = ("file", "tree", "crumbless", "directory for a crumb", "link", "dangling", "lock only")
 
 
@@ -62,21 +62,21 @@ DISGUISES = ("file", "tree", "crumbless", "directory for a crumb", "link", "dang
 
 @dataclass
 class Session:
-    """A session as the model knows it: who of it lives, and what they made."""
+    """A session in the model: its live processes, and what they created."""
 
     path: str
     project: str
-    #: The descriptors by which its processes hold the lock.
+    #: The descriptors with which its processes hold the lock.
     held: set[int] = field(default_factory=set)
     root: SessionRoot | None = None
     workers: list[WorkerRoot] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
-    #: Whether somebody has taken what proves it ours or dead.
-    spoilt: bool = False
+    #: Whether the files are gone that prove it ours or dead.
+    damaged: bool = False
 
     @property
-    def lives(self) -> bool:
-        """Whether any of its processes lives."""
+    def is_alive(self) -> bool:
+        """Whether any of its processes is alive."""
         return bool(self.held)
 
 
@@ -85,8 +85,8 @@ def parts(path: str, root: str) -> list[str]:
     return path.removeprefix(root).strip(os.sep).split(os.sep)
 
 
-def named_in_index(root: str) -> list[str]:
-    """Return what is kept in *root*, as far as its index can be read."""
+def paths_in_index(root: str) -> list[str]:
+    """Return the existing paths in the index of *root*, if that can be read."""
     try:
         index = json.loads(Path(root, INDEX).read_text("ascii"))
     except (OSError, ValueError):
@@ -95,7 +95,7 @@ def named_in_index(root: str) -> list[str]:
 
 
 class Workspace(RuleBasedStateMachine):
-    """Sessions, sweepers, users and strangers in one temp directory."""
+    """Sessions, sweeps, users and foreign files in one temp directory."""
 
     def __init__(self, place: Path) -> None:
         super().__init__()
@@ -103,10 +103,10 @@ class Workspace(RuleBasedStateMachine):
         self.outside = place.with_name(f"{place.name}-outside")
         self.outside.mkdir()
         (self.outside / "precious").write_text("precious", "utf-8")
-        # Hypothesis could not repeat what random names lead to.
+        # With random names Hypothesis could not repeat a failure.
         self.naming = mock.patch.object(root_module, "make_directory", self.make_directory)
         self.naming.start()
-        # Nor what follows from a random order.
+        # Nor with a random order.
         self.order = mock.patch.object(sweep_module, "random_name", str)
         self.order.start()
         self.sessions: list[Session] = []
@@ -114,23 +114,23 @@ class Workspace(RuleBasedStateMachine):
         self.held_before = set(lock._held)
 
     def teardown(self) -> None:
-        """See at the end that all the dead go but those that nobody can prove dead, or ours."""
+        """Check at the end that all dead sessions are removed, if they are proved ours and dead."""
         for session in self.sessions:
             self.end(session)
         self.let_time_pass()
         for project in PROJECTS:
-            self.sweep(project, keep=0, looks=None)
+            self.sweep(project, keep=0, calls=None)
         for session in self.dead():
-            # Anybody may have made an empty directory.
-            left = sorted(look(Path(session.path)))
-            assert session.spoilt or not left, f"stays: {left}"
+            # An empty directory is not proved to be ours.
+            left = sorted(snapshot(Path(session.path)))
+            assert session.damaged or not left, f"is_kept: {left}"
         self.order.stop()
         self.naming.stop()
         shutil.rmtree(self.place)
         shutil.rmtree(self.outside)
 
     def make_directory(self, parent: str, prefix: str, suffix: str) -> str:
-        """Make a directory with the next name."""
+        """Create a directory with the next name."""
         self.number += 1
         path = os.path.join(parent, f"{prefix}{self.number:08}{suffix}")
         os.mkdir(path, 0o700)
@@ -139,48 +139,48 @@ class Workspace(RuleBasedStateMachine):
     # -- what a step may remove
 
     @contextlib.contextmanager
-    def step(self, may_go: Callable[[str], bool]) -> Iterator[None]:
-        """See that nothing goes, or changes, in this step but what may go."""
-        before = look(self.place)
+    def step(self, may_change: Callable[[str], bool]) -> Iterator[None]:
+        """Check that this step removes and changes only what it may."""
+        before = snapshot(self.place)
         yield
-        after = look(self.place)
+        after = snapshot(self.place)
         for path, content in before.items():
             if after.get(path) != content:
-                assert may_go(path), f"{path} went, or changed"
+                assert may_change(path), f"{path} went, or changed"
 
-    def doomed(self, project: str, keep: int) -> set[str]:
-        """Return all that a sweep without haste removes now, and nothing but that may go."""
-        kept = {each.path: named_in_index(each.path) for each in self.sessions}
-        # Those that live count too.
+    def removable(self, project: str, keep: int) -> set[str]:
+        """Return everything that a sweep with enough time removes now."""
+        kept = {each.path: paths_in_index(each.path) for each in self.sessions}
+        # Live sessions count too.
         own = [root for root, paths in kept.items() if paths and self.project_of(root) == project]
         own.sort(key=lambda root: os.lstat(os.path.join(root, INDEX)).st_mtime_ns, reverse=True)
         old = own[keep:]
         dead = [each.path for each in self.dead()]
-        return {path for root in dead for path in self.doomed_in(root, kept[root], root in old)}
+        return {path for root in dead for path in self.removable_in(root, kept[root], root in old)}
 
-    def doomed_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
-        """Return what goes of a dead session that keeps *kept*, unless that is too old."""
+    def removable_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
+        """Return what a sweep removes of a dead session; all of it if *is_old*."""
         there = set(os.listdir(root))
         if BREADCRUMB not in there:
             old = time.time() - os.lstat(root).st_mtime > 60
             gone = {root, *(os.path.join(root, name) for name in there)}
             return gone if there == {LOCK} and old else set()
         if LOCK not in there:
-            # In doubt it lives.
+            # In doubt it is alive.
             return set()
         if is_old or not kept:
-            return {root, *look(Path(root))}
-        return {path for path in look(Path(root)) if not self.stays(path, root, kept)}
+            return {root, *snapshot(Path(root))}
+        return {path for path in snapshot(Path(root)) if not self.is_kept(path, root, kept)}
 
-    def stays(self, path: str, root: str, kept: list[str]) -> bool:
-        """Whether *path* is evidence, holds it, or lies in an entry that holds it."""
+    def is_kept(self, path: str, root: str, kept: list[str]) -> bool:
+        """Whether *path* is kept, contains a kept path, or is in an entry that contains one."""
         way = parts(path, root)
         if way in ([name] for name in OURS):
             return True
         return any(way[:2] == parts(each, root)[: len(way)][:2] for each in kept)
 
     def project_of(self, root: str) -> str | None:
-        """Return whose session it was, as far as the breadcrumb can be read."""
+        """Return the project of a session, if the breadcrumb can be read."""
         try:
             about = json.loads(Path(root, BREADCRUMB).read_text("ascii"))
         except (OSError, ValueError):
@@ -189,11 +189,11 @@ class Workspace(RuleBasedStateMachine):
 
     def dead(self) -> list[Session]:
         """Return the sessions that have ended and left something."""
-        return [each for each in self.sessions if not each.lives and os.path.lexists(each.path)]
+        return [each for each in self.sessions if not each.is_alive and os.path.lexists(each.path)]
 
-    def living(self) -> list[Session]:
-        """Return the sessions that can go on."""
-        return [each for each in self.sessions if each.root is not None and each.lives]
+    def alive(self) -> list[Session]:
+        """Return the sessions that can continue."""
+        return [each for each in self.sessions if each.root is not None and each.is_alive]
 
     def pick(self, data: st.DataObject, sessions: list[Session]) -> Session:
         """Draw one of *sessions*."""
@@ -203,13 +203,13 @@ class Workspace(RuleBasedStateMachine):
 
     @initialize(projects=st.lists(st.sampled_from(PROJECTS), max_size=4))
     def run_before(self, projects: list[str]) -> None:
-        """There is evidence of some sessions already."""
+        """Some sessions have kept something before."""
         for project in projects:
-            self.run_whole(project, kept=[True], killed=False)
+            self.run_completely(project, kept=[True], killed=False)
 
     @rule(project=st.sampled_from(PROJECTS))
     def start(self, project: str) -> None:
-        """A session makes its root and its first worker root."""
+        """A session creates its root and its first worker root."""
         with self.step(lambda path: False):
             root = create(str(self.place), mode=0o700, about={"rootdir": project})
             session = Session(root.path, project, {root.lock_fd}, root)
@@ -218,7 +218,7 @@ class Workspace(RuleBasedStateMachine):
 
     @rule(project=st.sampled_from(PROJECTS), after=st.integers(0, 2), stopped=st.booleans())
     def die_while_starting(self, project: str, after: int, stopped: bool) -> None:
-        """A session gets no further than its directory, or its lock; it may only be stopped."""
+        """A session dies or stops after it has created its directory or its lock."""
         before = set(os.listdir(self.place))
         held = set(lock._held)
         with self.step(lambda path: False), dying(after):
@@ -229,26 +229,26 @@ class Workspace(RuleBasedStateMachine):
         if not stopped:
             self.end(session)
 
-    @precondition(lambda self: self.living())
+    @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def add_worker(self, data: st.DataObject) -> None:
         """A worker joins a session, and holds its lock from now on."""
-        session = self.pick(data, self.living())
+        session = self.pick(data, self.alive())
         with self.step(lambda path: False):
             root = attach(session.path)
             session.held.add(root.lock_fd)
             session.workers.append(root.add_worker(f"gw{len(session.workers)}", 0o700))
 
-    @precondition(lambda self: self.living())
-    @rule(data=st.data(), given=st.booleans(), deep=st.booleans())
-    def make_entry(self, data: st.DataObject, given: bool, deep: bool) -> None:
-        """A test makes something in its temp location, or a fixture beside it."""
-        session = self.pick(data, self.living())
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), by_fixture=st.booleans(), deep=st.booleans())
+    def make_entry(self, data: st.DataObject, by_fixture: bool, deep: bool) -> None:
+        """A test creates an entry in its temp location, or a fixture beside it."""
+        session = self.pick(data, self.alive())
         worker = data.draw(st.sampled_from(session.workers))
-        self.add_entry(session, worker.fixture_dir if given else worker.path, deep)
+        self.add_entry(session, worker.fixture_dir if by_fixture else worker.path, deep)
 
     def add_entry(self, session: Session, folder: str, deep: bool) -> None:
-        """Make a file, or a tree with a link in it."""
+        """Create a file, or a tree with a link in it."""
         self.number += 1
         entry = Path(folder, f"e{self.number}")
         with self.step(lambda path: False):
@@ -260,11 +260,11 @@ class Workspace(RuleBasedStateMachine):
                 entry.write_text("x", "utf-8")
         session.entries.append(str(entry))
 
-    @precondition(lambda self: any(each.entries for each in self.living()))
+    @precondition(lambda self: any(each.entries for each in self.alive()))
     @rule(data=st.data(), inner=st.booleans(), half=st.booleans())
     def keep(self, data: st.DataObject, inner: bool, half: bool) -> None:
-        """A session writes its index, and may die between the file and its name."""
-        session = self.pick(data, [each for each in self.living() if each.entries])
+        """A session writes its index, and may die before the file is renamed."""
+        session = self.pick(data, [each for each in self.alive() if each.entries])
         chosen = data.draw(st.sets(st.sampled_from(session.entries), min_size=1))
         if inner:
             deeper = (os.path.join(path, "inner") for path in chosen)
@@ -277,7 +277,7 @@ class Workspace(RuleBasedStateMachine):
         self.end(session)
 
     def write_index(self, session: Session, chosen: set[str]) -> None:
-        """Say what is kept, later than all before."""
+        """Write the index, with a later time than all before."""
         index = os.path.join(session.path, INDEX)
         with self.step(lambda path: path == index):
             kept = [Kept(path, path, "failed", "main") for path in sorted(chosen)]
@@ -285,20 +285,23 @@ class Workspace(RuleBasedStateMachine):
         self.number += 1
         os.utime(index, (self.number, self.number))
 
-    @precondition(lambda self: self.living())
+    @precondition(lambda self: self.alive())
     @rule(data=st.data(), after=st.none() | st.integers(0, 6))
     def end_cleanly(self, data: st.DataObject, after: int | None) -> None:
-        """A session that kept nothing dissolves its root; it may die at any deed of that."""
-        session = self.pick(data, self.living())
+        """A session that kept nothing removes its root; it may die at any step of that."""
+        session = self.pick(data, self.alive())
         root, entries = session.root, tuple(session.entries)
-        hollow = (session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK)))
+        own_files = (
+            session.path,
+            *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK)),
+        )
         workers = [path for worker in session.workers for path in (worker.path, worker.fixture_dir)]
         empty = not entries and not os.path.lexists(os.path.join(session.path, INDEX))
-        # The controller comes last.
+        # The controller ends last.
         for fd in session.held - {root.lock_fd}:
             lock.release(fd)
             session.held.discard(fd)
-        with self.step(lambda path: path in (*hollow, *workers) and path not in entries):
+        with self.step(lambda path: path in (*own_files, *workers) and path not in entries):
             if after is None:
                 root.remove_if_empty()
             else:
@@ -312,23 +315,25 @@ class Workspace(RuleBasedStateMachine):
         kept=st.lists(st.booleans(), min_size=1, max_size=3),
         killed=st.booleans(),
     )
-    def run_whole(self, project: str, kept: list[bool], killed: bool) -> None:
-        """A session makes some entries, keeps some of them, and ends or is killed."""
+    def run_completely(self, project: str, kept: list[bool], killed: bool) -> None:
+        """A session creates some entries, keeps some of them, and ends or is killed."""
         self.start(project)
         session = self.sessions[-1]
         worker = session.workers[0]
         for _ in kept:
             self.add_entry(session, worker.fixture_dir, deep=True)
         if any(kept) and not killed:
-            chosen = (entry for entry, stays in zip(session.entries, kept, strict=True) if stays)
+            chosen = (
+                entry for entry, is_kept in zip(session.entries, kept, strict=True) if is_kept
+            )
             self.write_index(session, set(chosen))
         self.end(session)
 
-    @precondition(lambda self: any(each.lives for each in self.sessions))
+    @precondition(lambda self: any(each.is_alive for each in self.sessions))
     @rule(data=st.data(), orphans=st.booleans())
     def die(self, data: st.DataObject, orphans: bool) -> None:
-        """The processes of a session are killed, or the controller alone."""
-        session = self.pick(data, [each for each in self.sessions if each.lives])
+        """All processes of a session are killed, or the controller alone."""
+        session = self.pick(data, [each for each in self.sessions if each.is_alive])
         root = session.root
         if orphans and root is not None:
             lock.release(root.lock_fd)
@@ -338,7 +343,7 @@ class Workspace(RuleBasedStateMachine):
             self.end(session)
 
     def end(self, session: Session) -> None:
-        """Let no process of *session* be left: the kernel gives up what they held."""
+        """End all processes of *session*: the kernel releases their locks."""
         for fd in session.held:
             lock.release(fd)
         session.held.clear()
@@ -349,23 +354,23 @@ class Workspace(RuleBasedStateMachine):
     @rule(
         project=st.sampled_from(PROJECTS),
         keep=st.integers(0, 3),
-        looks=st.none() | st.integers(0, 30),
+        calls=st.none() | st.integers(0, 30),
     )
-    def sweep(self, project: str, keep: int, looks: int | None) -> None:
-        """A session sweeps: nothing but what is doomed goes, and with time enough all of that."""
-        doomed = self.doomed(project, keep)
-        with self.step(doomed.__contains__):
-            do_sweep(self.place, project, keep, looks)
-        if looks is None:
-            left = sorted(path for path in doomed if os.path.lexists(path))
+    def sweep(self, project: str, keep: int, calls: int | None) -> None:
+        """A sweep removes only what it may, and all of that if it has enough time."""
+        removable = self.removable(project, keep)
+        with self.step(removable.__contains__):
+            do_sweep(self.place, project, keep, calls)
+        if calls is None:
+            left = sorted(path for path in removable if os.path.lexists(path))
             assert not left, f"not swept: {left}"
 
     @rule(project=st.sampled_from(PROJECTS), keep=st.integers(0, 3), after=st.integers(0, 8))
     def die_while_sweeping(self, project: str, keep: int, after: int) -> None:
-        """A sweeper is killed in the middle; what it had begun is as dead as before."""
-        doomed = self.doomed(project, keep)
+        """A sweeping process is killed; the root that it had begun with is still a dead one."""
+        removable = self.removable(project, keep)
         held = set(lock._held)
-        with self.step(doomed.__contains__), dying(after) as tick:
+        with self.step(removable.__contains__), dying(after) as tick:
             do_sweep(self.place, project, keep, tick=tick)
         for fd in lock._held - held:
             lock.release(fd)
@@ -376,83 +381,83 @@ class Workspace(RuleBasedStateMachine):
         after=st.integers(0, 5),
     )
     def sweep_together(self, projects: tuple[str, str], keeps: tuple[int, int], after: int) -> None:
-        """A second sweeper, and a new session, come in the middle of a sweep."""
-        first, second = (self.doomed(*each) for each in zip(projects, keeps, strict=True))
+        """A second sweep runs, and a new session starts, during a sweep."""
+        first, second = (self.removable(*each) for each in zip(projects, keeps, strict=True))
         begun = after
         remove = SessionRoot.remove
 
-        def meet(root: SessionRoot, *args: object) -> object:
+        def interfere(root: SessionRoot, *args: object) -> object:
             nonlocal begun
             begun -= 1
             if begun == 0:
                 do_sweep(self.place, projects[1], keeps[1])
-                with far_descriptors():
+                with high_descriptors():
                     self.start(projects[0])
             return remove(root, *args)
 
         with (
             self.step((first | second).__contains__),
-            mock.patch.object(SessionRoot, "remove", meet),
+            mock.patch.object(SessionRoot, "remove", interfere),
         ):
             do_sweep(self.place, projects[0], keeps[0])
 
-    @precondition(lambda self: self.living())
+    @precondition(lambda self: self.alive())
     @rule(data=st.data(), project=st.sampled_from(PROJECTS))
     def sweep_while_one_ends(self, data: st.DataObject, project: str) -> None:
-        """A session dissolves its root while a sweeper has its lock file open already."""
-        session = self.pick(data, self.living())
+        """A session removes its root while a sweep has its lock file open."""
+        session = self.pick(data, self.alive())
         take = lock._lock
-        doomed = self.doomed(project, 3)
+        removable = self.removable(project, 3)
 
         def end_first(fd: int) -> None:
-            if session.lives and os.path.samestat(os.fstat(fd), os.fstat(session.root.lock_fd)):
+            if session.is_alive and os.path.samestat(os.fstat(fd), os.fstat(session.root.lock_fd)):
                 for each in session.held - {session.root.lock_fd}:
                     lock.release(each)
                 session.root.remove_if_empty()
                 self.end(session)
-                # It may be dead now, and left to this sweep.
-                doomed.update(self.doomed(project, 3), own)
+                # It may be dead now, and removed by this sweep.
+                removable.update(self.removable(project, 3), own)
             take(fd)
 
         own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
         own |= {path for worker in session.workers for path in (worker.path, worker.fixture_dir)}
-        with self.step(doomed.__contains__), mock.patch.object(lock, "_lock", end_first):
+        with self.step(removable.__contains__), mock.patch.object(lock, "_lock", end_first):
             do_sweep(self.place, project, 3)
 
     @rule()
     def let_time_pass(self) -> None:
-        """A minute goes by, and more."""
+        """More than a minute passes."""
         for path in self.place.iterdir():
             os.utime(path, (1_000, 1_000), follow_symlinks=False)
 
-    # -- users and strangers
+    # -- users and foreign files
 
     @precondition(lambda self: self.dead())
-    @rule(data=st.data(), name=st.sampled_from((*OURS, "evidence")))
+    @rule(data=st.data(), name=st.sampled_from((*OURS, "kept")))
     def prune(self, data: st.DataObject, name: str) -> None:
-        """A person removes evidence that was looked at, or a file whose purpose is not known."""
+        """A user removes a kept path, or one of our files."""
         session = self.pick(data, self.dead())
-        if name == "evidence":
-            for path in named_in_index(session.path)[:1]:
+        if name == "kept":
+            for path in paths_in_index(session.path)[:1]:
                 (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
         else:
             Path(session.path, name).unlink(missing_ok=True)
-            session.spoilt |= name != INDEX
+            session.damaged |= name != INDEX
 
     @precondition(lambda self: self.dead())
     @rule(data=st.data(), name=st.sampled_from(OURS), share=st.floats(0, 1))
     def truncate(self, data: st.DataObject, name: str, share: float) -> None:
-        """The power fails, and a file of ours is shorter than it was."""
+        """A file of ours is truncated, as after a power cut."""
         session = self.pick(data, self.dead())
         path = os.path.join(session.path, name)
         if os.path.lexists(path):
             os.truncate(path, int(os.lstat(path).st_size * share))
-            # Whose evidence it is cannot be told any more.
-            session.spoilt |= name == BREADCRUMB
+            # The project of the kept paths is unknown from now on.
+            session.damaged |= name == BREADCRUMB
 
     @rule(disguise=st.sampled_from(DISGUISES), data=st.data())
-    def come(self, disguise: str, data: st.DataObject) -> None:
-        """Somebody else makes something that is named like a session root."""
+    def add_foreign_entry(self, disguise: str, data: st.DataObject) -> None:
+        """Another program creates an entry that is named like a session root."""
         self.number += 1
         path = self.place / f"tempres-{self.number:08}"
         if disguise == "file":
@@ -464,10 +469,10 @@ class Workspace(RuleBasedStateMachine):
             path.symlink_to("nowhere")
         else:
             path.mkdir()
-            self.furnish(path, disguise)
+            self.fill_foreign_directory(path, disguise)
 
-    def furnish(self, path: Path, disguise: str) -> None:
-        """Let a stranger's directory look like a root, but for the proof."""
+    def fill_foreign_directory(self, path: Path, disguise: str) -> None:
+        """Let a foreign directory snapshot like a root, except for the proof."""
         if disguise != "tree":
             (path / LOCK).write_text("", "utf-8")
         if disguise == "directory for a crumb":
@@ -475,30 +480,30 @@ class Workspace(RuleBasedStateMachine):
         if disguise != "lock only":
             (path / "precious").write_text("precious", "utf-8")
 
-    # -- always
+    # -- invariants
 
     @invariant()
-    def nothing_outside_is_touched(self) -> None:
-        """Links lead nobody out of the temp directory."""
-        assert look(self.outside) == {str(self.outside / "precious"): b"precious"}
+    def nothing_outside_is_changed(self) -> None:
+        """No link is followed out of the temp directory."""
+        assert snapshot(self.outside) == {str(self.outside / "precious"): b"precious"}
 
     @invariant()
-    def locks_are_held_by_the_living(self) -> None:
-        """No lock is held but those of processes that live."""
-        living = {fd for session in self.sessions for fd in session.held}
-        assert lock._held - self.held_before == living
+    def only_live_processes_hold_locks(self) -> None:
+        """The lock of a dead process is released."""
+        alive = {fd for session in self.sessions for fd in session.held}
+        assert lock._held - self.held_before == alive
 
     @invariant()
-    def the_living_are_whole(self) -> None:
-        """A session that lives has its root, its workers' and all that they made."""
-        for session in (each for each in self.sessions if each.lives):
+    def live_sessions_are_complete(self) -> None:
+        """The root, the worker roots and all their entries exist."""
+        for session in (each for each in self.sessions if each.is_alive):
             for path in (session.path, *session.entries):
                 assert os.path.lexists(path), f"{path} is gone"
             assert all(Path(worker.path).is_dir() for worker in session.workers)
 
 
-def test_workspace_and_sweep_keep_their_promises_in_any_order(tmp_path_factory):
-    """Whoever starts, dies, prunes and sweeps: the living are whole and the dead go."""
+def test_in_any_order_live_sessions_are_complete_and_dead_ones_removed(tmp_path_factory):
+    """Sessions start, die and sweep, and users remove files."""
     run_state_machine_as_test(
         lambda: Workspace(tmp_path_factory.mktemp("model")),
         settings=settings(

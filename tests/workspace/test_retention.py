@@ -46,13 +46,13 @@ def root(tmp_path):
         ("hook", False, False, "hook"),
     ],
 )
-def test_policy_outcome_and_marker_decide_together(policy, failed, asked, reason):
-    """The marker outranks the policy, and a hook can only add."""
+def test_the_marker_overrides_the_policy_and_a_hook_overrides_both(policy, failed, asked, reason):
+    """A hook can only add."""
     assert reason_to_keep(policy, failed=failed, asked=asked) == reason
 
 
-def test_every_policy_has_an_answer_for_every_outcome():
-    """No policy keeps more of a passed test than of a failed one."""
+def test_no_policy_keeps_more_of_a_passed_test_than_of_a_failed_one():
+    """For any policy."""
     for policy in POLICIES:
         passed = reason_to_keep(policy, failed=False, asked=None)
         failed = reason_to_keep(policy, failed=True, asked=None)
@@ -60,7 +60,7 @@ def test_every_policy_has_an_answer_for_every_outcome():
 
 
 def test_the_index_maps_each_node_id_to_its_paths(root):
-    """Who looks for a test's directory finds it by the test's whole id."""
+    """The key is the complete node id."""
     kept = [
         Kept("t.py::a[x/y]", "/r/main.d/a-1", "failed", "main"),
         Kept("t.py::b", "/r/gw0/b", "failed", "gw0"),
@@ -76,23 +76,23 @@ def test_the_index_maps_each_node_id_to_its_paths(root):
     assert sorted(os.listdir(root.path)) == [LOCK, BREADCRUMB, INDEX]
 
 
-def test_the_index_holds_names_that_are_not_utf8(root):
-    """A path of any bytes comes back from the index as it was."""
+def test_the_index_can_contain_names_that_are_not_utf8(root):
+    """A path of any bytes comes back unchanged."""
     path = os.fsdecode(b"/r/main/\xff\n\xc3\xa9")
     write_index(root, [Kept("t.py::é", path, "failed", "main")])
     index = json.loads(Path(root.path, INDEX).read_text(encoding="ascii"))
     assert index["kept"] == {"t.py::é": [path]}
 
 
-def test_an_index_replaces_the_one_before(root):
-    """A reader sees the old index or the new one, whole."""
+def test_a_new_index_replaces_the_old_one(root):
+    """A reader sees one of them, complete."""
     write_index(root, [Kept("a", "/1", "failed", "main")])
     write_index(root, [Kept("b", "/2", "failed", "main")])
     assert json.loads(Path(root.path, INDEX).read_text())["kept"] == {"b": ["/2"]}
 
 
-def test_an_index_that_cannot_be_written_is_an_error_of_the_system(root):
-    """The caller learns that a later sweep will not know what was kept."""
+def test_an_index_that_cannot_be_written_is_an_oserror(root):
+    """The caller can warn that a later sweep will not know what was kept."""
     shutil.rmtree(root.path)
     with pytest.raises(FileNotFoundError):
         write_index(root, [])
@@ -100,8 +100,8 @@ def test_an_index_that_cannot_be_written_is_an_error_of_the_system(root):
 
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
-def test_the_index_is_for_its_user_alone(root, umask):
-    """Ids of tests may be secret, and what others write there would be believed."""
+def test_the_index_is_private(root, umask):
+    """Node ids may be secret, and a sweep trusts the content."""
     before = os.umask(umask)
     try:
         write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
@@ -110,8 +110,8 @@ def test_the_index_is_for_its_user_alone(root, umask):
     assert os.stat(os.path.join(root.path, INDEX)).st_mode & 0o777 == 0o600
 
 
-def test_a_link_in_the_place_of_the_draft_is_not_followed(root, tmp_path):
-    """Who can write to the root, or put another one there, may have it lead anywhere."""
+def test_a_draft_that_is_replaced_by_a_link_is_not_followed(root, tmp_path):
+    """Another process may create such a link."""
     private = tmp_path / "private"
     private.write_text("mine")
     os.symlink(private, os.path.join(root.path, f"{INDEX}.new"))
@@ -120,8 +120,8 @@ def test_a_link_in_the_place_of_the_draft_is_not_followed(root, tmp_path):
     assert os.path.isfile(os.path.join(root.path, INDEX))
 
 
-def test_no_index_is_written_to_what_is_not_ours(root, tmp_path):
-    """Somebody may have moved the root away since, and put a directory of his own there."""
+def test_no_index_is_written_to_a_directory_that_replaced_ours(root, tmp_path):
+    """The root may have been moved away."""
     os.rename(root.path, tmp_path / "moved")
     os.mkdir(root.path)
     with pytest.raises(NotOurDirectoryError):
@@ -129,7 +129,7 @@ def test_no_index_is_written_to_what_is_not_ours(root, tmp_path):
     assert os.listdir(root.path) == []
 
 
-@pytest.mark.parametrize("made", [CreatedPath("/p", True, (1, 2), 3), CreatedPath("/p")])
-def test_what_is_made_in_another_process_is_the_same_here(made):
-    """A list is never equal to the tuple that it was: nothing would be removed."""
-    assert created_from_plain(json.loads(json.dumps(made))) == made
+@pytest.mark.parametrize("created", [CreatedPath("/p", True, (1, 2), 3), CreatedPath("/p")])
+def test_a_created_path_is_equal_after_a_round_trip_through_json(created):
+    """JSON turns tuples into lists, which would never be equal."""
+    assert created_from_plain(json.loads(json.dumps(created))) == created

@@ -28,7 +28,7 @@ LONG_AGO = 1_000_000_000
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """The directory in which session roots stand."""
+    """The directory that contains the session roots."""
     path = tmp_path / "place"
     path.mkdir()
     return path
@@ -36,16 +36,16 @@ def place(tmp_path) -> Path:
 
 @pytest.fixture
 def dead(make, place) -> Callable[..., Path]:
-    """Make the root of a session that died, with what it kept (paths relative to the root)."""
+    """Create the root of a dead session with kept paths, which are relative to the root."""
 
     def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **about: object) -> Path:
         root = make(place, rootdir=rootdir, **about)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_text("left")
-        Path(worker.fixture_dir, "given").mkdir()
+        Path(worker.fixture_dir, "created").mkdir()
         for name in kept:
             Path(root.path, name).mkdir(parents=True)
-            Path(root.path, name, "evidence").write_text("evidence")
+            Path(root.path, name, "file").write_text("kept")
         if kept:
             write_index(root, [Kept("t", f"{root.path}/{n}", "failed", "main") for n in kept])
             os.utime(os.path.join(root.path, INDEX), (ended, ended))
@@ -57,7 +57,7 @@ def dead(make, place) -> Callable[..., Path]:
 
 @pytest.fixture
 def reclaim(place) -> Callable[..., module.Reclaimed]:
-    """Sweep the place, with time enough, and return what was reclaimed."""
+    """Sweep *place*, with enough time, and return what was removed."""
 
     def reclaim(
         rootdir: str = PROJECT, keep: int = 3, seconds: float = 60, run: str = "", tick=int
@@ -77,7 +77,7 @@ def reclaim(place) -> Callable[..., module.Reclaimed]:
 
 @pytest.fixture
 def sweep(place, reclaim) -> Callable[..., int]:
-    """Sweep the place, with time enough, and return how many session roots went."""
+    """Sweep *place*, with enough time, and return how many session roots were removed."""
 
     def sweep(*args, **options) -> int:
         before = len(os.listdir(place)) if place.exists() else 0
@@ -87,8 +87,8 @@ def sweep(place, reclaim) -> Callable[..., int]:
     return sweep
 
 
-def unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = True) -> Path:
-    """Make what a process leaves that dies while it makes its root."""
+def make_unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = True) -> Path:
+    """Create what is left of a process that died while it created its root."""
     path = place / name
     path.mkdir()
     if locked:
@@ -97,24 +97,24 @@ def unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = Tr
     return path
 
 
-def forge(root: Path, content: object) -> None:
-    """Let *content* be the index of a session."""
+def write_index_text(root: Path, content: object) -> None:
+    """Write *content* as the index of a session."""
     (root / INDEX).write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 # -- dead and alive
 
 
-def test_a_dead_session_goes_with_all_it_left(place, dead, sweep):
-    """Who was killed leaves nothing for long, and the sweep counts it."""
+def test_a_dead_session_is_removed_with_its_content(place, dead, sweep):
+    """The sweep counts it."""
     dead()
     dead()
     assert sweep() == 2
     assert list(place.iterdir()) == []
 
 
-def test_a_session_that_lives_is_left_alone(make, place, sweep):
-    """A session that holds its lock loses nothing, however old its directory looks."""
+def test_a_session_that_is_alive_is_left_alone(make, place, sweep):
+    """It holds its lock, however old its directory is."""
     root = make(place)
     worker = root.add_worker("main", 0o700)
     Path(worker.path, "at work").write_text("x")
@@ -123,8 +123,8 @@ def test_a_session_that_lives_is_left_alone(make, place, sweep):
     assert Path(worker.path, "at work").exists()
 
 
-def test_a_session_whose_lock_cannot_be_told_is_left_alone(dead, sweep, monkeypatch):
-    """In doubt a session is alive: without a lock file, and without locks."""
+def test_a_session_whose_lock_is_unknown_is_left_alone(dead, sweep, monkeypatch):
+    """Without a lock file, and without locks, a session counts as alive."""
     without = dead()
     (without / LOCK).unlink()
     other = dead()
@@ -140,14 +140,14 @@ def test_a_session_whose_lock_cannot_be_told_is_left_alone(dead, sweep, monkeypa
 
 @pytest.mark.parametrize("name", ["tempres-short", "tempres-longer_than8", "pytest-of-me", "x"])
 def test_other_names_are_left_alone(place, dead, sweep, name):
-    """Only what is named like a session root is looked at at all."""
+    """Only directories that are named like session roots are inspected."""
     other = dead().rename(place / name)
     assert sweep() == 0
     assert is_ours(str(other))
 
 
 def test_without_a_breadcrumb_nothing_is_removed(dead, sweep):
-    """A directory of our name that nothing proves ours stays with all that is in it."""
+    """A directory that is not proved to be ours stays with its content."""
     root = dead()
     (root / BREADCRUMB).unlink()
     os.utime(root, (LONG_AGO, LONG_AGO))
@@ -156,9 +156,9 @@ def test_without_a_breadcrumb_nothing_is_removed(dead, sweep):
 
 
 def test_another_users_directories_are_left_alone(place, dead, sweep, monkeypatch):
-    """What belongs to somebody else is not ours to remove, finished or not."""
+    """Finished or not."""
     root = dead()
-    half = unfinished(place)
+    half = make_unfinished(place)
     uid = root.stat().st_uid
     monkeypatch.setattr(module.System, "geteuid", lambda: uid + 1)
     assert sweep() == 0
@@ -167,7 +167,7 @@ def test_another_users_directories_are_left_alone(place, dead, sweep, monkeypatc
 
 
 def test_a_link_named_like_a_root_is_left_alone(place, dead, sweep, tmp_path):
-    """Nothing is removed through a link, not even a dead session elsewhere."""
+    """Nothing is removed through a link, not even a dead session."""
     root = dead().rename(tmp_path / "tempres-elsewher")
     (place / "tempres-elsewher").symlink_to(root)
     assert sweep() == 0
@@ -175,8 +175,8 @@ def test_a_link_named_like_a_root_is_left_alone(place, dead, sweep, tmp_path):
     assert (place / "tempres-elsewher").is_symlink()
 
 
-def test_links_in_a_dead_session_lead_nowhere(place, dead, sweep, tmp_path):
-    """A worker root that was swapped for a link goes as a link; what it points to stays."""
+def test_links_in_a_dead_session_are_not_followed(place, dead, sweep, tmp_path):
+    """The link is removed, its target is not."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "precious").write_text("x")
     root = dead()
@@ -187,8 +187,8 @@ def test_links_in_a_dead_session_lead_nowhere(place, dead, sweep, tmp_path):
     assert list(place.iterdir()) == []
 
 
-def test_everything_that_can_stand_in_a_root_goes(place, dead, sweep):
-    """Fifos, closed directories, bytes that are no text: none keeps a dead session on disk."""
+def test_entries_of_every_kind_are_removed(place, dead, sweep):
+    """Fifos, directories without permissions, and names that are not UTF-8."""
     root = dead()
     os.mkfifo(root / "main" / "fifo")
     os.mkfifo(root / INDEX)
@@ -200,30 +200,30 @@ def test_everything_that_can_stand_in_a_root_goes(place, dead, sweep):
     assert list(place.iterdir()) == []
 
 
-def test_a_place_that_is_gone_has_nothing_to_sweep(place, sweep):
-    """A temp directory that vanished is no error at the end of a session."""
+def test_a_missing_directory_is_no_error(place, sweep):
+    """The temp directory may vanish during the session."""
     place.rmdir()
     assert sweep() == 0
     assert children(str(place)) == []
 
 
-def test_what_was_reclaimed_is_counted(dead, reclaim):
-    """A person learns how many sessions died, what they left and how old it was."""
+def test_the_result_counts_sessions_items_and_bytes(dead, reclaim):
+    """And has the age of the oldest session."""
     assert reclaim() == module.Reclaimed()
     for age in (100, 5000):
         root = dead()
         os.utime(root / BREADCRUMB, (time.time() - age, time.time() - age))
-    # Each has a worker root and what lies beside it, which are measured as ten bytes each.
+    # Each has a worker root and a fixture directory, which are measured as ten bytes each.
     found = reclaim()
     assert found._replace(age=0) == module.Reclaimed(2, 4, 40)
     assert 5000 <= found.age < 5100
 
 
-def test_sessions_that_ended_well_are_no_news(dead, reclaim):
-    """Evidence that is too old goes quietly, and so does what is left of tidied up evidence."""
+def test_sessions_that_kept_something_are_not_counted(dead, reclaim):
+    """Neither when they expire nor when a user has removed the kept paths."""
     old = dead("main.d/t")
     shutil.rmtree(old / "main")
-    shutil.rmtree(old / "main.d" / "given")
+    shutil.rmtree(old / "main.d" / "created")
     tidied = dead("main.d/t", ended=LONG_AGO + 1)
     shutil.rmtree(tidied / "main.d")
     assert reclaim(keep=1) == module.Reclaimed(any_kept=True)
@@ -232,22 +232,22 @@ def test_sessions_that_ended_well_are_no_news(dead, reclaim):
     assert not old.exists()
 
 
-def test_what_cannot_be_removed_is_told_and_not_counted(dead, reclaim, monkeypatch):
-    """A dead session that somebody made undeletable is no secret, and nobody boasts of it."""
+def test_a_path_that_cannot_be_removed_is_reported_and_not_counted(dead, reclaim, monkeypatch):
+    """The result has its path and the error."""
     root = dead()
-    failure = module.Failure("there", PermissionError())
+    failure = module.Failure("path", PermissionError())
     monkeypatch.setattr(module.SessionRoot, "remove", lambda *_: [failure])
     found = reclaim()
-    assert found.failure == (f"{root}/there", failure.error)
+    assert found.failure == (f"{root}/path", failure.error)
     assert found == module.Reclaimed(failure=found.failure)
     assert (root / "main" / "left").exists()
 
 
-# -- what others do meanwhile
+# -- other processes during the sweep
 
 
-def test_a_session_that_ends_while_it_is_looked_at_is_no_error(dead, sweep, monkeypatch):
-    """A lock that came free because its session had just removed itself is given back."""
+def test_a_session_that_ends_while_it_is_inspected_is_no_error(dead, sweep, monkeypatch):
+    """The lock of a root that is gone is released again."""
     root = dead()
     take = lock.take
 
@@ -263,8 +263,8 @@ def test_a_session_that_ends_while_it_is_looked_at_is_no_error(dead, sweep, monk
     assert lock._held == held
 
 
-def test_two_sweeps_at_once_do_not_meet(dead, sweep):
-    """A dead session that another process is sweeping is left to that process."""
+def test_a_session_that_another_process_sweeps_is_left_alone(dead, sweep):
+    """It holds the lock."""
     root = dead()
     fd = lock.take(str(root / LOCK))
     assert sweep() == 0
@@ -273,8 +273,8 @@ def test_two_sweeps_at_once_do_not_meet(dead, sweep):
     assert sweep() == 1
 
 
-def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeypatch):
-    """The proof is asked for at each removal, not once."""
+def test_a_root_that_loses_its_breadcrumb_during_the_sweep_stays(dead, sweep, monkeypatch):
+    """The proof is checked at each removal."""
     root = dead()
 
     def children(path):
@@ -286,20 +286,18 @@ def test_a_root_that_loses_its_proof_during_the_sweep_stays(dead, sweep, monkeyp
     assert (root / "main" / "left").exists()
 
 
-def test_a_living_root_that_takes_the_place_of_a_dead_one_is_left_alone(
-    make, place, dead, sweep, monkeypatch
-):
-    """Where others may rename what is ours, a path leads elsewhere from one moment to the next."""
-    root, living = dead(), make(place)
-    Path(living.add_worker("main", 0o700).path, "at work").write_text("x")
+def test_a_live_root_that_replaces_a_dead_one_is_left_alone(make, place, dead, sweep, monkeypatch):
+    """Without the sticky bit another user may swap the two at any moment."""
+    root, live = dead(), make(place)
+    Path(live.add_worker("main", 0o700).path, "at work").write_text("x")
     take = lock.take
 
     def swap(path, at):
-        there = os.stat(root)
+        status = os.stat(root)
         fd = take(path, at)
-        if fd is not None and os.path.samestat(os.fstat(at), there):
+        if fd is not None and os.path.samestat(os.fstat(at), status):
             os.rename(root, place / "away")
-            os.rename(living.path, root)
+            os.rename(live.path, root)
         return fd
 
     monkeypatch.setattr(lock, "take", swap)
@@ -308,8 +306,8 @@ def test_a_living_root_that_takes_the_place_of_a_dead_one_is_left_alone(
     assert is_ours(str(root))
 
 
-def test_a_root_that_is_being_made_is_left_alone(place, sweep):
-    """A young directory without a breadcrumb is a session about to start."""
+def test_a_root_in_creation_is_left_alone(place, sweep):
+    """A young directory without a breadcrumb may belong to a session that starts."""
     for name in ("tempres-aaaaaaaa", "tempres-bbbbbbbb"):
         (place / name).mkdir()
     (place / "tempres-bbbbbbbb" / LOCK).write_text("")
@@ -317,9 +315,9 @@ def test_a_root_that_is_being_made_is_left_alone(place, sweep):
     assert len(list(place.iterdir())) == 2
 
 
-def test_what_a_failed_start_left_goes_after_a_minute(place, sweep):
-    """An old directory that holds nothing but a free lock of ours is tidied away."""
-    unfinished(place)
+def test_an_unfinished_root_is_removed_after_a_minute(place, sweep):
+    """It contains nothing but a lock file of ours that no process holds."""
+    make_unfinished(place)
     sweep()
     assert list(place.iterdir()) == []
 
@@ -334,9 +332,9 @@ def test_what_a_failed_start_left_goes_after_a_minute(place, sweep):
         ("tempres-cover.py", 0o600, ""),
     ],
 )
-def test_what_merely_looks_like_a_failed_start_stays(place, sweep, name, mode, content):
-    """A name of our pattern proves nothing, nor does a lock that we would not have made."""
-    path = unfinished(place, name, locked=False)
+def test_a_directory_that_is_no_unfinished_root_stays(place, sweep, name, mode, content):
+    """The name proves nothing, and the lock file must be as we create it."""
+    path = make_unfinished(place, name, locked=False)
     if mode is not None:
         (path / LOCK).touch(mode)
         (path / LOCK).write_text(content)
@@ -346,8 +344,8 @@ def test_what_merely_looks_like_a_failed_start_stays(place, sweep, name, mode, c
 
 
 def test_an_old_unfinished_root_whose_lock_is_held_stays(place, sweep):
-    """A process that was stopped while it made its root finds it when it goes on."""
-    path = unfinished(place)
+    """Its process may have been stopped, and may continue."""
+    path = make_unfinished(place)
     fd = lock.take(str(path / LOCK))
     assert sweep() == 0
     assert path.exists()
@@ -356,8 +354,8 @@ def test_an_old_unfinished_root_whose_lock_is_held_stays(place, sweep):
 
 @pytest.mark.parametrize("other", ["file", "directory", LOCK])
 def test_an_unfinished_root_with_anything_else_in_it_stays(place, sweep, other):
-    """Without a breadcrumb no tree goes and no file but a regular lock that can be taken."""
-    path = unfinished(place, locked=False)
+    """Without a breadcrumb nothing but a regular lock file is removed."""
+    path = make_unfinished(place, locked=False)
     if other == LOCK:
         (path / LOCK).mkdir()
     elif other == "file":
@@ -378,9 +376,9 @@ def test_a_file_named_like_a_root_stays(place, sweep):
     assert path.exists()
 
 
-def test_a_lock_that_cannot_be_removed_is_given_back(place, sweep, monkeypatch):
-    """A removal that fails half way holds on to no lock."""
-    unfinished(place)
+def test_a_lock_file_that_cannot_be_removed_is_released(place, sweep, monkeypatch):
+    """After a failed removal no lock is held."""
+    make_unfinished(place)
 
     def refuse(path):
         raise PermissionError
@@ -391,37 +389,37 @@ def test_a_lock_that_cannot_be_removed_is_given_back(place, sweep, monkeypatch):
     assert lock._held == held
 
 
-# -- what was kept
+# -- kept paths
 
 
-def test_a_dead_session_keeps_what_its_index_names_and_nothing_else(dead, sweep):
-    """Evidence stays where the failure said it is; what lay beside it goes."""
+def test_of_a_dead_session_only_the_paths_in_the_index_stay(dead, sweep):
+    """Everything beside them is removed."""
     root = dead("main.d/test-1", "gw0/stray")
     assert sweep() == 0
-    assert (root / "main.d" / "test-1" / "evidence").read_text() == "evidence"
-    assert (root / "gw0" / "stray" / "evidence").read_text() == "evidence"
+    assert (root / "main.d" / "test-1" / "file").read_text() == "kept"
+    assert (root / "gw0" / "stray" / "file").read_text() == "kept"
     assert {p.name for p in root.iterdir()} == {BREADCRUMB, LOCK, INDEX, "main.d", "gw0"}
     assert [p.name for p in (root / "main.d").iterdir()] == ["test-1"]
 
 
-def test_a_kept_path_inside_another_directory_stays_with_it(dead, sweep):
-    """A kept path never changes, however deep it lies."""
+def test_a_kept_path_stays_with_its_parent_directories(dead, sweep):
+    """The path does not change, however deep it is."""
     root = dead("main.d/outer/inner")
     sweep()
-    assert (root / "main.d" / "outer" / "inner" / "evidence").exists()
-    assert not (root / "main.d" / "given").exists()
+    assert (root / "main.d" / "outer" / "inner" / "file").exists()
+    assert not (root / "main.d" / "created").exists()
 
 
 def test_a_whole_worker_root_can_be_kept(dead, sweep):
-    """Where an index names a worker root, all of it stays."""
+    """Everything in it stays."""
     root = dead("gw0")
     sweep()
-    assert (root / "gw0" / "evidence").exists()
+    assert (root / "gw0" / "file").exists()
     assert not (root / "main").exists()
 
 
 def test_only_the_last_sessions_that_kept_something_stay(dead, sweep):
-    """The newest ones stay, as many as were asked for; those that kept nothing do not count."""
+    """Sessions that kept nothing do not count."""
     roots = [dead("main.d/t", ended=LONG_AGO + age) for age in (30, 10, 20, 0)]
     dead()
     assert sweep(keep=2) == 3
@@ -431,15 +429,13 @@ def test_only_the_last_sessions_that_kept_something_stay(dead, sweep):
     assert not any(root.exists() for root in roots)
 
 
-def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
-    make, place, dead, sweep
-):
-    """Of sessions that end at the same time the last leaves as many as were asked for."""
+def test_a_live_session_with_an_index_counts_as_one_that_kept_something(make, place, dead, sweep):
+    """So the last of several sessions that end at the same time leaves the right number."""
     old, new = dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)
-    living = make(place, rootdir=PROJECT)
-    kept = Path(living.add_worker("main", 0o700).fixture_dir, "t")
+    live = make(place, rootdir=PROJECT)
+    kept = Path(live.add_worker("main", 0o700).fixture_dir, "t")
     kept.mkdir()
-    write_index(living, [Kept("t", str(kept), "failed", "main")])
+    write_index(live, [Kept("t", str(kept), "failed", "main")])
     assert sweep(keep=2) == 1
     assert (old.exists(), new.exists(), kept.exists()) == (False, True, True)
     assert sweep(keep=1) == 1
@@ -449,7 +445,7 @@ def test_a_session_that_ends_just_now_counts_among_those_that_kept_something(
 
 
 def test_all_workers_of_a_run_count_as_one_session(dead, sweep):
-    """Workers on another host have roots of their own, and none removes what another one kept."""
+    """Workers on another host have roots of their own, and keep one another's paths."""
     old = [dead("main.d/a", ended=LONG_AGO - 20) for _ in range(2)]
     earlier = [dead("main.d/a", ended=LONG_AGO - 10 - age, run="earlier") for age in range(4)]
     same = [dead("main.d/a", ended=LONG_AGO - age, run="this") for age in range(4)]
@@ -460,17 +456,17 @@ def test_all_workers_of_a_run_count_as_one_session(dead, sweep):
 
 
 def test_each_project_counts_its_own_sessions(dead, sweep):
-    """Another project's evidence stays until that project runs again; its rubbish goes."""
+    """What another project kept stays until that project runs again; the rest is removed."""
     other = dead("main.d/t", rootdir="/other")
     assert sweep(keep=0) == 0
-    assert (other / "main.d" / "t" / "evidence").exists()
+    assert (other / "main.d" / "t" / "file").exists()
     assert not (other / "main").exists()
     assert sweep("/other", keep=0) == 1
     assert not other.exists()
 
 
-def test_a_session_whose_evidence_was_removed_by_hand_goes(dead, sweep):
-    """When a person has tidied up what was kept, the rest is not kept either."""
+def test_a_session_whose_kept_paths_are_gone_is_removed(dead, sweep):
+    """A user may have removed them."""
     root = dead("main.d/t")
     shutil.rmtree(root / "main.d" / "t")
     assert sweep() == 1
@@ -496,15 +492,15 @@ def test_a_session_whose_evidence_was_removed_by_hand_goes(dead, sweep):
         7,
     ],
 )
-def test_a_forged_index_neither_keeps_nor_removes_anything_elsewhere(place, dead, sweep, path):
-    """A path outside the session, or spelled oddly, is as if the index did not name it."""
+def test_paths_in_the_index_that_are_not_in_the_root_are_ignored(place, dead, sweep, path):
+    """Outside the session or not normalized, they are neither kept nor removed."""
     (place / "precious").mkdir()
     root = dead()
     neighbour = root.with_name(root.name + "x")
     (neighbour / "main").mkdir(parents=True)
     if isinstance(path, str):
         path = path.format(root=root, place=place)
-    forge(root, {"kept": {"t": [path]}})
+    write_index_text(root, {"kept": {"t": [path]}})
     assert sweep() == 1
     assert not root.exists()
     assert (place / "precious").exists()
@@ -515,16 +511,16 @@ def test_a_forged_index_neither_keeps_nor_removes_anything_elsewhere(place, dead
     "content",
     ["", "{", "[]", "null", "é", '{"kept": 1}', '{"kept": {"t": "path"}}', "[" * 100_000, {}],
 )
-def test_an_index_that_cannot_be_understood_keeps_nothing(dead, sweep, content):
-    """Rubbish in the index is no error: it names nothing that could be kept."""
+def test_an_index_that_is_not_valid_keeps_nothing(dead, sweep, content):
+    """It is no error either."""
     root = dead()
-    forge(root, content)
+    write_index_text(root, content)
     assert sweep() == 1
     assert not root.exists()
 
 
-def test_a_breadcrumb_that_cannot_be_understood_proves_and_says_nothing(dead, sweep):
-    """That it exists is the proof; what it says is advice."""
+def test_a_breadcrumb_that_is_not_valid_is_still_a_proof(dead, sweep):
+    """Its existence is the proof, its content only information."""
     plain = dead()
     kept = dead("main.d/t")
     for root in (plain, kept):
@@ -535,8 +531,8 @@ def test_a_breadcrumb_that_cannot_be_understood_proves_and_says_nothing(dead, sw
 
 
 @pytest.mark.parametrize("crumb", ["", "not JSON", '{"rootdir"'])
-def test_evidence_finds_its_project_when_the_breadcrumb_comes_to_harm(dead, sweep, crumb):
-    """What a power cut leaves of our files does not keep evidence for ever."""
+def test_the_index_has_the_project_when_the_breadcrumb_is_damaged(dead, sweep, crumb):
+    """After a power cut kept paths still expire with their project."""
     root = dead("main.d/t")
     kept = [Kept("t", f"{root}/main.d/t", "failed", "main")]
     found = take(str(root))
@@ -549,7 +545,7 @@ def test_evidence_finds_its_project_when_the_breadcrumb_comes_to_harm(dead, swee
 
 
 def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
-    """What is kept is said in the root itself and nowhere else."""
+    """Only the files in the root itself count."""
     root = dead()
     index = {"kept": {"t": [str(root / "main" / "left")]}}
     (tmp_path / "elsewhere").write_text(json.dumps(index))
@@ -558,8 +554,8 @@ def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
     assert (tmp_path / "elsewhere").exists()
 
 
-def test_evidence_is_known_by_whatever_path_its_root_is_reached(place, dead, reclaim, tmp_path):
-    """A link, a container that mounts it elsewhere, a moved directory: what was kept stays."""
+def test_kept_paths_are_recognised_when_the_root_has_another_path(place, dead, reclaim, tmp_path):
+    """It may be reached through a link or in a container, or moved."""
     root = dead("main.d/t")
     root = root.rename(root.with_name("tempres-called00"))
     moved = place.rename(tmp_path / "moved")
@@ -570,41 +566,41 @@ def test_evidence_is_known_by_whatever_path_its_root_is_reached(place, dead, rec
             module.sweep(
                 str(parent), keep_sessions=keep, measure=lambda path, until: (0, True), **options
             )
-    assert (moved / root.name / "main.d" / "t" / "evidence").exists()
+    assert (moved / root.name / "main.d" / "t" / "file").exists()
     assert not (moved / root.name / "main").exists()
 
 
-# -- the budget
+# -- the time limit
 
 
 class Clock:
-    """A clock that stands still for some looks at it, and has then run out."""
+    """A clock that stands still for a number of calls, and then passes the time limit."""
 
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
 
     def __call__(self) -> float:
         """Return the time, in seconds."""
-        self.looks -= 1
-        return 0.0 if self.looks >= 0 else 100.0
+        self.calls -= 1
+        return 0.0 if self.calls >= 0 else 100.0
 
 
-def test_without_time_nothing_is_swept_and_nothing_is_held(dead, sweep, monkeypatch):
-    """Whenever the time runs out, no lock is held and the next session can go on."""
-    for looks in range(1, 40):
+def test_whenever_the_time_is_over_no_lock_is_held(dead, sweep, monkeypatch):
+    """The next session can continue."""
+    for calls in range(1, 40):
         roots = [dead(), dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)]
         held = set(lock._held)
         with monkeypatch.context() as patch:
-            patch.setattr(module.System, "monotonic", Clock(looks))
+            patch.setattr(module.System, "monotonic", Clock(calls))
             sweep(keep=1, seconds=10)
         assert lock._held == held
-        assert (roots[2] / "main.d" / "t" / "evidence").exists()
+        assert (roots[2] / "main.d" / "t" / "file").exists()
         sweep(keep=0)
         assert not any(root.exists() for root in roots)
 
 
-def test_files_are_read_within_the_time_too(dead, place, monkeypatch):
-    """However many sessions there are, and however long it takes to read what they say."""
+def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
+    """There may be many sessions, and reading may be slow."""
     for _ in range(9):
         dead("main.d/t")
     read, now = [], [0.0]
@@ -621,8 +617,8 @@ def test_files_are_read_within_the_time_too(dead, place, monkeypatch):
     assert 2 <= len(read) < 9
 
 
-def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, reclaim):
-    """Not even one dead directory of very many files holds up the end of a session for long."""
+def test_a_huge_tree_is_removed_in_several_sweeps(dead, reclaim):
+    """One dead session does not delay the end of a session for long."""
     root = dead()
     shutil.rmtree(root / "main.d")
     for number in range(30):
@@ -632,7 +628,7 @@ def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, recla
     def tick():
         seen.append(1)
         if len(seen) == 10:
-            # The clock is asked after each tick: from here on it has run out.
+            # The time is checked after each tick, so the limit is reached from here on.
             patch.setattr(module.System, "monotonic", lambda: float("inf"))
 
     held = set(lock._held)
@@ -649,7 +645,7 @@ def test_a_huge_tree_is_left_half_removed_and_gone_on_with_next_time(dead, recla
 
 
 def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypatch):
-    """Where listing alone takes too long, what was found goes, and the rest another time."""
+    """When listing alone takes too long, the rest is removed by later sweeps."""
     roots = [dead() for _ in range(50)]
     seconds = iter([0.0, *(n / 10 for n in range(20)), *[2.0] * 100_000])
     with monkeypatch.context() as patch:
@@ -659,14 +655,14 @@ def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypa
         assert sweep() > 0
 
 
-def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monkeypatch):
-    """A place with very many sessions is swept bit by bit, and never not at all."""
+def test_when_inspecting_takes_too_long_the_sweep_still_removes_some(dead, reclaim, monkeypatch):
+    """Each sweep makes progress, however many sessions there are."""
     roots = [dead() for _ in range(20)]
-    now, look = [0.0], module._Sweep._inspect
+    now, inspect = [0.0], module._Sweep._inspect
 
     def slow(self, path):
         now[0] += 1.0
-        return look(self, path)
+        return inspect(self, path)
 
     with monkeypatch.context() as patch:
         patch.setattr(module.System, "monotonic", lambda: now[0])
@@ -677,8 +673,8 @@ def test_what_was_looked_at_goes_when_looking_takes_too_long(dead, reclaim, monk
     assert not reclaim().unfinished
 
 
-def test_evidence_of_other_projects_does_not_delay_the_own(dead, sweep, monkeypatch):
-    """However much others have kept, old evidence of this project goes in time."""
+def test_kept_sessions_of_other_projects_come_last(dead, sweep, monkeypatch):
+    """The oldest sessions of this project are removed in time."""
     others = [dead("main.d/t", rootdir="/other") for _ in range(20)]
     own = [dead("main.d/t", ended=LONG_AGO + age) for age in range(4)]
     clear = module._Sweep._clear
@@ -695,8 +691,8 @@ def test_evidence_of_other_projects_does_not_delay_the_own(dead, sweep, monkeypa
     assert all(root.exists() for root in others)
 
 
-def test_an_interrupt_ends_the_sweep_and_nothing_else(dead, reclaim):
-    """Whoever presses Ctrl-C again at the end gets the end, with no lock left behind."""
+def test_an_interrupt_only_ends_the_sweep(dead, reclaim):
+    """After Ctrl-C the session ends as usual, and no lock is held."""
     root = dead()
 
     def tick():
@@ -710,25 +706,25 @@ def test_an_interrupt_ends_the_sweep_and_nothing_else(dead, reclaim):
 
 
 def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monkeypatch):
-    """A shared directory with very many entries does not hold up the end of a session."""
+    """A shared directory with very many entries does not delay the end of a session."""
     root = dead()
     monkeypatch.setattr(module.System, "monotonic", Clock(1))
     assert sweep(seconds=10) == 0
     assert root.exists()
 
 
-def test_the_modes_of_a_kept_directory_are_not_touched(dead, sweep):
-    """What is kept stays as the test left it."""
+def test_the_modes_of_kept_paths_are_not_changed(dead, sweep):
+    """They stay as the test left them."""
     root = dead("main.d/t")
-    (root / "main.d" / "t" / "evidence").chmod(0o400)
+    (root / "main.d" / "t" / "file").chmod(0o400)
     sweep()
-    assert stat.S_IMODE((root / "main.d" / "t" / "evidence").stat().st_mode) == 0o400
+    assert stat.S_IMODE((root / "main.d" / "t" / "file").stat().st_mode) == 0o400
 
 
 @pytest.mark.parametrize("name", [INDEX, BREADCRUMB])
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
-def test_what_cannot_be_read_just_now_is_left_alone(dead, sweep, monkeypatch, name, code):
-    """Where nobody knows what was kept, nothing goes; once it can be read the rest does."""
+def test_a_session_that_cannot_be_read_is_left_alone(dead, sweep, monkeypatch, name, code):
+    """It is unknown what is kept; a later sweep removes the rest."""
     root = dead("main.d/t")
     real = module.System.open
 
@@ -741,7 +737,7 @@ def test_what_cannot_be_read_just_now_is_left_alone(dead, sweep, monkeypatch, na
     with monkeypatch.context() as patch:
         patch.setattr(module.System, "open", refuse)
         assert sweep(keep=0) == 0
-    assert (root / "main.d" / "t" / "evidence").exists()
+    assert (root / "main.d" / "t" / "file").exists()
     assert (root / "main" / "left").exists()
     assert lock._held == held
     assert sweep(keep=0) == 1
