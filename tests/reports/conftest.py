@@ -17,7 +17,7 @@ TEST = Owner("test", "t.py::test", None, "t.py:3")
 
 @pytest.fixture
 def a_leak() -> Callable[..., Leak]:
-    """Make a leak: a file of a test, unless something else is asked for."""
+    """Create a leak: a file of a test by default."""
 
     def a_leak(
         path: str = f"{ROOT}/main/x",
@@ -30,9 +30,9 @@ def a_leak() -> Callable[..., Leak]:
         owner: Owner = TEST,
         **entry: object,
     ) -> Leak:
-        given = {"made_by": "python", "worker": "main", "origin": (Frame("t.py", 4, "test"),)}
+        defaults = {"made_by": "python", "worker": "main", "origin": (Frame("t.py", 4, "test"),)}
         return Leak(
-            kind, path, size, items, complete, status, Entry(path, owner, **{**given, **entry})
+            kind, path, size, items, complete, status, Entry(path, owner, **{**defaults, **entry})
         )
 
     return a_leak
@@ -40,7 +40,7 @@ def a_leak() -> Callable[..., Leak]:
 
 @pytest.fixture
 def summarize() -> Callable[..., Summary]:
-    """Make the summary of a session."""
+    """Create the summary of a session."""
 
     def summarize(*leaks: Leak, **more: object) -> Summary:
         facts = SessionFacts(
@@ -54,7 +54,7 @@ def summarize() -> Callable[..., Summary]:
             platform="Linux",
             workers=("main",),
         )
-        given = {"session": facts, "root": ROOT, "kept": (), "gate_failed": False}
-        return Summary(leaks=leaks, **{**given, **more})
+        defaults = {"session": facts, "root": ROOT, "kept": (), "gate_failed": False}
+        return Summary(leaks=leaks, **{**defaults, **more})
 
     return summarize

@@ -15,8 +15,8 @@ ANY_TEXT = st.text(st.characters(codec=None))
 ANY_NAME = st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
 
 
-def test_totals_count_each_status_for_itself(a_leak, summarize):
-    """Only what is a leak counts as one, and only its bytes are summed up."""
+def test_totals_count_each_status_separately(a_leak, summarize):
+    """The bytes are those of leaks only."""
     leaks = [
         a_leak(size=10),
         a_leak(size=5),
@@ -31,14 +31,14 @@ def test_totals_count_each_status_for_itself(a_leak, summarize):
     )
 
 
-def test_nothing_counts_nothing(summarize):
-    """A session that left nothing has zeros throughout."""
+def test_totals_of_an_empty_session_are_zero(summarize):
+    """A session without leaks and kept paths."""
     assert summarize().totals == Totals(0, 0, 0, 0, 0, 0)
 
 
 @given(ANY_NAME | ANY_TEXT)
-def test_whatever_is_shown_can_be_written_anywhere(text):
-    """No name, of any bytes or characters, can keep a report from being written."""
+def test_escaped_text_can_always_be_written(text):
+    """For any bytes or characters."""
     escaped(text).encode("utf-8")
     printable = escaped(text, controls=True)
     printable.encode("utf-8")
@@ -46,16 +46,16 @@ def test_whatever_is_shown_can_be_written_anywhere(text):
 
 
 @given(st.text())
-def test_proper_text_is_shown_as_it_is(text):
-    """Text in any script stays readable."""
+def test_printable_text_is_not_escaped(text):
+    """In any script."""
     assert escaped(text) == text
     if text.isprintable():
         assert escaped(text, controls=True) == text
 
 
 @given(st.binary())
-def test_the_bytes_of_a_name_are_those_on_disk(name):
-    """A program that needs the very name gets the very bytes."""
+def test_raw_returns_the_bytes_of_the_name_on_disk(name):
+    """For any bytes."""
     assert raw(name.decode("utf-8", "surrogateescape")) == name
 
 
@@ -71,7 +71,7 @@ def test_the_bytes_of_a_name_are_those_on_disk(name):
         ("\ud800", r"\xed\xa0\x80", r"\xed\xa0\x80"),
     ],
 )
-def test_what_is_no_text_is_shown_as_escapes(text, plain, printable):
-    """Bytes that are not UTF-8 are shown as such; controls too, where they could do harm."""
+def test_bytes_that_are_not_utf8_are_escaped(text, plain, printable):
+    """Control characters too, on request."""
     assert escaped(text) == plain
     assert escaped(text, controls=True) == printable

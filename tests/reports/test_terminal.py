@@ -23,7 +23,7 @@ ROOT = "/tmp/tempres-abcdefgh"
 
 
 class Terminal:
-    """A terminal that remembers what was written, and how."""
+    """A terminal that records the lines and their markup."""
 
     def __init__(self, verbosity: int = 0) -> None:
         self.config = self
@@ -32,7 +32,7 @@ class Terminal:
         self.marks: dict[str, dict[str, bool]] = {}
 
     def get_verbosity(self) -> int:
-        """Return how often -v was given."""
+        """Return the number of -v options."""
         return self.verbosity
 
     def write_line(self, line: str, **markup: bool) -> None:
@@ -41,7 +41,7 @@ class Terminal:
         self.marks[line] = markup
 
     def write_sep(self, sep: str, title: str, **markup: bool) -> None:
-        """Write a line across the screen."""
+        """Write a separator line."""
         self.write_line(f"{sep * 3} {title}", **markup)
 
 
@@ -57,15 +57,15 @@ def lines(summarize):
     return lines
 
 
-def test_nothing_left_and_nothing_kept_says_nothing(a_leak, lines):
-    """A session without findings is as quiet as one without the plugin."""
+def test_without_leaks_and_kept_paths_nothing_is_written(a_leak, lines):
+    """Nor with deferred leaks, or those of failed tests."""
     assert lines() == []
     others = [a_leak(status=status) for status in ("deferred", "failed-test")]
     assert lines(*others) == []
 
 
-def test_what_is_known_is_counted_and_what_is_stale_is_named(a_leak, lines):
-    """A baseline says in one line that it held, and what to take out of it."""
+def test_known_leaks_are_counted_and_stale_ones_listed(a_leak, lines):
+    """The user can remove the stale ones from the baseline."""
     stale = Known("test", "t.py::old", "file", "t.py:old", "0" * 16)
     assert lines(a_leak(status="known"), stale=(stale,)) == [
         "=== temporary resources",
@@ -74,8 +74,8 @@ def test_what_is_known_is_counted_and_what_is_stale_is_named(a_leak, lines):
     ]
 
 
-def test_descriptors_and_changes_are_told_in_their_own_words(a_leak, lines):
-    """Nobody leaves what is gone, a descriptor has no size, and neither is removed."""
+def test_descriptors_and_changes_have_their_own_words(a_leak, lines):
+    """They have no size and are not removed."""
     kinds = ("descriptor", "descriptor", "deleted", "changed", "file")
     first, *others = lines(*(a_leak(kind=kind) for kind in kinds[:4]))[1:]
     assert first == "t.py::test left 2 descriptors, changed 1 path, deleted 1 path"
@@ -85,8 +85,8 @@ def test_descriptors_and_changes_are_told_in_their_own_words(a_leak, lines):
     assert others[-1].endswith("; removed")
 
 
-def test_a_leak_is_told_with_its_owner_its_place_and_its_line(a_leak, lines):
-    """The report says who left what, how big it is, where it was and which line made it."""
+def test_a_leak_is_reported_with_owner_size_path_and_origin(a_leak, lines):
+    """A complete example."""
     leak = a_leak(size=12_345, origin=(Frame("lib.py", 7, "make"), Frame("t.py", 4, "test")))
     assert lines(leak) == [
         "=== temporary resources",
@@ -108,13 +108,13 @@ def test_a_leak_is_told_with_its_owner_its_place_and_its_line(a_leak, lines):
         (Owner("session", "session"), "the session"),
     ],
 )
-def test_every_kind_of_owner_has_a_name(a_leak, lines, owner, name):
-    """Tests, fixtures, imports and the session are told apart."""
+def test_each_kind_of_owner_has_its_own_form(a_leak, lines, owner, name):
+    """Tests, fixtures, collected modules and the session."""
     assert lines(a_leak(owner=owner))[1] == f"{name} left 1 file (0 bytes)"
 
 
 @pytest.mark.parametrize(
-    "leaks, said",
+    "leaks, expected",
     [
         ([{"size": 1}], "1 file (1 byte)"),
         ([{"size": 1}, {"size": 1}], "2 files (2 bytes)"),
@@ -136,13 +136,13 @@ def test_every_kind_of_owner_has_a_name(a_leak, lines, owner, name):
         ),
     ],
 )
-def test_what_was_left_is_counted_and_measured(a_leak, lines, leaks, said):
-    """Kinds, files and bytes are counted; a lower bound says that it is one."""
-    assert lines(*(a_leak(**leak) for leak in leaks))[1] == f"t.py::test left {said}"
+def test_leaks_are_counted_by_kind_with_files_and_bytes(a_leak, lines, leaks, expected):
+    """A lower bound is marked as such."""
+    assert lines(*(a_leak(**leak) for leak in leaks))[1] == f"t.py::test left {expected}"
 
 
-def test_leaks_from_one_line_are_told_once(a_leak, lines):
-    """A loop that leaks a hundred files takes two lines, not two hundred."""
+def test_leaks_of_one_origin_are_reported_once(a_leak, lines):
+    """A loop that leaves a hundred files takes two lines."""
     leaks = [a_leak(f"{ROOT}/main/{number}") for number in range(100)]
     assert lines(*leaks)[1:-1] == [
         "t.py::test left 100 files (0 bytes)",
@@ -151,31 +151,31 @@ def test_leaks_from_one_line_are_told_once(a_leak, lines):
     ]
 
 
-def test_workers_are_named_where_there_are_several(a_leak, lines):
-    """What every worker repeats is told once, with the workers' names."""
+def test_several_workers_are_named(a_leak, lines):
+    """Leaks of the same owner in several workers are reported once."""
     owner = Owner("fixture", "f", "session")
     leaks = [a_leak(owner=owner, worker=worker) for worker in ("gw1", "gw0", "gw1")]
     assert lines(*leaks)[1] == "fixture f (session) left 3 files (0 bytes) in gw0, gw1"
 
 
-def test_what_no_python_code_made_is_told_as_such(a_leak, lines):
-    """Where there is no line, the last command is a hint, and so is what ran by others."""
+def test_leaks_of_subprocesses_are_reported_with_commands(a_leak, lines):
+    """The last command, and the processes that were running."""
     unknown = a_leak(made_by="other", origin=())
     known = a_leak(made_by="other", origin=(), command="touch \x1b")
     assert lines(unknown)[3] == "    made by a subprocess or native code"
-    said = "    made by a subprocess or native code; last process: touch \\x1b"
-    assert lines(known)[3] == said
+    expected = "    made by a subprocess or native code; last process: touch \\x1b"
+    assert lines(known)[3] == expected
     one, fixture = Owner("test", "t.py::\x1b"), Owner("fixture", "server", "module", "t.py:3")
     ran = [Process("a", one), Process("a", one), Process("b", fixture)]
     entry = known.entry._replace(processes=tuple(ran))
     named = r"a of t.py::\x1b, b of fixture server (module) in t.py:3"
-    assert lines(known._replace(entry=entry))[3] == f"{said}; still running then: {named}"
+    assert lines(known._replace(entry=entry))[3] == f"{expected}; still running then: {named}"
     entry = entry._replace(processes=tuple(Process(name, one) for name in "abcde"))
     assert lines(known._replace(entry=entry))[3].endswith(r"c of t.py::\x1b and 2 more")
 
 
-def test_a_long_stack_shows_its_ends(a_leak, lines):
-    """The line that made it and the test that called it matter most; -v shows all."""
+def test_a_long_stack_is_shortened_in_the_middle(a_leak, lines):
+    """With -v it is complete."""
     frames = tuple(Frame(f"{number}.py", number, "f") for number in range(9))
     shown = [line.strip() for line in lines(a_leak(origin=frames))[3:-1]]
     assert shown == ["0.py:0 in f", "1.py:1 in f", "2.py:2 in f", "...", "8.py:8 in f"]
@@ -183,8 +183,8 @@ def test_a_long_stack_shows_its_ends(a_leak, lines):
     assert len(lines(a_leak(origin=frames[:4]))[3:-1]) == 4
 
 
-def test_many_places_and_owners_are_cut_and_counted(a_leak, lines):
-    """A run with very many leaks stays readable and says what it left out."""
+def test_the_number_of_origins_and_owners_is_limited(a_leak, lines):
+    """With -v all are listed."""
     places = [a_leak(origin=(Frame("t.py", number, "f"),)) for number in range(7)]
     text = lines(*places)
     assert text[-2] == "  ... from 2 more places (-v: all)"
@@ -198,15 +198,15 @@ def test_many_places_and_owners_are_cut_and_counted(a_leak, lines):
     assert len(lines(*owners, verbosity=1)) == 1 + 53 * 3 + 1
 
 
-def test_a_library_is_named_as_it_is_imported(a_leak, lines):
-    """Where a library is installed does not matter to who calls it."""
+def test_a_library_has_its_path_below_site_packages(a_leak, lines):
+    """The installation directory is omitted."""
     path = os.path.join(os.sep, "venv", "lib", "site-packages", "requests", "api.py")
     frame = Frame(path, 3, "get")
     assert lines(a_leak(origin=(frame,)))[3] == f"    {os.path.join('requests', 'api.py')}:3 in get"
 
 
-def test_what_is_kept_is_listed(lines):
-    """Each kept path stands once more at the end, whole, to be copied."""
+def test_kept_paths_are_listed(lines):
+    """With the complete path, to be copied."""
     kept = (
         Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),
         Kept("t.py::b", f"{ROOT}/main.d/b-1", "failed", "main"),
@@ -227,8 +227,8 @@ def test_what_is_kept_is_listed(lines):
         (1, None, "; 1 skipped"),
     ],
 )
-def test_what_was_copied_is_summed_up(lines, skipped, manifest, end):
-    """Where the artifacts are, how much they are, and whether something is missing."""
+def test_the_totals_of_the_artifacts_are_reported(lines, skipped, manifest, end):
+    """And whether something was skipped."""
     kept = (Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),)
     copied = Artifacts("/ci/out\n", 3, 12, 1_234_567, skipped, manifest)
     assert lines(kept=kept, artifacts=copied) == [
@@ -239,8 +239,8 @@ def test_what_was_copied_is_summed_up(lines, skipped, manifest, end):
     ]
 
 
-def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines):
-    """The last line sums up: how many, from whom, how much, and what was done about it."""
+def test_the_last_line_counts_leaks_and_owners_and_reports_the_removal(a_leak, lines):
+    """A complete example."""
     leaks = [
         a_leak(size=1000, owner=Owner("test", "a")),
         a_leak(owner=Owner("test", "a")),
@@ -257,8 +257,8 @@ def test_the_closing_line_counts_makers_and_says_what_became_of_it(a_leak, lines
     )
 
 
-def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
-    """It is shown like what lies here, and its fate is told for what it is."""
+def test_leaks_on_another_host_are_reported_with_the_host(a_leak, lines):
+    """The last line reports which of them are removed."""
     owners = [Owner("test", name) for name in "abcd"]
     leaks = [
         a_leak("far:/tmp/tempres-xxxxxxxx/gw1/x", owner=owners[0], worker="gw1"),
@@ -273,14 +273,14 @@ def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
         "other_roots": (*roots, dead),
         "abandoned": (dead,),
     }
-    told = lines(*leaks, **more)
-    assert [line.strip() for line in told if line.startswith("  ") and line[2] != " "] == [
+    text = lines(*leaks, **more)
+    assert [line.strip() for line in text if line.startswith("  ") and line[2] != " "] == [
         "far:tempres-xxxxxxxx/gw1/x",
         "far:/var/x",
         "win:tempres-yyyyyyyy\\gw2\\x",
         "far:tempres-zzzzzzzz/gw3/x",
     ]
-    assert told[-1].endswith(
+    assert text[-1].endswith(
         "; removed except for 1 outside the temp location"
         " and 1 left to the next session on their host"
     )
@@ -288,38 +288,38 @@ def test_what_lies_on_another_host_is_told_with_it(a_leak, lines):
     assert lines(leaks[3], **more)[-1].endswith("; left to the next session on their host")
 
 
-def test_what_lies_elsewhere_is_named_in_full_and_left(a_leak, lines):
-    """A path outside the session's directory is whole, and the report says that it stays."""
+def test_leaks_outside_the_root_have_absolute_paths_and_stay(a_leak, lines):
+    """The last line says so."""
     text = lines(a_leak("/elsewhere/x"), a_leak(f"{ROOT}x/y"))
     assert text[2] == "  /elsewhere/x and 1 more like it"
     assert text[-1].endswith("; not removed, since outside the temp location")
 
 
-def test_evidence_is_mentioned_beside_what_is_kept(a_leak, lines):
-    """What failed tests left is counted apart."""
+def test_leaks_of_failed_tests_are_counted_separately(a_leak, lines):
+    """In the last line."""
     kept = (Kept("t", "/x", "failed", "main"),)
     text = lines(a_leak(status="failed-test"), kept=kept)
     assert text[-1] == "=== no leaks; 1 path kept; 1 more from failed tests"
 
 
 @pytest.mark.parametrize("failed, colour", [(False, "yellow"), (True, "red")])
-def test_a_failed_gate_is_red_and_says_why(a_leak, summarize, failed, colour):
-    """Who sees a red run without a failed test learns which option did it."""
+def test_a_failed_gate_is_red_and_names_the_option(a_leak, summarize, failed, colour):
+    """The run may fail without a failed test."""
     terminal = Terminal()
     write(summarize(a_leak(), gate_failed=failed), terminal)
     assert terminal.marks[terminal.lines[-1]] == {colour: True}
     assert ("(--tempres-leaks)" in terminal.lines[-2]) is failed
 
 
-def test_only_kept_paths_are_no_reason_for_a_colour(summarize):
-    """What was kept on purpose is no warning."""
+def test_kept_paths_alone_have_no_colour(summarize):
+    """They are no warning."""
     terminal = Terminal()
     write(summarize(kept=(Kept("t", "/x", "all", "main"),)), terminal)
     assert terminal.marks[terminal.lines[-1]] == {}
 
 
-def test_no_name_can_disturb_the_terminal(a_leak, lines):
-    """Control characters and bytes that are no text are shown as escapes, wherever they stand."""
+def test_names_are_escaped(a_leak, lines):
+    """Control characters and bytes that are not UTF-8, in every position."""
     bad = os.fsdecode(b"\x1b[2J\xff\n")
     text = lines(
         a_leak(
@@ -356,14 +356,14 @@ def test_no_name_can_disturb_the_terminal(a_leak, lines):
         (10**18, "1000 PB"),
     ],
 )
-def test_sizes_for_a_person(amount, text):
-    """Two or three digits and a unit of a thousand, never 1000 of the smaller unit."""
+def test_size_has_a_unit_of_a_thousand(amount, text):
+    """With at most three digits, except in the largest unit."""
     assert size(amount) == text
 
 
 @given(st.integers(0, 10**18 - 10**15))
-def test_a_size_is_short_and_nearly_right(amount):
-    """Rounding costs five parts in a hundred at most, and never reaches the next unit."""
+def test_size_is_rounded_to_two_or_three_digits(amount):
+    """The error is at most five percent."""
     number, unit = size(amount).split()
     scale = {"byte": 1, "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}[unit]
     assert re.fullmatch(r"\d{1,3}|\d\.\d", number)
@@ -379,12 +379,12 @@ def test_a_size_is_short_and_nearly_right(amount):
         (2, "leak", "2 leaks"),
     ],
 )
-def test_counts_agree_with_their_nouns(number, noun, text):
-    """One is one, and all else is several."""
+def test_count_uses_the_plural(number, noun, text):
+    """Except for 1."""
     assert count(number, noun) == text
 
 
-# -- what was reclaimed
+# -- dead sessions
 
 
 @pytest.mark.parametrize(
@@ -407,15 +407,15 @@ def test_counts_agree_with_their_nouns(number, noun, text):
         (Reclaimed(1, age=-5.0), "reclaimed 1 dead session (empty), from 0 seconds ago"),
     ],
 )
-def test_what_was_reclaimed_is_told_in_one_line(found, line):
-    """A person learns how many sessions had died, how much they had left, and how old it was."""
+def test_removed_dead_sessions_are_reported_in_one_line(found, line):
+    """Their number, size and age."""
     terminal = Terminal()
     write_reclaimed(found, terminal)
     assert terminal.lines == [line]
 
 
-def test_nothing_is_told_where_nothing_was_reclaimed():
-    """A session that follows upon one that ended well says nothing."""
+def test_without_dead_sessions_nothing_is_written():
+    """The usual case."""
     terminal = Terminal()
     write_reclaimed(Reclaimed(), terminal)
     assert terminal.lines == []

@@ -123,7 +123,7 @@ class Workspace(RuleBasedStateMachine):
         for session in self.dead():
             # An empty directory is not proved to be ours.
             left = sorted(snapshot(Path(session.path)))
-            assert session.damaged or not left, f"is_kept: {left}"
+            assert session.damaged or not left, f"left: {left}"
         self.order.stop()
         self.naming.stop()
         shutil.rmtree(self.place)
@@ -146,7 +146,7 @@ class Workspace(RuleBasedStateMachine):
         after = snapshot(self.place)
         for path, content in before.items():
             if after.get(path) != content:
-                assert may_change(path), f"{path} went, or changed"
+                assert may_change(path), f"{path} is gone or changed"
 
     def removable(self, project: str, keep: int) -> set[str]:
         """Return everything that a sweep with enough time removes now."""
@@ -160,12 +160,12 @@ class Workspace(RuleBasedStateMachine):
 
     def removable_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
         """Return what a sweep removes of a dead session; all of it if *is_old*."""
-        there = set(os.listdir(root))
-        if BREADCRUMB not in there:
+        names = set(os.listdir(root))
+        if BREADCRUMB not in names:
             old = time.time() - os.lstat(root).st_mtime > 60
-            gone = {root, *(os.path.join(root, name) for name in there)}
-            return gone if there == {LOCK} and old else set()
-        if LOCK not in there:
+            gone = {root, *(os.path.join(root, name) for name in names)}
+            return gone if names == {LOCK} and old else set()
+        if LOCK not in names:
             # In doubt it is alive.
             return set()
         if is_old or not kept:
@@ -174,10 +174,10 @@ class Workspace(RuleBasedStateMachine):
 
     def is_kept(self, path: str, root: str, kept: list[str]) -> bool:
         """Whether *path* is kept, contains a kept path, or is in an entry that contains one."""
-        way = parts(path, root)
-        if way in ([name] for name in OURS):
+        names = parts(path, root)
+        if names in ([name] for name in OURS):
             return True
-        return any(way[:2] == parts(each, root)[: len(way)][:2] for each in kept)
+        return any(names[:2] == parts(each, root)[: len(names)][:2] for each in kept)
 
     def project_of(self, root: str) -> str | None:
         """Return the project of a session, if the breadcrumb can be read."""
@@ -323,9 +323,7 @@ class Workspace(RuleBasedStateMachine):
         for _ in kept:
             self.add_entry(session, worker.fixture_dir, deep=True)
         if any(kept) and not killed:
-            chosen = (
-                entry for entry, is_kept in zip(session.entries, kept, strict=True) if is_kept
-            )
+            chosen = (entry for entry, keep in zip(session.entries, kept, strict=True) if keep)
             self.write_index(session, set(chosen))
         self.end(session)
 

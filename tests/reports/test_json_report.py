@@ -17,8 +17,8 @@ from pytest_tempres.reports.summary import escaped
 from pytest_tempres.workspace.retention import Kept
 
 
-def test_the_shape_of_version_1(a_leak, summarize):
-    """A program that reads version 1 finds every key that it was promised."""
+def test_a_report_has_all_keys_of_version_1(a_leak, summarize):
+    """A complete example."""
     leak = a_leak(
         "/tmp/tempres-abcdefgh/gw0/x",
         kind="directory",
@@ -88,15 +88,15 @@ def test_the_shape_of_version_1(a_leak, summarize):
     }
 
 
-def test_every_status_is_listed(a_leak, summarize):
-    """The file tells all that was found, whatever the terminal leaves out."""
+def test_leaks_of_every_status_are_listed(a_leak, summarize):
+    """The terminal report omits some of them."""
     statuses = ["leak", "known", "deferred", "failed-test"]
     record = json.loads(render(summarize(*(a_leak(status=status) for status in statuses))))
     assert [leak["status"] for leak in record["leaks"]] == statuses
 
 
-def test_what_is_not_known_is_null_or_empty(a_leak, summarize):
-    """A reader can rely on every key, also where there is nothing to say."""
+def test_unknown_values_are_null_or_empty(a_leak, summarize):
+    """Every key is always present."""
     leak = a_leak(owner=Owner("session", "session"), origin=(), made_by="other")
     (record,) = json.loads(render(summarize(leak)))["leaks"]
     assert record["owner"] == {
@@ -109,8 +109,8 @@ def test_what_is_not_known_is_null_or_empty(a_leak, summarize):
     assert record["origin"] == []
 
 
-def test_a_path_that_is_no_text_has_its_bytes_beside_it(a_leak, summarize):
-    """The path is readable, and a program can still find the very file."""
+def test_a_path_that_is_not_utf8_has_its_bytes_too(a_leak, summarize):
+    """The path is readable, and `path_bytes` is exact."""
     raw = b"/tmp/\xff\xc3\xa9"
     kept = Kept("t", os.fsdecode(raw), "failed", "main")
     record = json.loads(render(summarize(a_leak(os.fsdecode(raw)), kept=(kept,))))
@@ -119,15 +119,15 @@ def test_a_path_that_is_no_text_has_its_bytes_beside_it(a_leak, summarize):
         assert base64.b64decode(each["path_bytes"]) == raw
 
 
-def test_a_path_that_is_text_stands_alone(a_leak, summarize):
-    """Where the path is exact, nothing stands beside it, backslashes or not."""
+def test_a_path_that_is_text_has_no_bytes(a_leak, summarize):
+    """Backslashes and control characters are text."""
     (record,) = json.loads(render(summarize(a_leak("/tmp/\\xff\n"))))["leaks"]
     assert record["path"] == "/tmp/\\xff\n"
     assert "path_bytes" not in record
 
 
-def test_a_project_in_a_directory_that_is_no_text(summarize):
-    """Where the project itself lies below such a name, the report says so readably."""
+def test_a_rootdir_that_is_not_utf8_is_escaped(summarize):
+    """It is readable, without its bytes."""
     summary = summarize()
     session = summary.session._replace(rootdir=os.fsdecode(b"/home/\xff"))
     record = json.loads(render(summarize(session=session)))
@@ -138,8 +138,8 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=10)
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT, ANY_TEXT)
-def test_any_text_comes_out_as_ascii_json_in_utf8(path, owner, file, location):
-    """No name breaks the file or the program that reads it."""
+def test_any_text_can_be_written_and_read_back(path, owner, file, location):
+    """No name makes the file unreadable."""
     entry = Entry(path, Owner("test", owner, None, location), origin=(Frame(file, 1, "f"),))
     record = json_report._leak(Leak("file", path, 0, 1, True, "leak", entry))
     text = json.dumps(record)
@@ -149,8 +149,8 @@ def test_any_text_comes_out_as_ascii_json_in_utf8(path, owner, file, location):
     json.dumps(again, ensure_ascii=False).encode("utf-8")
 
 
-def test_the_file_ends_with_a_newline_and_can_be_compared(summarize):
-    """The text is meant for people and for diff as well."""
+def test_the_file_is_indented_and_ends_with_a_newline(summarize):
+    """People and diff read it too."""
     text = render(summarize())
     assert text.endswith("}\n")
     assert text.isascii()
