@@ -40,7 +40,7 @@ def safe_nodeid(nodeid: str) -> str:
 
     :param nodeid: Any text.
     :returns: Only ASCII letters, digits, ``_``, ``.`` and ``-``, and at most
-        :data:`MAX_NODEID_BYTES` bytes. The names of two ids differ, and not in case alone: a name
+        :data:`MAX_NODEID_BYTES` bytes. The names of two ids never differ in case alone: a name
         that is not the id itself in lower case ends with ten hex digits of the id's SHA-256.
     """
     text = _NOT_PLAIN.sub("_", nodeid).strip("._-")
@@ -69,7 +69,7 @@ def _shortened(text: str, limit: int) -> str:
 def safe_names(names: Iterable[str]) -> dict[str, str]:
     """Return a portable name for each of *names*, which are in one directory.
 
-    :returns: Names that differ not in case or Unicode normalization alone. A portable name is
+    :returns: No two names differ in case or Unicode normalization alone. A portable name is
         unchanged, unless it collides with an earlier one.
     """
     found: dict[str, str] = {}

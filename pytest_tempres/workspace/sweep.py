@@ -32,7 +32,7 @@ from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
-__all__ = ["DeadSession", "Reclaimed", "read", "removable", "retire", "sweep"]
+__all__ = ["Reclaimed", "StoredSession", "read", "removable", "retire", "sweep"]
 
 #: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
@@ -123,55 +123,49 @@ class _Sweep:
         self._ticks = 0
 
     def sweep(self, parent: str, rootdir: str, keep_sessions: int, run: str) -> None:
-        kept: list[DeadSession] = []
-        others: list[DeadSession] = []
-        dead: list[DeadSession] = []
+        kept: list[StoredSession] = []
+        others: list[StoredSession] = []
+        dead: list[StoredSession] = []
         for path in self._candidates(parent):
             # Time must be left to remove something.
             if self._is_over(0.5):
                 self.reclaimed = self.reclaimed._replace(unfinished=True)
                 break
-            dead_session = self._inspect(path)
-            if dead_session is None:
+            session = self._inspect(path)
+            if session is None:
                 continue
-            if dead_session.named and dead_session.rootdir != rootdir:
-                others.append(dead_session)
+            if session.kept_paths and session.rootdir != rootdir:
+                others.append(session)
             else:
-                (kept if any(map(System.lexists, dead_session.named)) else dead).append(
-                    dead_session
-                )
+                (kept if any(map(System.lexists, session.kept_paths)) else dead).append(session)
         # Our own session stays in any case, and counts as one of those that stay.
         kept.sort(key=lambda each: (each.run == run, each.ended, each.run), reverse=True)
         self.reclaimed = self.reclaimed._replace(any_kept=bool(kept))
         recent = {run, *list(dict.fromkeys(each.run for each in kept))[:keep_sessions]}
-        for dead_session in kept:
-            self._clear(dead_session, stays=dead_session.run in recent)
-        for dead_session in dead:
-            self._clear(dead_session, stays=False)
+        for session in kept:
+            self._remove_if_dead(session, keep=session.run in recent)
+        for session in dead:
+            self._remove_if_dead(session, keep=False)
         # Kept sessions of other projects come last: they take time to inspect and mostly stay.
-        for dead_session in others:
+        for session in others:
             if self._is_over(0.5):
                 break
-            self._clear(dead_session, stays=True)
+            self._remove_if_dead(session, keep=True)
 
     def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
-        ended: list[DeadSession] = []
+        ended: list[StoredSession] = []
         for path in self._candidates(parent):
             # A session that is not among the last of these is not among the last of all.
             if self._is_over(0.5):
                 break
-            dead_session = self._inspect(path)
-            if (
-                dead_session is not None
-                and dead_session.rootdir == rootdir
-                and _has_ended(dead_session)
-            ):
-                ended.append(dead_session)
+            session = self._inspect(path)
+            if session is not None and session.rootdir == rootdir and _has_ended(session):
+                ended.append(session)
         ended.sort(key=lambda each: (each.ended, each.run), reverse=True)
         recent = list(dict.fromkeys(each.run for each in ended))[:keep_sessions]
-        for dead_session in ended:
-            if dead_session.run not in recent:
-                self._clear(dead_session, stays=False)
+        for session in ended:
+            if session.run not in recent:
+                self._remove_if_dead(session, keep=False)
 
     def _count_item(self) -> None:
         self._tick()
@@ -201,42 +195,40 @@ class _Sweep:
         # keep the others from being swept in every session.
         return sorted(paths, key=lambda _: random_name())
 
-    def _inspect(self, path: str) -> DeadSession | None:
+    def _inspect(self, path: str) -> StoredSession | None:
         with suppress(OSError), open_directory(path) as fd:
             try:
                 prove(path, own_uid(path), fd)
             except NotOurDirectoryError:
                 _remove_unfinished(path, fd)
                 return None
-            dead_session = read(path, fd)
+            session = read(path, fd)
             # The journal of a session that is alive is not final.
-            is_final = dead_session.has_index or not dead_session.named
-            return dead_session if is_final or _is_dead(path) else None
+            is_final = session.has_index or not session.kept_paths
+            return session if is_final or _is_dead(path) else None
         return None
 
-    def _clear(self, dead_session: DeadSession, *, stays: bool) -> None:
+    def _remove_if_dead(self, session: StoredSession, *, keep: bool) -> None:
         """Remove what is not kept of a session, under its lock, if the session is dead."""
         self._check_time()
         # Do not take the lock without need: other processes may be waiting for it.
-        root = None if stays and not _has_more(dead_session) else take(dead_session.path)
+        root = None if keep and not _has_more(session) else take(session.path)
         if root is None:
             return
         try:
             with root.opened() as fd:
                 now = read(root.path, fd)
-            kept = frozenset(path for path in now.named if stays and System.lexists(path))
-            if stays or _is_unchanged(dead_session, now):
+            kept = frozenset(path for path in now.kept_paths if keep and System.lexists(path))
+            if keep or _is_unchanged(session, now):
                 self._remove_all(root, now, kept)
         except OSError:
             return
         finally:
             root.release()
 
-    def _remove_all(
-        self, root: SessionRoot, dead_session: DeadSession, kept: frozenset[str]
-    ) -> None:
+    def _remove_all(self, root: SessionRoot, session: StoredSession, kept: frozenset[str]) -> None:
         # A kept session that expires, or that the user has removed by hand, is not reported.
-        has_kept = dead_session.has_index or any(map(System.lexists, dead_session.named))
+        has_kept = session.has_index or any(map(System.lexists, session.kept_paths))
         is_reported = bool(kept) or not has_kept
         self._ticks, left, size = 0, 0, 0
         complete, gone = True, False
@@ -255,7 +247,7 @@ class _Sweep:
         finally:
             items = max(self._ticks - left, bool(size))
             if is_reported and (items or (gone and not kept)):
-                self._add_up(dead_session, items, size, complete=complete and not left)
+                self._add_up(session, items, size, complete=complete and not left)
 
     def _remove(self, root: SessionRoot, path: str) -> int:
         """Remove *path*; return how many items could not be removed."""
@@ -268,38 +260,38 @@ class _Sweep:
             self.reclaimed = self.reclaimed._replace(failure=(where, failures[0].error))
         return len(failures)
 
-    def _add_up(self, dead_session: DeadSession, items: int, size: int, *, complete: bool) -> None:
+    def _add_up(self, session: StoredSession, items: int, size: int, *, complete: bool) -> None:
         so_far = self.reclaimed
         self.reclaimed = so_far._replace(
             sessions=so_far.sessions + 1,
             items=so_far.items + items,
             bytes=so_far.bytes + size,
             complete=so_far.complete and complete,
-            age=max(so_far.age, System.time() - dead_session.began),
+            age=max(so_far.age, System.time() - session.began),
         )
 
 
-def _has_more(dead_session: DeadSession) -> bool:
+def _has_more(session: StoredSession) -> bool:
     """Whether a session root contains more than the kept paths."""
-    kept = frozenset(path for path in dead_session.named if System.lexists(path))
-    return any(removable(dead_session.path, kept))
+    kept = frozenset(path for path in session.kept_paths if System.lexists(path))
+    return any(removable(session.path, kept))
 
 
-def _is_unchanged(before: DeadSession, now: DeadSession) -> bool:
+def _is_unchanged(before: StoredSession, now: StoredSession) -> bool:
     """Whether a session has neither kept more nor ended since it was inspected.
 
     A session that has ended since is younger than those that seemed younger, which may be removed
     by now.
     """
-    return now.named <= before.named and now.ended == before.ended
+    return now.kept_paths <= before.kept_paths and now.ended == before.ended
 
 
-def _has_ended(dead_session: DeadSession) -> bool:
+def _has_ended(session: StoredSession) -> bool:
     """Whether a session has ended completely, and something that it kept still exists."""
     return (
-        dead_session.has_index
-        and not System.lexists(System.join(dead_session.path, JOURNAL))
-        and any(map(System.lexists, dead_session.named))
+        session.has_index
+        and not System.lexists(System.join(session.path, JOURNAL))
+        and any(map(System.lexists, session.kept_paths))
     )
 
 
@@ -341,8 +333,8 @@ def _is_lock_of_ours(status: os.stat_result) -> bool:
     return is_own(status) and private and stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
-class DeadSession(NamedTuple):
-    """A session root, as its own files describe it."""
+class StoredSession(NamedTuple):
+    """A session, dead or alive, as the files in its root describe it."""
 
     path: str
     #: When its session began, and when it last recorded what it keeps: seconds since the epoch.
@@ -355,10 +347,10 @@ class DeadSession(NamedTuple):
     has_index: bool
     #: The kept paths, from the index, or from the journal if there is no index. Some may not exist
     #: any more.
-    named: frozenset[str]
+    kept_paths: frozenset[str]
 
 
-def read(path: str, at: int | None) -> DeadSession:
+def read(path: str, at: int | None) -> StoredSession:
     """Read the breadcrumb, the index and the journal of the session root *path*.
 
     :param at: Its descriptor; None without ``dir_fd`` support.
@@ -371,7 +363,7 @@ def read(path: str, at: int | None) -> DeadSession:
         kept = frozenset(_texts(index.get("kept")))
     else:
         kept, ended = journal.read(System.join(here, JOURNAL), at, uid)
-    return DeadSession(
+    return StoredSession(
         path,
         began=began,
         # Only the session writes these files; a sweep changes the time of the root itself.
@@ -379,7 +371,7 @@ def read(path: str, at: int | None) -> DeadSession:
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
         has_index=bool(index),
-        named=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
+        kept_paths=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
     )
 
 

@@ -32,7 +32,7 @@ def journal():
 def kept_paths(root) -> list[str]:
     """Return the paths that the root's files list as kept, relative to the root."""
     with root.opened() as at:
-        return sorted(os.path.relpath(path, root.path) for path in read(root.path, at).named)
+        return sorted(os.path.relpath(path, root.path) for path in read(root.path, at).kept_paths)
 
 
 def inside(root, *names: str) -> list[str]:

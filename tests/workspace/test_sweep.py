@@ -677,15 +677,15 @@ def test_kept_sessions_of_other_projects_come_last(dead, sweep, monkeypatch):
     """The oldest sessions of this project are removed in time."""
     others = [dead("main.d/t", rootdir="/other") for _ in range(20)]
     own = [dead("main.d/t", ended=LONG_AGO + age) for age in range(4)]
-    clear = module._Sweep._clear
+    clear = module._Sweep._remove_if_dead
 
     def slow(self, sweep, *, stays):
         if sweep.rootdir != PROJECT:
             raise module._OutOfTimeError
-        clear(self, sweep, stays=stays)
+        clear(self, sweep, keep=stays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Sweep, "_clear", slow)
+        patch.setattr(module._Sweep, "_remove_if_dead", slow)
         assert sweep(keep=1) == 3
     assert [root.exists() for root in own] == [False, False, False, True]
     assert all(root.exists() for root in others)
