@@ -1,7 +1,7 @@
-"""CPython's ``tempfile`` with the newest semantics everywhere, hardened and faster.
+"""CPython's ``tempfile`` with the newest semantics on all versions, hardened and faster.
 
 Every public name of the standard module is here, with its signature, its exceptions and its audit
-events. As there, ``tempdir`` may be assigned to move the temp location.
+events. As there, assign to ``tempdir`` to change the temp location.
 """
 
 from pytest_tempres.primitives._create import TMP_MAX

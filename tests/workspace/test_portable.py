@@ -14,14 +14,14 @@ from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.artifacts.portable_names import safe_nodeid
 
 #: Any text, with many of the characters that cause problems.
-awkward = st.one_of(
+any_text = st.one_of(
     st.text(st.characters(codec=None), min_size=1),
     st.text(st.sampled_from('aAbß.:/\\[]- *?"<>|\r\n\0\udcff\xb9\u0301e\xe9'), min_size=1),
     st.sampled_from(["con", "NUL.txt", "Com1", "LPT\xb9.a.b", "aux .x", "CONIN$", ".", "..", "a."]),
     st.from_regex(r"[a-z]{1,3}-[0-9a-f]{10}(-[0-9])?", fullmatch=True),
 )
 #: The names of entries in a directory: without separators, and not too long.
-on_disk = awkward.map(lambda text: re.sub(r"[/\0]", "x", text)).filter(
+on_disk = any_text.map(lambda text: re.sub(r"[/\0]", "x", text)).filter(
     lambda text: len(text.encode("utf-8", "surrogatepass")) < 256 and text not in (".", "..")
 )
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|con(in|out)\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\.|\Z)")
@@ -33,7 +33,7 @@ def is_portable(name: str) -> bool:
     return not (forbidden or name.endswith((".", " ")) or RESERVED.match(name) or not name)
 
 
-@given(awkward)
+@given(any_text)
 def test_the_name_of_a_tests_directory_is_portable(nodeid):
     """It can be created, uploaded and unpacked everywhere."""
     name = safe_nodeid(nodeid)
@@ -44,7 +44,7 @@ def test_the_name_of_a_tests_directory_is_portable(nodeid):
     assert safe_nodeid(nodeid) == name
 
 
-@given(st.lists(awkward, unique=True))
+@given(st.lists(any_text, unique=True))
 def test_two_tests_never_share_a_directory(nodeids):
     """Their names differ on file systems that ignore case too."""
     swapped = {nodeid.swapcase() for nodeid in nodeids}

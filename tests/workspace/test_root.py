@@ -325,9 +325,9 @@ def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
     """The owner of the root may have changed."""
     made = Path(worker.path, "made")
     made.mkdir()
-    stranger = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
+    foreign = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
     with pytest.raises(NotOurDirectoryError, match="another directory"):
-        stranger.remove(str(made))
+        foreign.remove(str(made))
     assert made.exists()
 
 

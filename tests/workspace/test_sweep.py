@@ -677,12 +677,12 @@ def test_kept_sessions_of_other_projects_come_last(dead, sweep, monkeypatch):
     """The oldest sessions of this project are removed in time."""
     others = [dead("main.d/t", rootdir="/other") for _ in range(20)]
     own = [dead("main.d/t", ended=LONG_AGO + age) for age in range(4)]
-    clear = module._Sweep._remove_if_dead
+    remove = module._Sweep._remove_if_dead
 
-    def slow(self, sweep, *, stays):
-        if sweep.rootdir != PROJECT:
+    def slow(self, session, *, keep):
+        if session.rootdir != PROJECT:
             raise module._OutOfTimeError
-        clear(self, sweep, keep=stays)
+        remove(self, session, keep=keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(module._Sweep, "_remove_if_dead", slow)
