@@ -1,4 +1,4 @@
-"""Who has promised to remove it? What is removed at interpreter exit is no leak."""
+"""Paths scheduled for removal: exit handlers and live objects that will remove a path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from typing import Final
 import weakref
 
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.temp.audit import absolute
@@ -44,68 +44,68 @@ _CLOSERS: Final = tuple(
     kind for kind in (TemporaryFileCloser, getattr(tempfile, "_TemporaryFileCloser", None)) if kind
 )
 _DIRECTORIES: Final = (TemporaryDirectory, tempfile.TemporaryDirectory)
-#: So many that are gone are remembered before they are forgotten.
-_MOST_DEAD: Final = 1_000
+#: How many dead finalizers the cache may hold, beyond twice the number of live ones.
+_MAX_DEAD: Final = 1_000
 
 
 class ExitCallbacks:
-    """Stands before `atexit.register` and remembers which paths a callback knows.
+    """Wraps `atexit.register` and records which paths the callbacks refer to.
 
-    What we take for a leak we remove, and a callback that was going to remove it
-    would fail: so a path counts however the callback came by it. Only where the
-    process itself stands, its working and its temp directory, nobody removes.
+    The session removes leaks, and an exit callback that expects to remove such a path itself
+    would fail. So every path that a callback refers to counts as scheduled for removal, except
+    the working directory, the temp directory and their parents.
 
-    :param register: The function that really registers.
-    :param unregister: The function that really unregisters.
+    :param register: The original `atexit.register`.
+    :param unregister: The original `atexit.unregister`.
     """
 
     def __init__(self, register: Callable[..., Any], unregister: Callable[..., object]) -> None:
         self._register = register
         self._unregister = unregister
         self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
-        self._standing = parents(System.getcwd()) | parents(tempfile.gettempdir())
+        self._never_removed = parents(System.getcwd()) | parents(tempfile.gettempdir())
 
     def exempt(self, directory: str) -> None:
-        """Take it that nobody removes *directory*, since the process needs it to the end."""
-        self._standing |= parents(directory)
+        """Assume that no callback removes *directory*: the process needs it until it ends."""
+        self._never_removed |= parents(directory)
 
     def register(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Register the first of *args* as `atexit.register` does, which refuses what is wrong."""
+        """Register the first of *args*, with the errors that `atexit.register` raises."""
         result = self._register(*args, **kwargs)
         self._callbacks.append((args[0], (*args[1:], *kwargs.values())))
         return result
 
     def unregister(self, /, *args: Any, **kwargs: Any) -> None:
-        """Unregister the one of *args* as `atexit.unregister` does."""
+        """Unregister the only one of *args*, with the errors that `atexit.unregister` raises."""
         self._unregister(*args, **kwargs)
         self._callbacks = [each for each in self._callbacks if each[0] != args[0]]
 
-    def pending(self, folder: Folder) -> bool:
-        """Whether a callback of the code under test waits for the end.
+    def pending(self, folder: FrameFilter) -> bool:
+        """Whether a callback of the code under test is registered.
 
-        :param folder: Tells the code under test from the standard library and the
-            machinery, whose callbacks remove nothing but what they were given.
+        :param folder: Recognizes the standard library and the packages that run tests, whose
+            callbacks remove only paths among their arguments.
         """
         codes = (_code(func) for func, _ in self._callbacks)
         return any(code and folder.show(System.abspath(code.co_filename)) for code in codes)
 
     def paths(self) -> set[str]:
-        """Return the absolute paths that some callback knows now."""
+        """Return the absolute paths that the registered callbacks refer to."""
         return set(self.scheduled_removals())
 
     def scheduled_removals(self) -> Iterator[str]:
-        """Yield the paths that :meth:`paths` returns, those of the youngest callbacks first."""
+        """Yield the paths that :meth:`paths` returns, those of the newest callbacks first."""
         for callbacks in (_of_weakref(), self._callbacks, _of_multiprocessing()):
             for func, arguments in reversed(callbacks):
                 paths: set[str] = set()
-                # These may be anybody's objects, and do anything when they are asked.
+                # Objects of the code under test may raise anything.
                 with suppress(Exception):
                     paths.update(_paths_in((func, *arguments)))
-                yield from paths - self._standing
+                yield from paths - self._never_removed
 
 
 def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
-    """Return the callbacks that multiprocessing runs at exit; it asks `atexit` for one alone."""
+    """Return the callbacks that multiprocessing runs at exit, all from one `atexit` callback."""
     util = sys.modules.get("multiprocessing.util")
     registry = getattr(util, "_finalizer_registry", {})
     return [
@@ -116,23 +116,23 @@ def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
 
 
 def _of_weakref() -> list[tuple[Any, tuple[Any, ...]]]:
-    """Return the callbacks of finalizers that run at exit at the latest."""
+    """Return the callbacks of `weakref.finalize` objects that run at exit at the latest."""
     alive = ((each, each.peek()) for each in _finalizers())
     return [
         (peeked[1], (*peeked[2], *peeked[3].values()))
         for each, peeked in alive
-        # Temporary directories are asked themselves: not every one of them wants to go.
+        # LiveDirectories handles temporary directories: not all of them remove themselves.
         if peeked is not None and each.atexit and not isinstance(peeked[0], _DIRECTORIES)
     ]
 
 
 def _finalizers() -> list[weakref.finalize[Any, Any]]:
-    """Return those that are alive, oldest first."""
+    """Return the finalizers that are alive, oldest first."""
     return list(getattr(weakref.finalize, "_registry", ()))
 
 
 def _code(func: Any) -> CodeType | None:
-    """Return the code that a callback runs; None for a builtin."""
+    """Return the code object of a callback; None for a builtin."""
     while isinstance(func, functools.partial):
         func = func.func
     func = getattr(func, "__func__", func)
@@ -142,7 +142,7 @@ def _code(func: Any) -> CodeType | None:
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
-    """Yield the absolute paths among *values*, and among what these hold."""
+    """Yield the absolute paths among *values*, and among the values that these contain."""
     for value in values:
         if isinstance(value, (str, bytes, os.PathLike)):
             path = System.fsdecode(value)
@@ -153,7 +153,7 @@ def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
 
 
 def _parts(value: object) -> Iterable[Any]:
-    """Return what a collection, a partial, a function or a bound method holds."""
+    """Return the values that a collection, a partial, a function or a bound method contains."""
     if isinstance(value, dict):
         return (*value, *value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -162,34 +162,34 @@ def _parts(value: object) -> Iterable[Any]:
         return (value.func, *value.args, *value.keywords.values())
     if isinstance(value, MethodType):
         return (value.__self__, *getattr(value.__self__, "__dict__", {}).values())
-    return _seen_by(value) if isinstance(value, FunctionType) else ()
+    return _values_visible_to(value) if isinstance(value, FunctionType) else ()
 
 
-def _seen_by(function: FunctionType) -> Iterator[Any]:
-    """Yield what a function finds without being given it: defaults, outer names and globals."""
+def _values_visible_to(function: FunctionType) -> Iterator[Any]:
+    """Yield a function's defaults, the globals that it uses, and its closure."""
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     names = function.__code__.co_names
     yield from (function.__globals__[name] for name in names if name in function.__globals__)
     for cell in function.__closure__ or ():
-        # A name that was not assigned yet has an empty cell.
+        # The cell of a name that was not assigned yet is empty.
         with suppress(ValueError):
             yield cell.cell_contents
 
 
 class LiveDirectories:
-    """The temporary directories that remove themselves when they go, or at exit.
+    """The `TemporaryDirectory` objects that are alive and will remove their directory.
 
-    A suite may keep thousands, and every leak asks for all: so each is asked once for its path.
+    A suite may keep thousands of them, and every leak check needs all, so paths are cached.
     """
 
     def __init__(self) -> None:
         self._paths: dict[weakref.finalize[Any, Any], str] = {}
 
     def scheduled_removals(self) -> Iterator[str]:
-        """Yield the paths that they will remove, those of the youngest first."""
+        """Yield the paths that they will remove, the newest first."""
         alive = _finalizers()
-        if len(self._paths) > _MOST_DEAD + 2 * len(alive):
+        if len(self._paths) > _MAX_DEAD + 2 * len(alive):
             self._paths.clear()
         for finalizer in reversed(alive):
             path = self._paths.get(finalizer) or self._ask(finalizer)
@@ -198,24 +198,24 @@ class LiveDirectories:
 
     def _ask(self, finalizer: weakref.finalize[Any, Any]) -> str | None:
         directory = (finalizer.peek() or (None,))[0]
-        path = _promise(directory) if isinstance(directory, _DIRECTORIES) else None
+        path = _path_removed_by(directory) if isinstance(directory, _DIRECTORIES) else None
         if path is not None:
             self._paths[finalizer] = path
         return path
 
 
 def removed_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
-    """Return the paths that exit handlers and finalizers will remove: what is cheap to tell."""
+    """Return the paths that exit handlers and finalizers will remove, which is cheap."""
     paths = callbacks.paths() if callbacks is not None else set()
     return paths.union(LiveDirectories().scheduled_removals())
 
 
-def removed_by_objects(things: Iterable[object]) -> Iterator[str]:
-    """Yield the paths that *things* will remove when they go."""
+def removed_by_objects(objects: Iterable[object]) -> Iterator[str]:
+    """Yield the paths that *objects* will remove when they are deallocated."""
     kinds = (*_CLOSERS, *_DIRECTORIES)
-    for thing in things:
-        if issubclass(type(thing), kinds):
-            path = _promise(thing)
+    for obj in objects:
+        if issubclass(type(obj), kinds):
+            path = _path_removed_by(obj)
             if path is not None:
                 yield path
 
@@ -223,145 +223,147 @@ def removed_by_objects(things: Iterable[object]) -> Iterator[str]:
 def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that a live object or an exit callback will remove.
 
-    This asks the garbage collector for all objects, which takes some tenths of a
-    second in a large process: call it only when there is a suspect.
+    Lists all objects of the garbage collector, which takes tenths of a second in a large
+    process: call it only when there is a suspect.
     """
     paths = callbacks.paths() if callbacks is not None else set()
     return paths.union(removed_by_objects(gc.get_objects()))
 
 
-def _promise(thing: Any) -> str | None:
-    """Return the path that *thing* will remove when it goes."""
+def _path_removed_by(obj: Any) -> str | None:
+    """Return the path that *obj* will remove when it is deallocated."""
     try:
-        removes = _deletes(thing) if isinstance(thing, _CLOSERS) else _removes(thing)
-        return absolute(thing.name) if removes else None
-    except Exception:  # noqa: BLE001 -- somebody's subclass may be half made, or have other ideas
+        removes = _deletes(obj) if isinstance(obj, _CLOSERS) else _removes(obj)
+        return absolute(obj.name) if removes else None
+    except Exception:  # noqa: BLE001 -- a subclass may be half initialized, or raise anything
         return None
 
 
 def _deletes(closer: Any) -> bool:
-    # Before Python 3.12 a closed file has been deleted, and there is no cleanup_called.
+    # Before Python 3.12 closing the file deletes it, and there is no cleanup_called.
     done = getattr(closer, "cleanup_called", getattr(closer, "close_called", False))
     return bool(getattr(closer, "delete", False)) and not done
 
 
 def _removes(directory: Any) -> bool:
     finalizer = getattr(directory, "_finalizer", None)
-    # Python 3.12 brought it; a subclass may have a method called delete.
+    # New in Python 3.12.
     wanted = getattr(directory, "_delete", True)
     return bool(wanted) and finalizer is not None and finalizer.alive
 
 
 def settle(root: str) -> None:
-    """Let go of the named temporary files in *root* that are still open.
+    """Close and delete the named temporary files in *root* that are still open.
 
-    They would go only while modules are torn down, which is after the last
-    moment at which anybody could remove the directory around them.
+    Otherwise they are deleted while the interpreter clears modules, and that is too late to
+    remove the directory that contains them.
     """
     inside = System.join(root, "")
-    for thing in gc.get_objects():
-        if issubclass(type(thing), _CLOSERS) and _deletes(thing):
+    for obj in gc.get_objects():
+        if issubclass(type(obj), _CLOSERS) and _deletes(obj):
             with suppress(Exception):
-                if System.fsdecode(thing.name).startswith(inside):
-                    getattr(thing, "cleanup", thing.close)()
+                if System.fsdecode(obj.name).startswith(inside):
+                    getattr(obj, "cleanup", obj.close)()
 
 
-#: Asking who will clean up takes longer the more promises there are: this many seconds, and this
-#: share of the session's time, may go into it.
+#: The budget for finding scheduled removals, which takes longer the more there are: seconds, and
+#: a share of the session's time.
 _FREE_SECONDS: Final = 0.5
 _SHARE: Final = 0.01
 
 
 class Provisional:
-    """The entries that somebody may still remove.
+    """The entries that a fixture, an exit handler or an object may still remove.
 
-    A worker that dies takes its fixtures and exit handlers with it, so such an entry travels
-    as evidence, and once more, as it is, when nobody is left who will remove it.
+    If a worker dies, its fixtures and exit handlers do not run. So the worker first sends such an
+    entry as left by a failed test, and sends it again unchanged when nothing is left that could
+    remove it.
 
-    :param promised: Returns the paths that exit handlers will remove.
+    :param removed_at_exit: Returns the paths that exit handlers will remove.
     """
 
     def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
-        self._promised = removed_at_exit
-        #: What its owner may still remove, and what an exit handler or an object may.
-        self._in_use: dict[Owner, list[Entry]] = {}
-        self._open: list[Entry] = []
-        #: The paths that no report has told of yet, and whose wider owners are over.
-        self._over: set[str] = set()
-        #: Whether some of `_open` were not asked about when it was their turn.
+        self._removed_at_exit = removed_at_exit
+        #: Entries that their owner may still remove.
+        self._of_running_owner: dict[Owner, list[Entry]] = {}
+        #: Entries that an exit handler or an object may still remove.
+        self._undecided: list[Entry] = []
+        #: The paths of entries that were not sent yet and whose wider owner is finished.
+        self._owner_finished: set[str] = set()
+        #: Whether some of `_undecided` were not checked yet.
         self._is_behind = False
         self._started = System.monotonic()
         self._spent = 0.0
 
     def told(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return what to tell now, as it may stand if nothing more is heard of this process.
+        """Return the entries to send now, in the form that is right if this process dies.
 
-        :param entries: What nobody was told of before.
-        :returns: These, and those of before whom nobody will remove any more.
+        :param entries: Entries that were not sent before.
+        :returns: These, and earlier ones that nothing will remove any more.
         """
-        told, doubtful = [], []
+        to_send, doubtful = [], []
         for entry in entries:
             if entry.from_failed or entry.ignored:
-                told.append(entry)
-            elif _is_wide(entry.owner) and entry.path not in self._over:
-                self._in_use.setdefault(entry.owner, []).append(entry)
-                told.append(entry._replace(from_failed=True))
+                to_send.append(entry)
+            elif _is_wide(entry.owner) and entry.path not in self._owner_finished:
+                self._of_running_owner.setdefault(entry.owner, []).append(entry)
+                to_send.append(entry._replace(from_failed=True))
             else:
                 doubtful.append(entry)
-        self._over.clear()
+        self._owner_finished.clear()
         if doubtful or self._is_behind:
-            told += self._judged(doubtful)
-        return told
+            to_send += self._decided(doubtful)
+        return to_send
 
-    def over(self, owner: Owner, untold: Iterable[Entry]) -> None:
-        """Know that *owner* has had every chance to remove what it left.
+    def over(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
+        """Note that *owner* is finished, and will not remove its entries any more.
 
-        :param untold: The entries that have not been told yet.
+        :param not_yet_sent: The entries that have not been sent yet.
         """
         if not _is_wide(owner):
             return
-        self._over.update(entry.path for entry in untold if entry.owner == owner)
-        due = self._in_use.pop(owner, [])
-        if due:
-            self._open += due
+        self._owner_finished.update(entry.path for entry in not_yet_sent if entry.owner == owner)
+        entries = self._of_running_owner.pop(owner, [])
+        if entries:
+            self._undecided += entries
             self._is_behind = True
 
     def rest(self) -> list[Entry]:
-        """Return what is still there at the end of a process that has not died."""
-        rest = [*chain.from_iterable(self._in_use.values()), *self._open]
+        """Return the entries that still exist at the normal end of the process."""
+        rest = [*chain.from_iterable(self._of_running_owner.values()), *self._undecided]
         return [entry for entry in rest if exists(entry.path)]
 
-    def _judged(self, entries: list[Entry]) -> list[Entry]:
-        """Return what to tell of *entries*, and of those that were open before; in doubt they are.
+    def _decided(self, entries: list[Entry]) -> list[Entry]:
+        """Return *entries* in the form to send, and earlier ones that are decided now.
 
-        Who is not asked for now, because asking has taken too long, is asked later.
+        Beyond the time budget nothing is checked: everything stays undecided until later.
         """
         before = System.monotonic()
         self._is_behind = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
         if self._is_behind:
-            self._open += entries
+            self._undecided += entries
             return [entry._replace(from_failed=True) for entry in entries]
-        is_open = self._judge()
-        were_open, self._open = self._open, []
-        told = []
+        may_be_removed = self._removal_check()
+        undecided_before, self._undecided = self._undecided, []
+        to_send = []
         for entry in entries:
-            told.append(entry._replace(from_failed=is_open(entry)))
-            if told[-1].from_failed:
-                self._open.append(entry)
-        for entry in were_open:
+            to_send.append(entry._replace(from_failed=may_be_removed(entry)))
+            if to_send[-1].from_failed:
+                self._undecided.append(entry)
+        for entry in undecided_before:
             if exists(entry.path):
-                (self._open if is_open(entry) else told).append(entry)
+                (self._undecided if may_be_removed(entry) else to_send).append(entry)
         self._spent += System.monotonic() - before
-        return told
+        return to_send
 
-    def _judge(self) -> Callable[[Entry], bool]:
-        """Return what tells whether an exit handler or an open file may still remove an entry."""
-        scheduled_removals, inodes = self._promised(), _open_inodes()
+    def _removal_check(self) -> Callable[[Entry], bool]:
+        """Return a function: whether an exit handler or an open file may still remove an entry."""
+        scheduled_removals, inodes = self._removed_at_exit(), _open_inodes()
         return lambda entry: is_deferred(entry, scheduled_removals) or _inode(entry) in inodes
 
 
 def _is_wide(owner: Owner) -> bool:
-    """Whether *owner* goes on when the test's report is made."""
+    """Whether *owner* is not finished when the test's report is made."""
     return owner.kind in ("collection", "session") or owner.scope not in (None, "function")
 
 
@@ -374,7 +376,7 @@ def _inode(entry: Entry) -> tuple[int, int] | None:
 
 
 def _open_inodes() -> set[tuple[int, int]]:
-    """Return the files that this process has open: an object may hold one and remove it."""
+    """Return the files that this process has open: the object that holds one may remove it."""
     found = set()
     with suppress(OSError):
         for name in System.listdir("/dev/fd"):

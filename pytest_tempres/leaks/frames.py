@@ -16,7 +16,7 @@ from pytest_tempres.leaks.temp.audit import RawFrame
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Folder"]
+__all__ = ["FrameFilter"]
 
 #: Packages that run tests: their lines never are the ones to change.
 _MACHINERY: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempres", "xdist")
@@ -26,7 +26,7 @@ _TEMPFILE: Final = tempfile.__file__
 _OURS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
-class Folder:
+class FrameFilter:
     """Turns raw stacks into origins.
 
     :param rootdir: Files in it are named relative to it, others by their full path.
@@ -40,7 +40,7 @@ class Folder:
         self._seen: dict[str, str | None] = {}
         self._of_plugins: dict[str, bool] = {}
 
-    def fold(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
+    def origin(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
         """Return what is left of *stack*, nearest frame first.
 
         Where nothing is left (a thread pool was given `tempfile.mkdtemp` itself), that is
@@ -49,13 +49,13 @@ class Folder:
         left = [raw for raw in stack if self._is_changeable(raw[0].co_filename)]
         return tuple(
             Frame(self.relative(code.co_filename), line, code.co_name)
-            for code, line in left or self._most_telling(stack)
+            for code, line in left or self._most_useful(stack)
         )
 
     def nearest(self, stack: Iterable[RawFrame]) -> str | None:
         """Return how the nearest file is named that is no standard library and runs no tests.
 
-        That may be a plugin's, which :meth:`fold` leaves out.
+        That may be a plugin's, which :meth:`origin` leaves out.
         """
         escaped = (self.show(code.co_filename) for code, _ in stack)
         return next((file for file in escaped if file is not None), None)
@@ -65,7 +65,7 @@ class Folder:
         try:
             return self._seen[filename]
         except KeyError:
-            escaped = None if self._is_folded(filename) else self.relative(filename)
+            escaped = None if self._is_hidden(filename) else self.relative(filename)
             return self._seen.setdefault(filename, escaped)
 
     def relative(self, filename: str) -> str:
@@ -75,7 +75,7 @@ class Folder:
     def _is_changeable(self, filename: str) -> bool:
         return self.show(filename) is not None and not self._is_of_plugin(filename)
 
-    def _is_folded(self, filename: str) -> bool:
+    def _is_hidden(self, filename: str) -> bool:
         if filename.startswith("<"):
             return not filename.startswith("<doctest")
         if any(site in filename for site in _SITE):
@@ -85,7 +85,7 @@ class Folder:
     def _is_standard(self, filename: str) -> bool:
         return filename.startswith(self._library) and not any(site in filename for site in _SITE)
 
-    def _most_telling(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
+    def _most_useful(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
         """Return the nearest frame that is not ours.
 
         Where a plugin or pytest calls `tempfile` for itself, its line tells more.

@@ -1,4 +1,4 @@
-"""Who owns what has appeared? Owners come and go; each look books what is new."""
+"""The ledger: which owner created each path that appeared in the temp location."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING
 from typing import Final
 
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
@@ -17,8 +17,8 @@ from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp.audit import Hint
 from pytest_tempres.leaks.temp.audit import Origins
 from pytest_tempres.leaks.temp.scan import Scan
+from pytest_tempres.leaks.temp.scan import has_audit_event
 from pytest_tempres.leaks.temp.scan import identity
-from pytest_tempres.leaks.temp.scan import is_announced
 from pytest_tempres.primitives._system import System
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ __all__ = ["Ledger", "State"]
 #: What :meth:`Ledger.enter` returns and :meth:`Ledger.leave` takes.
 State = tuple[Owner, str | None, Phase | None]
 
-#: SQLite makes these beside a database, and no event tells of it.
+#: Suffixes of the files that SQLite creates next to a database, without an audit event.
 _BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
 
 
 class Ledger:
-    """The owners of one session and the entries that they made.
+    """The current owner of a session, and the entries that its owners created.
 
-    :param worker_root: The directory that is looked at.
+    :param worker_root: The directory to scan.
     :param worker: The name by which reports call this worker.
-    :param rootdir: The directory that source files are named relative to.
-    :param prefixes: Other spellings of the worker root, resolved links for instance.
-    :param inside: Directories in which nothing is foreign.
-    :param ignored: Tells whether the ini file lets a path stay.
-    :param temp: Whether the worker root is looked at at all.
+    :param rootdir: Source files in it are reported relative to it.
+    :param prefixes: Other spellings of the worker root, for example with links resolved.
+    :param inside: Directories whose contents are not reported as outside the worker root.
+    :param ignored: Returns whether the ini file says to ignore a path.
+    :param temp: Whether to scan the worker root at all.
     :param plugins: Returns the plugins that pytest has registered.
     """
 
@@ -60,28 +60,31 @@ class Ledger:
         plugins: Callable[[], Iterable[object]] = tuple,
     ) -> None:
         self.running = Running()
-        #: Entries that no report has carried away yet.
+        #: Entries that were not sent with a report yet.
         self.not_yet_sent: list[Entry] = []
-        self.folder = Folder(rootdir, plugins)
+        self.folder = FrameFilter(rootdir, plugins)
         self.worker_root = worker_root
         self._worker = worker
         self._ignored = ignored
-        self._look = Scan(worker_root)
+        self._root_scan = Scan(worker_root)
         self._inodes: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
-        #: What was in the worker root when that was moved or removed, by name and inode.
-        self._aside: dict[tuple[str, int], Entry | None] = {}
+        #: The contents of a worker root that was moved or removed, by name and inode.
+        self._of_moved_root: dict[tuple[str, int], Entry | None] = {}
         self._found_outside: list[str] = []
         self._last_test: Owner | None = None
-        self._behind = False
+        #: Whether the last scan skipped a listing because listings had taken too long.
+        self._skipped_listing = False
         self._temp = temp
-        #: Whether a test's marker lets a path stay, of tests that something of may go on after.
+        #: By node id, for tests whose threads or processes may still run: whether the test's
+        #: marker allows a path.
         self.allowed: dict[str, Callable[[str], bool]] = {}
-        #: Who failed, or was interrupted: what other detectors find of them is evidence.
+        #: Owners that failed or were interrupted: detectors report their leaks as left by a
+        #: failed test.
         self.failed_owners: set[Owner] = set()
-        #: What a controller is told of entries that somebody may still remove.
+        #: How to send entries that may still be removed, on workers of a controller.
         self.provisional: Provisional | None = None
-        #: What is looked at besides the worker root.
+        #: The detectors besides the scan of the worker root.
         self.detectors: list[Detector] = []
         self.origins = Origins(
             tuple(System.join(path, "") for path in (worker_root, *prefixes)),
@@ -91,12 +94,12 @@ class Ledger:
         )
 
     def add(self, detector: Detector) -> None:
-        """Let *detector* look whenever the owner changes."""
+        """Run *detector* whenever the owner changes, and pass audit events to it."""
         self.detectors.append(detector)
         self.origins.add(detector)
 
     def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> State:
-        """Make *owner* the one who is running, and return who was."""
+        """Make *owner* the current owner, and return the previous state."""
         running = self.running
         before = (running.owner, running.test, running.phase)
         running.owner, running.test, running.phase = owner, test, phase
@@ -106,26 +109,26 @@ class Ledger:
         return before
 
     def leave(self, before: State) -> None:
-        """Give the floor back to who ran before."""
+        """Restore the state that :meth:`enter` returned."""
         running = self.running
         running.owner, running.test, running.phase = before
 
     def scan(self, *, final: bool = False) -> list[Entry]:
-        """Book what has appeared since the last look.
+        """Record what has appeared since the last scan.
 
-        Without a hint it belongs to who is running, or, where listings had to be
-        spaced out, to the last test.
+        An entry without a hint belongs to the current owner or, after a skipped listing,
+        to the last test.
 
-        :param final: List the directory whatever it costs.
-        :returns: The new entries, which stand in `not_yet_sent` too.
+        :param final: List the directory even if listings have taken too long.
+        :returns: The new entries, which are added to `not_yet_sent` too.
         :raises FileNotFoundError: When the worker root is gone.
-        :raises PermissionError: When a test has closed it.
+        :raises PermissionError: When a test has removed the permissions of the worker root.
         """
         self.origins.threads.scan()
         for detector in self.detectors:
             detector.scan()
         found = self._find(final=final)
-        # Who runs next has nothing to do with what has ended by now.
+        # Processes that have ended by now cannot create anything for the next owner.
         self.origins.processes.scan()
         return found
 
@@ -135,16 +138,16 @@ class Ledger:
             self.origins.outside.clear()
             self.origins.forget()
             return found
-        if self._look.changed() or final:
-            if self._look.is_another():
+        if self._root_scan.changed() or final:
+            if self._root_scan.is_another():
                 self._set_aside()
-            if final or self._look.affordable():
-                found = self._book(self._look.names(), complete=True)
-                self._behind = False
+            if final or self._root_scan.affordable():
+                found = self._record(self._root_scan.names(), complete=True)
+                self._skipped_listing = False
             else:
-                found = self._book(self._hinted(), complete=False)
-                self._look.put_off()
-                self._behind = True
+                found = self._record(self._names_with_hint(), complete=False)
+                self._root_scan.put_off()
+                self._skipped_listing = True
         if self.origins.outside:
             found += self._outside()
         self.origins.forget()
@@ -152,16 +155,19 @@ class Ledger:
         return found
 
     def remaining(self) -> list[Entry]:
-        """Return what no report has told of for good, at the end of a process that has not died."""
+        """Return the entries that no report has sent in their final form.
+
+        Called at the normal end of a process.
+        """
         rest = self.provisional.rest() if self.provisional is not None else []
         return [*self.not_yet_sent, *rest]
 
     def paths(self) -> list[str]:
-        """Return the paths of all entries that the last look knew."""
+        """Return the paths of all entries as of the last scan."""
         return [*(entry.path for entry in self._entries.values()), *self._found_outside]
 
     def left_by(self, test: str) -> list[str]:
-        """Return the paths of what *test* left so far, as the last look knew it."""
+        """Return the paths that *test* has left so far, as of the last scan."""
         return [
             entry.path
             for entry in (*self._entries.values(), *self.not_yet_sent)
@@ -169,13 +175,13 @@ class Ledger:
         ]
 
     def mark_as_from_failed(self, entries: list[Entry]) -> None:
-        """Book *entries*, found just now by who is over, as left by something that failed."""
+        """Mark those of *entries* that were not sent yet as left by a failed owner."""
         self.not_yet_sent = [
             e._replace(from_failed=True) if e in entries else e for e in self.not_yet_sent
         ]
 
     def adopt(self, entries: list[Entry]) -> None:
-        """Know *entries*, which a forked child found, so that no look finds them again."""
+        """Add *entries*, which a forked child found, so that no scan reports them again."""
         for entry in entries:
             parent, _, name = entry.path.rpartition(os.sep)
             inode = identity(entry.path) if parent == self.worker_root else None
@@ -184,32 +190,32 @@ class Ledger:
                 self._entries[name] = entry
 
     def forget(self) -> None:
-        """Forget all names, since the worker root is gone and made anew."""
+        """Forget all names, because the worker root was removed and created again."""
         self._set_aside()
         self.origins.forget()
 
     def _set_aside(self) -> None:
-        """Forget all names until the directory comes back that they were in."""
+        """Forget all names until the directory that contained them comes back."""
         going = self.origins.going
         left = ((name, inode) for name, inode in self._inodes.items() if name not in going)
-        self._aside.update(((name, inode), self._entries.get(name)) for name, inode in left)
+        self._of_moved_root.update(((name, inode), self._entries.get(name)) for name, inode in left)
         self._inodes.clear()
         self._entries.clear()
 
-    def _hinted(self) -> dict[str, int]:
-        """Return the inodes of the hinted names that exist, without listing."""
-        # A copy, since threads of the code under test go on.
+    def _names_with_hint(self) -> dict[str, int]:
+        """Return the inodes of the existing names that have a hint, without a listing."""
+        # A copy, because threads of the code under test may change it meanwhile.
         names = ((name, System.join(self.worker_root, name)) for name in list(self.origins.hints))
         inodes = ((name, identity(path)) for name, path in names)
         return {name: inode for name, inode in inodes if inode is not None}
 
-    def _book(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
+    def _record(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
         known = self._inodes
         hints, going = self.origins.hints, self.origins.going
         found = []
         for name, inode in names.items():
             if known.get(name) != inode or (name in going and name in hints):
-                if name not in hints and (name, inode) in self._aside:
+                if name not in hints and (name, inode) in self._of_moved_root:
                     self._take_back(name, inode)
                     continue
                 entry = self._entry(name, inode, hints.get(name))
@@ -223,7 +229,7 @@ class Ledger:
         return found
 
     def _take_back(self, name: str, inode: int) -> None:
-        entry = self._aside.pop((name, inode))
+        entry = self._of_moved_root.pop((name, inode))
         if entry is not None:
             self._entries[name] = entry
 
@@ -236,11 +242,11 @@ class Ledger:
             return self._from_hint(path, hint)
         running = self.running
         work = Work(running.owner, running.test, running.phase)
-        if self._behind and self._last_test is not None:
+        if self._skipped_listing and self._last_test is not None:
             work = Work(self._last_test, self._last_test.id)
         processes = self.origins.processes
         started_one = processes.started_by(work)
-        (owner, test, phase), others = processes.maker(work, self._is_unannounced(name))
+        (owner, test, phase), others = processes.likely_creator(work, self._may_lack_event(name))
         return Entry(
             path,
             owner,
@@ -252,12 +258,12 @@ class Ledger:
             processes=others,
         )
 
-    def _is_unannounced(self, name: str) -> bool:
-        """Whether nobody can tell what made *name*: an event of ours would not, nor the time."""
+    def _may_lack_event(self, name: str) -> bool:
+        """Whether Python code may have created *name* without an audit event at that time."""
         beside = next((name.removesuffix(s) for s in _BESIDE_DATABASE if name.endswith(s)), None)
-        if self._behind or beside in self._entries or beside in self.origins.hints:
+        if self._skipped_listing or beside in self._entries or beside in self.origins.hints:
             return True
-        return not is_announced(System.join(self.worker_root, name))
+        return not has_audit_event(System.join(self.worker_root, name))
 
     def _from_hint(self, path: str, hint: Hint) -> Entry:
         return Entry(
@@ -265,7 +271,7 @@ class Ledger:
             hint.owner,
             hint.test,
             hint.phase,
-            self.folder.fold(hint.stack),
+            self.folder.origin(hint.stack),
             made_by="python",
             ignored=self._is_allowed(path, hint.owner, hint.test),
             worker=self._worker,

@@ -1,4 +1,4 @@
-"""The records of the leak engine, and their plain-data form for the wire."""
+"""The records of leak detection, and how to rebuild them from JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OwnerKind = Literal["test", "fixture", "collection", "session"]
 Phase = Literal["setup", "call", "teardown"]
 Status = Literal["leak", "known", "deferred", "failed-test"]
 
-#: Kinds of leaks that say what was done to a path, and those whose path is a description.
+#: Leak kinds that name a change to an existing path, and kinds whose path is a description.
 MODIFICATIONS: Final = ("changed", "deleted")
 WITHOUT_PATH: Final = ("descriptor",)
 
@@ -56,7 +56,7 @@ _NOWHERE: Final = Frame("", 0, "")
 
 
 class Owner(NamedTuple):
-    """Who was running when an entry appeared."""
+    """The test, fixture or collector that was running when an entry appeared."""
 
     kind: OwnerKind
     #: The node id of a test or a collector, a fixture's name, or ``session``.
@@ -71,7 +71,7 @@ SESSION = Owner("session", "session")
 
 
 class Work(NamedTuple):
-    """For whom something is done."""
+    """The owner, test and phase that running code belongs to."""
 
     owner: Owner
     test: str | None = None
@@ -79,33 +79,35 @@ class Work(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process of somebody who is not running."""
+    """A subprocess, and the owner that started it."""
 
     command: str
     owner: Owner
 
 
 class Running:
-    """Who is running right now: written by the hooks, read by the detectors."""
+    """The current owner, test and phase: written by the hooks, read by the detectors."""
 
-    __slots__ = ("in_thread", "maker", "owner", "phase", "test")
+    __slots__ = ("likely_creator", "owner", "phase", "test", "thread_work")
 
     def __init__(self) -> None:
         self.owner = SESSION
-        #: The node id of the test in whose protocol this happens, whoever owns it.
+        #: The node id of the test whose runtest protocol is active, also while a fixture of any
+        #: scope is the owner.
         self.test: str | None = None
-        #: Known for fixtures; for tests pytest's own variable tells it.
+        #: Set for fixtures; for tests it is read from ``PYTEST_CURRENT_TEST``.
         self.phase: Phase | None = None
-        #: Returns for whom the current thread works, if that may be somebody else.
-        self.in_thread: Callable[[], Work | None] = lambda: None
-        #: Returns who is named for what no event told of while somebody was running, and which
-        #: processes of others may have made it; the second argument: whether he may have, anyhow.
-        self.maker: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
-        self.maker = lambda work, _: (work, ())
+        #: Returns the work of the current thread; None if it is that of the current owner.
+        self.thread_work: Callable[[], Work | None] = lambda: None
+        #: Returns the work to report for a path without an audit event, and the processes of other
+        #: owners that may have created it. The second argument says whether Python code of the
+        #: current owner may have created it without an event.
+        self.likely_creator: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
+        self.likely_creator = lambda work, _: (work, ())
 
 
 class Entry(NamedTuple):
-    """Something that a look found and that may turn out to be a leak."""
+    """A path that a scan found and that may turn out to be a leak."""
 
     path: str
     owner: Owner
@@ -114,19 +116,19 @@ class Entry(NamedTuple):
     #: Nearest frame first.
     origin: tuple[Frame, ...] = ()
     made_by: Literal["python", "other"] = "other"
-    #: The last process that was started before, for what no Python code made.
+    #: The command line of the process started last, where no Python code created the path.
     command: str | None = None
-    #: It was left by something that failed: a test's attempt, a fixture's setup, an import.
+    #: Left by something that failed: an attempt of a test, a fixture's setup, an import.
     from_failed: bool = False
-    #: The marker or the ini file says that it may stay.
+    #: Ignored by the marker or the ini file.
     ignored: bool = False
     worker: str = ""
-    #: What somebody else had started, ran when it was made, and may have made it.
+    #: Processes of other owners that were running at the time and may have created it.
     processes: tuple[Process, ...] = ()
 
 
 class Leak(NamedTuple):
-    """An entry that outlived its owner, as it was found at the verdict."""
+    """An entry that still existed after its owner had finished."""
 
     kind: str
     path: str
@@ -134,24 +136,24 @@ class Leak(NamedTuple):
     bytes: int
     #: How many files are in a directory; 1 for anything else.
     items: int
-    #: False where the walk hit its bound, or something unreadable.
+    #: False if the walk reached its limit, or a directory that it could not read.
     complete: bool
     status: Status
     entry: Entry
 
     @property
     def owner(self) -> Owner:
-        """Who made it."""
+        """The owner that created it."""
         return self.entry.owner
 
     @property
     def fingerprint(self) -> str:
-        """What stays the same over runs, machines and line shifts."""
+        """An identifier that is stable across runs, machines and moved lines."""
         return fingerprint(self.kind, self.entry)
 
 
 def entry_from_plain(data: Sequence[Any]) -> Entry:
-    """Rebuild an entry from what JSON made of it (records travel as arrays)."""
+    """Rebuild an entry from decoded JSON, where records are arrays."""
     path, owner, test, phase, origin, *rest, processes = data
     entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
     others = tuple(Process(command, Owner(*of)) for command, of in processes)
@@ -159,22 +161,22 @@ def entry_from_plain(data: Sequence[Any]) -> Entry:
 
 
 def leak_from_plain(data: Sequence[Any]) -> Leak:
-    """Rebuild a leak from what JSON made of it."""
+    """Rebuild a leak from decoded JSON, where records are arrays."""
     *found, entry = data
     kind, path, size, items, complete, status = found
     return Leak(kind, path, size, items, complete, status, entry_from_plain(entry))
 
 
 def fingerprint(kind: str, entry: Entry) -> str:
-    """Return 16 hex digits that tell this leak from others, run after run.
+    """Return 16 hex digits that identify a leak across runs.
 
-    Line numbers, parameters and paths of this run are left out on purpose.
+    Line numbers, parameters and the leak's path are left out because they change between runs.
     """
     import hashlib  # noqa: PLC0415 -- loads OpenSSL, which a session without leaks does not need
 
     nearest = entry.origin[0] if entry.origin else _NOWHERE
     if nearest.file.startswith(_LIBRARY) and not any(site in nearest.file for site in _SITES):
-        # Shown where there is no other line; its path and function are those of one Python.
+        # Path and function of a standard library frame depend on the Python version.
         nearest = _NOWHERE
     identity = (
         entry.owner.kind,
@@ -189,24 +191,24 @@ def fingerprint(kind: str, entry: Entry) -> str:
 
 
 class Detector(Protocol):
-    """One more way to find what was left behind, beside the worker root.
+    """Finds leaks outside the worker root.
 
-    A detector is made with what it has to know: who is running
-    (:class:`~pytest_tempres.leaks.model.Running`), how frames are shown
-    (:class:`~pytest_tempres.leaks.frames.Folder`) and what may stay.
+    The constructor of a detector takes the current owner
+    (:class:`~pytest_tempres.leaks.model.Running`), the filter for stack frames
+    (:class:`~pytest_tempres.leaks.frames.FrameFilter`) and what to ignore.
     """
 
-    #: The audit events that :meth:`on_event` wants to hear of.
+    #: The audit events that :meth:`on_event` handles.
     events: AbstractSet[str]
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take note of an audit event. What it raises is dropped; it has to be fast."""
+        """Handle an audit event. Must be fast; exceptions that it raises are dropped."""
 
     def scan(self) -> None:
-        """Book what is new, for whoever is running: called before the owner changes."""
+        """Record what is new for the current owner. Called before the owner changes."""
 
     def due(self, test: str) -> list[Leak]:
-        """Return what *test* and its function-scoped fixtures left, now that both are over."""
+        """Return the leaks of *test* and its function-scoped fixtures after their teardown."""
 
     def judge(self) -> list[Leak]:
-        """Return what is still there at the end of the session, after a second look."""
+        """Return all leaks that still exist at the end of the session, after a second scan."""

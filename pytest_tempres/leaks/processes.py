@@ -114,7 +114,7 @@ class Processes:
         """Whether *work* has started a process since the last look."""
         return _Key(work.owner, work.test) in self._starters
 
-    def maker(self, work: Work, anyhow: bool) -> tuple[Work, tuple[Process, ...]]:
+    def likely_creator(self, work: Work, anyhow: bool) -> tuple[Work, tuple[Process, ...]]:
         """Return who is named for what no event told of, and which processes may have made it.
 
         :param work: Who is running.

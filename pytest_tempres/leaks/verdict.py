@@ -1,4 +1,4 @@
-"""Is it a leak? What is still there at the end of the session is judged here."""
+"""The verdict on entries that still exist: leak, known, deferred or left by a failed test."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ __all__ = [
 
 
 def suspects(entries: Iterable[Entry], collect: Callable[[], object] = gc.collect) -> list[Entry]:
-    """Return what is still there, after a second look behind a garbage collection.
+    """Return the entries that still exist after a garbage collection.
 
-    The collection runs only when there is something to look for: objects in a
-    reference cycle may have promised to remove it.
+    The collection runs only if there are any: an object in a reference cycle may remove
+    its path when it is collected.
     """
     there = [entry for entry in entries if not entry.ignored and exists(entry.path)]
     if there:
@@ -56,12 +56,12 @@ def judge(
     is_ignored_by_hook: Callable[[Leak], bool],
     known: Collection[str] = (),
 ) -> list[Leak]:
-    """Return one record for each entry that is there.
+    """Return a leak record for each entry that exists.
 
-    :param there: What :func:`suspects` found.
-    :param deferred: Paths that somebody will remove at interpreter exit.
+    :param there: The result of :func:`suspects`.
+    :param deferred: Paths that will be removed at interpreter exit.
     :param failed: The node ids of the tests that failed.
-    :param pardoned: Whether somebody wants a leak to be passed over.
+    :param is_ignored_by_hook: Returns whether a hook says to ignore a leak.
     :param known: The fingerprints in the baseline.
     """
     leaks = []
@@ -78,7 +78,7 @@ def judge(
 def excuse(
     leaks: Iterable[Leak], *, is_ignored_by_hook: Callable[[Leak], bool], known: Collection[str]
 ) -> list[Leak]:
-    """Return *leaks* without those that are pardoned, and with the known ones marked as such."""
+    """Return *leaks* without those that a hook ignores, and with known leaks marked."""
     kept = []
     for leak in leaks:
         if leak.status != "leak":
@@ -96,22 +96,23 @@ def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -
 
 
 def is_deferred(entry: Entry, scheduled_removals: AbstractSet[str]) -> bool:
-    """Whether somebody promised to remove *entry*, or a directory that it lies in."""
+    """Whether *entry*, or a directory above it, is scheduled for removal."""
     return bool(scheduled_removals) and not scheduled_removals.isdisjoint(_spellings(entry.path))
 
 
 def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> list[Leak]:
-    """Return those of *leaks* that nobody promised to remove.
+    """Return those of *leaks* that are not scheduled for removal.
 
-    :param promises: Asked for one after the other, and no further than to the last that matters.
+    :param scheduled_removals: Paths, which may be expensive to find: iterated only as far as
+        needed.
     """
     left = {leak.path: leak for leak in leaks}
     removed_with: dict[str, list[str]] = {}
     for path in left:
         for spelling in _spellings(path):
             removed_with.setdefault(spelling, []).append(path)
-    for promise in scheduled_removals if left else ():
-        for path in removed_with.pop(promise, ()):
+    for scheduled in scheduled_removals if left else ():
+        for path in removed_with.pop(scheduled, ()):
             left.pop(path, None)
         if not left:
             break
@@ -119,20 +120,20 @@ def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> l
 
 
 def is_from_failed(entry: Entry, failed: Collection[str]) -> bool:
-    """Whether *entry* shows what something that failed did, and is no leak."""
+    """Whether *entry* was left by something that failed, and so is no leak."""
     return entry.from_failed or (entry.test in failed and entry.owner.scope in (None, "function"))
 
 
 def as_from_failed(entry: Entry, failed: Collection[str]) -> Entry:
-    """Return *entry*, marked if it is evidence, for a reader who does not know who failed."""
+    """Return *entry*, marked for a process that does not know *failed*."""
     return entry._replace(from_failed=True) if is_from_failed(entry, failed) else entry
 
 
 def _spellings(path: str) -> set[str]:
     """Return *path* and its parents, as given and with links resolved.
 
-    Whoever removes a directory removes what is in it, and may call it by its
-    real name where the temp directory is a link, as on macOS.
+    Removing a directory removes its contents too. The path may be spelled without links where
+    the temp directory is a link, as on macOS.
     """
     real = System.join(System.realpath(System.dirname(path)), System.basename(path))
     return {*parents(path), *parents(real)}
@@ -147,18 +148,19 @@ def parents(path: str) -> set[str]:
     return found
 
 
-#: A full collection takes longer the more a session holds: this many seconds, and this share of
-#: the session's CPU time, may go into them where less is enough for what a test has made.
+#: The budget for full collections, which take longer the more objects a session holds: seconds,
+#: and a share of the session's CPU time. Beyond it only young objects are collected if possible.
 _FREE_SECONDS = 0.2
 _SHARE = 0.02
 
 
 class CollectionBudget:
-    """Collects garbage, and finds objects, before somebody is accused.
+    """Collects garbage, and lists objects, before a leak is reported.
 
-    What a test makes is young as long as no collection has made old what survived it. The
-    interpreter counts those, so it is known whether a look at what is young is enough. What is
-    older than the test can hold what the test made only where the test gave it away.
+    Objects that a test creates stay in the young generations until a collection of an older
+    generation runs. The interpreter counts these collections, so it is known whether the young
+    generations are enough. Objects older than the test can refer to objects of the test only if
+    the test stored them there.
     """
 
     def __init__(self) -> None:
@@ -167,48 +169,48 @@ class CollectionBudget:
         self._counted: int | None = None
 
     def begin(self) -> None:
-        """Take it that only what is made from now on may be to blame."""
-        self._counted = _collections_of_what_is_not_young()
+        """Restrict the search to objects that are created from now on."""
+        self._counted = _older_collections()
 
     def end(self) -> None:
-        """Take it that everything may be to blame again."""
+        """Search all objects again."""
         self._counted = None
 
     def collect(self) -> None:
-        """Collect all garbage; what is young alone where that is enough, and all has cost much."""
+        """Collect all garbage; beyond the budget only young objects, if that is enough."""
         before = System.process_time()
-        has_cost_much = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
-        if has_cost_much and self._all_is_young():
+        over_budget = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
+        if over_budget and self._all_is_young():
             gc.collect(1)
             return
         gc.collect()
         self._spent += System.process_time() - before
 
     def objects(self) -> Iterator[object]:
-        """Yield the objects that may be to blame, the young ones first, and perhaps others."""
+        """Yield the objects that may hold a path, the young ones first; some may come twice."""
         young = (gc.get_objects(generation) for generation in (0, 1))
         yield from chain.from_iterable(young)
         if not self._all_is_young():
             yield from gc.get_objects()
 
     def _all_is_young(self) -> bool:
-        return self._counted == _collections_of_what_is_not_young()
+        return self._counted == _older_collections()
 
 
-def _collections_of_what_is_not_young() -> int:
+def _older_collections() -> int:
     return sum(each["collections"] for each in gc.get_stats()[1:])
 
 
 # Captured because tests replace it.
 _compile = re.compile
 
-#: What well-known tools leave in a temp directory on purpose, or remove themselves.
+#: Names that well-known tools leave in a temp directory on purpose, or remove themselves.
 SHIPPED: Final = (
-    # Sessions of this plugin in a subprocess, with what they kept.
+    # Session roots of this plugin in a subprocess.
     "tempres-????????",
-    # The same of pytest, which keeps the last three sessions.
+    # Those of pytest, which keeps the last three sessions.
     "pytest-of-*",
-    # multiprocessing removes it by a finalizer of its own (python/cpython#109295).
+    # multiprocessing removes it in a finalizer (python/cpython#109295).
     "pymp-*",
 )
 
@@ -216,7 +218,7 @@ SHIPPED: Final = (
 class Ignore:
     """Matches paths against glob patterns.
 
-    :param root: Paths in this directory are matched relative to it, others as they are.
+    :param root: Paths in this directory are matched relative to it, others in full.
     :param patterns: As for :mod:`fnmatch`, case-sensitive; `*` matches a separator too.
     """
 
@@ -226,5 +228,5 @@ class Ignore:
 
     def matches(self, path: str) -> bool:
         """Whether any pattern matches *path*."""
-        escaped = path.removeprefix(self._root)
-        return any(match(escaped) for match in self._matches)
+        relative = path.removeprefix(self._root)
+        return any(match(relative) for match in self._matches)

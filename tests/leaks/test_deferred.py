@@ -331,7 +331,7 @@ def test_a_live_directory_may_change_its_mind(place):
 
 def test_directories_that_are_gone_are_forgotten(library, place, monkeypatch):
     """A suite that makes many needs no more memory for those that it has removed."""
-    monkeypatch.setattr(module, "_MOST_DEAD", 1)
+    monkeypatch.setattr(module, "_MAX_DEAD", 1)
     live = LiveDirectories()
     alive = len(module._finalizers())
     for _ in range(3 * (alive + 2)):

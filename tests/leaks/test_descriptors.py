@@ -30,7 +30,7 @@ from pytest_tempres.leaks.fds import detector as module
 from pytest_tempres.leaks.fds import names
 from pytest_tempres.leaks.fds import openings
 from pytest_tempres.leaks.fds.detector import Descriptors
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Detector
 from pytest_tempres.leaks.model import Leak
@@ -61,7 +61,7 @@ class Suite:
         self.running = Running()
         self.detector = Descriptors(
             running=self.running,
-            folder=Folder(os.path.dirname(__file__)),
+            folder=FrameFilter(os.path.dirname(__file__)),
             ignored=lambda target: self.asked.append(target) or target in patterns,
             worker="gw0",
         )
@@ -833,7 +833,7 @@ def test_what_an_import_opens_in_silence_is_nobodys(suite, keep):
 def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, keep):
     """What the suite's own module opens at its top is its own to close."""
     suite = Suite()
-    suite.detector._folder = Folder(str(tmp_path))
+    suite.detector._folder = FrameFilter(str(tmp_path))
     text = f"import os; FILE = os.open({str(tmp_path / 'cache')!r}, os.O_CREAT)"
     with suite.run(IMPORT):
         _opened_by_import(tmp_path, text, monkeypatch)

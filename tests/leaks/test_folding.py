@@ -10,7 +10,7 @@ import pluggy
 import pytest
 
 import pytest_tempres
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Frame
 
 ROOT = os.path.abspath(os.path.join(os.sep, "home", "me", "project"))
@@ -19,9 +19,9 @@ STDLIB = sysconfig.get_paths()["stdlib"]
 
 
 @pytest.fixture
-def folder() -> Folder:
+def folder() -> FrameFilter:
     """A folder for a project."""
-    return Folder(ROOT)
+    return FrameFilter(ROOT)
 
 
 def frame(filename, line=1, function="f"):
@@ -61,7 +61,7 @@ def test_an_installed_library_is_shown(folder):
         os.path.join(os.path.dirname(pytest_tempres.__file__), "fixtures.py"),
     ],
 )
-def test_what_nobody_can_change_is_folded_away(folder, filename):
+def test_what_nobody_can_change_is_hidden_away(folder, filename):
     """The standard library, generated code and what runs tests are never the line to change."""
     assert folder.show(filename) is None
 
@@ -90,13 +90,13 @@ OURS = frame(os.path.join(os.path.dirname(pytest_tempres.__file__), "primitives"
 def test_a_stack_without_any_code_of_ones_own_keeps_one_line(folder, stack, shown):
     """A thread pool that is given `tempfile.mkdtemp` itself has one line to show, not none."""
     code, line = shown
-    assert folder.fold(stack) == (Frame(code.co_filename, line, code.co_name),)
+    assert folder.origin(stack) == (Frame(code.co_filename, line, code.co_name),)
 
 
 @pytest.mark.parametrize("stack", [[], [OURS], [frame("<frozen importlib._bootstrap>")]])
 def test_a_stack_of_ours_alone_is_empty(folder, stack):
     """What is ours or has no file is no line to show."""
-    assert folder.fold(stack) == ()
+    assert folder.origin(stack) == ()
 
 
 def plugin(name, *path, package=False):
@@ -141,9 +141,9 @@ def registered(monkeypatch):
 )
 def test_installed_plugins_are_folded_away(registered, path):
     """A plugin that calls the test is no line to change, in whatever module of it that is."""
-    folder = Folder(ROOT, lambda: registered)
+    folder = FrameFilter(ROOT, lambda: registered)
     own = frame(os.path.join(ROOT, "t.py"))
-    assert folder.fold([own, frame(os.path.join(*path))]) == (Frame("t.py", 1, "f"),)
+    assert folder.origin([own, frame(os.path.join(*path))]) == (Frame("t.py", 1, "f"),)
 
 
 @pytest.mark.parametrize(
@@ -160,43 +160,43 @@ def test_installed_plugins_are_folded_away(registered, path):
 )
 def test_what_is_no_installed_plugin_is_shown(registered, path):
     """A conftest and a plugin of the project are lines that a person can change."""
-    folder = Folder(ROOT, lambda: registered)
+    folder = FrameFilter(ROOT, lambda: registered)
     own = frame(os.path.join(*path))
     below = frame(os.path.join(SITE, "pytest_thing", "plugin.py"))
-    assert [each.function for each in folder.fold([own, below])] == ["f"]
-    assert folder.fold([own])[0].file == os.path.relpath(os.path.join(*path), ROOT)
+    assert [each.function for each in folder.origin([own, below])] == ["f"]
+    assert folder.origin([own])[0].file == os.path.relpath(os.path.join(*path), ROOT)
 
 
 @pytest.mark.parametrize("where", ["pytest_thing", os.path.join("src", "pytest_thing")])
 def test_a_plugin_under_test_is_shown(registered, tmp_path, where):
     """What rootdir develops is the code under test, though tox installs it for the tests."""
     (tmp_path / where).mkdir(parents=True)
-    folder = Folder(str(tmp_path), lambda: registered)
+    folder = FrameFilter(str(tmp_path), lambda: registered)
     path = os.path.join(SITE, "pytest_thing", "plugin.py")
-    assert folder.fold([frame(path), frame(path)]) == (Frame(path, 1, "f"),) * 2
+    assert folder.origin([frame(path), frame(path)]) == (Frame(path, 1, "f"),) * 2
 
 
 def test_a_plugin_that_makes_something_itself_is_named(registered):
     """Where nobody else's line is on the stack, the plugin's tells more than that of `tempfile`."""
-    folder = Folder(ROOT, lambda: registered)
+    folder = FrameFilter(ROOT, lambda: registered)
     path = os.path.join(SITE, "pytest_thing", "plugin.py")
     shown = os.path.relpath(path, ROOT)
-    assert folder.fold([TEMPFILE, frame(path)]) == (Frame(shown, 1, "f"),)
+    assert folder.origin([TEMPFILE, frame(path)]) == (Frame(shown, 1, "f"),)
     assert folder.nearest([TEMPFILE, frame(path)]) == shown
 
 
 def test_a_plugin_that_calls_a_library_is_not_named(registered):
     """An event loop that a plugin runs calls what the test has given it."""
-    folder = Folder(ROOT, lambda: registered)
+    folder = FrameFilter(ROOT, lambda: registered)
     loop = frame(os.path.join(STDLIB, "asyncio", "events.py"))
     stack = [TEMPFILE, loop, frame(os.path.join(SITE, "pytest_thing", "plugin.py"))]
-    assert [each.function for each in folder.fold(stack)] == ["mkdtemp"]
+    assert [each.function for each in folder.origin(stack)] == ["mkdtemp"]
 
 
 def test_a_filename_is_judged_once(folder, monkeypatch):
     """Ten thousand leaks from one line cost one look at its file."""
     judged = []
-    monkeypatch.setattr(folder, "_is_folded", lambda name: judged.append(name) or False)
+    monkeypatch.setattr(folder, "_is_hidden", lambda name: judged.append(name) or False)
     for _ in range(3):
         folder.show("a.py")
     assert judged == ["a.py"]

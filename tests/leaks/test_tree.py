@@ -552,7 +552,7 @@ def test_nothing_is_listed_where_nothing_moved(top, monkeypatch):
     """A look at a directory that rests is one `stat`."""
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     children = Children(str(top))
-    monkeypatch.setattr(children._look, "names", None)
+    monkeypatch.setattr(children._scan, "names", None)
     assert children.changes() == (set(), set())
 
 

@@ -17,7 +17,7 @@ import threading
 
 import pytest
 
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Detector
 from pytest_tempres.leaks.model import Entry
@@ -66,7 +66,7 @@ class Suite:
         self.watched = Watched(
             options.pop("directories", (str(top),)),
             running=self.running,
-            folder=Folder(os.path.dirname(__file__)),
+            folder=FrameFilter(os.path.dirname(__file__)),
             ignored=options.pop("ignored", lambda path: False),
             worker=options.pop("worker", "main"),
             attributes_mtimes=options.pop("attributes_mtimes", False),
@@ -904,7 +904,7 @@ def test_what_a_process_of_another_made_is_its_starters(make, top):
     """What comes to a named directory unseen is not the running test's, if that started nothing."""
     suite = make(attributes_mtimes=True)
     with suite.run(TWO):
-        suite.running.maker = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
+        suite.running.likely_creator = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
         os.mkfifo(top / "fifo")
         suite.watched.scan()
     assert suite.judged() == {"fifo": ("fifo", ONE.id)}

@@ -19,7 +19,7 @@ from pytest_tempres.leaks.fds.names import Description
 from pytest_tempres.leaks.fds.openings import EVENTS
 from pytest_tempres.leaks.fds.openings import Matches
 from pytest_tempres.leaks.fds.openings import Openings
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
@@ -153,7 +153,7 @@ class Descriptors:
         self,
         *,
         running: Running,
-        folder: Folder,
+        folder: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         collect: Callable[[], object] = gc.collect,
@@ -226,7 +226,7 @@ class Descriptors:
             hint.owner,
             hint.test,
             hint.phase,
-            self._folder.fold(hint.stack),
+            self._folder.origin(hint.stack),
             made_by="python",
             worker=self._worker,
         )

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import weakref
 
 from pytest_tempres.leaks.fds import names
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.temp.audit import Hint
@@ -132,7 +132,7 @@ class Matches:
     :param folder: Shows the frames of stacks.
     """
 
-    def __init__(self, openings: list[_Opening], folder: Folder) -> None:
+    def __init__(self, openings: list[_Opening], folder: FrameFilter) -> None:
         self._openings = openings
         self._folder = folder
 
@@ -187,7 +187,7 @@ class Matches:
     def _detached(self) -> Hint | None:
         """Return who made a socket and kept nothing but its number, if only one can have."""
         hints = [each.hint for each in self._sockets if _number(each) == -1]
-        lines = {self._folder.fold(hint.stack)[:1] for hint in hints}
+        lines = {self._folder.origin(hint.stack)[:1] for hint in hints}
         return hints[-1] if len(lines) == 1 else None
 
     @property

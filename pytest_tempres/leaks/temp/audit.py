@@ -173,8 +173,8 @@ class Origins:
         self._running = running
         self.threads = Threads(running)
         self.processes = Processes()
-        running.in_thread = self.threads.here
-        running.maker = self.processes.maker
+        running.thread_work = self.threads.here
+        running.likely_creator = self.processes.likely_creator
         #: The last hints of threads whose starter does not run now, and until when each counts.
         self._unready: dict[str, tuple[Hint, float]] = {}
 
@@ -323,7 +323,7 @@ def current_phase() -> Phase | None:
 
 def current_work(running: Running) -> Work:
     """Return for whom the code that raised the event works: who started its thread, or who runs."""
-    work = running.in_thread()
+    work = running.thread_work()
     if work is None or (work.owner, work.test) == (running.owner, running.test):
         return Work(running.owner, running.test, running.phase or current_phase())
     return work

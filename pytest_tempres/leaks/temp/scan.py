@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Measure", "Scan", "exists", "identity", "is_announced", "measure"]
+__all__ = ["Measure", "Scan", "exists", "has_audit_event", "identity", "measure"]
 
 #: A file system that counts in clock ticks can hide a change this long (nanoseconds).
 _TICK_NS: Final = 10_000_000
@@ -112,7 +112,7 @@ def identity(path: str) -> int | None:
         return None
 
 
-def is_announced(path: str) -> bool:
+def has_audit_event(path: str) -> bool:
     """Whether Python makes what stands at *path* with an audit event: not fifos and devices."""
     try:
         kind = stat.S_IFMT(System.lstat(path).st_mode)

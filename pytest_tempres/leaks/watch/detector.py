@@ -12,7 +12,7 @@ import os
 from typing import Any
 from typing import Final
 
-from pytest_tempres.leaks.frames import Folder
+from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Running
@@ -85,7 +85,7 @@ class Watched:
         directories: Iterable[str],
         *,
         running: Running,
-        folder: Folder,
+        folder: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         attributes_mtimes: bool,
@@ -221,11 +221,11 @@ class Watched:
 
     def _counts(self, top: str, path: str) -> bool:
         """Whether a walk would come to *path*: no link leads there, and it may not stay."""
-        if self._scope.pardons(path):
+        if self._scope.ignores(path):
             return False
         for parent in _between(top, path):
             found = state(parent)
-            if self._scope.pardons(parent) or (found is not None and found[0] == "symlink"):
+            if self._scope.ignores(parent) or (found is not None and found[0] == "symlink"):
                 return False
         return True
 
@@ -237,7 +237,7 @@ class Watched:
             maker.owner,
             maker.test,
             maker.phase,
-            self._folder.fold(maker.stack),
+            self._folder.origin(maker.stack),
             made_by="python",
             worker=self._worker,
         )
@@ -259,11 +259,11 @@ class Watched:
 
     def _keep_unseen(self, deed: Modification, path: str, original: State | None) -> None:
         """Book what no event told of for who is running."""
-        if self._scope.leaves_out(path, System.basename(path)) or self._scope.pardons(path):
+        if self._scope.leaves_out(path, System.basename(path)) or self._scope.ignores(path):
             return
         running = self._running
         work = Work(running.owner, running.test, running.phase)
-        (owner, test, phase), others = running.maker(work, False)
+        (owner, test, phase), others = running.likely_creator(work, False)
         entry = Entry(path, owner, test, phase, worker=self._worker, processes=others)
         self._traces.keep(path, Change(deed, original, entry))
 
@@ -314,7 +314,7 @@ class Watched:
             for each in done
             if paths.isdisjoint(_between("", each.path))
             and self._place(each.path) is not None
-            and not (each.deed == "created" and self._scope.pardons_all_in(each.path))
+            and not (each.deed == "created" and self._scope.ignores_all_in(each.path))
         ]
 
     def _leaks(self, differences: list[Difference]) -> list[Leak]:

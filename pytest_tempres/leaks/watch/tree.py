@@ -99,7 +99,7 @@ class Scope:
     def __init__(self, exclude: Iterable[str], ignored: Callable[[str], bool]) -> None:
         self._paths: set[str] = set()
         self._prefixes: tuple[str, ...] = ()
-        self.pardons = ignored
+        self.ignores = ignored
         for path in exclude:
             self.exclude(path)
 
@@ -119,7 +119,7 @@ class Scope:
             return True
         return any(_excluded_name(name) for name in below.split(os.sep))
 
-    def pardons_all_in(self, directory: str) -> bool:
+    def ignores_all_in(self, directory: str) -> bool:
         """Whether *directory* is there for nothing but what may stay.
 
         One with nothing in it is there for itself.
@@ -134,7 +134,7 @@ class Scope:
             if not children:
                 return False
             for child in children:
-                if self.leaves_out(child.path, child.name) or self.pardons(child.path):
+                if self.leaves_out(child.path, child.name) or self.ignores(child.path):
                     continue
                 if not child.is_dir(follow_symlinks=False):
                     return False
@@ -174,13 +174,13 @@ class Tree:
         """Walk again, and yield what is not as it was, topmost paths alone."""
         for difference in self._all_differences():
             path, deed = difference.path, difference.deed
-            if self._scope.pardons(path):
+            if self._scope.ignores(path):
                 continue
-            if deed == "created" and self._scope.pardons_all_in(path):
+            if deed == "created" and self._scope.ignores_all_in(path):
                 continue
             if difference.before == _DIRECTORY and deed == "deleted":
                 files = list(self._files(path))
-                if files and all(map(self._scope.pardons, files)):
+                if files and all(map(self._scope.ignores, files)):
                     continue
                 yield difference._replace(items=len(files))
             else:
@@ -196,7 +196,7 @@ class Tree:
             self._listings[directory] = listing
             for name, found in listing.items():
                 path = System.join(directory, name)
-                if found == _DIRECTORY and not self._scope.pardons(path):
+                if found == _DIRECTORY and not self._scope.ignores(path):
                     pending.append(path)
 
     def _list(self, directory: str) -> dict[str, State] | None:
@@ -266,7 +266,7 @@ class Children:
     """
 
     def __init__(self, path: str) -> None:
-        self._look = Scan(path)
+        self._scan = Scan(path)
         self._names: set[str] | None = None
         self.changes()
 
@@ -278,14 +278,14 @@ class Children:
         """
         before, self._names = self._names, None
         try:
-            if not self._look.changed():
+            if not self._scan.changed():
                 self._names = before
-            elif self._look.affordable():
-                self._names = set(self._look.names())
+            elif self._scan.affordable():
+                self._names = set(self._scan.names())
             else:
-                self._look.put_off()
+                self._scan.put_off()
         except OSError:
-            self._look.put_off()
+            self._scan.put_off()
         if before is None or self._names is None:
             return set(), set()
         return self._names - before, before - self._names
