@@ -1,4 +1,4 @@
-"""Which leaks are known? A file that people commit: one line for each, in a stable order."""
+"""The baseline file: the known leaks, one line for each, in a stable order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIELDS: Final = 5
 
 
 class Known(NamedTuple):
-    """A leak that somebody has decided to live with.
+    """A leak that is listed in the baseline.
 
     No line number, count, size or time is part of it, so that it changes only
     when the leak does, and two branches merge.
@@ -34,13 +34,13 @@ class Known(NamedTuple):
     #: Without the parameters of a test.
     owner: str
     kind: str
-    #: ``file:function`` of the line that made it, or ``-``.
+    #: ``file:function`` of the line that created it, or ``-``.
     place: str
     fingerprint: str
 
     @classmethod
     def of(cls, leak: Leak) -> Known:
-        """Return the line that stands for *leak*."""
+        """Return the baseline line for *leak*."""
         entry = leak.entry
         place = f"{entry.origin[0].file}:{entry.origin[0].function}" if entry.origin else "-"
         owner = base_id(entry.owner.id)
@@ -57,7 +57,7 @@ def base_id(nodeid: str) -> str:
 def read(path: str) -> dict[str, Known]:
     """Return the known leaks of the file at *path* by fingerprint.
 
-    :raises ValueError: For a line that is none of ours, a conflict marker for instance.
+    :raises ValueError: For a line that is no known leak, a conflict marker for example.
     :raises OSError: When it cannot be read.
     """
     found = {}
@@ -70,7 +70,7 @@ def read(path: str) -> dict[str, Known]:
             if len(fields) != _FIELDS or not _FINGERPRINT.match(fields[-1]):
                 raise ValueError(
                     f"line {number} is no known leak: {text[:60]!r}; "
-                    "write the file anew with --tempres-update-baseline=all"
+                    "write a new file with --tempres-update-baseline=all"
                 )
             known = Known(*fields)
             found[known.fingerprint] = known
@@ -83,18 +83,18 @@ def render(known: Iterable[Known]) -> str:
 
 
 def write(path: str, known: Iterable[Known]) -> None:
-    """Write a baseline in one step, so that an interrupted session leaves the old one.
+    """Replace a baseline atomically, so that an interrupted session leaves the old one.
 
     :raises OSError: When it cannot be written.
     """
-    # Beside the file that a link stands for: the link is somebody's choice.
+    # Replace the target of a link, not the link.
     path = System.realpath(path)
     try:
         with System.open_file(f"{path}.new", "w", encoding="utf-8", newline="\n") as file:
             file.write(render(known))
         System.replace(f"{path}.new", path)
     except OSError:
-        # Half a file would lie about in somebody's repository.
+        # Do not leave a partial file in the user's repository.
         with suppress(OSError):
             System.unlink(f"{path}.new")
         raise
@@ -103,10 +103,10 @@ def write(path: str, known: Iterable[Known]) -> None:
 def stale(
     baseline: Mapping[str, Known], found: Collection[str], over: Collection[tuple[str, str]]
 ) -> list[Known]:
-    """Return the known leaks that are known no more.
+    """Return the known leaks that this run should have found and did not.
 
-    :param found: The fingerprints of what was left in this run.
-    :param over: Kind and id of the owners that ran to their end, in every variant.
+    :param found: The fingerprints of the leaks of this run.
+    :param over: Kind and id of the owners that completed, with every parameter set.
     """
     return [
         known
@@ -116,5 +116,5 @@ def stale(
 
 
 def _printable(text: str) -> str:
-    """Return *text* on one line: what a terminal cannot show, and tabs, are escaped."""
+    """Return *text* on one line, with tabs and other unprintable characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""Which frames of a stack can a person change? The others are folded away."""
+"""The filter for stack frames: reports show only frames of the code under test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["FrameFilter"]
 
-#: Packages that run tests: their lines never are the ones to change.
+#: Packages that run tests: their frames are never shown.
 _MACHINERY: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempres", "xdist")
 
 _SITE: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
@@ -27,9 +27,9 @@ _OURS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 
 
 class FrameFilter:
-    """Turns raw stacks into origins.
+    """Turns raw stacks into the origins that a report shows.
 
-    :param rootdir: Files in it are named relative to it, others by their full path.
+    :param rootdir: Files in it are reported relative to it, others by their full path.
     :param plugins: Returns the plugins that pytest has registered.
     """
 
@@ -41,10 +41,10 @@ class FrameFilter:
         self._of_plugins: dict[str, bool] = {}
 
     def origin(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
-        """Return what is left of *stack*, nearest frame first.
+        """Return the frames of *stack* that a report shows, nearest frame first.
 
-        Where nothing is left (a thread pool was given `tempfile.mkdtemp` itself), that is
-        the one frame that tells most.
+        If there are none (a thread pool may call `tempfile.mkdtemp` directly), return the most
+        useful of the others.
         """
         left = [raw for raw in stack if self._is_changeable(raw[0].co_filename)]
         return tuple(
@@ -53,23 +53,23 @@ class FrameFilter:
         )
 
     def nearest(self, stack: Iterable[RawFrame]) -> str | None:
-        """Return how the nearest file is named that is no standard library and runs no tests.
+        """Return the nearest file that is neither standard library nor runs tests, as reported.
 
-        That may be a plugin's, which :meth:`origin` leaves out.
+        It may belong to a plugin, whose frames :meth:`origin` leaves out.
         """
-        escaped = (self.show(code.co_filename) for code, _ in stack)
-        return next((file for file in escaped if file is not None), None)
+        named = (self.show(code.co_filename) for code, _ in stack)
+        return next((file for file in named if file is not None), None)
 
     def show(self, filename: str) -> str | None:
-        """Return how *filename* is named in a report, or None where it is folded away."""
+        """Return the name of *filename* in a report, or None if its frames are hidden."""
         try:
             return self._seen[filename]
         except KeyError:
-            escaped = None if self._is_hidden(filename) else self.relative(filename)
-            return self._seen.setdefault(filename, escaped)
+            named = None if self._is_hidden(filename) else self.relative(filename)
+            return self._seen.setdefault(filename, named)
 
     def relative(self, filename: str) -> str:
-        """Return *filename* relative to rootdir where it lies in it."""
+        """Return *filename*, relative to rootdir if it is in it."""
         return System.normpath(filename).removeprefix(self._root)
 
     def _is_changeable(self, filename: str) -> bool:
@@ -86,14 +86,14 @@ class FrameFilter:
         return filename.startswith(self._library) and not any(site in filename for site in _SITE)
 
     def _most_useful(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
-        """Return the nearest frame that is not ours.
+        """Return the nearest frame outside this plugin.
 
-        Where a plugin or pytest calls `tempfile` for itself, its line tells more.
+        If a plugin or pytest calls `tempfile`, return the line of the caller.
         """
         others = [raw for raw in stack if not raw[0].co_filename.startswith(("<", _OURS))]
         callers = [raw for raw in others if raw[0].co_filename != _TEMPFILE][:1]
-        makers = [raw for raw in callers if not self._is_standard(raw[0].co_filename)]
-        return makers or others[:1]
+        project_frames = [raw for raw in callers if not self._is_standard(raw[0].co_filename)]
+        return project_frames or others[:1]
 
     def _is_of_plugin(self, filename: str) -> bool:
         """Whether *filename* belongs to an installed plugin, which runs tests as pytest does."""
@@ -108,13 +108,13 @@ class FrameFilter:
         return {
             _path_of(plugin)
             for plugin in self._plugins()
-            # Installed packages may have a conftest.py, which is no plugin of its own.
+            # A conftest.py in an installed package does not make the package a plugin.
             if isinstance(plugin, ModuleType) and plugin.__name__.rpartition(".")[2] != "conftest"
             if not self._is_developed(plugin.__name__.partition(".")[0])
         }
 
     def _is_developed(self, package: str) -> bool:
-        """Whether *package* is what the project in rootdir builds, and here stands installed."""
+        """Whether *package* is the installed form of the project in rootdir."""
         places = (self._root, System.join(self._root, "src"))
         names = (package, f"{package}.py")
         return any(System.lexists(System.join(place, n)) for place in places for n in names)
@@ -123,7 +123,8 @@ class FrameFilter:
 def _path_of(plugin: ModuleType) -> str | None:
     """Return the directory or the file of a plugin.
 
-    Of a library that has a plugin besides, that module alone: the others are code under test.
+    For a plugin module inside a library return that module alone: the rest of the library is
+    code under test.
     """
     top = plugin.__name__.partition(".")[0]
     module = sys.modules.get(top, plugin) if "pytest" in top else plugin
@@ -132,7 +133,7 @@ def _path_of(plugin: ModuleType) -> str | None:
 
 
 def _machinery() -> tuple[str, ...]:
-    """Return the directories of the packages that run tests, as far as they are imported."""
+    """Return the directories of the imported packages that run tests."""
     modules = (sys.modules.get(name) for name in _MACHINERY)
     files = (getattr(module, "__file__", None) for module in modules)
     return tuple(System.join(System.dirname(file), "") for file in files if file)

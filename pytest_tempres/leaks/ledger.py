@@ -196,8 +196,8 @@ class Ledger:
 
     def _set_aside(self) -> None:
         """Forget all names until the directory that contained them comes back."""
-        going = self.origins.going
-        left = ((name, inode) for name, inode in self._inodes.items() if name not in going)
+        being_removed = self.origins.being_removed
+        left = ((name, inode) for name, inode in self._inodes.items() if name not in being_removed)
         self._of_moved_root.update(((name, inode), self._entries.get(name)) for name, inode in left)
         self._inodes.clear()
         self._entries.clear()
@@ -211,10 +211,10 @@ class Ledger:
 
     def _record(self, names: dict[str, int], *, complete: bool) -> list[Entry]:
         known = self._inodes
-        hints, going = self.origins.hints, self.origins.going
+        hints, being_removed = self.origins.hints, self.origins.being_removed
         found = []
         for name, inode in names.items():
-            if known.get(name) != inode or (name in going and name in hints):
+            if known.get(name) != inode or (name in being_removed and name in hints):
                 if name not in hints and (name, inode) in self._of_moved_root:
                     self._take_back(name, inode)
                     continue

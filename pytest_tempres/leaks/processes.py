@@ -1,7 +1,7 @@
-"""The processes that tests start: each may make what no audit event of ours tells of.
+"""The subprocesses of tests, which create paths without an audit event in this process.
 
-A process that outlasts whoever started it goes on making things while others run. Objects of the
-code under test are looked at here inside an audit hook, so none of their own methods may run.
+A process that outlives its test can create paths while other tests run. This code inspects
+objects of the code under test inside an audit hook, so it must not call their methods.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ __all__ = ["EVENTS", "Processes", "command_line"]
 
 EVENTS: Final = frozenset({"subprocess.Popen"})
 
-#: A command line is shown up to this length.
-_LONGEST: Final = 80
-#: Less of an argument tells nothing.
-_SHORTEST: Final = 8
-#: No more than this is kept of one: so many arguments, and so much of each.
-_MOST_ARGUMENTS: Final = 20
-_MOST_CHARACTERS: Final = 200
-#: What means something between double quotes, to one shell or another.
+#: The longest command line in a report.
+_MAX_LENGTH: Final = 80
+#: An argument is not cut shorter than this.
+_MIN_ARGUMENT: Final = 8
+#: How much of a command line is stored: number of arguments, and characters of each.
+_MAX_ARGUMENTS: Final = 20
+_MAX_CHARACTERS: Final = 200
+#: Characters that are special between double quotes, in some shell.
 _IN_DOUBLE_QUOTES: Final = frozenset('!"$\\`')
-#: The arguments in the one text that Windows takes.
+#: Splits a Windows command line, which is a single string, into arguments.
 _WORDS: Final = re.compile(r'"[^"]*"?|\S+')
-#: So many processes are noted between two looks before it is asked which still run.
-_MOST: Final = 200
-#: How far the method that raises the event stands from where it is noted, at most.
-_NEAR: Final = 8
+#: When this many processes were started since the last scan, those that have ended are dropped.
+_MAX_NEW: Final = 200
+#: How many frames are searched for the method that raises the event.
+_MAX_FRAMES: Final = 8
 
 # Captured because tests replace these.
 _quote = shlex.quote
@@ -53,7 +53,7 @@ _waitid: Final[Callable[..., object] | None] = getattr(os, "waitid", None)
 
 
 class _Started:
-    """A process of whose start an event told."""
+    """A process whose start raised an audit event."""
 
     __slots__ = ("arguments", "pid", "popen", "work")
 
@@ -62,29 +62,29 @@ class _Started:
     ) -> None:
         self.arguments = arguments
         self.work = work
-        #: Returns the object that stands for it, which gets the pid after the event.
+        #: Returns the `Popen` object, whose pid is set after the event.
         self.popen = popen
         self.pid: int | None = None
 
 
 class _Key(NamedTuple):
-    """Who started a process."""
+    """The owner and the test that started a process."""
 
     owner: Owner
     test: str | None
 
 
 class Processes:
-    """Who started which process, and which of them still run."""
+    """The processes that were started in a session, by owner, and which still run."""
 
     def __init__(self) -> None:
-        #: What went wrong here, for somebody who can warn of it.
+        #: The last error, about which the session warns.
         self.error: Exception | None = None
         self._last: tuple[str, ...] = ()
-        #: Those started since the last look, and by whom, also where they have ended.
+        #: Processes started since the last scan, and their owners, also of ended ones.
         self._new: list[_Started] = []
         self._starters: set[_Key] = set()
-        #: Those started earlier that ran at the last look.
+        #: Processes started earlier that were running at the last scan.
         self._old: list[_Started] = []
 
     @property
@@ -93,43 +93,45 @@ class Processes:
         return command_line(self._last) if self._last else None
 
     def on_event(self, args: tuple[Any, ...], work: Work) -> None:
-        """Note that a process is about to start for *work*."""
+        """Record that a process is about to start that belongs to *work*."""
         try:
             self._start(args, work)
-        except Exception as error:  # noqa: BLE001 -- it would break the call under test
+        except Exception as error:  # noqa: BLE001 -- it would make the audited call fail
             self.error = error
 
     def scan(self) -> None:
-        """Know that the owner changes: what has ended by now makes nothing any more."""
+        """Drop the processes that have ended. Called before the owner changes."""
         if self._new or self._old or self._starters:
             new, self._new = self._new, []
             self._starters.clear()
-            self._old = self._going_on((*self._old, *new))
+            self._old = self._still_running((*self._old, *new))
 
-    def going_on(self) -> bool:
-        """Whether there are processes that may outlast who started them."""
+    def any_running(self) -> bool:
+        """Whether there are processes that may outlive their owner."""
         return bool(self._new or self._old)
 
     def started_by(self, work: Work) -> bool:
-        """Whether *work* has started a process since the last look."""
+        """Whether *work* has started a process since the last scan."""
         return _Key(work.owner, work.test) in self._starters
 
-    def likely_creator(self, work: Work, anyhow: bool) -> tuple[Work, tuple[Process, ...]]:
-        """Return who is named for what no event told of, and which processes may have made it.
+    def likely_creator(self, work: Work, may_lack_event: bool) -> tuple[Work, tuple[Process, ...]]:
+        """Return the work to report for a path without an event, and possible creators.
 
-        :param work: Who is running.
-        :param anyhow: Whether it may be the deed of who is running, if that started no process.
-        :returns: Processes of others alone; where nobody can tell, the session is named.
+        :param work: The current work.
+        :param may_lack_event: Whether Python code of the current owner may have created the path
+            without an event.
+        :returns: The work, or that of the session if it is ambiguous, and the processes of other
+            owners.
         """
         here = _Key(work.owner, work.test)
-        # A copy, since threads of the code under test go on.
+        # A copy, because threads of the code under test may change it meanwhile.
         there = [*self._old, *list(self._new)]
         others = [each for each in there if _key(each) != here]
         if not others:
             return work, ()
         suspects = tuple(Process(command_line(each.arguments), each.work.owner) for each in others)
-        if anyhow or here in self._starters or len(others) < len(there):
-            over = any(_is_over(each.work, work) for each in others)
+        if may_lack_event or here in self._starters or len(others) < len(there):
+            over = any(_is_finished(each.work, work) for each in others)
             return (Work(SESSION) if over else work), suspects
         alone = len({_key(each) for each in others}) == 1
         return (others[0].work if alone else Work(SESSION)), suspects
@@ -140,32 +142,32 @@ class Processes:
         self._starters.add(_Key(work.owner, work.test))
         popen = _popen(_getframe(2))
         if popen is not None:
-            if len(self._new) >= _MOST:
-                self._new = self._going_on(self._new)
+            if len(self._new) >= _MAX_NEW:
+                self._new = self._still_running(self._new)
             self._new.append(_Started(self._last, work, weakref.ref(popen)))
 
-    def _going_on(self, processes: Any) -> list[_Started]:
+    def _still_running(self, processes: Any) -> list[_Started]:
         try:
             return [each for each in processes if _is_running(each)]
-        except Exception as error:  # noqa: BLE001 -- it would break the call under test
+        except Exception as error:  # noqa: BLE001 -- it would make the audited call fail
             self.error = error
             return []
 
 
 def command_line(arguments: tuple[str, ...]) -> str:
-    """Return *arguments* as a shell would take them, the program without its directory."""
+    """Return *arguments* quoted for a shell, the program without its directory."""
     program, *others = map(_on_one_line, arguments)
     line = _quoted(program[max(program.rfind("/"), program.rfind("\\")) + 1 :] or program)
     for each in others:
-        room = _LONGEST - len(line) - 1
+        room = _MAX_LENGTH - len(line) - 1
         if len(_quoted(each)) > room:
-            return f"{line} {_quoted(each[: room - 3] + '…' if room > _SHORTEST else '…')}"
+            return f"{line} {_quoted(each[: room - 3] + '…' if room > _MIN_ARGUMENT else '…')}"
         line = f"{line} {_quoted(each)}"
     return line
 
 
 def _on_one_line(text: str) -> str:
-    """Return *text* with control characters escaped; bytes that are no text stay as they are."""
+    """Return *text* with control characters escaped, but not bytes that could not be decoded."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or _is_byte(c) else ascii(c)[1:-1] for c in text)
@@ -186,18 +188,18 @@ def _key(process: _Started) -> _Key:
     return _Key(process.work.owner, process.work.test)
 
 
-def _is_over(work: Work, running: Work) -> bool:
-    """Whether *work* was for a test that is over while *running* goes on."""
+def _is_finished(work: Work, running: Work) -> bool:
+    """Whether *work* belongs to a test that has finished."""
     is_narrow = work.owner.kind == "test" or work.owner.scope == "function"
     return is_narrow and work.test != running.test
 
 
 def _arguments(executable: object, command: object) -> tuple[str, ...]:
-    """Return the beginning of what a process is started with."""
+    """Return the first arguments of a new process, each shortened."""
     if type(command) in (list, tuple):
         parts: Any = command
-        return tuple(map(_text, parts[:_MOST_ARGUMENTS])) or (_text(executable),)
-    # On Windows it is one text.
+        return tuple(map(_text, parts[:_MAX_ARGUMENTS])) or (_text(executable),)
+    # On Windows it is a single string.
     line = "" if command is None else _text(command)
     return tuple(each.strip('"') for each in _WORDS.findall(line)) or (_text(executable),)
 
@@ -205,16 +207,16 @@ def _arguments(executable: object, command: object) -> tuple[str, ...]:
 def _text(part: Any) -> str:
     kind = type(part)
     if issubclass(kind, str):
-        return str.__getitem__(part, slice(_MOST_CHARACTERS))
+        return str.__getitem__(part, slice(_MAX_CHARACTERS))
     if issubclass(kind, bytes):
-        return System.fsdecode(bytes.__getitem__(part, slice(_MOST_CHARACTERS)))
-    # Others have methods of their own, but for what pathlib makes.
-    return str(part)[:_MOST_CHARACTERS] if kind in _PATHS else "…"
+        return System.fsdecode(bytes.__getitem__(part, slice(_MAX_CHARACTERS)))
+    # Other types may override __str__, except pathlib's.
+    return str(part)[:_MAX_CHARACTERS] if kind in _PATHS else "…"
 
 
 def _popen(frame: FrameType | None) -> object | None:
-    """Return the object of the process that is about to start: the event does not carry it."""
-    for _ in range(_NEAR):
+    """Return the `Popen` object that raises the event: the event does not pass it."""
+    for _ in range(_MAX_FRAMES):
         if frame is None:
             return None
         if frame.f_code.co_name == "_execute_child":
@@ -250,9 +252,9 @@ if sys.platform == "win32":
 else:
 
     def _exists(pid: int) -> bool:
-        """Whether the child *pid* runs: it is asked in a way that leaves its exit status alone.
+        """Whether the child *pid* runs, without collecting its exit status.
 
-        There is none on macOS before Python 3.13, where nothing is known.
+        False on macOS before Python 3.13, which has no `os.waitid`.
         """
         if _waitid is None:
             return False

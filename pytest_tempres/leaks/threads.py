@@ -1,7 +1,7 @@
-"""The owners of threads: what a thread makes belongs to whoever started the thread.
+"""The owners of threads: a path that a thread creates belongs to the owner that started it.
 
-A thread may go on after its test, and other tests run then. Objects of the code under test are
-looked at here inside an audit hook, so none of their own methods may run: threads are known by
+A thread may outlive its test and run during other tests. This code inspects objects of the code
+under test inside an audit hook, so it must not call their methods: threads are identified by
 `id`, and attributes are read from the dictionaries of objects and classes.
 """
 
@@ -27,12 +27,12 @@ __all__ = ["EVENTS", "Threads"]
 
 _T = TypeVar("_T")
 
-#: Raised in the thread that starts another one, by Python 3.12 and newer.
+#: Raised in the thread that starts another one, since Python 3.12.
 EVENTS: Final = frozenset({"_thread.start_joinable_thread", "_thread.start_new_thread"})
-#: Whether there are such events. Otherwise new threads are looked for when an owner ends.
+#: Whether this Python has them. Otherwise each scan looks for new threads.
 _IS_ANNOUNCED: Final[bool] = sys.version_info[:2] > (3, 11)
 
-#: The modules whose threads work for whoever gives them work, and not for who started them.
+#: Modules with thread pools: their threads run work of the current owner, not of their starter.
 _POOLS: Final = frozenset(
     {
         *("concurrent.futures.thread", "multiprocessing.pool"),
@@ -55,53 +55,57 @@ class _Started(NamedTuple):
     """A thread that has an object."""
 
     thread: weakref.ref[threading.Thread]
-    #: None where it works for whoever is running.
+    #: None if it belongs to the current owner.
     work: Work | None
 
 
 class Threads:
-    """For whom the threads work that were started in a session.
+    """The owner of each thread that was started in a session.
 
-    :param running: Who is running.
+    :param running: The current owner.
     """
 
     def __init__(self, running: Running) -> None:
-        #: What went wrong here, for somebody who can warn of it.
+        #: The last error, about which the session warns.
         self.error: Exception | None = None
         self._running = running
         self._started: dict[int, _Started] = {}
-        #: What was started without an object for it, by the code that it runs.
-        self._bare: dict[int, tuple[CodeType, Work | None]] = {}
+        #: Threads without a Thread object (`_thread.start_new_thread`), by the code that they run.
+        self._without_object: dict[int, tuple[CodeType, Work | None]] = {}
         if not _IS_ANNOUNCED:
-            self._try(self._find, None)
+            self._catch_errors(self._find, None)
 
-    def going_on(self) -> bool:
-        """Whether there are threads that may outlast who started them."""
-        return bool(self._bare) or any(each.work for each in list(self._started.values()))
+    def any_running(self) -> bool:
+        """Whether there are threads that may outlive their owner."""
+        return bool(self._without_object) or any(each.work for each in list(self._started.values()))
 
     def on_event(self, args: tuple[Any, ...], work: Work) -> None:
-        """Note that a thread is about to start that works for *work*."""
-        self._try(self._start, args[0], work)
+        """Record that a thread is about to start that belongs to *work*."""
+        self._catch_errors(self._start, args[0], work)
 
     def scan(self) -> None:
-        """Note that whoever is running has started the threads that are new."""
+        """Assign new threads to the current owner, where Python raises no event for them."""
         if not _IS_ANNOUNCED:
             running = self._running
-            self._try(self._find, Work(running.owner, running.test, running.phase))
+            self._catch_errors(self._find, Work(running.owner, running.test, running.phase))
 
-    def here(self) -> Work | None:
-        """Return for whom the current thread works; None for whoever is running."""
-        return self._try(self._here) if self._started or self._bare else None
+    def current_work(self) -> Work | None:
+        """Return the work of the current thread; None for that of the current owner."""
+        return (
+            self._catch_errors(self._current_work)
+            if self._started or self._without_object
+            else None
+        )
 
     def release(self) -> None:
-        """Let the current thread work for whoever is running: it runs the tests."""
+        """Assign the current thread to the current owner, whichever it is: it runs the tests."""
         if self._started:
-            self._try(self._release)
+            self._catch_errors(self._release)
 
-    def _try(self, function: Callable[..., _T], *args: Any) -> _T | None:
+    def _catch_errors(self, function: Callable[..., _T], *args: Any) -> _T | None:
         try:
             return function(*args)
-        except Exception as error:  # noqa: BLE001 -- it would break the call under test
+        except Exception as error:  # noqa: BLE001 -- it would make the audited call fail
             self.error = error
             return None
 
@@ -117,9 +121,9 @@ class Threads:
             return
         code = _code(function)
         if code is not None:
-            _, known = self._bare.get(id(code), (code, work))
-            # Several have started the same function: which of them this is cannot be told.
-            self._bare[id(code)] = code, work if known == work else None
+            _, known = self._without_object.get(id(code), (code, work))
+            # Threads of several owners run the same function and cannot be distinguished.
+            self._without_object[id(code)] = code, work if known == work else None
 
     def _note(self, thread: threading.Thread, work: Work | None) -> None:
         started, key = self._started, id(thread)
@@ -135,15 +139,19 @@ class Threads:
         known = self._started.get(id(thread))
         return known if known is not None and known.thread() is thread else None
 
-    def _here(self) -> Work | None:
+    def _current_work(self) -> Work | None:
         known = self._known(_active.get(_get_ident()))
         if known is not None:
             return known.work
-        return self._bare.get(id(_outermost_code()), (None, None))[1] if self._bare else None
+        return (
+            self._without_object.get(id(_outermost_code()), (None, None))[1]
+            if self._without_object
+            else None
+        )
 
 
 def _is_of_pool(thread: threading.Thread) -> bool:
-    """Whether *thread* runs a function, or is of a class, of a module that keeps a pool."""
+    """Whether the target or the class of *thread* is from a module with thread pools."""
     module: object = None
     target = _attributes(thread).get("_target")
     if type(target) is MethodType:
@@ -156,7 +164,7 @@ def _is_of_pool(thread: threading.Thread) -> bool:
 
 
 def _code(function: object) -> CodeType | None:
-    """Return the code that *function* runs; None where it has none of its own."""
+    """Return the code object of *function*; None if it has none."""
     if type(function) is MethodType:
         function = function.__func__
     return function.__code__ if type(function) is FunctionType else None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tempres.leaks.temp.audit import announced
+from pytest_tempres.leaks.temp.audit import path_events
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from pytest_tempres.leaks.temp.audit import announced
 )
 def test_what_announces_a_path(event, args, expected):
     """Paths may be text, bytes or objects; a rename announces both of its ends."""
-    assert list(announced(event, args)) == expected
+    assert list(path_events(event, args)) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_what_announces_a_path(event, args, expected):
 )
 def test_what_announces_nothing(event, args):
     """Reading, numbers, addresses and what starts from a descriptor cannot be told."""
-    assert list(announced(event, args)) == []
+    assert list(path_events(event, args)) == []
 
 
 def test_relative_paths(tmp_path, monkeypatch):
     """They start where the process is when the event comes."""
     monkeypatch.chdir(tmp_path)
-    found = [path for path, _ in announced("os.rename", ("a", "./b//../c", -1, -1))]
+    found = [path for path, _ in path_events("os.rename", ("a", "./b//../c", -1, -1))]
     assert found == [os.path.join(os.getcwd(), name) for name in ("a", "c")]

@@ -109,7 +109,7 @@ def test_what_announces_a_path(origins, root, event, args):
 def test_what_announces_nothing(origins, root, event, args):
     """Reading, numbers, descriptors to start from and other events are no hint."""
     module._forward(event, tuple(filled(arg, root) for arg in args))
-    assert (origins.hints, origins.outside, origins.going) == ({}, {}, set())
+    assert (origins.hints, origins.outside, origins.being_removed) == ({}, {}, set())
 
 
 def filled(argument, root):
@@ -352,7 +352,7 @@ def test_paths_relative_to_a_descriptor_are_not_guessed(origins, root, monkeypat
     os.rmdir("a", dir_fd=fd)
     os.close(fd)
     assert origins.hints == {}
-    assert origins.going == set()
+    assert origins.being_removed == set()
 
 
 def test_sockets_without_a_path_are_no_files(origins, root, monkeypatch):
@@ -403,7 +403,7 @@ def test_the_going_of_a_known_entry_is_noted(root, running):
     origins = Origins((f"{root}/",), (), {"known": 1, "d": 2}, running)
     for event, name in [("os.remove", "known"), ("os.rmdir", "unknown"), ("os.remove", "d/below")]:
         origins.on_event(event, (f"{root}/{name}", -1))
-    assert origins.going == {"known"}
+    assert origins.being_removed == {"known"}
     assert origins.hints == {}
 
 

@@ -289,10 +289,10 @@ def test_many_processes_are_not_all_remembered(suite):
     with suite.run(ONE):
         process = subprocess.Popen([sys.executable, "-c", ""])
         process.wait()
-        for _ in range(3 * module._MOST):
+        for _ in range(3 * module._MAX_NEW):
             process._execute_child = None
             _announce(process)
-        assert len(suite.ledger.origins.processes._new) <= module._MOST
+        assert len(suite.ledger.origins.processes._new) <= module._MAX_NEW
 
 
 def _announce(process: subprocess.Popen[bytes]) -> None:
@@ -343,7 +343,7 @@ def test_an_error_of_ours_reaches_nobody(suite, monkeypatch):
 def test_a_command_line_is_short_and_can_be_read(arguments, line):
     """The program comes first and without its directory, and what is cut is closed again."""
     assert command_line(arguments) == line
-    assert len(line) <= module._LONGEST
+    assert len(line) <= module._MAX_LENGTH
 
 
 def refuse(*args):

@@ -327,7 +327,7 @@ def test_an_error_of_ours_reaches_nobody(suite, root, monkeypatch):
         raise RuntimeError("boom")
 
     monkeypatch.setattr(module, "_is_of_pool", broken)
-    monkeypatch.setattr(module.Threads, "_here", broken)
+    monkeypatch.setattr(module.Threads, "_current_work", broken)
     suite.ledger.origins.threads._started[0] = module._Started(lambda: None, None)
     with suite.run(ONE):
         thread = threading.Thread(target=(root / "x").mkdir)

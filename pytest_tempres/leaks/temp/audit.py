@@ -1,7 +1,7 @@
-"""Which line created it? The session that is active listens to audit events.
+"""The audit hook: which line of code created a path.
 
-An audit event comes before the deed and cannot be taken back, so what is
-recorded here is a hint; only a look at the disk makes an entry of it.
+An audit event is raised before the operation, which may still fail. So an event
+is recorded as a hint, and becomes an entry only when a scan finds the path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
-from pytest_tempres.leaks.processes import EVENTS as _PROCESSES
+from pytest_tempres.leaks.processes import EVENTS as _PROCESS_EVENTS
 from pytest_tempres.leaks.processes import Processes
 from pytest_tempres.leaks.temp.scan import exists
-from pytest_tempres.leaks.threads import EVENTS as _STARTS
+from pytest_tempres.leaks.threads import EVENTS as _THREAD_EVENTS
 from pytest_tempres.leaks.threads import Threads
 from pytest_tempres.primitives._process import AUDIT_HOOK
 from pytest_tempres.primitives._process import listen
@@ -39,39 +39,39 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENTS",
-    "Announced",
     "Hint",
     "Origins",
+    "PathEvent",
     "RawFrame",
     "absolute",
     "activate",
-    "announced",
     "current_phase",
     "current_stack",
     "current_work",
     "deactivate",
+    "path_events",
 ]
 
-#: A code object and a line: what a frame costs least to remember by.
+#: A code object and a line: the cheapest record of a frame.
 RawFrame = tuple[CodeType, int]
 
 _DEPTH: Final = 100
-#: So long a thread may take from its hint to its deed.
+#: How long a thread may take from the audit event to the operation.
 _OVERTAKEN_SECONDS: Final = 1.0
 _PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
-#: Where pytest starts to run what others wrote; all that lies further is pytest's own way there.
-_ENTRANCES: Final = (
+#: The files of pytest that call hooks and tests; frames beyond them are pytest's own.
+_ENTRY_POINTS: Final = (
     os.path.join(os.sep, "_pytest", "runner.py"),
     os.path.join(os.sep, "_pytest", "main.py"),
     os.path.join(os.sep, "_pytest", "config", "__init__.py"),
 )
-#: Whether a file is one of these, by its name: every event asks this of some twenty frames.
-_entrances: Final[dict[str, bool]] = {}
+#: By file name: every event checks some twenty frames.
+_entry_point_cache: Final[dict[str, bool]] = {}
 _getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
 
 
 class Hint(NamedTuple):
-    """Who was about to create something, and where in the code."""
+    """The owner, the phase and the stack at an audit event."""
 
     owner: Owner
     test: str | None
@@ -86,7 +86,7 @@ def _opened(args: tuple[Any, ...]) -> object:
 
 
 def _directory(args: tuple[Any, ...]) -> object:
-    # A path relative to a descriptor (anything but -1) cannot be told from here.
+    # A path relative to a descriptor (anything but -1) cannot be resolved here.
     return args[0] if len(args) < 3 or args[2] in (-1, None) else None
 
 
@@ -103,7 +103,7 @@ def _removed(args: tuple[Any, ...]) -> object:
 
 
 def _database(args: tuple[Any, ...]) -> object:
-    # Python 3.10 tells it as bytes.
+    # Python 3.10 passes bytes.
     name = System.fsdecode(args[0])
     if name.startswith("file:"):
         # A URI, which may name a host before the path.
@@ -120,7 +120,7 @@ def _address(args: tuple[Any, ...]) -> object:
     return args[1] if isinstance(args[1], (str, bytes)) else None
 
 
-#: Which argument of an event is the path that is about to exist, or to go.
+#: Returns the path that an event is about to create or to remove, from its arguments.
 _PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
     "open": _opened,
     "os.mkdir": _directory,
@@ -136,17 +136,17 @@ _PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
 }
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
 _REMOVALS: Final = frozenset({"os.remove", "os.rmdir"})
-_EVENTS: Final = frozenset({*_PATHS, *_STARTS, *_PROCESSES})
+_EVENTS: Final = frozenset({*_PATHS, *_THREAD_EVENTS, *_PROCESS_EVENTS})
 
 
 class Origins:
-    """The hints of one session, by the name that stands in its worker root.
+    """The hints of one session, by name in its worker root.
 
-    :param prefixes: The worker root as the code under test may spell it, each
+    :param prefixes: The spellings of the worker root that the code under test may use, each
         with a separator at its end.
-    :param inside: Below these nothing is foreign.
-    :param known: Entries found already; what happens below them needs no hint.
-    :param running: Who is running.
+    :param inside: Prefixes whose contents are not recorded as outside the worker root.
+    :param known: Names of known entries; events below them need no hint.
+    :param running: The current owner.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class Origins:
         running: Running,
     ) -> None:
         self.hints: dict[str, Hint] = {}
-        #: Known entries about to go: file systems give the inode of one to the next.
-        self.going: set[str] = set()
+        #: Known entries that are about to be removed: file systems reuse their inodes at once.
+        self.being_removed: set[str] = set()
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
-        #: Called when something temporary is to be made in a worker root that is gone.
+        #: Called before a temporary path is created in a worker root that was removed.
         self.recreate: Callable[[], object] | None = None
-        #: All events that this session wants to hear of; those of detectors come before it starts.
+        #: The events that this session handles. Detectors add theirs before it is activated.
         self.events: AbstractSet[str] = _EVENTS
         self._detectors: list[Detector] = []
         self._prefixes = prefixes
@@ -173,86 +173,86 @@ class Origins:
         self._running = running
         self.threads = Threads(running)
         self.processes = Processes()
-        running.thread_work = self.threads.here
+        running.thread_work = self.threads.current_work
         running.likely_creator = self.processes.likely_creator
-        #: The last hints of threads whose starter does not run now, and until when each counts.
-        self._unready: dict[str, tuple[Hint, float]] = {}
+        #: Hints from threads of another owner, and until when each is kept.
+        self._overtaken: dict[str, tuple[Hint, float]] = {}
 
     @property
     def error(self) -> Exception | None:
-        """What went wrong while an owner was looked for."""
+        """The last error while the owner of an event was determined."""
         return self.threads.error or self.processes.error
 
     def goes_on(self) -> bool:
-        """Whether something may go on that was started by who is over."""
-        return self.threads.going_on() or self.processes.going_on()
+        """Whether threads or processes of an owner that has finished may still run."""
+        return self.threads.any_running() or self.processes.any_running()
 
     def forget(self) -> None:
-        """Drop the hints that the last look has used."""
+        """Drop the hints that the last scan has used."""
         self.hints.clear()
-        self.going.clear()
-        if self._unready:
-            self._keep_unready()
+        self.being_removed.clear()
+        if self._overtaken:
+            self._keep_overtaken()
 
-    def _keep_unready(self) -> None:
-        """Keep the hints of threads that a look may have overtaken, between the hint and the deed.
+    def _keep_overtaken(self) -> None:
+        """Keep the hints of threads where a scan may have run between the event and the operation.
 
-        Nobody waits for such a thread, and what it makes must not look like somebody else's.
+        Otherwise the next scan would attribute the path to the owner that is running then.
         """
         now = System.monotonic()
-        for name, (hint, until) in list(self._unready.items()):
+        for name, (hint, until) in list(self._overtaken.items()):
             if name in self._known or until < now:
-                self._unready.pop(name, None)
+                self._overtaken.pop(name, None)
             else:
                 self.hints[name] = hint
 
     def exclude(self, directory: str) -> None:
-        """Take everything below *directory* for somebody else's."""
+        """Do not report what is created in *directory*."""
         self._inside += (System.join(directory, ""),)
 
     def add(self, detector: Detector) -> None:
-        """Let *detector* hear of its events too."""
+        """Pass audit events to *detector* too."""
         self._detectors.append(detector)
         self.events |= detector.events
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Remember what *event* announces, if it concerns this session."""
+        """Record a hint for *event* if it concerns this session."""
         for detector in self._detectors:
             if event in detector.events:
                 detector.on_event(event, args)
-        if event in _PROCESSES:
+        if event in _PROCESS_EVENTS:
             self.processes.on_event(args, current_work(self._running))
             return
-        if event in _STARTS:
+        if event in _THREAD_EVENTS:
             self.threads.on_event(args, current_work(self._running))
             return
         if event not in _PATHS:
             return
-        given = _PATHS[event](args)
-        if given is None or isinstance(given, int):
+        raw = _PATHS[event](args)
+        if raw is None or isinstance(raw, int):
             return
-        path = absolute(given)
+        path = absolute(raw)
         if not path.startswith(self._prefixes):
             if event in _TEMPORARY and not path.startswith(self._inside):
                 self.outside[path] = self._hint()
             return
         if event in _TEMPORARY and self.recreate is not None and not exists(self._root):
             self.recreate()
-        self._inner(event, args, path)
+        self._record_in_root(event, args, path)
 
-    def _inner(self, event: str, args: tuple[Any, ...], path: str) -> None:
+    def _record_in_root(self, event: str, args: tuple[Any, ...], path: str) -> None:
         name, below = self._name(path)
         if event in _REMOVALS:
             if not below and name in self._known:
-                self.going.add(name)
+                self.being_removed.add(name)
             if not below:
-                self._unready.pop(name, None)
+                self._overtaken.pop(name, None)
             return
         if not name or (below and (name in self.hints or name in self._known)):
             return
         if event != "os.rename" and name in self.hints and exists(path):
-            # Opening what stands there makes nothing, though it would have: a named temporary
-            # file opens its directory so, and a database the file that it was given.
+            # It exists already, so this creates nothing: NamedTemporaryFile opens its directory
+            # with O_CREAT, and SQLite a file that may exist.
             return
         if event == "os.rename":
             source, deeper = self._name(absolute(args[0]))
@@ -265,10 +265,10 @@ class Origins:
     def _keep(self, name: str, hint: Hint) -> None:
         self.hints[name] = hint
         if hint.owner != self._running.owner:
-            self._unready[name] = hint, System.monotonic() + _OVERTAKEN_SECONDS
+            self._overtaken[name] = hint, System.monotonic() + _OVERTAKEN_SECONDS
 
     def _name(self, path: str) -> tuple[str, bool]:
-        """Split *path* into the entry's name and whether it lies below that entry."""
+        """Return the name of the entry that *path* is or is below, and whether it is below."""
         for prefix in self._prefixes:
             if path.startswith(prefix):
                 name, separator, _ = path[len(prefix) :].partition(os.sep)
@@ -283,9 +283,9 @@ _active: Final[list[Origins]] = []
 
 
 def activate(origins: Origins) -> None:
-    """Forward audit events to *origins*, and to nobody else until it is deactivated.
+    """Forward audit events to *origins* alone until it is deactivated.
 
-    A session inside another one (`pytest.main` in a test) takes over for its time.
+    A nested session (`pytest.main` in a test) receives the events while it runs.
     """
     _active.append(origins)
     listen(origins.events, _forward)
@@ -301,28 +301,28 @@ def deactivate(origins: Origins) -> None:
 
 def _forward(event: str, args: tuple[Any, ...]) -> None:
     if _active:
-        # Raising here would break the call under test.
+        # An exception here would make the audited call fail.
         with suppress(Exception):
             _active[-1].on_event(event, args)
 
 
 def absolute(path: Any) -> str:
-    """Return the normal form of the path that an event gave, seen from the working directory."""
+    """Return the path of an event in normal form, made absolute with the working directory."""
     text = System.fsdecode(path)
     if not System.isabs(text):
         text = System.join(System.getcwd(), text)
-    # Most paths are plain, and a look at them costs less than taking them apart.
+    # Most paths are in normal form, and this check is cheaper than `normpath`.
     plain = os.altsep is None and "/." not in text and "//" not in text
     return text if plain else System.normpath(text)
 
 
 def current_phase() -> Phase | None:
-    """Return the phase that pytest says the current test is in."""
+    """Return the phase of the current test, from `PYTEST_CURRENT_TEST`."""
     return _PHASES.get(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[2])
 
 
 def current_work(running: Running) -> Work:
-    """Return for whom the code that raised the event works: who started its thread, or who runs."""
+    """Return the work of the current thread: that of its starter, or of the current owner."""
     work = running.thread_work()
     if work is None or (work.owner, work.test) == (running.owner, running.test):
         return Work(running.owner, running.test, running.phase or current_phase())
@@ -330,33 +330,33 @@ def current_work(running: Running) -> Work:
 
 
 def current_stack() -> tuple[RawFrame, ...]:
-    """Return the stack of the code that raised the event, nearest frame first, without pytest's."""
+    """Return the stack at the event, nearest frame first, without pytest's frames."""
     frame: FrameType | None = _getframe(2)
     stack: list[RawFrame] = []
     here = __file__
     while frame is not None and len(stack) < _DEPTH:
-        # To read it is an audit event of its own.
+        # Reading f_code raises an audit event, so read it once.
         code = frame.f_code
         filename = code.co_filename
         if filename.startswith("<doctest"):
             stack.append(_in_docstring(frame))
         elif filename != here and code.co_name != AUDIT_HOOK:
-            if _is_entrance(filename):
+            if _is_entry_point(filename):
                 break
             stack.append((code, frame.f_lineno or 0))
         frame = frame.f_back
     return tuple(stack)
 
 
-def _is_entrance(filename: str) -> bool:
-    known = _entrances.get(filename)
+def _is_entry_point(filename: str) -> bool:
+    known = _entry_point_cache.get(filename)
     if known is None:
-        known = _entrances[filename] = filename.endswith(_ENTRANCES)
+        known = _entry_point_cache[filename] = filename.endswith(_ENTRY_POINTS)
     return known
 
 
 def _in_docstring(frame: FrameType) -> RawFrame:
-    """Return where the example stands that runs in *frame*: doctest, which runs it, knows."""
+    """Return file and line of the doctest example that runs in *frame*."""
     code, line = frame.f_code, frame.f_lineno or 0
     known = frame.f_back.f_locals if frame.f_back is not None else {}
     test: Any = known.get("test")
@@ -370,7 +370,8 @@ def _in_docstring(frame: FrameType) -> RawFrame:
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-#: Which arguments of an event are paths, the descriptors they may start from, and what goes.
+#: For each path of an event: the index of its argument, the index of the directory descriptor
+#: that it may be relative to, and whether the event removes it.
 _ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
     "open": ((0, None, False),),
     "os.link": ((1, 3, False),),
@@ -380,9 +381,9 @@ _ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
     "os.rmdir": ((0, 1, True),),
     "os.symlink": ((1, 2, False),),
     "os.truncate": ((0, None, False),),
-    # What `Path.touch` does to a file that exists.
+    # `Path.touch` calls it for a file that exists.
     "os.utime": ((0, 3, False),),
-    # It removes relative to descriptors, which no later event can tell.
+    # Its removals are relative to descriptors, so their own events do not have the path.
     "shutil.rmtree": ((0, 1, True),),
     "socket.bind": ((1, None, False),),
     "sqlite3.connect": ((0, None, False),),
@@ -393,23 +394,23 @@ _ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
 EVENTS: Final = frozenset(_ROLES)
 
 
-class Announced(NamedTuple):
-    """A path that an event tells of."""
+class PathEvent(NamedTuple):
+    """A path that an audit event names."""
 
     path: str
-    #: It is removed or renamed, and not made or written.
-    goes: bool
+    #: The event removes or renames it; otherwise it creates or writes it.
+    is_removed: bool
 
 
-def announced(event: str, args: tuple[Any, ...]) -> Iterator[Announced]:
-    """Yield what *event*, one of `EVENTS`, is about to make, to write or to remove.
+def path_events(event: str, args: tuple[Any, ...]) -> Iterator[PathEvent]:
+    """Yield the paths that *event*, one of `EVENTS`, is about to create, to write or to remove.
 
-    Reading announces nothing, and a path relative to a descriptor cannot be told.
+    Opening a file for reading yields nothing, nor does a path relative to a descriptor.
     """
     if event == "open" and not (isinstance(args[2], int) and args[2] & _WRITING):
         return
-    for path_at, start_at, goes in _ROLES[event]:
-        given = args[path_at]
+    for path_at, start_at, is_removed in _ROLES[event]:
+        raw = args[path_at]
         start = args[start_at] if start_at is not None and start_at < len(args) else None
-        if start in (None, -1) and isinstance(given, (str, bytes, os.PathLike)):
-            yield Announced(absolute(given).rstrip(os.sep), goes)
+        if start in (None, -1) and isinstance(raw, (str, bytes, os.PathLike)):
+            yield PathEvent(absolute(raw).rstrip(os.sep), is_removed)

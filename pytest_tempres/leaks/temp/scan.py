@@ -1,4 +1,4 @@
-"""What is in the worker root? Looks at it, and measures what it finds."""
+"""The scan of the worker root, and the kind and size of a path."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["Measure", "Scan", "exists", "has_audit_event", "identity", "measure"]
 
-#: A file system that counts in clock ticks can hide a change this long (nanoseconds).
+#: Two changes within this time (nanoseconds) can have the same mtime, because file systems take
+#: it from the kernel's clock tick.
 _TICK_NS: Final = 10_000_000
-#: Listings may take this share of the session, and this many seconds in any case.
+#: The budget for listings: a share of the session's time, and seconds.
 _SHARE: Final = 0.01
 _FREE_SECONDS: Final = 0.05
-#: What the owner of a directory needs to use it.
+#: The permissions that the owner of a directory needs to use it.
 _OWNERS: Final = 0o700
-#: The bound of a walk.
+#: How many items a walk visits at most.
 _MOST_ITEMS: Final = 10_000
 
 _KINDS: Final = {
@@ -31,7 +32,7 @@ _KINDS: Final = {
 
 
 class Measure(NamedTuple):
-    """What a bounded walk found."""
+    """The kind and size of a path, as found by a walk with a limit."""
 
     kind: str
     bytes: int
@@ -40,7 +41,7 @@ class Measure(NamedTuple):
 
 
 class Scan:
-    """Looks at a directory: one `stat`, and a listing only when that moved.
+    """Scans a directory: one `stat`, and a listing only if its result has changed.
 
     :param path: The worker root.
     """
@@ -58,7 +59,7 @@ class Scan:
         """Whether a listing could show something new.
 
         :raises FileNotFoundError: When the directory is gone.
-        :raises PermissionError: Once, when its owner may not use it any more.
+        :raises PermissionError: Once, when its owner has lost the permission to use it.
         """
         status = System.stat(self._path)
         if status.st_mode & _OWNERS != self._rights:
@@ -74,16 +75,16 @@ class Scan:
         return True
 
     def is_another(self) -> bool:
-        """Whether another directory stands there than when this was asked before."""
+        """Whether the path is another directory than at the previous call."""
         before, self._asked = self._asked, self._inode
         return before not in (0, self._asked)
 
     def affordable(self) -> bool:
-        """Whether listings have kept within their share of the session's time."""
+        """Whether listings are within their time budget."""
         return self._listing < _FREE_SECONDS + _SHARE * (System.monotonic() - self._started)
 
     def put_off(self) -> None:
-        """Make the next :meth:`changed` true whatever the directory looks like."""
+        """Make the next :meth:`changed` return True in any case."""
         self._seen = None
 
     def names(self) -> dict[str, int]:
@@ -100,12 +101,12 @@ class Scan:
 
 
 def exists(path: str) -> bool:
-    """Whether something, if only a dangling link, stands at *path*."""
+    """Whether *path* exists, if only as a dangling link."""
     return identity(path) is not None
 
 
 def identity(path: str) -> int | None:
-    """Return the inode at *path*, or None when nothing can be seen there."""
+    """Return the inode at *path*, or None if there is none or it is inaccessible."""
     try:
         return System.lstat(path).st_ino
     except (OSError, ValueError):
@@ -113,7 +114,10 @@ def identity(path: str) -> int | None:
 
 
 def has_audit_event(path: str) -> bool:
-    """Whether Python makes what stands at *path* with an audit event: not fifos and devices."""
+    """Whether Python raises an audit event when it creates this kind of path.
+
+    It does not for fifos and devices.
+    """
     try:
         kind = stat.S_IFMT(System.lstat(path).st_mode)
     except OSError:
@@ -126,7 +130,7 @@ def measure(path: str, until: float = math.inf) -> Measure | None:
 
     Directories are walked without following links, up to 10,000 items.
 
-    :param until: When the walk ends at the latest, by `time.monotonic`.
+    :param until: The `time.monotonic` time at which the walk stops.
     """
     try:
         status = System.lstat(path)

@@ -19,9 +19,9 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp.audit import EVENTS
 from pytest_tempres.leaks.temp.audit import Hint
-from pytest_tempres.leaks.temp.audit import announced
 from pytest_tempres.leaks.temp.audit import current_stack
 from pytest_tempres.leaks.temp.audit import current_work
+from pytest_tempres.leaks.temp.audit import path_events
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.leaks.watch.changes import Change
 from pytest_tempres.leaks.watch.changes import Changes
@@ -116,7 +116,7 @@ class Watched:
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
         """Note what *event* announces, if it may change what is watched."""
         maker: Hint | Entry | None = None
-        for path, goes in announced(event, args):
+        for path, goes in path_events(event, args):
             placed = self._place(path)
             if placed is None:
                 continue
