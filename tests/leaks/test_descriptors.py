@@ -113,7 +113,7 @@ def pauses(monkeypatch) -> list[float]:
     """How long the detector would have waited: it does not here."""
     pauses: list[float] = []
     monkeypatch.setattr(System, "sleep", staticmethod(pauses.append))
-    monkeypatch.setattr(module, "_anybody_else_runs", lambda: True)
+    monkeypatch.setattr(module, "_has_threads_or_children", lambda: True)
     return pauses
 
 
@@ -352,7 +352,7 @@ def test_every_protocol_has_a_name(family, kind):
 def test_every_name_of_the_kernel_is_told(name):
     """What a future kernel calls its things is repeated as it is."""
     status = SimpleNamespace(st_mode=0)
-    assert names._nameless(0, status, name) or name.startswith("anon_inode:")
+    assert names._unnamed(0, status, name) or name.startswith("anon_inode:")
 
 
 def test_what_cannot_be_asked_is_named_all_the_same():
@@ -364,8 +364,8 @@ def test_what_cannot_be_asked_is_named_all_the_same():
     assert not names._is_listening(SimpleNamespace(getsockopt=refuse))
     assert names._address(refuse) == ""
     status = SimpleNamespace(st_mode=stat.S_IFREG)
-    assert names._nameless(0, status, "") == "unlinked file"
-    assert names._nameless(0, SimpleNamespace(st_mode=0), "") == "something without a name"
+    assert names._unnamed(0, status, "") == "unlinked file"
+    assert names._unnamed(0, SimpleNamespace(st_mode=0), "") == "something without a name"
 
 
 def test_asking_a_socket_changes_nothing(suite, keep):
@@ -751,7 +751,7 @@ def test_what_tells_nothing_is_passed_over(event, args):
 
 def test_notes_do_not_grow(suite, tmp_path):
     """What is opened and closed again leaves nothing in memory, during a test and after it."""
-    most = openings._MOST
+    most = openings._MAX_NOTED
 
     def write() -> None:
         for number in range(most + 50):
@@ -771,7 +771,7 @@ def test_notes_do_not_grow(suite, tmp_path):
 
 def test_however_many_are_opened_each_has_its_line(suite, tmp_path, keep, monkeypatch):
     """Before notes are too many to keep, a look takes down what came of them."""
-    monkeypatch.setattr(openings, "_MOST", 3)
+    monkeypatch.setattr(openings, "_MAX_NOTED", 3)
     suite.detector._openings.take()
     with suite.run():
         for number in range(8):
@@ -1043,7 +1043,7 @@ def test_who_is_about_to_close_is_waited_for(suite, tmp_path, monkeypatch):
 
 def test_who_is_alone_is_not_waited_for(suite, tmp_path, keep, pauses, monkeypatch):
     """Nobody else is there to close anything: hundreds of leaks would wait for nothing."""
-    monkeypatch.setattr(module, "_anybody_else_runs", lambda: False)
+    monkeypatch.setattr(module, "_has_threads_or_children", lambda: False)
     with suite.run():
         keep((tmp_path / "a").open("w"))
     assert len(suite.detector.due(ONE.id)) == 1
@@ -1068,10 +1068,10 @@ def test_threads_and_children_are_somebody(start, runs):
     """Either may be about to close what is open here; what cannot be told may be so."""
     program = f"""
 import os, resource, time
-from pytest_tempres.leaks.fds.detector import _anybody_else_runs
+from pytest_tempres.leaks.fds.detector import _has_threads_or_children
 child = None
 {start}
-print(_anybody_else_runs())
+print(_has_threads_or_children())
 if child:
     child.kill()
 os.sys.stdout.flush()
@@ -1214,6 +1214,6 @@ def test_other_platforms_are_refused_with_a_reason(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "win32")
         reason = module.unsupported()
-    assert reason == "file descriptors can be looked at on Linux and macOS, not on win32"
+    assert reason == "file descriptors can be checked on Linux and macOS, not on win32"
     monkeypatch.setattr(System, "isdir", staticmethod(lambda path: False))
     assert names.TABLE in module.unsupported()

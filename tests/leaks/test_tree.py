@@ -70,7 +70,7 @@ def differences(tree: Tree, top: Path) -> dict[str, str]:
     """Return what was done to each path that is different now, relative to *top*."""
     found = list(tree.differences())
     assert len({each.path for each in found}) == len(found)
-    return {os.path.relpath(each.path, top): each.deed for each in found}
+    return {os.path.relpath(each.path, top): each.modification for each in found}
 
 
 # -- what is different
@@ -430,7 +430,7 @@ def test_tests_may_replace_what_it_looks_with(top, monkeypatch):
     (top / "new").touch()
     for name in ("scandir", "lstat", "stat", "readlink", "listdir"):
         monkeypatch.setattr(os, name, None)
-    found = [(each.path, each.deed) for each in before.differences()]
+    found = [(each.path, each.modification) for each in before.differences()]
     monkeypatch.undo()
     assert found == [(str(top / "new"), "created")]
 
@@ -448,7 +448,7 @@ def test_a_deep_tree(tmp_path):
         (deep / "x").touch()
         assert [each.path for each in before.differences()] == [str(deep / "x")]
         os.rename(tmp_path / "d/d", tmp_path / "e")
-        assert [each.deed for each in before.differences()] == ["created", "deleted"]
+        assert [each.modification for each in before.differences()] == ["created", "deleted"]
     finally:
         sys.setrecursionlimit(limit)
 

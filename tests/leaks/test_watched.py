@@ -513,9 +513,13 @@ def test_notes_of_who_makes_and_who_removes(suite, top):
     one()
     three()
     notes = suite.watched._notes.values()
-    makers = [note.created and functions(note.created)[0] for note in notes]
-    assert makers == ["two", "two", None]
-    assert [note.gone and functions(note.gone)[0] for note in notes] == [None, None, "three"]
+    creators = [note.created_by and functions(note.created_by)[0] for note in notes]
+    assert creators == ["two", "two", None]
+    assert [note.removed_by and functions(note.removed_by)[0] for note in notes] == [
+        None,
+        None,
+        "three",
+    ]
     assert [note.before is None for note in notes] == [True, False, False]
 
 
@@ -529,14 +533,14 @@ def test_notes_of_what_was_made_before(suite, top, monkeypatch):
     """A later rename hands on what an earlier look has found, and few notes are kept."""
     with suite.run(ONE):
         (top / "one").mkdir()
-    monkeypatch.setattr(module, "_MOST_NOTES", 2)
+    monkeypatch.setattr(module, "_MAX_NOTES", 2)
     noted = hear(
         suite,
         ("open", f"{top}/one/x", "w", AT),
         ("os.rename", f"{top}/one", f"{top}/two", -1, -1),
     )
     assert noted == ["one", "two"]
-    assert suite.watched._notes[str(top / "two")].created.owner == ONE
+    assert suite.watched._notes[str(top / "two")].created_by.owner == ONE
     assert hear(suite, ("open", f"{top}/a.txt", "w", AT)) == ["a.txt"]
 
 
@@ -590,7 +594,7 @@ def test_names_that_come_back(top, make):
         subprocess.run(["mv", str(top / "src/a.txt"), str(top)], check=True)
         subprocess.run(["rm", str(top / "one"), str(top / "two")], check=True)
     assert suite.judged() == {}
-    assert suite.watched._traces._traces == {}
+    assert suite.watched._changes._changes == {}
 
 
 def test_without_listings_nobody_is_blamed(suite, top):
@@ -610,7 +614,7 @@ def test_listings_pass_over_what_may_stay(top, make):
     with suite.run(ONE):
         for name in ("x.log", "basetemp", "__pycache__"):
             os.mkfifo(top / name)
-    assert suite.watched._traces._traces == {}
+    assert suite.watched._changes._changes == {}
     assert suite.judged() == {}
 
 
@@ -788,9 +792,9 @@ def test_what_is_cleaned_up_takes_no_memory(suite, top):
             path = f"{top}/{number}"
             os.mkdir(path)
             os.rmdir(path)
-        assert len(suite.watched._notes) <= module._MOST_NOTES
+        assert len(suite.watched._notes) <= module._MAX_NOTES
     assert suite.watched._notes == {}
-    assert suite.watched._traces._traces == {}
+    assert suite.watched._changes._changes == {}
     assert suite.watched.travelling() == []
 
 
@@ -813,13 +817,13 @@ def test_what_is_cleaned_up_unseen_takes_no_memory(suite, top):
             os.mkdir(top / f"d{number}")
         os.rmdir(f"d{number}", dir_fd=descriptor)
     os.close(descriptor)
-    assert len(suite.watched._traces._traces) < 1_000
-    assert len(suite.watched._traces._untold) < 1_000
+    assert len(suite.watched._changes._changes) < 1_000
+    assert len(suite.watched._changes._not_yet_sent) < 1_000
 
 
 def test_early_notes_are_not_lost(suite, top, monkeypatch):
     """Who did it is known however much the same test has done since."""
-    monkeypatch.setattr(module, "_MOST_NOTES", 2)
+    monkeypatch.setattr(module, "_MAX_NOTES", 2)
     with suite.run(ONE):
         for number in range(10):
             (top / f"{number}").touch()

@@ -1,4 +1,4 @@
-"""Which file descriptors were opened and not closed, and by whom?"""
+"""The detector of file descriptors that were opened and not closed."""
 
 from __future__ import annotations
 
@@ -31,43 +31,41 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["LIBRARIES", "SHIPPED", "Descriptors", "unsupported"]
 
-# Captured because tests replace these functions, and the clock with them.
-
 _SITES: Final = ("site-packages", "dist-packages")
 _LIBRARY: Final = sysconfig.get_path("stdlib")
 
-#: What may stay open: nobody closes it, and it is nobody's fault. Patterns of paths.
+#: Patterns of paths that may stay open, because the code under test cannot close them.
 SHIPPED: Final = (
-    # The interpreter and its libraries read their own code, and debuggers and linters keep it.
+    # Code files, which the interpreter reads and debuggers and linters keep open.
     f"{_LIBRARY}/*.py",
     f"{_LIBRARY}/*.pyc",
     f"{_LIBRARY}/*.so",
     "*/python3*.zip",
     *(f"*/{site}/*.{kind}" for site in _SITES for kind in ("py", "pyc", "so")),
-    # TLS libraries keep the bundle of authorities that they trust.
+    # TLS libraries keep their certificate bundle open.
     "*/certifi/*.pem",
     "/etc/ssl/*",
     "/etc/pki/*",
     "/private/etc/ssl/*",
     "/usr/share/ca-certificates/*",
-    # Terminals belong to the person in front of them; a master that leaks is still reported.
+    # Terminals of the user; a pty master is still reported.
     "/dev/console",
     "/dev/tty*",
     "/dev/pts/*",
-    # A session of this plugin in the same process holds it until the process ends.
+    # Held by a session of this plugin until the process ends.
     "*/tempres-????????/.lock",
     "*/tempres-????????/.kept.jsonl",
-    # Coverage measures to the end.
+    # Coverage measures until the process ends.
     "*/.coverage*",
 )
 
-#: What libraries written in C open once for a process, when a test first uses them, and keep.
-#: What Python opened, which says so, is not meant. Patterns of paths and of words.
+#: Patterns of paths and descriptions that C libraries open once for a process, on first use, and
+#: keep open. They do not apply to descriptors that Python opened.
 LIBRARIES: Final = (
     # Random numbers.
     "/dev/random",
     "/dev/urandom",
-    # A library may hold itself: libffi does, for what calls back from C.
+    # A library may open its own file or a memfd: libffi does, for callbacks from C.
     "*.so",
     "*.so.[0-9]*",
     "*.dylib",
@@ -84,10 +82,10 @@ LIBRARIES: Final = (
     "/dmabuf:*",
     "memfd /.nvidia*",
     "sync_file",
-    # What the machine is like: processors, memory, limits.
+    # Information about the machine: processors, memory, limits.
     "/proc/*",
     "/sys/*",
-    # Names of hosts and users.
+    # Lookups of hosts and users.
     "/run/nscd/*",
     "/var/cache/nscd/*",
     "/var/lib/sss/*",
@@ -101,10 +99,10 @@ LIBRARIES: Final = (
 _shipped: Final = Ignore("", SHIPPED).matches
 _libraries: Final = Ignore("", LIBRARIES).matches
 
-#: How long to wait for what threads and children are about to close, in seconds.
+#: How long to wait for threads and children to close descriptors, in seconds.
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 _IMPORT: Final = "<frozen importlib._bootstrap>"
-#: Where Linux shows the threads of this process, those of libraries too.
+#: The threads of this process on Linux, those of libraries too.
 _THREADS: Final = "/proc/self/task"
 
 if sys.platform == "linux":
@@ -112,7 +110,7 @@ if sys.platform == "linux":
 
     def _has_children() -> bool:
         try:
-            # Those that have ended are left to whoever waits for them.
+            # WNOWAIT: do not collect the exit status of a child.
             _wait()
         except ChildProcessError:
             return False
@@ -120,31 +118,31 @@ if sys.platform == "linux":
 
 
 def unsupported() -> str | None:
-    """Return why descriptors cannot be looked at on this platform, or None where they can."""
+    """Return why descriptors cannot be checked on this platform, or None if they can."""
     if sys.platform not in {"linux", "darwin"}:
-        return f"file descriptors can be looked at on Linux and macOS, not on {sys.platform}"
+        return f"file descriptors can be checked on Linux and macOS, not on {sys.platform}"
     if not System.isdir(names.TABLE):
-        return f"file descriptors cannot be looked at: there is no {names.TABLE}"
+        return f"file descriptors cannot be checked: there is no {names.TABLE}"
     return None
 
 
 class Descriptors:
     """File descriptors that were opened and not closed.
 
-    What is open at the beginning is nobody's, and so is what other plugins and the
-    session itself open: they end with the process, and the kernel closes them. What
-    an import opens belongs to the collection, test or fixture that imports only
-    where a line of the project itself opened it; libraries keep what they open then.
+    Descriptors that are open at the beginning are not reported, nor those that other plugins and
+    the session itself open: the kernel closes them with the process. A descriptor that was opened
+    during an import is reported only if a line of the project itself opened it, because libraries
+    keep open what they open then.
 
-    A descriptor is known by number, device, inode and type. One that is closed and
-    opened again for the same file under the same number between two looks is the old one.
+    A descriptor is identified by number, device, inode and type. One that is closed and opened
+    again for the same file with the same number between two scans counts as the old one.
 
-    :param running: Who is running.
-    :param folder: Shows the frames of stacks.
-    :param ignored: Tells whether the ini file lets something stay: it is asked with
-        the path that a descriptor leads to, or with words where it has no path.
+    :param running: The current owner.
+    :param folder: Filters the frames of stacks.
+    :param ignored: Returns whether the ini file says to ignore a descriptor, from its path, or
+        from its description if it has no path.
     :param worker: The name by which reports call this process.
-    :param collect: Collects garbage, before something is called left.
+    :param collect: Collects garbage before leaks are reported.
     """
 
     events: AbstractSet[str] = EVENTS
@@ -167,25 +165,25 @@ class Descriptors:
         self._openings = Openings(running)
         self._known = names.identities(()) or {}
         self._entries: dict[int, Entry] = {}
-        #: What Python opened for certain: of the others a library may be the maker.
-        self._announced: set[int] = set()
+        #: Descriptors that Python opened for certain; others may be a library's.
+        self._opened_by_python: set[int] = set()
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Note what *event* announces."""
+        """Take a note of *event*."""
         if self._openings.full():
-            # Of most of them nothing is open any more; the others must not lose their line.
+            # Scan before the notes of descriptors that are still open are dropped.
             self.scan()
         self._openings.on_event(event, args)
 
-    # -- what looks find
+    # -- scans
 
     def scan(self) -> None:
-        """Book the descriptors that are new, and forget those that were closed."""
+        """Record new descriptors, and forget those that were closed."""
         if System.getpid() != self._pid:
             return
         now = names.identities(self._known)
         if now is None:
-            # Nobody can look now; what was announced is wanted by the next look.
+            # Impossible now: keep the notes for the next scan.
             return
         openings = self._openings.take()
         self._openings.scan()
@@ -194,23 +192,23 @@ class Descriptors:
                 self._entries.pop(number, None)
             new = [number for number, each in now.items() if self._known.get(number) != each]
             self._known = now
-            self._book(new, Matches(openings, self._folder))
+            self._record(new, Matches(openings, self._folder))
 
-    def _book(self, numbers: Iterable[int], matches: Matches) -> None:
+    def _record(self, numbers: Iterable[int], matches: Matches) -> None:
         for number in sorted(numbers, reverse=True):
             self._entries.pop(number, None)
-            self._announced.discard(number)
+            self._opened_by_python.discard(number)
             target = names.target(number)
-            hint = matches.announced(number, target)
+            hint = matches.certain(number, target)
             if hint is not None:
-                self._announced.add(number)
-            hint = hint or matches.guessed(number, target)
+                self._opened_by_python.add(number)
+            hint = hint or matches.likely(number, target)
             entry = self._entry(target, hint)
-            if not self._is_nobodys(entry, hint):
+            if not self._is_exempt(entry, hint):
                 self._entries[number] = entry
 
-    def _is_nobodys(self, entry: Entry, hint: Hint | None) -> bool:
-        """Whether nobody has to close it, since it lives as long as the process or a module."""
+    def _is_exempt(self, entry: Entry, hint: Hint | None) -> bool:
+        """Whether nothing has to close it, because it lives as long as the process or a module."""
         if entry.owner.kind == "session":
             return True
         stack = hint.stack if hint is not None else ()
@@ -231,13 +229,13 @@ class Descriptors:
             worker=self._worker,
         )
 
-    # -- what is judged
+    # -- leaks
 
     def due(self, test: str) -> list[Leak]:
-        """Return what *test* and its function-scoped fixtures left open, at the last look.
+        """Return what *test* and its function-scoped fixtures left open, as of the last scan.
 
-        Connections are left to the end: a pool that a wider fixture owns opens them
-        when a test first needs them, and closes them with the fixture.
+        Connections are checked only at the end of the session: the pool of a wider fixture opens
+        them when a test first needs them, and closes them with the fixture.
         """
         return self._judge(
             (
@@ -249,10 +247,10 @@ class Descriptors:
         )
 
     def judge(self) -> list[Leak]:
-        """Return what is still open at the end, after some time to close it."""
+        """Return what is still open at the end of the session, after a short wait."""
         self.scan()
         if self._entries:
-            _forget_the_last_traceback()
+            _drop_last_traceback()
         return self._judge(self._entries, connections=True)
 
     def _judge(self, numbers: Iterable[int], *, connections: bool) -> list[Leak]:
@@ -261,10 +259,10 @@ class Descriptors:
         found = self._suspects(sorted(numbers))
         suspects = {n: each for n, each in found.items() if connections or not each.connected}
         if suspects:
-            # Objects in a reference cycle close what they hold.
+            # Objects in a reference cycle close their descriptors when they are collected.
             self._collect()
             suspects = self._suspects(suspects)
-        for pause in _PAUSES if suspects and _anybody_else_runs() else ():
+        for pause in _PAUSES if suspects and _has_threads_or_children() else ():
             if not suspects:
                 break
             System.sleep(pause)
@@ -272,31 +270,31 @@ class Descriptors:
         return [self._leak(number, found) for number, found in suspects.items()]
 
     def _suspects(self, numbers: Iterable[int]) -> dict[int, Description]:
-        """Return those of *numbers* that are open still and may not stay."""
-        kept = _kept_by_multiprocessing()
+        """Return those of *numbers* that are still open and not allowed."""
+        exempt = _held_by_multiprocessing()
         found = {}
         for number in numbers:
-            if number in kept or names.identity(number) != self._known.get(number):
+            if number in exempt or names.identity(number) != self._known.get(number):
                 continue
             description = names.describe(number)
             if description is not None and not self._is_allowed(
-                description.target, announced=number in self._announced
+                description.target, by_python=number in self._opened_by_python
             ):
                 found[number] = description
         return found
 
-    def _is_allowed(self, target: str, *, announced: bool = False) -> bool:
-        """Whether what leads to *target* is nobody's to close.
+    def _is_allowed(self, target: str, *, by_python: bool = False) -> bool:
+        """Whether a descriptor of *target* may stay open.
 
-        :param announced: Whether Python opened it, and not a library for itself.
+        :param by_python: Whether Python opened it, not a C library.
         """
-        kept = _shipped(target) or (not announced and _libraries(target))
-        return kept or self._ignored(target)
+        exempt = _shipped(target) or (not by_python and _libraries(target))
+        return exempt or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
-        escaped = f"fd {number}: {found.text}"
+        named = f"fd {number}: {found.text}"
         entry = self._entries[number]._replace(path=found.target)
-        return Leak("descriptor", escaped, found.size, 1, complete=True, status="leak", entry=entry)
+        return Leak("descriptor", named, found.size, 1, complete=True, status="leak", entry=entry)
 
 
 def _is_of_one_test(owner: Owner) -> bool:
@@ -308,28 +306,28 @@ def _imports(stack: Iterable[RawFrame]) -> bool:
 
 
 def _is_own(file: str | None) -> bool:
-    """Whether the nearest *file* is the project's own, not one of a library."""
+    """Whether *file* belongs to the project, not to a library."""
     if file is None or System.isabs(file):
         return False
     return not any(f"{site}{os.sep}" in file for site in _SITES)
 
 
-def _anybody_else_runs() -> bool:
-    """Whether there is a thread or a child, for which something may be about to be closed."""
+def _has_threads_or_children() -> bool:
+    """Whether there is another thread or a child, which may be about to close a descriptor."""
     if sys.platform == "linux":
-        # In doubt there is.
+        # If it is unknown, assume that there is.
         with suppress(OSError):
             return len(System.listdir(_THREADS)) > 1 or _has_children()
     return True
 
 
-def _kept_by_multiprocessing() -> set[object]:
-    """Return the descriptors by which multiprocessing holds its servants, once for a process.
+def _held_by_multiprocessing() -> set[object]:
+    """Return the descriptors of multiprocessing's helper processes, one set for each process.
 
-    They were started by whoever came first to need them, and stop when this end closes.
-    Packages like loky bring copies of their own.
+    Their first user starts the helpers, and they stop when this end is closed. Packages like
+    loky have copies of their own.
     """
-    # Threads of the code under test go on importing.
+    # A copy, because threads of the code under test may import meanwhile.
     modules = list(sys.modules.items())
     trackers = (module for name, module in modules if name.endswith(".resource_tracker"))
     server = sys.modules.get("multiprocessing.forkserver")
@@ -339,11 +337,11 @@ def _kept_by_multiprocessing() -> set[object]:
     }
 
 
-def _forget_the_last_traceback() -> None:
-    """Let go of the frames that the interpreter keeps for a debugger, and what these hold.
+def _drop_last_traceback() -> None:
+    """Drop the frames that `sys.last_exc` and the like refer to, and the objects that they hold.
 
-    pytest sets these for the last test that raised, an expected failure too, and
-    takes them away when the next one runs.
+    pytest sets these attributes for the last test that raised, an expected failure too, and
+    deletes them when the next test runs.
     """
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)

@@ -1,4 +1,4 @@
-"""Which descriptors are open, and what is each of them in words?"""
+"""The open descriptors of this process, and their descriptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Socket = socket.SocketType
 if sys.platform == "win32":
 
     def mode(number: int) -> int:  # noqa: ARG001 -- the same as elsewhere
-        """Return nothing of worth: these descriptors are not looked at."""
+        """Return 0: descriptors are not checked on Windows."""
         return 0
 
     def _restore(number: int, flags: int) -> None:
@@ -50,7 +50,7 @@ else:
     _sysconf = os.sysconf
 
     def mode(number: int) -> int:
-        """Return the flags that *number* was opened with, as far as the kernel keeps them."""
+        """Return the flags of *number* that the kernel keeps."""
         try:
             return _fcntl(number, fcntl.F_GETFL)
         except OSError:
@@ -61,61 +61,62 @@ else:
             _fcntl(number, fcntl.F_SETFL, flags)
 
     def _limit() -> int:
-        """Return below which number all descriptors are."""
+        """Return the limit that all descriptors are below."""
         return _sysconf("SC_OPEN_MAX")
 
 
-#: Device, inode and type; where the kernel gives all of a kind one inode, their name instead.
+#: Device, inode and type; the kernel's name instead of the type for descriptors without one,
+#: which share one inode.
 Identity = tuple[int, int, "int | str"]
 
 #: Where the kernel shows the descriptors of this process.
 TABLE: Final = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
-#: pytest's capture, and whoever redirects output, lets these point elsewhere for a time.
+#: Capturing and redirection of output replace these temporarily.
 _STANDARD: Final = frozenset({0, 1, 2})
-#: A bound for where the table cannot be read, and the limit says "no limit".
-_MOST_PROBED: Final = 65_536
-#: What Linux puts behind the path of what is gone.
+#: How many descriptors are probed at most, for a limit of "unlimited".
+_MAX_PROBED: Final = 65_536
+#: What Linux appends to the path of a deleted file.
 DELETED: Final = " (deleted)"
 _ANONYMOUS: Final = re.compile(r"anon_inode:\[?([^\]]*)\]?")
 _MEMORY: Final = "/memfd:"
-#: Names of the kernel that are not those of the functions that people call.
+#: Kernel names that differ from the name of the Python function.
 _NAMES: Final = {"eventpoll": "epoll"}
 _PROTOCOLS: Final[dict[int, str]] = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
 _ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
 
 class Description(NamedTuple):
-    """What a descriptor leads to."""
+    """The description of a descriptor's target."""
 
-    #: Words and path, as a report shows them.
+    #: Kind and path, as a report shows them.
     text: str
-    #: The path alone, or the words where there is no path: what patterns are asked with.
+    #: The path alone, or the description if there is none: patterns are matched against it.
     target: str
-    #: The size of a file that only its descriptors keep alive, in bytes.
+    #: The size of an unlinked file that only descriptors keep alive, in bytes.
     size: int = 0
-    #: Whether it is one end of a connection that has addresses.
+    #: Whether it is a connected socket.
     connected: bool = False
 
 
-# -- which are open
+# -- open descriptors
 
 
 def identities(known: Iterable[int]) -> dict[int, Identity] | None:
     """Return the identity of every open descriptor but the three standard ones.
 
-    :param known: Numbers to try too where the table cannot be read.
-    :returns: None when nobody can look now.
+    :param known: Numbers to try too if the table cannot be read.
+    :returns: None if the table cannot be read at all.
     """
     numbers = _numbers(known)
     if numbers is None:
         return None
-    # That of the listing itself is closed by now.
+    # The descriptor of the listing itself is closed by now.
     found = ((number, identity(number)) for number in numbers)
     return {number: each for number, each in found if each is not None}
 
 
 def identity(number: int) -> Identity | None:
-    """Return what tells the descriptor *number* from a later one, or None when it is closed."""
+    """Return what distinguishes the descriptor *number* from a later one; None if it is closed."""
     try:
         status = System.fstat(number)
     except OSError:
@@ -129,15 +130,15 @@ def _numbers(known: Iterable[int]) -> Iterable[int] | None:
     except OSError as error:
         if error.errno != errno.EMFILE:
             return None
-    # To list takes a descriptor. When there is none left, all below the limit are open.
-    return {*known, *range(min(_limit(), _MOST_PROBED))} - _STANDARD
+    # A listing needs a descriptor. If none is left, all below the limit are open.
+    return {*known, *range(min(_limit(), _MAX_PROBED))} - _STANDARD
 
 
-# -- what they lead to
+# -- targets and descriptions
 
 
 def target(number: int) -> str:
-    """Return what the kernel says that *number* leads to: a path, or a name of its own."""
+    """Return the target of *number* according to the kernel: a path, or a name like pipe:[1]."""
     try:
         if sys.platform == "darwin":
             found = _fcntl(number, fcntl.F_GETPATH, bytes(1024))
@@ -148,9 +149,9 @@ def target(number: int) -> str:
 
 
 def describe(number: int) -> Description | None:
-    """Return what *number* leads to, or None when it is closed.
+    """Return the description of *number*, or None if it is closed.
 
-    Sockets are asked through a duplicate, so this may open a descriptor for a moment.
+    For a socket this duplicates the descriptor for a moment.
     """
     try:
         status = System.fstat(number)
@@ -164,7 +165,7 @@ def describe(number: int) -> Description | None:
         return Description(f"memfd {name}", f"memfd {name}", status.st_size)
     if System.isabs(path):
         return _named(number, status, path)
-    text = _nameless(number, status, path)
+    text = _unnamed(number, status, path)
     return Description(text, text)
 
 
@@ -177,7 +178,7 @@ def _named(number: int, status: os.stat_result, path: str) -> Description:
     if not gone and status.st_nlink:
         return Description(path, path)
     directory, name = System.split(path)
-    # That is how the kernel calls what was opened with O_TMPFILE.
+    # The name that the kernel shows for a file opened with O_TMPFILE.
     unnamed = name == f"#{status.st_ino}"
     text = f"unnamed file in {directory}" if unnamed else f"unlinked file {path}"
     return Description(text, path, status.st_size)
@@ -190,7 +191,7 @@ def _kind(number: int, bits: int) -> str:
     return kinds.get(stat.S_IFMT(bits), "special file")
 
 
-def _nameless(number: int, status: os.stat_result, name: str) -> str:
+def _unnamed(number: int, status: os.stat_result, name: str) -> str:
     if stat.S_ISFIFO(status.st_mode):
         end = {os.O_RDONLY: "read end of a ", os.O_WRONLY: "write end of a "}
         return f"{end.get(mode(number) & _ACCESS, '')}pipe"
@@ -205,7 +206,7 @@ def _nameless(number: int, status: os.stat_result, name: str) -> str:
 def _socket(number: int) -> Description:
     before = mode(number)
     try:
-        # A duplicate, so that closing this object leaves the other one open.
+        # A duplicate, because closing this object must not close *number*.
         copy = _Socket(fileno=System.dup(number))
     except OSError:
         return Description("socket", "socket")
@@ -213,7 +214,7 @@ def _socket(number: int) -> Description:
         return _socket_words(copy)
     finally:
         copy.close()
-        # With a default timeout a new socket object makes what it is given non-blocking.
+        # With a default timeout a new socket object makes the shared description non-blocking.
         _restore(number, before)
 
 
@@ -244,18 +245,18 @@ def _is_listening(sock: socket.SocketType) -> bool:
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        # Not every family knows the option.
+        # Not every address family has the option.
         return False
 
 
 def _address(ask: Callable[[], Any]) -> str:
-    """Return one end of a socket; an empty text where it has no address."""
+    """Return the address of one end of a socket; an empty string if it has none."""
     try:
         found = ask()
     except (OSError, ValueError):
         return ""
     if isinstance(found, bytes):
-        # Linux has names for sockets that are in no file system; they begin with NUL.
+        # Names in Linux's abstract socket namespace begin with NUL.
         return "@" + System.fsdecode(found).strip("\0") if found else ""
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
         host, port = found[:2]

@@ -1,4 +1,4 @@
-"""Which line opened a descriptor? Events come before the deed; a look tells what came of them."""
+"""The line of code that opened a descriptor: audit events, matched with the next scan."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ _get_native_id = threading.get_native_id
 _Socket = socket.socket
 _fileno = socket.socket.fileno
 
-#: Stacks are large, and of so many openings between two looks most are closed again.
-_MOST: Final = 200
-#: What an import opens and always closes.
+#: How many notes, which hold large stacks, are kept between two scans.
+_MAX_NOTED: Final = 200
+#: Files that an import opens and always closes.
 _COMPILED: Final = ".pyc"
-#: SQLite opens these beside a database, without a word.
+#: Suffixes of the files that SQLite opens next to a database, without an audit event.
 _BESIDE_DATABASE: Final = ("", "-journal", "-wal", "-shm")
 _UNNAMED: Final = getattr(os, "O_TMPFILE", 0)
-#: Of the flags that a file was opened with, those that the kernel keeps and nobody changes.
-_KEPT: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND
+#: The flags of `open` that the kernel keeps and that do not change later.
+_FIXED_FLAGS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND
 
 
 class _Opening(NamedTuple):
-    """What an event announced."""
+    """An audit event that may open a descriptor."""
 
-    #: A path, a number that is being wrapped, or a socket that is being made.
+    #: A path, a descriptor that is being wrapped in a file object, or a new socket.
     what: str | int | weakref.ref[socket.socket]
-    #: None where the event does not tell.
+    #: None if the event does not have them.
     flags: int | None
     hint: Hint
 
 
 class Openings:
-    """What events have announced since the last look.
+    """The audit events since the last scan that may have opened a descriptor.
 
-    :param running: Who is running.
+    :param running: The current owner.
     """
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._noted: deque[_Opening] = deque(maxlen=_MOST)
+        self._noted: deque[_Opening] = deque(maxlen=_MAX_NOTED)
         self._thread = _get_ident()
         self._threads: dict[int | None, Owner | None] = {}
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Note what *event* announces."""
+        """Take a note of *event*."""
         what, flags = args[0], None
         if event == "open":
             flags = args[2]
@@ -81,11 +81,11 @@ class Openings:
         elif event == "socket.__new__":
             if not isinstance(what, _Socket):
                 return
-            # To hold the socket itself would keep a forgotten one from being closed.
+            # A strong reference would keep an unreferenced socket from being closed.
             what = weakref.ref(what)
         elif event == "os.scandir":
             if isinstance(what, int):
-                # It makes a duplicate, and says nothing of where the original came from.
+                # It duplicates the descriptor, whose origin the event does not name.
                 return
             what = os.curdir if what is None else what
         if not isinstance(what, (int, weakref.ref)):
@@ -100,19 +100,19 @@ class Openings:
         )
 
     def full(self) -> bool:
-        """Whether it is time to look, from a thread that can: others forget the oldest."""
-        return len(self._noted) == _MOST and _get_ident() == self._thread
+        """Whether a scan is needed; False in other threads, where the oldest notes are dropped."""
+        return len(self._noted) == _MAX_NOTED and _get_ident() == self._thread
 
     def take(self) -> list[_Opening]:
-        """Return what was noted, and forget it."""
-        # Threads of the code under test go on taking notes.
-        noted, self._noted = self._noted, deque(maxlen=_MOST)
+        """Return the notes, and forget them."""
+        # Threads of the code under test add notes meanwhile.
+        noted, self._noted = self._noted, deque(maxlen=_MAX_NOTED)
         return list(noted)
 
     def scan(self) -> None:
-        """Note for whom the threads work that are new: what they open later is that owner's.
+        """Record the owner of new threads, which owns the descriptors that they open later.
 
-        What one test starts and leaves running works for whoever comes next.
+        A thread that a test leaves running has no owner: it opens descriptors for later tests.
         """
         threads = {thread.native_id for thread in _enumerate()}
         if threads != self._threads.keys():
@@ -123,27 +123,27 @@ class Openings:
 
 
 class Matches:
-    """Finds the announcement that a descriptor came of.
+    """Finds the audit event that opened a descriptor.
 
-    Descriptors have to be asked for from the highest number to the lowest: the
-    kernel gives the lowest that is free, so the highest is the last one opened.
+    Call it for descriptors from the highest number to the lowest: the kernel assigns the lowest
+    number that is free, so the highest number was opened last.
 
-    :param openings: What was announced, oldest first.
-    :param folder: Shows the frames of stacks.
+    :param openings: The noted events, oldest first.
+    :param folder: Filters the frames of stacks.
     """
 
     def __init__(self, openings: list[_Opening], folder: FrameFilter) -> None:
         self._openings = openings
         self._folder = folder
 
-    def announced(self, number: int, target: str) -> Hint | None:
-        """Return what was announced of *number*, which leads to *target*."""
+    def certain(self, number: int, target: str) -> Hint | None:
+        """Return the hint of the event that opened *number*, whose target is *target*."""
         if System.isabs(target):
             return self._file(number, target)
         return self._socket(number)
 
-    def guessed(self, number: int, target: str) -> Hint | None:
-        """Return what was announced of something that may have been *number*."""
+    def likely(self, number: int, target: str) -> Hint | None:
+        """Return the hint of an event that may have opened *number*."""
         noted = self._of_path(target) if System.isabs(target) else None
         hint = noted[-1].hint if noted else self._wrapped(number)
         if hint is None and target.startswith("socket:"):
@@ -152,9 +152,11 @@ class Matches:
 
     def _file(self, number: int, target: str) -> Hint | None:
         noted = self._of_path(target)
-        flags = names.mode(number) & _KEPT
-        fitting = [each for each in noted if each.flags is None or each.flags & _KEPT == flags]
-        # A duplicate has none of its own.
+        flags = names.mode(number) & _FIXED_FLAGS
+        fitting = [
+            each for each in noted if each.flags is None or each.flags & _FIXED_FLAGS == flags
+        ]
+        # Keep the last one, because duplicates raise no event.
         if len(fitting) > 1:
             noted.remove(fitting[-1])
         return fitting[-1].hint if fitting else None
@@ -163,7 +165,7 @@ class Matches:
         target = target.removesuffix(names.DELETED)
         noted = self._paths.get(target) or self._real_paths.get(target)
         if not noted:
-            # Without a name it was opened by that of its directory.
+            # An unnamed file (O_TMPFILE) is opened with the path of its directory.
             directory = System.dirname(target)
             within = self._paths.get(directory) or self._real_paths.get(directory) or ()
             noted = [each for each in within if (each.flags or 0) & _UNNAMED == _UNNAMED != 0]
@@ -178,14 +180,14 @@ class Matches:
         return _by_path(self._openings, System.realpath)
 
     def _wrapped(self, number: int) -> Hint | None:
-        """Return who made a file object of *number*, as `subprocess` does of its pipes."""
+        """Return the hint of a file object for *number*, as `subprocess` creates for its pipes."""
         return next((each.hint for each in reversed(self._openings) if each.what == number), None)
 
     def _socket(self, number: int) -> Hint | None:
         return next((each.hint for each in self._sockets if _number(each) == number), None)
 
     def _detached(self) -> Hint | None:
-        """Return who made a socket and kept nothing but its number, if only one can have."""
+        """Return the hint of a detached socket, if all such sockets have the same line."""
         hints = [each.hint for each in self._sockets if _number(each) == -1]
         lines = {self._folder.origin(hint.stack)[:1] for hint in hints}
         return hints[-1] if len(lines) == 1 else None
@@ -207,6 +209,6 @@ def _by_path(openings: list[_Opening], spelled: Callable[[str], str]) -> dict[st
 
 
 def _number(opening: _Opening) -> int:
-    """Return the descriptor of a socket; -1 when it is closed, detached or forgotten."""
+    """Return the descriptor of a socket; -1 if it is closed, detached or deallocated."""
     created = opening.what() if isinstance(opening.what, weakref.ref) else None
     return _fileno(created) if created is not None else -1

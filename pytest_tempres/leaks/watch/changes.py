@@ -1,4 +1,4 @@
-"""Who is known to have done what? Found in this process, or told by others."""
+"""The recorded changes in watched directories, from this process and from other ones."""
 
 from __future__ import annotations
 
@@ -19,123 +19,123 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["Change", "Changes"]
 
-#: So many are kept before it is asked whether what they tell of is still so.
+#: With more changes than this, those that were undone meanwhile are dropped.
 _PRUNE_AT: Final = 1_000
-#: On the wire: what was told before is not so any more.
+#: In a payload: a change that was sent before was undone.
 _UNDONE: Final = "undone"
 
 
 class Change(NamedTuple):
-    """Somebody did something to a path, and a look found it done."""
+    """A change of a path, announced by an audit event or found by a listing."""
 
-    deed: Modification
-    #: What stood there before.
+    modification: Modification
+    #: The state of the path before the change.
     original: State | None
     entry: Entry
 
 
 class Changes:
-    """One trace for each path that is not what it was.
+    """The changed paths, with one change for each.
 
     :param worker: The name by which reports call this process.
     """
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
-        self._traces: dict[str, Change] = {}
+        self._changes: dict[str, Change] = {}
         self._prune_at = _PRUNE_AT
-        self._reported: set[str] = set()
-        #: In the order of time, which a set would lose.
-        self._untold: dict[str, None] = {}
+        self._sent: set[str] = set()
+        #: A dict, because a set would lose the order.
+        self._not_yet_sent: dict[str, None] = {}
         self._adopted: dict[tuple[str, str], Entry] = {}
 
     def get(self, path: str) -> Change | None:
-        """Return what this process knows of *path*."""
-        return self._traces.get(path)
+        """Return the change of *path* that this process has recorded."""
+        return self._changes.get(path)
 
     def of(self, test: str) -> list[Change]:
-        """Return what happened while *test* ran, whoever did it."""
-        return [trace for trace in list(self._traces.values()) if trace.entry.test == test]
+        """Return the changes recorded during *test*, by any owner."""
+        return [change for change in list(self._changes.values()) if change.entry.test == test]
 
-    def keep(self, path: str, trace: Change) -> None:
-        """Know *trace* of *path*, in place of what was known."""
-        self._traces[path] = trace
-        self._untold[path] = None
+    def keep(self, path: str, change: Change) -> None:
+        """Record *change* of *path*, in place of an earlier one."""
+        self._changes[path] = change
+        self._not_yet_sent[path] = None
 
     def drop(self, path: str) -> None:
-        """Forget *path*, which is what it was."""
-        self._traces.pop(path, None)
-        if path in self._reported:
-            self._untold[path] = None
+        """Forget *path*, which is in its original state again."""
+        self._changes.pop(path, None)
+        if path in self._sent:
+            self._not_yet_sent[path] = None
         else:
-            self._untold.pop(path, None)
+            self._not_yet_sent.pop(path, None)
 
     def prune(self) -> None:
-        """Drop what was undone unseen, now and then.
+        """Drop changes that were undone without an audit event.
 
-        A suite that cleans up by other means than Python's needs no more memory so.
+        This bounds memory for a suite that cleans up by other means than Python.
         """
-        if len(self._traces) <= self._prune_at:
+        if len(self._changes) <= self._prune_at:
             return
-        for path, trace in list(self._traces.items()):
+        for path, change in list(self._changes.items()):
             with suppress(OSError):
-                if state(path) == trace.original:
+                if state(path) == change.original:
                     self.drop(path)
-        self._prune_at = _PRUNE_AT + 2 * len(self._traces)
+        self._prune_at = _PRUNE_AT + 2 * len(self._changes)
 
     def travelling(self) -> list[Any]:
-        """Return what is new since the last call, in the form that JSON keeps."""
-        untold, self._untold = self._untold, {}
-        told: list[Any] = []
-        for path in untold:
-            trace = self._traces.get(path)
-            if trace is not None:
-                told.append([trace.deed, trace.entry])
-                self._reported.add(path)
+        """Return the changes since the last call, as JSON data."""
+        not_yet_sent, self._not_yet_sent = self._not_yet_sent, {}
+        payload: list[Any] = []
+        for path in not_yet_sent:
+            change = self._changes.get(path)
+            if change is not None:
+                payload.append([change.modification, change.entry])
+                self._sent.add(path)
             else:
-                told.append([_UNDONE, Entry(path, SESSION, worker=self._worker)])
-                self._reported.discard(path)
-        return told
+                payload.append([_UNDONE, Entry(path, SESSION, worker=self._worker)])
+                self._sent.discard(path)
+        return payload
 
-    def adopt(self, told: Iterable[Any]) -> None:
-        """Know what another process told by :meth:`travelling`.
+    def adopt(self, payload: Iterable[Any]) -> None:
+        """Add the changes that :meth:`travelling` returned in another process.
 
-        Where two tell the same of one path the first to arrive is believed.
+        If two processes report the same change of a path, the first to arrive counts.
 
-        :raises ValueError, TypeError: When it is something else.
+        :raises ValueError, TypeError: When *payload* is malformed.
         """
-        for deed, plain in told:
+        for modification, plain in payload:
             entry = entry_from_plain(plain)
             for each in ("created", "changed", "deleted"):
                 known = self._adopted.get((each, entry.path))
                 if known is not None and known.worker == entry.worker:
                     del self._adopted[each, entry.path]
-            if deed != _UNDONE:
-                self._adopted.setdefault((deed, entry.path), entry)
+            if modification != _UNDONE:
+                self._adopted.setdefault((modification, entry.path), entry)
 
-    def explain(self, path: str, deed: Modification) -> Entry:
-        """Return who did it; the session where that cannot be told for sure."""
-        found = self._exactly(path, deed)
-        if found is None and deed == "changed":
-            # It had gone unseen before it was made anew.
-            found = self._exactly(path, "created")
+    def explain(self, path: str, modification: Modification) -> Entry:
+        """Return the entry with the owner of a change; the session if it is not certain."""
+        found = self._find(path, modification)
+        if found is None and modification == "changed":
+            # Its removal raised no event before it was created again.
+            found = self._find(path, "created")
         if found is not None:
             return found
-        inside = list(self._inside(System.join(path, ""), deed))
+        inside = list(self._find_inside(System.join(path, ""), modification))
         if len({(entry.owner, entry.test) for entry in inside}) == 1:
             return inside[0]._replace(path=path)
         return Entry(path, SESSION, worker=self._worker)
 
-    def _exactly(self, path: str, deed: Modification) -> Entry | None:
-        trace = self._traces.get(path)
-        if trace is not None and trace.deed == deed:
-            return trace.entry
-        return self._adopted.get((deed, path))
+    def _find(self, path: str, modification: Modification) -> Entry | None:
+        change = self._changes.get(path)
+        if change is not None and change.modification == modification:
+            return change.entry
+        return self._adopted.get((modification, path))
 
-    def _inside(self, prefix: str, deed: Modification) -> Iterator[Entry]:
-        for path, trace in self._traces.items():
-            if path.startswith(prefix) and trace.deed == deed:
-                yield trace.entry
-        for (told, path), entry in self._adopted.items():
-            if path.startswith(prefix) and told == deed:
+    def _find_inside(self, prefix: str, modification: Modification) -> Iterator[Entry]:
+        for path, change in self._changes.items():
+            if path.startswith(prefix) and change.modification == modification:
+                yield change.entry
+        for (known, path), entry in self._adopted.items():
+            if path.startswith(prefix) and known == modification:
                 yield entry

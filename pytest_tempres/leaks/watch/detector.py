@@ -1,4 +1,4 @@
-"""What has become of the directories that the user named? Events tell who, two walks tell what."""
+"""The detector of changes in watched directories: two walks find them, events name the owner."""
 
 from __future__ import annotations
 
@@ -37,45 +37,46 @@ from pytest_tempres.primitives._system import System
 __all__ = ["Watched"]
 
 
-#: Stacks are large: so many notes are taken before the disk is asked which still matter.
-_MOST_NOTES: Final = 200
+#: With this many notes, which hold large stacks, those without an effect on disk are dropped.
+_MAX_NOTES: Final = 200
 
 
 class _Note:
-    """What events announced for one path since the last look."""
+    """The audit events for one path since the last scan."""
 
-    __slots__ = ("before", "created", "gone", "remade", "top")
+    __slots__ = ("awaits_creation", "before", "created_by", "removed_by", "top")
 
     def __init__(self, top: str, before: State | None) -> None:
         self.top = top
-        #: What stood there before the first of them.
+        #: The state of the path before the first of them.
         self.before = before
-        #: Who made or wrote it, the first since it last went; an entry where it was renamed.
-        self.created: Hint | Entry | None = None
-        self.remade = True
-        #: Who removed it last.
-        self.gone: Hint | None = None
+        #: The first event that created or wrote it since its last removal; an entry if it was
+        #: renamed.
+        self.created_by: Hint | Entry | None = None
+        self.awaits_creation = True
+        #: The last event that removed it.
+        self.removed_by: Hint | None = None
 
 
 class Watched:
     """New, changed and deleted paths in directories that the user named.
 
-    Who did it is known where an audit event announced it and the next look found
-    it done, and for the direct children of the named directories where they are
-    listed. What only the walk at the end finds belongs to the session.
+    The owner of a change is known if an audit event announced it and the next scan confirmed
+    it, and for direct children of the watched directories where these are listed. A change that
+    only the final walk finds belongs to the session.
 
     :param directories: Absolute paths of directories that exist.
-    :param running: Who is running.
-    :param folder: Shows the frames of stacks.
-    :param ignored: Tells whether the ini file lets an absolute path stay, with
-        all that is in it.
+    :param running: The current owner.
+    :param folder: Filters the frames of stacks.
+    :param ignored: Returns whether the ini file says to ignore an absolute path and everything
+        in it.
     :param worker: The name by which reports call this process.
-    :param attributes_mtimes: Whether what comes to a named directory or goes
-        without an event is the doing of who is running: no other process runs tests.
-    :param walks: Whether this process judges. Others, the workers of a
-        controller, only collect what they hand over by :meth:`travelling`.
-    :param exclude: Directories and files in which others keep their own order.
-    :param collect: Collects garbage, before something is called left.
+    :param attributes_mtimes: Whether paths that appear in or disappear from a watched directory
+        without an event belong to the current owner: only if no other process runs tests.
+    :param walks: Whether this process walks the directories and reports leaks. The workers of a
+        controller do not; they only send changes, by :meth:`travelling`.
+    :param exclude: Directories and files to leave out.
+    :param collect: Collects garbage before leaks are reported.
     """
 
     events: AbstractSet[str] = EVENTS
@@ -102,30 +103,30 @@ class Watched:
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
         self._notes: dict[str, _Note] = {}
-        self._traces = Changes(worker)
+        self._changes = Changes(worker)
         listed = directories if attributes_mtimes else ()
         self._children = {directory: Children(directory) for directory in listed}
         self._tree = Tree(directories if walks else (), self._scope)
 
     def exclude(self, path: str) -> None:
-        """Leave out *path*, a directory or a file, and all that is in it."""
+        """Leave out *path*, a directory or a file, and everything in it."""
         self._scope.exclude(self._spelled(path))
 
-    # -- what events say
+    # -- audit events
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Note what *event* announces, if it may change what is watched."""
-        maker: Hint | Entry | None = None
-        for path, goes in path_events(event, args):
+        """Take a note of *event* if it may change a watched directory."""
+        actor: Hint | Entry | None = None
+        for path, is_removed in path_events(event, args):
             placed = self._place(path)
             if placed is None:
                 continue
-            if event == "os.rename" and goes:
-                maker = self._maker(placed[1])
-            self._note(*placed, goes, maker)
+            if event == "os.rename" and is_removed:
+                actor = self._creator(placed[1])
+            self._note(*placed, is_removed, actor)
 
     def _spelled(self, path: str) -> str:
-        """Return *path* below a named directory as that was named, others as they are."""
+        """Return *path* with the watched directory spelled as the user did."""
         path = System.normpath(path)
         for prefix, top in self._tops:
             if path.startswith(prefix):
@@ -133,7 +134,7 @@ class Watched:
         return path
 
     def _place(self, path: str) -> tuple[str, str] | None:
-        """Return the named directory that *path* is in, and the path as a walk spells it."""
+        """Return the watched directory of *path*, and the path as a walk spells it."""
         for prefix, top in self._tops:
             if path.startswith(prefix):
                 below = path[len(prefix) :]
@@ -143,84 +144,88 @@ class Watched:
                 return top, top
         return None
 
-    def _note(self, top: str, path: str, goes: bool, maker: Hint | Entry | None) -> None:
-        if self._is_in_something_new(top, path):
+    def _note(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
+        if self._is_in_new_directory(top, path):
             return
         note = self._notes.get(path)
         if note is None:
-            if len(self._notes) >= _MOST_NOTES:
-                self._settle()
+            if len(self._notes) >= _MAX_NOTES:
+                self._process_notes()
             note = self._notes.setdefault(path, _Note(top, state(path)))
-        if goes:
-            note.remade = True
-            # Who removes what was made in this session leaves nothing to explain.
-            note.gone = self._hint() if note.before is not None else None
-        elif note.remade:
-            note.created, note.remade = maker or self._hint(), False
+        if is_removed:
+            note.awaits_creation = True
+            # Removing what was created in this session leaves nothing to report.
+            note.removed_by = self._hint() if note.before is not None else None
+        elif note.awaits_creation:
+            note.created_by, note.awaits_creation = actor or self._hint(), False
 
-    def _is_in_something_new(self, top: str, path: str) -> bool:
-        """Whether *path* is part of a directory that was made in this session."""
+    def _is_in_new_directory(self, top: str, path: str) -> bool:
+        """Whether *path* is in a directory that was created in this session."""
         for parent in _between(top, path):
-            note, trace = self._notes.get(parent), self._traces.get(parent)
+            note, change = self._notes.get(parent), self._changes.get(parent)
             if note is not None and note.before is None:
                 return True
-            if trace is not None and trace.deed == "created":
+            if change is not None and change.modification == "created":
                 return True
         return False
 
-    def _maker(self, path: str) -> Hint | Entry | None:
-        """Return who made *path*, which is about to be renamed, in this session."""
-        note, trace = self._notes.get(path), self._traces.get(path)
-        if trace is not None and trace.deed == "created":
-            return trace.entry
-        return note.created if note is not None and note.before is None else None
+    def _creator(self, path: str) -> Hint | Entry | None:
+        """Return what created *path*, which is about to be renamed, in this session."""
+        note, change = self._notes.get(path), self._changes.get(path)
+        if change is not None and change.modification == "created":
+            return change.entry
+        return note.created_by if note is not None and note.before is None else None
 
     def _hint(self) -> Hint:
         return Hint(*current_work(self._running), current_stack())
 
-    # -- what looks find
+    # -- scans
 
     def scan(self) -> None:
-        """Book what has come of the events since the last look, for those who were running then."""
+        """Record the effects of the events since the last scan, for the owners at that time."""
         if System.getpid() != self._pid:
             return
         if self._notes:
-            self._settle()
+            self._process_notes()
         for directory, children in self._children.items():
-            came, went = children.changes()
-            for name in came:
-                self._came(System.join(directory, name))
-            for name in went:
-                self._went(System.join(directory, name))
-        self._traces.prune()
+            appeared, disappeared = children.changes()
+            for name in appeared:
+                self._on_appeared(System.join(directory, name))
+            for name in disappeared:
+                self._on_disappeared(System.join(directory, name))
+        self._changes.prune()
 
-    def _settle(self) -> None:
-        # Threads of the code under test go on taking notes.
+    def _process_notes(self) -> None:
+        # Threads of the code under test add notes meanwhile.
         notes, self._notes = self._notes, {}
         for path, note in notes.items():
-            # Where nobody can look, nobody can accuse.
+            # Do not report a path whose state is unknown.
             with suppress(OSError):
-                self._book(path, note)
+                self._record(path, note)
 
-    def _book(self, path: str, note: _Note) -> None:
+    def _record(self, path: str, note: _Note) -> None:
         now = state(path)
-        known = self._traces.get(path)
-        # What is made may have gone unseen before, and is made anew then.
+        known = self._changes.get(path)
+        # A path that is created may have existed before, and been removed without an event.
         original = known.original if known is not None else note.before or self._tree.recorded(path)
         if now == original:
-            self._traces.drop(path)
+            self._changes.drop(path)
             return
-        deed: Modification = (
+        modification: Modification = (
             "created" if original is None else "deleted" if now is None else "changed"
         )
-        if known is not None and known.deed == deed and None not in (note.before, now):
+        if (
+            known is not None
+            and known.modification == modification
+            and None not in (note.before, now)
+        ):
             return
-        maker = note.gone if now is None else note.created
-        if maker is not None and self._counts(note.top, path):
-            self._traces.keep(path, Change(deed, original, self._entry(path, maker)))
+        actor = note.removed_by if now is None else note.created_by
+        if actor is not None and self._is_reportable(note.top, path):
+            self._changes.keep(path, Change(modification, original, self._entry(path, actor)))
 
-    def _counts(self, top: str, path: str) -> bool:
-        """Whether a walk would come to *path*: no link leads there, and it may not stay."""
+    def _is_reportable(self, top: str, path: str) -> bool:
+        """Whether a walk would reach *path*: not through a link, and not ignored."""
         if self._scope.ignores(path):
             return False
         for parent in _between(top, path):
@@ -229,115 +234,117 @@ class Watched:
                 return False
         return True
 
-    def _entry(self, path: str, maker: Hint | Entry) -> Entry:
-        if isinstance(maker, Entry):
-            return maker._replace(path=path)
+    def _entry(self, path: str, actor: Hint | Entry) -> Entry:
+        if isinstance(actor, Entry):
+            return actor._replace(path=path)
         return Entry(
             path,
-            maker.owner,
-            maker.test,
-            maker.phase,
-            self._folder.origin(maker.stack),
+            actor.owner,
+            actor.test,
+            actor.phase,
+            self._folder.origin(actor.stack),
             made_by="python",
             worker=self._worker,
         )
 
-    def _came(self, path: str) -> None:
-        known, original = self._traces.get(path), self._tree.recorded(path)
+    def _on_appeared(self, path: str) -> None:
+        known, original = self._changes.get(path), self._tree.recorded(path)
         if original is not None:
-            if known is not None and known.deed == "deleted":
-                self._traces.drop(path)
+            if known is not None and known.modification == "deleted":
+                self._changes.drop(path)
         elif known is None:
-            self._keep_unseen("created", path, None)
+            self._record_without_event("created", path, None)
 
-    def _went(self, path: str) -> None:
-        known, original = self._traces.get(path), self._tree.recorded(path)
+    def _on_disappeared(self, path: str) -> None:
+        known, original = self._changes.get(path), self._tree.recorded(path)
         if original is None:
-            self._traces.drop(path)
-        elif known is None or known.deed != "deleted":
-            self._keep_unseen("deleted", path, original)
+            self._changes.drop(path)
+        elif known is None or known.modification != "deleted":
+            self._record_without_event("deleted", path, original)
 
-    def _keep_unseen(self, deed: Modification, path: str, original: State | None) -> None:
-        """Book what no event told of for who is running."""
+    def _record_without_event(
+        self, modification: Modification, path: str, original: State | None
+    ) -> None:
+        """Record a change without an audit event, for the current owner."""
         if self._scope.leaves_out(path, System.basename(path)) or self._scope.ignores(path):
             return
         running = self._running
         work = Work(running.owner, running.test, running.phase)
         (owner, test, phase), others = running.likely_creator(work, False)
         entry = Entry(path, owner, test, phase, worker=self._worker, processes=others)
-        self._traces.keep(path, Change(deed, original, entry))
+        self._changes.keep(path, Change(modification, original, entry))
 
-    # -- what is handed over
+    # -- changes for and from other processes
 
     def travelling(self) -> list[Any]:
-        """Return what has been found since the last call, in the form that JSON keeps.
+        """Return the changes since the last call, as JSON data.
 
-        It works in a forked child too, for what happened there.
+        Works in a forked child too, for the changes made there.
         """
-        self._settle()
-        return self._traces.travelling()
+        self._process_notes()
+        return self._changes.travelling()
 
-    def adopt(self, told: Iterable[Any]) -> None:
-        """Know what another process told by :meth:`travelling`.
+    def adopt(self, payload: Iterable[Any]) -> None:
+        """Add the changes that :meth:`travelling` returned in another process.
 
-        :raises ValueError, TypeError: When it is something else.
+        :raises ValueError, TypeError: When *payload* is malformed.
         """
-        self._traces.adopt(told)
+        self._changes.adopt(payload)
 
-    # -- what is judged
+    # -- leaks
 
     def due(self, test: str) -> list[Leak]:
-        """Return what events of *test* and its function-scoped fixtures have changed for good.
+        """Return the lasting changes by events of *test* and its function-scoped fixtures.
 
-        It works in a forked child too, for what happened there.
+        Works in a forked child too, for the changes made there.
         """
-        self._settle()
-        done = [
-            Difference(trace.entry.path, trace.deed, trace.original)
-            for trace in self._traces.of(test)
-            if trace.entry.owner.scope in (None, "function") and trace.entry.made_by == "python"
+        self._process_notes()
+        found = [
+            Difference(change.entry.path, change.modification, change.original)
+            for change in self._changes.of(test)
+            if change.entry.owner.scope in (None, "function") and change.entry.made_by == "python"
         ]
-        return self._leaks(self._countable(done))
+        return self._leaks(self._topmost(found))
 
     def judge(self) -> list[Leak]:
-        """Walk once more and return what is not as it was; nothing where nobody walked before."""
+        """Walk once more and return the differences; none if this process took no snapshot."""
         if System.getpid() != self._pid:
             return []
-        self._settle()
+        self._process_notes()
         return self._leaks(list(self._tree.differences()))
 
-    def _countable(self, done: list[Difference]) -> list[Difference]:
-        """Return the topmost of what was *done*, without what may stay."""
-        paths = {each.path for each in done}
+    def _topmost(self, found: list[Difference]) -> list[Difference]:
+        """Return the topmost of *found*, without directories in which everything is ignored."""
+        paths = {each.path for each in found}
         return [
             each
-            for each in done
+            for each in found
             if paths.isdisjoint(_between("", each.path))
             and self._place(each.path) is not None
-            and not (each.deed == "created" and self._scope.ignores_all_in(each.path))
+            and not (each.modification == "created" and self._scope.ignores_all_in(each.path))
         ]
 
     def _leaks(self, differences: list[Difference]) -> list[Leak]:
         if differences:
-            # Objects in a reference cycle may have promised to remove it.
+            # An object in a reference cycle may remove its path when it is collected.
             self._collect()
-        leaks = (self._leak(each) for each in sorted(differences) if _is_still_so(each))
+        leaks = (self._leak(each) for each in sorted(differences) if _still_differs(each))
         return [leak for leak in leaks if leak is not None]
 
     def _leak(self, difference: Difference) -> Leak | None:
-        path, deed, _, items = difference
-        entry = self._traces.explain(path, deed)
-        if deed == "deleted":
-            return Leak(deed, path, 0, items, complete=True, status="leak", entry=entry)
+        path, modification, _, items = difference
+        entry = self._changes.explain(path, modification)
+        if modification == "deleted":
+            return Leak(modification, path, 0, items, complete=True, status="leak", entry=entry)
         found = measure(path)
         if found is None:
             return None
-        kind = found.kind if deed == "created" else deed
+        kind = found.kind if modification == "created" else modification
         return Leak(kind, path, found.bytes, found.items, found.complete, "leak", entry)
 
 
 def _spellings(directories: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each way to spell one of *directories*, a separator at its end, with its given name."""
+    """Yield each spelling of *directories*, with a separator at its end, and the original path."""
     for directory in directories:
         for spelling in dict.fromkeys((directory, System.realpath(directory))):
             yield System.join(spelling, ""), directory
@@ -352,7 +359,7 @@ def _between(top: str, path: str) -> Iterator[str]:
         end = path.rfind(os.sep)
 
 
-def _is_still_so(difference: Difference) -> bool:
+def _still_differs(difference: Difference) -> bool:
     try:
         return state(difference.path) != difference.before
     except OSError:

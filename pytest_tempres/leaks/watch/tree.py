@@ -1,4 +1,4 @@
-"""What is in a directory, with all that is below it, and what is different later?"""
+"""The snapshot of a directory tree, and the differences to a later one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["EXCLUDED", "Children", "Difference", "Modification", "Scope", "State", "Tree", "state"]
 
-# Captured because tests replace these functions.
-
-#: What nobody means to look after, by the name of any directory on the way to it.
+#: Name patterns that are never reported, at any depth.
 EXCLUDED: Final = (
-    # Compiled code: Python writes it when a module is first imported, in whichever test that is.
+    # Compiled code: Python writes it when any test imports a module for the first time.
     "__pycache__",
     "*.pyc",
-    # Caches of pytest and of tools, which their tools find again and clean up themselves.
+    # Caches of pytest and of other tools, which manage them.
     ".pytest_cache",
     ".mypy_cache",
     ".ruff_cache",
@@ -32,18 +30,18 @@ EXCLUDED: Final = (
     ".benchmarks",
     ".testmondata*",
     ".ipynb_checkpoints",
-    # Measurements: coverage writes while tests run, and its reports after them.
+    # Coverage writes its data while tests run, and its reports after them.
     ".coverage",
     ".coverage.*",
     "htmlcov",
     "coverage.json",
     "coverage.lcov",
     "coverage.xml",
-    # Version control: a mere `git status` writes there.
+    # Version control: even `git status` writes there.
     ".git",
     ".hg",
     ".svn",
-    # Environments and what is installed in them: large, and made anew by their tools.
+    # Environments: large, and managed by other tools.
     ".tox",
     ".nox",
     ".venv",
@@ -51,21 +49,21 @@ EXCLUDED: Final = (
     "node_modules",
     ".eggs",
     "*.egg-info",
-    # Editors and desktops write when their user does.
+    # Editors and desktops, which write at any time.
     ".idea",
     ".vscode",
     ".DS_Store",
-    # Sessions of this plugin and of pytest, which look after themselves.
+    # Session roots of this plugin and of pytest, which clean up by themselves.
     "tempres-????????",
     "pytest-of-*",
 )
 
 Modification = Literal["created", "changed", "deleted"]
 
-#: What has to stay the same: a kind, then a file's size and time, or where a link leads.
+#: What is compared: a kind, then a file's size and mtime, or the target of a link.
 State = tuple[str, int | str, int]
 
-#: Its own time moves with its children, which are looked at anyway.
+#: Without mtime, which changes with the children: they are compared themselves.
 _DIRECTORY: Final = ("directory", 0, 0)
 
 
@@ -79,21 +77,21 @@ _excluded_name = _expression(EXCLUDED).fullmatch
 
 
 class Difference(NamedTuple):
-    """A path that is not what it was. What is below it is part of it."""
+    """A path that differs from the snapshot, with everything below it."""
 
     path: str
-    deed: Modification
+    modification: Modification
     before: State | None
-    #: How many files a deleted directory had; 1 for anything else.
+    #: How many files a deleted directory contained; 1 for anything else.
     items: int = 1
 
 
 class Scope:
-    """Which paths are looked at?
+    """The paths that are compared, and those that are left out or ignored.
 
-    :param exclude: Directories and files that are others' business, absolute.
-    :param ignored: Tells whether the ini file lets an absolute path stay, with
-        all that is in it.
+    :param exclude: Absolute paths of directories and files to leave out.
+    :param ignored: Returns whether the ini file says to ignore an absolute path and everything
+        in it.
     """
 
     def __init__(self, exclude: Iterable[str], ignored: Callable[[str], bool]) -> None:
@@ -104,26 +102,23 @@ class Scope:
             self.exclude(path)
 
     def exclude(self, path: str) -> None:
-        """Leave out *path*, and all that is in it."""
+        """Leave out *path* and everything in it."""
         self._paths.add(path)
         self._prefixes += (System.join(path, ""),)
 
     def leaves_out(self, path: str, name: str) -> bool:
-        """Whether *path*, in a directory that is looked at, is left out for its last *name*."""
+        """Whether *path* is left out, given that the directory of its last *name* is not."""
         return _excluded_name(name) is not None or path in self._paths
 
     def leaves_out_below(self, top: str, below: str) -> bool:
-        """Whether a path, given by its way from *top*, is left out for any part of it."""
+        """Whether any part of the path *below*, relative to *top*, is left out."""
         path = System.join(top, below)
         if path in self._paths or path.startswith(self._prefixes):
             return True
         return any(_excluded_name(name) for name in below.split(os.sep))
 
     def ignores_all_in(self, directory: str) -> bool:
-        """Whether *directory* is there for nothing but what may stay.
-
-        One with nothing in it is there for itself.
-        """
+        """Whether everything in *directory* is ignored; False with an empty directory in it."""
         pending = [directory]
         while pending:
             try:
@@ -143,15 +138,14 @@ class Scope:
 
 
 class Tree:
-    """What was in some directories when this was made.
+    """A snapshot of directories.
 
-    Links are not followed. What could not be read is unknown, and nothing is
-    said about it. A file is taken for changed when its size or its time is
-    another: what it held is not known, so one that was written anew with what
-    it held before counts too. A copy that brings the time back does not.
+    Links are not followed. Nothing is reported about paths that could not be read. A file counts
+    as changed when its size or its mtime differs: contents are not compared, so rewriting a file
+    with the same contents counts too, and a change that restores size and mtime does not.
 
     :param directories: Absolute paths.
-    :param scope: What of it is looked at.
+    :param scope: The paths to compare.
     """
 
     def __init__(self, directories: Iterable[str], scope: Scope) -> None:
@@ -166,19 +160,19 @@ class Tree:
                     self._walk(directory)
 
     def recorded(self, path: str) -> State | None:
-        """Return what stood at *path*, if anything is known of it."""
+        """Return the state of *path* in the snapshot, or None if it is not in it."""
         parent, name = System.split(path)
         return self._listings.get(parent, {}).get(name)
 
     def differences(self) -> Iterator[Difference]:
-        """Walk again, and yield what is not as it was, topmost paths alone."""
+        """Walk again, and yield the topmost paths that differ."""
         for difference in self._all_differences():
-            path, deed = difference.path, difference.deed
+            path, modification = difference.path, difference.modification
             if self._scope.ignores(path):
                 continue
-            if deed == "created" and self._scope.ignores_all_in(path):
+            if modification == "created" and self._scope.ignores_all_in(path):
                 continue
-            if difference.before == _DIRECTORY and deed == "deleted":
+            if difference.before == _DIRECTORY and modification == "deleted":
                 files = list(self._files(path))
                 if files and all(map(self._scope.ignores, files)):
                     continue
@@ -200,7 +194,7 @@ class Tree:
                     pending.append(path)
 
     def _list(self, directory: str) -> dict[str, State] | None:
-        """Return what is in *directory*, or None where that cannot be told for all of it."""
+        """Return the contents of *directory*, or None if they could not be read completely."""
         listing = {}
         try:
             with System.scandir(directory) as entries:
@@ -242,12 +236,12 @@ class Tree:
     ) -> Iterator[Difference]:
         for name in known.keys() - listing.keys():
             path = System.join(directory, name)
-            # It may have been left out since, and then it is not listed.
+            # A path that was excluded after the snapshot is not listed now.
             if not self._scope.leaves_out(path, name):
                 yield Difference(path, "deleted", known[name])
 
     def _files(self, directory: str) -> Iterator[str]:
-        """Yield the files that were in *directory*, as far as they are known."""
+        """Yield the files in *directory* according to the snapshot."""
         pending = [directory]
         while pending:
             parent = pending.pop()
@@ -260,7 +254,7 @@ class Tree:
 
 
 class Children:
-    """What comes and goes in one directory from look to look, what lies deeper left aside.
+    """The names that appear in and disappear from one directory between scans.
 
     :param path: The directory.
     """
@@ -271,10 +265,10 @@ class Children:
         self.changes()
 
     def changes(self) -> tuple[set[str], set[str]]:
-        """Return the names that have come, and those that have gone.
+        """Return the names that have appeared, and those that have disappeared.
 
-        It takes one `stat`, and a listing when that moved. Where listings had to be spaced
-        out nobody knows when a name came, and nothing is returned.
+        It takes one `stat`, and a listing if its result has changed. After a skipped listing it
+        is unknown when a name appeared, and nothing is returned.
         """
         before, self._names = self._names, None
         try:
@@ -292,9 +286,9 @@ class Children:
 
 
 def state(path: str) -> State | None:
-    """Return what has to stay the same at *path*, or None when nothing is there.
+    """Return the state of *path*, or None if it does not exist.
 
-    :raises OSError: When nobody can tell.
+    :raises OSError: When it cannot be determined.
     """
     try:
         return _described(path, System.lstat(path))
@@ -310,7 +304,7 @@ def _state_or(path: str, unknown: State | None) -> State | None:
 
 
 def _state_of(entry: os.DirEntry[str]) -> State | None:
-    # The listing tells what is a directory, and saves the call.
+    # The listing knows what is a directory, which saves a stat.
     if entry.is_dir(follow_symlinks=False):
         return _DIRECTORY
     try:
@@ -325,5 +319,6 @@ def _described(path: str, status: os.stat_result) -> State:
         return "file", status.st_size, status.st_mtime_ns
     if kind == stat.S_IFDIR:
         return _DIRECTORY
-    # A link made anew leads where it led. What passes through a fifo moves its time.
+    # No mtime: a link that was recreated with the same target is unchanged, and data that passes
+    # through a fifo changes its mtime.
     return ("symlink", System.readlink(path), 0) if kind == stat.S_IFLNK else ("special", kind, 0)
