@@ -33,8 +33,8 @@ from pytest_tempres.leaks.temp.audit import path_events
         ("tempfile.mkstemp", (b"/x",), [("/x", False)]),
     ],
 )
-def test_what_announces_a_path(event, args, expected):
-    """Paths may be text, bytes or objects; a rename announces both of its ends."""
+def test_events_that_name_a_path(event, args, expected):
+    """Paths may be str, bytes or path objects; a rename has two."""
     assert list(path_events(event, args)) == expected
 
 
@@ -55,13 +55,13 @@ def test_what_announces_a_path(event, args, expected):
         ("socket.bind", (None, None)),
     ],
 )
-def test_what_announces_nothing(event, args):
-    """Reading, numbers, addresses and what starts from a descriptor cannot be told."""
+def test_events_that_name_no_path(event, args):
+    """Reading, numbers, addresses and paths relative to a descriptor."""
     assert list(path_events(event, args)) == []
 
 
-def test_relative_paths(tmp_path, monkeypatch):
-    """They start where the process is when the event comes."""
+def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
+    """They start from the current working directory."""
     monkeypatch.chdir(tmp_path)
     found = [path for path, _ in path_events("os.rename", ("a", "./b//../c", -1, -1))]
     assert found == [os.path.join(os.getcwd(), name) for name in ("a", "c")]

@@ -11,7 +11,7 @@ from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 
-#: Node ids and functions as Python and pytest allow them: any text, lone surrogates included.
+#: Node ids and function names: any text, including lone surrogates.
 TEXT = st.text(st.characters(), max_size=20)
 
 
@@ -21,8 +21,8 @@ def leak(owner="t.py::test", *, line=3, path="/tmp/x", size=1, function="test", 
     return Leak(kind, path, size, 1, True, "leak", entry)
 
 
-def test_a_line_does_not_change_with_what_changes_from_run_to_run():
-    """Neither lines, sizes, names of this run nor parameters are part of it."""
+def test_a_line_is_the_same_in_every_run():
+    """Line numbers, sizes, random names and parameters are not part of it."""
     same = [
         leak("t.py::test[1]"),
         leak("t.py::test[2]", line=70),
@@ -34,8 +34,8 @@ def test_a_line_does_not_change_with_what_changes_from_run_to_run():
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["file", "directory"]))))
-def test_what_was_written_is_read(tmp_path_factory, found):
-    """Whatever a test is called, its line is one line, in the same place every time."""
+def test_a_written_baseline_can_be_read(tmp_path_factory, found):
+    """Each leak is one line, in a stable order, whatever the test is called."""
     known = [Known.of(leak(owner, function=function, kind=kind)) for owner, function, kind in found]
     path = tmp_path_factory.getbasetemp() / "known.txt"
     baseline.write(str(path), known)
@@ -47,8 +47,8 @@ def test_what_was_written_is_read(tmp_path_factory, found):
     assert len(lines) == len(set(known))
 
 
-def test_two_branches_merge():
-    """Another leak is another line, and touches none of the others."""
+def test_baselines_of_two_branches_merge():
+    """A new leak adds a line and changes no other."""
     first = baseline.render(Known.of(leak(owner)) for owner in "ac").splitlines()
     second = baseline.render(Known.of(leak(owner)) for owner in "abc").splitlines()
     assert [line for line in second if line not in first] == [second[3]]
@@ -62,16 +62,16 @@ def test_two_branches_merge():
         ("test\ta\tfile\tb\t0123456789abcdef\tmore\n", "line 1"),
     ],
 )
-def test_a_line_that_is_none_of_ours_is_refused(tmp_path, text, words):
-    """A conflict that nobody has solved must not pass for a file without known leaks."""
+def test_a_malformed_line_is_an_error(tmp_path, text, words):
+    """It may be a conflict marker."""
     path = tmp_path / "known.txt"
     path.write_text(text)
     with pytest.raises(ValueError, match=words):
         baseline.read(str(path))
 
 
-def test_a_baseline_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
-    """An interrupted or failing write leaves the old file whole."""
+def test_a_failed_write_leaves_the_old_baseline(tmp_path, monkeypatch):
+    """The file is replaced atomically."""
     path = tmp_path / "known.txt"
     baseline.write(str(path), [Known.of(leak())])
     before = path.read_text()
@@ -86,7 +86,7 @@ def test_a_baseline_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch
 
 
 def test_a_link_to_a_baseline_stays_a_link(tmp_path):
-    """Where the file lies is the project's choice."""
+    """Its target is replaced."""
     (tmp_path / "real.txt").touch()
     link = tmp_path / "link.txt"
     link.symlink_to("real.txt")
@@ -95,8 +95,8 @@ def test_a_link_to_a_baseline_stays_a_link(tmp_path):
     assert len(baseline.read(str(tmp_path / "real.txt"))) == 1
 
 
-def test_only_owners_that_ran_to_the_end_can_be_stale():
-    """What did not run proves nothing, and what leaked is not gone."""
+def test_only_leaks_of_completed_owners_can_be_stale():
+    """And only if they were not found."""
     known = {each.fingerprint: each for each in (Known.of(leak(name)) for name in "abc")}
     found = {Known.of(leak("a")).fingerprint}
     gone = baseline.stale(known, found, {("test", "a"), ("test", "b"), ("fixture", "c")})

@@ -20,89 +20,89 @@ from pytest_tempres.leaks.deferred import settle
 LIBRARIES = [tempfile, primitives]
 
 
-class Exit:
-    """An exit of the interpreter that never comes."""
+class FakeAtexit:
+    """Records callbacks, and never runs them."""
 
     def __init__(self) -> None:
         self.registered: list[tuple[object, ...]] = []
 
     def register(self, func, /, *args, **kwargs):
-        """Note what is to be called."""
+        """Record a callback."""
         self.registered.append((func, args, kwargs))
         return func
 
     def unregister(self, func):
-        """Forget it."""
+        """Remove a callback."""
         self.registered = [each for each in self.registered if each[0] != func]
 
 
 @pytest.fixture
-def exit_() -> Exit:
-    """What stands in for `atexit`."""
-    return Exit()
+def fake_atexit() -> FakeAtexit:
+    """A replacement for `atexit`."""
+    return FakeAtexit()
 
 
 @pytest.fixture
-def callbacks(exit_) -> ExitCallbacks:
-    """What stands before `atexit`."""
-    return ExitCallbacks(exit_.register, exit_.unregister)
+def callbacks(fake_atexit) -> ExitCallbacks:
+    """The wrapper of `fake_atexit`."""
+    return ExitCallbacks(fake_atexit.register, fake_atexit.unregister)
 
 
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.__name__.rpartition(".")[2])
 def library(request):
-    """The standard library's tempfile, or ours."""
+    """The standard library's tempfile, or `pytest_tempres.primitives`."""
     return request.param
 
 
 @pytest.fixture
 def place(tmp_path) -> str:
-    """Where temporary things are made."""
+    """The directory for temporary paths."""
     return str(tmp_path)
 
 
 GLOBAL = "/t/x"
 
 
-def around(path):
-    """Return a function that knows *path* from outside."""
+def closure_over(path):
+    """Return a function that has *path* in its closure."""
     return lambda: shutil.rmtree(path)
 
 
 class Server:
-    """Something that cleans up behind itself."""
+    """An object with a method that removes its path."""
 
     def __init__(self, path) -> None:
         self.path = path
 
     def stop(self):
-        """Clean up."""
+        """Remove the path."""
         shutil.rmtree(self.path)
 
 
 # -- exit callbacks
 
 
-def test_a_callback_is_registered_as_it_was_given(callbacks, exit_):
-    """What stands before `atexit` changes nothing of what is called at exit."""
+def test_a_callback_is_registered_unchanged(callbacks, fake_atexit):
+    """The wrapper passes on all arguments."""
     assert callbacks.register(shutil.rmtree, "/x", ignore_errors=True) is shutil.rmtree
-    assert exit_.registered == [(shutil.rmtree, ("/x",), {"ignore_errors": True})]
+    assert fake_atexit.registered == [(shutil.rmtree, ("/x",), {"ignore_errors": True})]
 
 
-def test_register_serves_as_a_decorator(callbacks, exit_):
-    """`@atexit.register` gives the function back."""
+def test_register_works_as_a_decorator(callbacks, fake_atexit):
+    """It returns the function."""
 
     @callbacks.register
     def clean_up():
         pass
 
-    assert exit_.registered == [(clean_up, (), {})]
+    assert fake_atexit.registered == [(clean_up, (), {})]
     assert callbacks.paths() == set()
 
 
-def test_an_argument_may_be_called_func(callbacks, exit_):
-    """No keyword of a callback collides with a parameter of ours."""
+def test_an_argument_may_be_called_func(callbacks, fake_atexit):
+    """Keywords of a callback do not collide with parameters of the wrapper."""
     callbacks.register(dict, self="/a", func="/b")
-    assert exit_.registered == [(dict, (), {"self": "/a", "func": "/b"})]
+    assert fake_atexit.registered == [(dict, (), {"self": "/a", "func": "/b"})]
     assert callbacks.paths() == {"/a", "/b"}
 
 
@@ -126,7 +126,7 @@ def test_an_argument_may_be_called_func(callbacks, exit_):
     ],
 )
 def test_paths_are_found_in_arguments(callbacks, arguments, keywords):
-    """A path counts as text, as bytes, as an object, in a collection and in a partial."""
+    """They may be str, bytes, path objects, or in collections and partials."""
     callbacks.register(print, *arguments, **keywords)
     assert callbacks.paths() == {"/t/x"}
 
@@ -140,21 +140,21 @@ def test_paths_are_found_in_arguments(callbacks, arguments, keywords):
         functools.partial(Path("/t/x").unlink, missing_ok=True),
         lambda path="/t/x": shutil.rmtree(path),
         lambda *, path="/t/x": shutil.rmtree(path),
-        around("/t/x"),
-        around(["/t/x"]),
+        closure_over("/t/x"),
+        closure_over(["/t/x"]),
         lambda: shutil.rmtree(GLOBAL),
         functools.partial(lambda: shutil.rmtree(GLOBAL)),
         Server("/t/x").stop,
     ],
 )
 def test_paths_are_found_in_the_callback_itself(callbacks, func):
-    """Partials, methods, closures, defaults and globals bring their paths along."""
+    """Partials, methods, closures, defaults and globals count."""
     callbacks.register(func)
     assert callbacks.paths() == {"/t/x"}
 
 
-def test_paths_are_those_of_the_moment(callbacks):
-    """A list that fills later, and a name that is assigned later, count with what they hold."""
+def test_paths_are_read_when_they_are_needed(callbacks):
+    """A list may be filled, and a name assigned, after registration."""
     to_remove = []
 
     def clean_up():
@@ -168,10 +168,12 @@ def test_paths_are_those_of_the_moment(callbacks):
     assert callbacks.paths() == {"/t/x", "/t/y"}
 
 
-def test_where_the_process_stands_is_no_promise(exit_, tmp_path, monkeypatch):
-    """A callback that knows the project or the temp directory does not excuse all in it."""
+def test_working_and_temp_directory_are_never_scheduled_for_removal(
+    fake_atexit, tmp_path, monkeypatch
+):
+    """A callback may refer to them for other reasons."""
     monkeypatch.chdir(tmp_path)
-    callbacks = ExitCallbacks(exit_.register, exit_.unregister)
+    callbacks = ExitCallbacks(fake_atexit.register, fake_atexit.unregister)
     callbacks.register(os.chdir, os.getcwd())
     callbacks.register(os.chdir, "/")
     callbacks.register(print, tempfile.gettempdir(), os.path.dirname(tmp_path))
@@ -181,43 +183,43 @@ def test_where_the_process_stands_is_no_promise(exit_, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["relative", "", b"", ".", 3, None, [], [[["/too/deep"]]]])
-def test_what_is_no_absolute_path_promises_nothing(callbacks, argument):
-    """Other arguments are not taken for paths."""
+def test_other_arguments_are_not_taken_for_paths(callbacks, argument):
+    """Only absolute paths count."""
     callbacks.register(print, argument)
     assert callbacks.paths() == set()
 
 
 class Unbound:
-    """An object that refuses every question, as a proxy without its context does."""
+    """An object that raises on every access, like an unbound proxy."""
 
     @property
     def __class__(self):
-        """Refuse to be an instance of anything."""
+        """Raise."""
         raise RuntimeError("unbound")
 
     def __getattr__(self, name):
-        """Refuse to have anything."""
+        """Raise."""
         raise RuntimeError("unbound")
 
 
-class Lying(os.PathLike):
-    """A path that is none."""
+class BrokenPath(os.PathLike):
+    """A path object that raises."""
 
     def __fspath__(self):
-        """Refuse to be text."""
+        """Raise."""
         raise ValueError("no path")
 
 
-@pytest.mark.parametrize("make", [Unbound, Lying, lambda: "\0", lambda: "/\ud800"])
-def test_odd_arguments_break_nothing(callbacks, exit_, make):
-    """Whatever a callback is given, it is registered."""
+@pytest.mark.parametrize("make", [Unbound, BrokenPath, lambda: "\0", lambda: "/\ud800"])
+def test_a_callback_with_broken_arguments_is_registered(callbacks, fake_atexit, make):
+    """Errors while paths are searched are ignored."""
     callbacks.register(print, "/t/x", make())
-    assert len(exit_.registered) == 1
+    assert len(fake_atexit.registered) == 1
     assert "/t/x" in callbacks.paths()
 
 
-def test_unregistering_takes_the_promise_back(callbacks, exit_):
-    """A path is promised as long as its callback stands."""
+def test_paths_of_an_unregistered_callback_do_not_count(callbacks, fake_atexit):
+    """Only the callbacks that are still registered count."""
     callbacks.register(shutil.rmtree, "/a")
     callbacks.register(shutil.rmtree, "/b")
     callbacks.register(os.unlink, "/c")
@@ -227,11 +229,11 @@ def test_unregistering_takes_the_promise_back(callbacks, exit_):
     callbacks.unregister(path.unlink)
     callbacks.unregister(print)
     assert callbacks.paths() == {"/c"}
-    assert [func for func, _, _ in exit_.registered] == [os.unlink]
+    assert [func for func, _, _ in fake_atexit.registered] == [os.unlink]
 
 
-def test_what_cannot_be_registered_is_an_error_as_before(callbacks):
-    """The error of `atexit` reaches the caller."""
+def test_errors_of_register_reach_the_caller(callbacks):
+    """`atexit` rejects what is not callable."""
 
     def refuse(func, *args, **kwargs):
         raise TypeError("the first argument must be callable")
@@ -243,31 +245,31 @@ def test_what_cannot_be_registered_is_an_error_as_before(callbacks):
 # -- live objects
 
 
-def test_a_live_directory_is_promised(library, place):
-    """A directory object removes its directory when it goes, until it is cleaned up."""
+def test_a_live_directory_is_scheduled_for_removal(library, place):
+    """Until `cleanup` is called."""
     directory = library.TemporaryDirectory(dir=place)
     assert directory.name in removed_at_exit(None)
     directory.cleanup()
     assert directory.name not in removed_at_exit(None)
 
 
-def test_a_live_file_is_promised(library, place):
-    """A named file removes its path when it is closed, and promises nothing afterwards."""
+def test_a_live_file_is_scheduled_for_removal(library, place):
+    """Until it is closed."""
     file = library.NamedTemporaryFile(dir=place)
     assert file.name in removed_at_exit(None)
     file.close()
     assert file.name not in removed_at_exit(None)
 
 
-def test_a_file_that_deletes_nothing_promises_nothing(library, place):
-    """What was made with delete=False is for its maker to remove."""
+def test_a_file_with_delete_false_is_not_scheduled(library, place):
+    """The caller has to remove it."""
     with library.NamedTemporaryFile(dir=place, delete=False) as file:
         assert file.name not in removed_at_exit(None)
     os.unlink(file.name)
 
 
-def test_a_directory_that_deletes_nothing_promises_nothing(place):
-    """A directory made with delete=False is for its maker to remove, from Python 3.12 on."""
+def test_a_directory_with_delete_false_is_not_scheduled(place):
+    """The option is new in Python 3.12."""
     directory = primitives.TemporaryDirectory(dir=place, delete=False)
     assert directory.name not in removed_at_exit(None)
     directory.delete = True
@@ -275,8 +277,8 @@ def test_a_directory_that_deletes_nothing_promises_nothing(place):
     directory.cleanup()
 
 
-def test_bytes_are_promised_as_text(library, place):
-    """Paths are compared as text, whatever they were made from."""
+def test_bytes_paths_are_decoded(library, place):
+    """Paths are compared as text."""
     file = library.NamedTemporaryFile(dir=os.fsencode(place))
     directory = primitives.TemporaryDirectory(dir=os.fsencode(place))
     assert {os.fsdecode(file.name), os.fsdecode(directory.name)} <= removed_at_exit(None)
@@ -284,20 +286,20 @@ def test_bytes_are_promised_as_text(library, place):
     directory.cleanup()
 
 
-def test_a_relative_path_is_promised_by_its_full_name(library, place, monkeypatch):
-    """Older Pythons keep a relative name; what it means now is what will be removed."""
+def test_a_relative_path_is_made_absolute(library, place, monkeypatch):
+    """Older Pythons keep a relative name."""
     monkeypatch.chdir(place)
     directory = library.TemporaryDirectory(dir=".")
     assert os.path.join(place, os.path.basename(directory.name)) in removed_at_exit(None)
     directory.cleanup()
 
 
-def test_instances_of_subclasses_promise_too(place):
-    """A class of one's own that is a temporary directory cleans up like one."""
+def test_instances_of_subclasses_are_found(place):
+    """A subclass of a temporary directory cleans up too."""
 
     class Mine(tempfile.TemporaryDirectory):
         def delete(self):
-            """Have nothing to do with the argument of that name."""
+            """Have the name of an option."""
 
     mine = Mine(dir=place)
     assert mine.name in removed_at_exit(None)
@@ -305,8 +307,8 @@ def test_instances_of_subclasses_promise_too(place):
     assert mine.name not in removed_at_exit(None)
 
 
-def test_live_directories_are_told_youngest_first(library, place):
-    """What a test has just made is found at once, and one that is gone is told of no more."""
+def test_live_directories_are_yielded_newest_first(library, place):
+    """Removed ones are left out."""
     live = LiveDirectories()
     made = [library.TemporaryDirectory(dir=place) for _ in range(3)]
     names = [each.name for each in reversed(made)]
@@ -319,8 +321,8 @@ def test_live_directories_are_told_youngest_first(library, place):
         each.cleanup()
 
 
-def test_a_live_directory_may_change_its_mind(place):
-    """One that was asked before is not taken at its word."""
+def test_a_live_directory_that_is_detached_later_is_left_out(place):
+    """The cache must not keep it."""
     live = LiveDirectories()
     directory = primitives.TemporaryDirectory(dir=place)
     for wanted in (True, False, True):
@@ -329,8 +331,8 @@ def test_a_live_directory_may_change_its_mind(place):
     directory.cleanup()
 
 
-def test_directories_that_are_gone_are_forgotten(library, place, monkeypatch):
-    """A suite that makes many needs no more memory for those that it has removed."""
+def test_removed_directories_are_dropped_from_the_cache(library, place, monkeypatch):
+    """The cache must not grow for ever."""
     monkeypatch.setattr(module, "_MAX_DEAD", 1)
     live = LiveDirectories()
     alive = len(module._finalizers())
@@ -340,8 +342,8 @@ def test_directories_that_are_gone_are_forgotten(library, place, monkeypatch):
     assert len(live._paths) <= 2 * (alive + 2)
 
 
-def test_half_made_objects_break_nothing(place):
-    """An object whose construction failed, or that has other ideas, is passed over."""
+def test_partially_initialized_objects_are_ignored(place):
+    """A constructor may have failed."""
     nameless = tempfile.TemporaryDirectory(dir=place)
     name = nameless.name
     del nameless.name
@@ -356,15 +358,15 @@ def test_half_made_objects_break_nothing(place):
     del half
 
 
-def test_a_detached_finalizer_promises_nothing(place):
-    """Who detached the finalizer has taken the promise back."""
+def test_a_directory_with_a_detached_finalizer_is_not_scheduled(place):
+    """It will not be removed."""
     directory = tempfile.TemporaryDirectory(dir=place)
     directory._finalizer.detach()
     assert directory.name not in removed_at_exit(None)
 
 
-def test_callbacks_and_objects_promise_together(callbacks, place):
-    """What somebody will remove is one set, whoever will."""
+def test_paths_of_callbacks_and_objects_are_one_set(callbacks, place):
+    """It does not matter what removes a path."""
     callbacks.register(shutil.rmtree, "/t/x")
     with tempfile.TemporaryDirectory(dir=place) as path:
         assert {"/t/x", path} <= removed_at_exit(callbacks)
@@ -373,8 +375,8 @@ def test_callbacks_and_objects_promise_together(callbacks, place):
 # -- at exit
 
 
-def test_a_finalizer_that_runs_at_exit_promises(callbacks, place):
-    """`weakref.finalize` calls at exit what it was given, unless it is told not to."""
+def test_paths_of_a_finalizer_that_runs_at_exit_count(callbacks, place):
+    """`weakref.finalize` has an `atexit` attribute."""
 
     class Holder:
         pass
@@ -388,14 +390,14 @@ def test_a_finalizer_that_runs_at_exit_promises(callbacks, place):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the standard library's has no such option")
-def test_the_finalizer_of_a_directory_that_stays_promises_nothing(callbacks, place):
-    """Its finalizer runs at exit and removes nothing."""
+def test_the_finalizer_of_a_directory_with_delete_false_does_not_count(callbacks, place):
+    """It removes nothing."""
     made = [library.TemporaryDirectory(dir=place, delete=False) for library in LIBRARIES]
     assert not {each.name for each in made} & removed_at_exit(callbacks)
 
 
-def test_settling_lets_go_of_files_in_a_root(library, place, tmp_path):
-    """Files still open in a root go at exit, before the root does; others are left alone."""
+def test_settle_deletes_open_files_in_a_root(library, place, tmp_path):
+    """Other files stay open."""
     (tmp_path / "root").mkdir()
     (tmp_path / "root2").mkdir()
     inside = library.NamedTemporaryFile(dir=tmp_path / "root")
@@ -410,8 +412,8 @@ def test_settling_lets_go_of_files_in_a_root(library, place, tmp_path):
     kept.close()
 
 
-def test_settling_survives_what_cannot_be_removed(library, place):
-    """A file that cannot go does not keep the others from it."""
+def test_settle_continues_after_an_error(library, place):
+    """One file must not keep the others."""
     stuck = library.NamedTemporaryFile(dir=place)
     other = library.NamedTemporaryFile(dir=place)
     os.unlink(stuck.name)
@@ -421,6 +423,6 @@ def test_settling_survives_what_cannot_be_removed(library, place):
     assert os.path.isdir(stuck.name)
 
 
-def test_the_standard_librarys_own_closer_is_known():
-    """Should CPython rename its private class, this test says so before users do."""
+def test_the_private_class_of_tempfile_still_exists():
+    """CPython may rename it."""
     assert len(module._CLOSERS) == 2

@@ -8,21 +8,21 @@ from pytest_tempres.leaks import verdict as module
 from pytest_tempres.leaks.verdict import CollectionBudget
 
 
-class Thing:
-    """Something that can be in a cycle."""
+class Node:
+    """An object that can be part of a cycle."""
 
-    def __init__(self, gone: list[str], name: str) -> None:
+    def __init__(self, deallocated: list[str], name: str) -> None:
         self.itself = self
-        self._gone, self._name = gone, name
+        self._deallocated, self._name = deallocated, name
 
     def __del__(self):
-        """Tell of the end."""
-        self._gone.append(self._name)
+        """Record the deallocation."""
+        self._deallocated.append(self._name)
 
 
 @pytest.fixture(autouse=True)
-def automatic_off():
-    """Only what a test asks for is collected."""
+def no_automatic_collection():
+    """Switch automatic collections off."""
     gc.collect()
     gc.disable()
     yield
@@ -30,95 +30,95 @@ def automatic_off():
 
 
 @pytest.fixture
-def gone() -> list[str]:
-    """The names of things that have gone."""
+def deallocated() -> list[str]:
+    """The names of deallocated nodes."""
     return []
 
 
 @pytest.fixture
-def dear(monkeypatch):
-    """Full collections have used up their share."""
+def over_budget(monkeypatch):
+    """Use up the budget for full collections."""
     monkeypatch.setattr(module, "_FREE_SECONDS", -1)
     monkeypatch.setattr(module, "_SHARE", 0)
 
 
-def old(gone):
-    """Return something that has survived a full collection."""
-    thing = Thing(gone, "old")
+def old(deallocated):
+    """Return an object that has survived a full collection."""
+    node = Node(deallocated, "old")
     gc.collect()
-    return thing
+    return node
 
 
-def test_everything_is_collected_where_nothing_is_known_to_be_young(gone, dear):
-    """Outside of a test, and at the end of a session, all garbage goes."""
-    garbage = CollectionBudget()
+def test_outside_of_a_test_all_garbage_is_collected(deallocated, over_budget):
+    """Also beyond the budget."""
+    budget = CollectionBudget()
     for begins in (False, True):
-        thing = old(gone)
+        node = old(deallocated)
         if begins:
-            garbage.begin()
-            garbage.end()
-        del thing
-        garbage.collect()
-    assert gone == ["old", "old"]
+            budget.begin()
+            budget.end()
+        del node
+        budget.collect()
+    assert deallocated == ["old", "old"]
 
 
-def test_everything_is_collected_while_it_costs_little(gone):
-    """What a test dropped may be older than the test."""
-    garbage, thing = CollectionBudget(), old(gone)
-    garbage.begin()
-    del thing
-    garbage.collect()
-    assert gone == ["old"]
+def test_within_the_budget_all_garbage_is_collected(deallocated):
+    """A test may drop objects older than itself."""
+    budget, node = CollectionBudget(), old(deallocated)
+    budget.begin()
+    del node
+    budget.collect()
+    assert deallocated == ["old"]
 
 
-def test_what_a_test_has_made_is_collected_when_it_costs_much(gone, dear):
-    """The young alone are looked at, and all that the test made are among them."""
-    garbage, thing = CollectionBudget(), old(gone)
-    garbage.begin()
-    del thing
-    Thing(gone, "young")
+def test_beyond_the_budget_young_garbage_is_collected(deallocated, over_budget):
+    """All objects of the test are young."""
+    budget, node = CollectionBudget(), old(deallocated)
+    budget.begin()
+    del node
+    Node(deallocated, "young")
     gc.collect(0)
-    garbage.collect()
-    assert gone == ["young"]
+    budget.collect()
+    assert deallocated == ["young"]
     gc.collect()
 
 
 @pytest.mark.parametrize("generation", [1, 2])
-def test_what_has_grown_old_in_a_test_is_collected_too(gone, dear, generation):
-    """A collection within the test leaves nothing young: then all is looked at."""
-    garbage = CollectionBudget()
-    garbage.begin()
-    thing = Thing(gone, "young")
+def test_objects_that_a_collection_has_aged_are_collected(deallocated, over_budget, generation):
+    """After a collection in the test everything is collected."""
+    budget = CollectionBudget()
+    budget.begin()
+    node = Node(deallocated, "young")
     gc.collect(generation)
-    del thing
-    garbage.collect()
-    assert gone == ["young"]
+    del node
+    budget.collect()
+    assert deallocated == ["young"]
 
 
-def test_objects_of_a_test_are_found_without_a_look_at_all(gone):
-    """What is new in memory is little, however much there is."""
-    garbage = CollectionBudget()
-    before = old(gone)
-    garbage.begin()
-    made = Thing(gone, "young")
+def test_objects_of_a_test_are_found_among_the_young_ones(deallocated):
+    """Listing all objects is expensive."""
+    budget = CollectionBudget()
+    before = old(deallocated)
+    budget.begin()
+    created = Node(deallocated, "young")
     gc.collect(0)
-    found = {id(each) for each in garbage.objects()}
-    assert id(made) in found
+    found = {id(each) for each in budget.objects()}
+    assert id(created) in found
     assert id(before) not in found
     assert len(found) < len(gc.get_objects()) / 10
 
 
 @pytest.mark.parametrize("generation", [1, 2])
-def test_objects_that_have_grown_old_in_a_test_are_found(gone, generation):
-    """A collection within the test hides nothing that the test has made."""
-    garbage = CollectionBudget()
-    garbage.begin()
-    made = Thing(gone, "young")
+def test_objects_that_a_collection_has_aged_are_found(deallocated, generation):
+    """After a collection in the test all objects are listed."""
+    budget = CollectionBudget()
+    budget.begin()
+    created = Node(deallocated, "young")
     gc.collect(generation)
-    assert any(each is made for each in garbage.objects())
+    assert any(each is created for each in budget.objects())
 
 
-def test_all_objects_are_found_where_nothing_is_known_to_be_young(gone):
-    """Outside of a test everything may be to blame."""
-    before = old(gone)
+def test_outside_of_a_test_all_objects_are_listed(deallocated):
+    """Any of them may hold the path."""
+    before = old(deallocated)
     assert any(each is before for each in CollectionBudget().objects())

@@ -20,19 +20,19 @@ NAMES = st.text(st.characters(codec=None, exclude_characters="\0" + os.sep), min
 @example("a\nb")
 @example("\udcff")
 def test_a_star_matches_every_name(name):
-    """`*` lets everything stay, newlines and bytes that are no text included."""
+    """Also newlines and undecodable bytes."""
     assert Ignore(ROOT, ["*"]).matches(os.path.join(ROOT, name))
 
 
 @given(NAMES)
 def test_no_pattern_matches_nothing(name):
-    """Without patterns nothing may stay."""
+    """Without patterns nothing is ignored."""
     assert not Ignore(ROOT, []).matches(os.path.join(ROOT, name))
 
 
 @given(st.from_regex(r"[A-Za-z0-9_.-]+", fullmatch=True))
-def test_a_name_matches_itself_and_no_other(name):
-    """A pattern without wildcards names one entry of the temp directory."""
+def test_a_pattern_without_wildcards_matches_one_name(name):
+    """It is relative to the temp directory."""
     ignore = Ignore(ROOT, [name])
     assert ignore.matches(os.path.join(ROOT, name))
     assert not ignore.matches(os.path.join(ROOT, f"{name}x"))
@@ -40,36 +40,36 @@ def test_a_name_matches_itself_and_no_other(name):
 
 
 def test_a_path_outside_is_matched_in_full():
-    """What lies outside the temp directory is named by its whole path."""
+    """It is not relative to the temp directory."""
     ignore = Ignore(ROOT, ["/var/cache/*"])
     assert ignore.matches("/var/cache/a/b")
     assert not ignore.matches("/var/cached")
 
 
-def test_case_counts():
-    """A pattern means the same on every platform."""
+def test_matching_is_case_sensitive():
+    """On every platform."""
     assert not Ignore(ROOT, ["*.LOG"]).matches(os.path.join(ROOT, "a.log"))
 
 
-def test_a_directory_whose_name_begins_alike_is_outside():
+def test_a_directory_with_the_root_as_name_prefix_is_outside():
     """`main.d` is not in `main`."""
     assert not Ignore(ROOT, ["x"]).matches(f"{ROOT}.d{os.sep}x")
 
 
 @pytest.mark.parametrize("name", ["tempres-abcdefgh", "pytest-of-me", "pymp-x1"])
-def test_what_well_known_tools_leave_on_purpose_may_stay(name):
-    """Nobody has to configure away what pytest and multiprocessing do."""
+def test_the_shipped_patterns_match_what_tools_leave_on_purpose(name):
+    """Users need not configure pytest and multiprocessing."""
     assert Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
 
 
 @pytest.mark.parametrize("name", ["tempres-mine", "tempres-abcdefgh-x", "xpymp-1", "tmpabcdefgh"])
-def test_the_shipped_list_hides_nothing_else(name):
-    """A leak that is only named alike is reported."""
+def test_the_shipped_patterns_match_nothing_else(name):
+    """A similar name is reported."""
     assert not Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
 
 
-def test_replacements_do_not_reach_it(monkeypatch):
-    """A test may leave any function replaced that the standard library matches with."""
+def test_matching_works_with_replaced_library_functions(monkeypatch):
+    """A test may leave `re.compile` replaced."""
     patterns = ["a*", "[b-d]?", "replaced"]
     with monkeypatch.context() as patch:
         for module, name in [

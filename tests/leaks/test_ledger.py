@@ -33,7 +33,7 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def ledger(tmp_path, root) -> Ledger:
-    """A ledger that listens; what is called `ignored` may stay."""
+    """A ledger that receives audit events; the ini file ignores the name `ignored`."""
     ledger = Ledger(
         str(root),
         worker="gw0",
@@ -48,24 +48,24 @@ def ledger(tmp_path, root) -> Ledger:
 
 
 @pytest.fixture
-def unseen(root) -> Callable[[str], Path]:
-    """Make something that no audit event tells of."""
+def create_without_event(root) -> Callable[[str], Path]:
+    """Create a path without an audit event."""
 
-    def unseen(name: str) -> Path:
+    def create_without_event(name: str) -> Path:
         os.mkfifo(root / name)
         return root / name
 
-    return unseen
+    return create_without_event
 
 
 @pytest.fixture
-def no_time(monkeypatch) -> Callable[[bool], None]:
-    """Say whether listings have used up their share of the session."""
+def exhaust_time(monkeypatch) -> Callable[[bool], None]:
+    """Set whether the time budget for listings is used up."""
 
-    def no_time(over: bool = True) -> None:
+    def exhaust_time(over: bool = True) -> None:
         monkeypatch.setattr(scan.Scan, "affordable", lambda look: not over)
 
-    return no_time
+    return exhaust_time
 
 
 def names(entries: list[Entry]) -> list[str]:
@@ -78,11 +78,11 @@ def owners(entries: list[Entry]) -> dict[str, str]:
     return {os.path.basename(entry.path): entry.owner.id for entry in entries}
 
 
-# -- who owns what
+# -- owners
 
 
-def test_an_entry_belongs_to_who_ran_when_it_was_made(ledger, root):
-    """Even when the look comes later, the event tells the owner, the phase and the line."""
+def test_an_entry_belongs_to_the_owner_at_its_creation(ledger, root):
+    """The event determines owner, phase and line, even if the scan runs later."""
     before = ledger.enter(ONE, test=ONE.id, phase="call")
     (root / "x").mkdir()
     ledger.leave(before)
@@ -91,14 +91,14 @@ def test_an_entry_belongs_to_who_ran_when_it_was_made(ledger, root):
     assert entry.made_by == "python"
     assert entry.worker == "gw0"
     assert entry.origin[0].file == os.path.basename(__file__)
-    assert entry.origin[0].function == "test_an_entry_belongs_to_who_ran_when_it_was_made"
+    assert entry.origin[0].function == "test_an_entry_belongs_to_the_owner_at_its_creation"
 
 
-def test_what_no_event_told_of_belongs_to_who_runs_at_the_look(ledger, unseen):
-    """Native code and subprocesses are seen by looking, with the last command as a hint."""
+def test_an_entry_without_event_belongs_to_the_owner_at_the_scan(ledger, create_without_event):
+    """Native code and subprocesses raise no event; the last command is recorded."""
     before = ledger.enter(ONE, test=ONE.id, phase="teardown")
     subprocess.run([sys.executable, "-c", "1"], check=True)
-    path = unseen("fifo")
+    path = create_without_event("fifo")
     (entry,) = ledger.scan()
     ledger.leave(before)
     assert entry[:5] == (str(path), ONE, ONE.id, "teardown", ())
@@ -106,8 +106,8 @@ def test_what_no_event_told_of_belongs_to_who_runs_at_the_look(ledger, unseen):
     assert entry.command == f"{os.path.basename(sys.executable)} -c 1"
 
 
-def test_who_ran_before_runs_again(ledger, unseen):
-    """Fixtures run in the middle of tests, and tests in the middle of wider fixtures' lives."""
+def test_leave_restores_the_previous_owner(ledger, create_without_event):
+    """Fixtures run during tests, and wider fixtures exist across tests."""
     outer = ledger.enter(ONE, test=ONE.id, phase="call")
     inner = ledger.enter(Owner("fixture", "f", "module"), test=ONE.id, phase="setup")
     ledger.leave(inner)
@@ -117,10 +117,10 @@ def test_who_ran_before_runs_again(ledger, unseen):
     assert (running.owner, running.test, running.phase) == (SESSION, None, None)
 
 
-def test_an_entry_is_found_once(ledger, root, unseen):
-    """What has been booked is not booked again, by later looks and other owners."""
+def test_an_entry_is_found_once(ledger, root, create_without_event):
+    """Later scans with other owners do not return it again."""
     (root / "x").write_text("x")
-    unseen("y")
+    create_without_event("y")
     assert names(ledger.scan()) == ["x", "y"]
     ledger.enter(TWO, test=TWO.id)
     (root / "x").write_text("more")
@@ -129,8 +129,8 @@ def test_an_entry_is_found_once(ledger, root, unseen):
     assert names(ledger.not_yet_sent) == ["x", "y"]
 
 
-def test_a_root_at_rest_is_not_listed(ledger, root, monkeypatch):
-    """Around a test that makes nothing a look costs one stat, also when others are named."""
+def test_an_unchanged_root_is_not_listed(ledger, root, monkeypatch):
+    """The scan costs one stat, also if a path outside was created."""
     os.utime(root, (10**9, 10**9))
     ledger.scan()
     monkeypatch.setattr(scan.System, "scandir", lambda path: 1 / 0)
@@ -139,16 +139,16 @@ def test_a_root_at_rest_is_not_listed(ledger, root, monkeypatch):
     assert [entry.path for entry in ledger.scan()] == [left]
 
 
-def test_what_comes_and_goes_is_never_booked(ledger, root):
-    """Who cleans up behind itself is not spoken of."""
+def test_a_path_removed_before_the_scan_is_not_recorded(ledger, root):
+    """A test may remove what it creates."""
     (root / "x").write_text("x")
     (root / "x").unlink()
     assert ledger.scan() == []
     assert ledger.paths() == []
 
 
-def test_what_may_stay_is_booked_as_such(ledger, root, unseen):
-    """What the ini file lets stay is marked, whoever made it."""
+def test_an_ignored_path_is_recorded_as_ignored(ledger, root, create_without_event):
+    """The ini file applies with and without an event."""
     (root / "ignored").mkdir()
     (root / "other").mkdir()
     assert {os.path.basename(e.path): e.ignored for e in ledger.scan()} == {
@@ -157,12 +157,12 @@ def test_what_may_stay_is_booked_as_such(ledger, root, unseen):
     }
     (root / "ignored").rmdir()
     ledger.scan()
-    unseen("ignored")
+    create_without_event("ignored")
     assert [entry.ignored for entry in ledger.scan()] == [True]
 
 
-def test_paths_are_those_of_the_last_look(ledger, root):
-    """What was removed is not asked about at the end."""
+def test_paths_are_those_of_the_last_scan(ledger, root):
+    """Removed paths are left out."""
     (root / "a").mkdir()
     (root / "b").mkdir()
     ledger.scan()
@@ -171,11 +171,11 @@ def test_paths_are_those_of_the_last_look(ledger, root):
     assert ledger.paths() == [str(root / "b")]
 
 
-# -- names that change hands
+# -- renamed and replaced entries
 
 
-def test_a_renamed_entry_belongs_to_who_made_it(ledger, root):
-    """Renaming what another test left makes it nobody else's."""
+def test_a_renamed_entry_keeps_its_owner(ledger, root):
+    """Another test may rename it."""
     ledger.enter(ONE, test=ONE.id)
     (root / "a").write_text("x")
     (made,) = ledger.scan()
@@ -186,8 +186,8 @@ def test_a_renamed_entry_belongs_to_who_made_it(ledger, root):
     assert ledger.paths() == [str(root / "b")]
 
 
-def test_an_entry_renamed_before_any_look_belongs_to_who_made_it(ledger, root):
-    """A file written under another name and renamed has the line that wrote it."""
+def test_an_entry_renamed_before_the_scan_keeps_its_owner(ledger, root):
+    """The origin is the line that wrote the file under its first name."""
 
     def write(path):
         path.write_text("x")
@@ -202,8 +202,8 @@ def test_an_entry_renamed_before_any_look_belongs_to_who_made_it(ledger, root):
     assert entry.origin[0].function == "write"
 
 
-def test_what_takes_the_name_of_another_entry_is_new(ledger, root):
-    """The file that replaces another one belongs to who replaced it."""
+def test_a_file_that_replaces_an_entry_is_new(ledger, root):
+    """It belongs to the owner that replaced the entry."""
     ledger.enter(ONE, test=ONE.id)
     (root / "a").write_text("x")
     ledger.scan()
@@ -213,8 +213,8 @@ def test_what_takes_the_name_of_another_entry_is_new(ledger, root):
     assert owners(ledger.scan()) == {"a": TWO.id}
 
 
-def test_a_new_file_of_an_old_temporary_name_is_not_the_old_one(ledger, root):
-    """A name that was used before, for something else, does not bring its old owner back."""
+def test_a_reused_name_does_not_restore_the_old_owner(ledger, root):
+    """A temporary name may be used again for another file."""
     ledger.enter(ONE, test=ONE.id)
     (root / "part").write_text("x")
     ledger.scan()
@@ -226,8 +226,8 @@ def test_a_new_file_of_an_old_temporary_name_is_not_the_old_one(ledger, root):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_what_is_made_anew_belongs_to_who_made_it_anew(ledger, root, kind):
-    """A file system may give the new one the inode of the old; it is a new one nevertheless."""
+def test_a_recreated_path_belongs_to_its_new_creator(ledger, root, kind):
+    """The file system may reuse the inode."""
     make, remove = {"file": (Path.touch, Path.unlink), "directory": (Path.mkdir, Path.rmdir)}[kind]
     ledger.enter(ONE, test=ONE.id)
     make(root / "x")
@@ -239,8 +239,8 @@ def test_what_is_made_anew_belongs_to_who_made_it_anew(ledger, root, kind):
     assert ledger.scan(final=True) == []
 
 
-def test_what_could_not_be_removed_keeps_its_owner(ledger, root):
-    """A removal that failed changes nothing."""
+def test_an_entry_keeps_its_owner_if_its_removal_fails(ledger, root):
+    """The event comes before the removal."""
     ledger.enter(ONE, test=ONE.id)
     (root / "x").mkdir()
     (root / "x" / "f").write_text("x")
@@ -251,24 +251,24 @@ def test_what_could_not_be_removed_keeps_its_owner(ledger, root):
     assert ledger.scan(final=True) == []
 
 
-def test_hints_do_not_outlive_a_look(ledger, root, unseen):
-    """A file that somebody wrote and removed long ago does not explain a later one."""
+def test_hints_are_dropped_after_a_scan(ledger, root, create_without_event):
+    """A removed file must not explain a later one of the same name."""
     ledger.enter(ONE, test=ONE.id)
     (root / "x").write_text("x")
     (root / "x").unlink()
     ledger.scan()
     ledger.enter(TWO, test=TWO.id)
-    unseen("x")
+    create_without_event("x")
     (entry,) = ledger.scan()
     assert entry.owner == TWO
     assert entry.made_by == "other"
 
 
-# -- outside
+# -- outside the worker root
 
 
-def test_temporary_paths_elsewhere_are_booked_while_they_are_there(ledger, root, tmp_path):
-    """What is made as temporary elsewhere is an entry by its full path, if it is left."""
+def test_temporary_paths_elsewhere_are_recorded_if_they_exist(ledger, root, tmp_path):
+    """Their entries have the full path."""
     ledger.enter(ONE, test=ONE.id)
     left = tempfile.mkdtemp(dir=tmp_path)
     os.rmdir(tempfile.mkdtemp(dir=tmp_path))
@@ -281,8 +281,8 @@ def test_temporary_paths_elsewhere_are_booked_while_they_are_there(ledger, root,
     assert ledger.scan() == []
 
 
-def test_what_lies_elsewhere_survives_the_loss_of_the_worker_root(ledger, root, tmp_path):
-    """A test that removes the temp directory hides nothing that it left elsewhere."""
+def test_paths_elsewhere_are_reported_without_a_worker_root(ledger, root, tmp_path):
+    """A test may remove the worker root."""
     left = tempfile.mkdtemp(dir=tmp_path)
     root.rmdir()
     with pytest.raises(FileNotFoundError):
@@ -292,64 +292,70 @@ def test_what_lies_elsewhere_survives_the_loss_of_the_worker_root(ledger, root, 
     assert [entry.path for entry in ledger.scan()] == [left]
 
 
-# -- looks that are spaced out
+# -- skipped listings
 
 
-def test_without_time_hints_find_what_a_listing_would(ledger, root, unseen, no_time):
-    """When listings are too dear, what events told of is booked all the same."""
+def test_hints_are_used_when_listings_take_too_long(
+    ledger, root, create_without_event, exhaust_time
+):
+    """Each hinted name is checked without a listing."""
     ledger.scan()
-    no_time()
+    exhaust_time()
     ledger.enter(ONE, test=ONE.id)
     (root / "seen").mkdir()
     (root / "gone").mkdir()
     (root / "gone").rmdir()
-    unseen("unseen")
+    create_without_event("unseen")
     assert owners(ledger.scan()) == {"seen": ONE.id}
     assert ledger.scan() == []
 
 
-def test_what_a_late_listing_finds_belongs_to_the_last_test(ledger, unseen, no_time):
-    """Where listings were left out, the last test that ran answers for what no event explains."""
+def test_a_path_found_by_a_late_listing_belongs_to_the_last_test(
+    ledger, create_without_event, exhaust_time
+):
+    """This applies to paths without an event."""
     ledger.scan()
-    no_time()
+    exhaust_time()
     ledger.enter(ONE, test=ONE.id, phase="call")
     ledger.scan()
     before = ledger.enter(TWO, test=TWO.id, phase="call")
-    unseen("late")
+    create_without_event("late")
     ledger.scan()
     ledger.leave(before)
-    no_time(False)
+    exhaust_time(False)
     fixture = ledger.enter(Owner("fixture", "f", "module"), test=ONE.id, phase="teardown")
     (entry,) = ledger.scan()
     assert entry[:4] == (entry.path, TWO, TWO.id, None)
-    unseen("punctual")
+    create_without_event("punctual")
     (entry,) = ledger.scan()
     assert entry.owner.id == "f"
     ledger.leave(fixture)
 
 
-def test_the_last_look_lists_whatever_it_costs(ledger, unseen, no_time):
-    """At the end of a session nothing is left to chance."""
+def test_the_final_scan_always_lists(ledger, create_without_event, exhaust_time):
+    """Time does not matter at the end of a session."""
     ledger.scan()
-    no_time()
-    unseen("late")
+    exhaust_time()
+    create_without_event("late")
     assert ledger.scan() == []
     assert names(ledger.scan(final=True)) == ["late"]
 
 
-def test_a_late_listing_before_any_test_belongs_to_who_runs(ledger, unseen, no_time):
-    """Without a test nobody but the one who runs can be named."""
-    unseen("late")
-    no_time()
+def test_a_late_listing_before_any_test_uses_the_current_owner(
+    ledger, create_without_event, exhaust_time
+):
+    """There is no last test."""
+    create_without_event("late")
+    exhaust_time()
     ledger.scan()
-    no_time(False)
+    exhaust_time(False)
     assert owners(ledger.scan()) == {"late": "session"}
 
 
-def test_a_listing_that_failed_loses_nothing(ledger, unseen, monkeypatch):
-    """What a look could not find for want of descriptors, the next one finds."""
+def test_a_scan_after_a_failed_listing_finds_everything(ledger, create_without_event, monkeypatch):
+    """A listing fails if no descriptor is left."""
     ledger.scan()
-    path = unseen("x")
+    path = create_without_event("x")
     os.utime(path.parent, (10**9, 10**9))
 
     def refuse(path):
@@ -362,11 +368,11 @@ def test_a_listing_that_failed_loses_nothing(ledger, unseen, monkeypatch):
     assert names(ledger.scan()) == ["x"]
 
 
-# -- evidence, children and a root that was removed
+# -- failed owners, forked children and a removed root
 
 
-def test_evidence_is_marked_where_it_waits(ledger, root):
-    """What a failed setup left is known as evidence, and what was there before is not."""
+def test_entries_of_a_failed_owner_are_marked_before_they_are_sent(ledger, root):
+    """Earlier entries are not marked."""
     (root / "before").mkdir()
     ledger.scan()
     (root / "failed").mkdir()
@@ -377,9 +383,11 @@ def test_evidence_is_marked_where_it_waits(ledger, root):
     }
 
 
-def test_what_a_forked_child_told_of_is_not_found_again(ledger, root, tmp_path, unseen):
-    """An entry that came with a child's report has its owner already."""
-    unseen("x")
+def test_an_entry_from_a_forked_child_is_not_found_again(
+    ledger, root, tmp_path, create_without_event
+):
+    """The child's report names its owner."""
+    create_without_event("x")
     told = [
         Entry(str(root / "x"), ONE, ONE.id),
         Entry(str(root / "gone"), ONE, ONE.id),
@@ -391,9 +399,9 @@ def test_what_a_forked_child_told_of_is_not_found_again(ledger, root, tmp_path, 
     assert ledger.paths() == [str(root / "x")]
 
 
-def test_a_root_made_anew_is_empty(ledger, root, unseen):
-    """Names from before the temp directory was removed mean nothing in the new one."""
-    unseen("x")
+def test_a_recreated_root_has_no_old_entries(ledger, root, create_without_event):
+    """Names in the removed root are forgotten."""
+    create_without_event("x")
     ledger.scan()
     (root / "x").unlink()
     root.rmdir()
@@ -403,19 +411,19 @@ def test_a_root_made_anew_is_empty(ledger, root, unseen):
     assert ledger.paths() == []
     root.mkdir()
     ledger.enter(TWO, test=TWO.id)
-    unseen("x")
+    create_without_event("x")
     assert owners(ledger.scan()) == {"x": TWO.id}
 
 
-def _stays_away(ledger, root):
-    """Nobody needs it in the meantime."""
+def _remains_missing(ledger, root):
+    """Scan while the root is missing."""
     with pytest.raises(FileNotFoundError):
         ledger.scan()
 
 
-def _is_made_again(ledger, root):
-    """Something needs it in the meantime, and makes an entry in it."""
-    _stays_away(ledger, root)
+def _is_recreated(ledger, root):
+    """Create the root again, with an entry in it, and remove it."""
+    _remains_missing(ledger, root)
     ledger.forget()
     root.mkdir()
     assert ledger.scan() == []
@@ -426,36 +434,38 @@ def _is_made_again(ledger, root):
 
 
 def _is_replaced(ledger, root):
-    """Somebody else puts a directory in its place."""
+    """Put another directory in its place, and remove it."""
     root.mkdir()
     assert ledger.scan() == []
     root.rmdir()
 
 
-@pytest.mark.parametrize("meanwhile", [_stays_away, _is_made_again, _is_replaced])
-def test_a_root_that_comes_back_holds_what_it_held(ledger, root, tmp_path, unseen, meanwhile):
-    """Who moves the temp directory aside and back has made nothing of what is in it."""
+@pytest.mark.parametrize("meanwhile", [_remains_missing, _is_recreated, _is_replaced])
+def test_a_root_that_is_moved_back_keeps_its_entries(
+    ledger, root, tmp_path, create_without_event, meanwhile
+):
+    """Moving the root away and back creates nothing."""
     ledger.enter(ONE, test=ONE.id)
-    unseen("fifo")
+    create_without_event("fifo")
     (root / "file").touch()
     assert names(ledger.scan()) == ["fifo", "file"]
     ledger.enter(TWO, test=TWO.id)
     root.rename(tmp_path / "aside")
     meanwhile(ledger, root)
     (tmp_path / "aside").rename(root)
-    unseen("new")
+    create_without_event("new")
     assert owners(ledger.scan()) == {"new": TWO.id}
     assert sorted(map(os.path.basename, ledger.paths())) == ["fifo", "file", "new"]
     (root / "file").rename(root / "moved")
     assert owners(ledger.scan()) == {"moved": ONE.id}
 
 
-def test_what_was_made_before_the_root_moved_keeps_its_line(ledger, root, tmp_path):
-    """Hints wait for the directory to come back."""
+def test_hints_are_kept_while_the_root_is_missing(ledger, root, tmp_path):
+    """An entry keeps its origin when the root comes back."""
     ledger.enter(ONE, test=ONE.id)
     (root / "file").touch()
     root.rename(tmp_path / "aside")
-    _stays_away(ledger, root)
+    _remains_missing(ledger, root)
     ledger.enter(TWO, test=TWO.id)
     (tmp_path / "aside").rename(root)
     (entry,) = ledger.scan()
@@ -463,7 +473,7 @@ def test_what_was_made_before_the_root_moved_keeps_its_line(ledger, root, tmp_pa
 
 
 def test_many_entries_are_each_found_once(ledger, root):
-    """A test that leaves a thousand files has a thousand entries, and a look more finds none."""
+    """A second scan finds nothing."""
     ledger.enter(ONE, test=ONE.id)
     for number in range(1000):
         (root / str(number)).touch()
@@ -472,8 +482,8 @@ def test_many_entries_are_each_found_once(ledger, root):
     assert len(ledger.paths()) == 1000
 
 
-def test_names_that_are_no_text_are_booked(ledger, root):
-    """Bytes that are not UTF-8 and newlines are names like others."""
+def test_names_that_are_not_utf_8_are_recorded(ledger, root):
+    """Newlines are allowed too."""
     path = os.path.join(os.fsencode(root), b"\xff\n\xc3\xa9")
     os.mkdir(path)
     (entry,) = ledger.scan()
@@ -481,8 +491,8 @@ def test_names_that_are_no_text_are_booked(ledger, root):
     assert entry.made_by == "python"
 
 
-def test_the_real_spelling_of_the_root_leads_to_the_same_entry(tmp_path, root):
-    """Where the temp directory is a link, what is made by its real path is seen as Python's."""
+def test_the_resolved_path_of_the_root_leads_to_the_same_entry(tmp_path, root):
+    """The temp directory may be a link."""
     (tmp_path / "link").symlink_to(root)
     ledger = Ledger(
         str(tmp_path / "link"),

@@ -20,7 +20,7 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import fingerprint
 from pytest_tempres.leaks.model import leak_from_plain
 
-#: Text as paths hold it: any character, lone surrogates among them.
+#: Text as in paths: any character, including lone surrogates.
 TEXT = st.text(st.characters(codec=None), max_size=20) | st.binary(max_size=20).map(
     lambda raw: raw.decode("utf-8", "surrogateescape")
 )
@@ -59,7 +59,7 @@ LEAKS = st.builds(
 
 @pytest.fixture
 def entry() -> Entry:
-    """What a test made, in a function that it called."""
+    """An entry that a helper function of a test created."""
     return Entry(
         "/tmp/tempres-abcdefgh/main/x",
         Owner("test", "t.py::test[a/b]", None, "t.py:3"),
@@ -71,11 +71,11 @@ def entry() -> Entry:
 
 
 @given(ENTRIES)
-def test_an_entry_survives_the_wire(entry):
-    """What a worker found reaches the controller unchanged, as one ASCII string."""
-    wire = json.dumps(entry)
-    assert wire.isascii()
-    again = entry_from_plain(json.loads(wire))
+def test_an_entry_survives_a_round_trip_through_json(entry):
+    """A worker sends entries to the controller as ASCII."""
+    text = json.dumps(entry)
+    assert text.isascii()
+    again = entry_from_plain(json.loads(text))
     assert again == entry
     assert isinstance(again.owner, Owner)
     assert all(isinstance(frame, Frame) for frame in again.origin)
@@ -83,8 +83,8 @@ def test_an_entry_survives_the_wire(entry):
 
 
 @given(LEAKS)
-def test_a_leak_survives_the_wire(leak):
-    """What a remote worker judged reaches the controller unchanged."""
+def test_a_leak_survives_a_round_trip_through_json(leak):
+    """A remote worker sends leaks to the controller."""
     again = leak_from_plain(json.loads(json.dumps(leak)))
     assert again == leak
     assert again.owner == leak.entry.owner
@@ -92,18 +92,18 @@ def test_a_leak_survives_the_wire(leak):
 
 
 @given(ENTRIES, st.sampled_from(["file", "directory"]))
-def test_a_fingerprint_is_16_hex_digits_whatever_the_names(entry, kind):
-    """Names of any bytes have a fingerprint, of one form."""
+def test_a_fingerprint_is_16_hex_digits_for_any_name(entry, kind):
+    """Names may contain any bytes."""
     assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(kind, entry))
 
 
-def test_a_fingerprint_is_the_same_for_ever(entry):
-    """A baseline written by this version is understood by the next."""
+def test_a_fingerprint_is_the_same_in_every_version(entry):
+    """A baseline file must stay valid after an upgrade."""
     assert fingerprint("file", entry) == "99db9d676fc907f9"
 
 
-def test_a_fingerprint_ignores_what_changes_from_run_to_run(entry):
-    """Random names, parameters, lines, workers and outer frames do not change it."""
+def test_a_fingerprint_ignores_what_changes_between_runs(entry):
+    """Random names, parameters, lines, workers and outer frames do not count."""
     moved = entry._replace(
         path="/tmp/tempres-zzzzzzzz/gw3/y",
         owner=Owner("test", "t.py::test[c]", None, "t.py:99"),
@@ -119,12 +119,12 @@ def test_a_fingerprint_ignores_what_changes_from_run_to_run(entry):
 
 @pytest.mark.parametrize("library", [tempfile, threading])
 def test_a_fingerprint_ignores_the_standard_library(entry, library):
-    """Its line is shown where there is no other, and differs from one Python to the next."""
-    shown = entry._replace(origin=(Frame(library.__file__, 7, "make"),))
-    assert fingerprint("file", shown) == fingerprint("file", entry._replace(origin=()))
+    """The lines of the standard library differ between Python versions."""
+    leak = entry._replace(origin=(Frame(library.__file__, 7, "make"),))
+    assert fingerprint("file", leak) == fingerprint("file", entry._replace(origin=()))
     site = os.path.join(os.path.dirname(library.__file__), "site-packages", "lib.py")
-    shown = entry._replace(origin=(Frame(site, 7, "make"),))
-    assert fingerprint("file", shown) != fingerprint("file", entry._replace(origin=()))
+    leak = entry._replace(origin=(Frame(site, 7, "make"),))
+    assert fingerprint("file", leak) != fingerprint("file", entry._replace(origin=()))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_a_fingerprint_ignores_the_standard_library(entry, library):
         ("file", {"made_by": "other"}),
     ],
 )
-def test_a_fingerprint_tells_different_leaks_apart(entry, kind, changes):
-    """Another owner, place or kind of thing is another leak."""
+def test_different_leaks_have_different_fingerprints(entry, kind, changes):
+    """Owner, kind, nearest frame and kind of creator count."""
     assert fingerprint(kind, entry._replace(**changes)) != fingerprint("file", entry)
 
 
-def test_before_anything_runs_the_session_does():
-    """What appears before the first test or import belongs to the session."""
+def test_the_first_owner_is_the_session():
+    """It owns what appears before the first test or import."""
     running = Running()
     assert running.owner is SESSION
     assert running.test is None

@@ -17,20 +17,20 @@ WIDE = Owner("fixture", "wide", "module")
 
 
 @pytest.fixture
-def promises() -> set[str]:
-    """The paths that exit handlers will remove; a test changes them as it goes on."""
+def scheduled() -> set[str]:
+    """The paths that exit handlers will remove; tests change it."""
     return set()
 
 
 @pytest.fixture
-def provisional(promises) -> Provisional:
-    """A worker's record that asks for `scheduled_removals`."""
-    return Provisional(lambda: promises)
+def provisional(scheduled) -> Provisional:
+    """The record of a worker."""
+    return Provisional(lambda: scheduled)
 
 
 @pytest.fixture
 def left(tmp_path):
-    """Make a file, and return the entry of whoever left it."""
+    """Create a file, and return its entry."""
     numbers = itertools.count()
 
     def left(owner: Owner = TEST, **more: bool) -> Entry:
@@ -41,74 +41,71 @@ def left(tmp_path):
     return left
 
 
-def told(provisional: Provisional, *entries: Entry) -> list[tuple[str, bool]]:
-    """Return the paths that are told, and whether as evidence."""
+def sent(provisional: Provisional, *entries: Entry) -> list[tuple[str, bool]]:
+    """Return the paths that are sent, and whether as left by a failed test."""
     return [(entry.path, entry.from_failed) for entry in provisional.told(entries)]
 
 
 @pytest.mark.parametrize("owner", [TEST, NARROW], ids=["test", "fixture"])
-def test_what_a_test_left_is_told_for_good(provisional, left, owner):
-    """When its report is made, all that could remove it has run."""
+def test_an_entry_of_a_test_is_sent_in_its_final_form(provisional, left, owner):
+    """All that could remove it has run before the report."""
     entry = left(owner)
     provisional.over(owner, [entry])
-    assert told(provisional, entry) == [(entry.path, False)]
+    assert sent(provisional, entry) == [(entry.path, False)]
     assert provisional.rest() == []
 
 
-def test_what_a_wider_owner_left_waits_for_its_end(provisional, left):
-    """A fixture may remove what its setup made; what is there after its teardown is a leak.
-
-    What its teardown made, which nobody was told of before, is one too.
-    """
+def test_an_entry_of_a_wider_fixture_is_final_after_its_teardown(provisional, left):
+    """That includes entries that the teardown creates."""
     setup, other = left(WIDE), left(SESSION)
-    assert told(provisional, setup, other) == [(setup.path, True), (other.path, True)]
+    assert sent(provisional, setup, other) == [(setup.path, True), (other.path, True)]
     teardown = left(WIDE)
     provisional.over(WIDE, [teardown])
-    assert sorted(told(provisional, teardown)) == [(setup.path, False), (teardown.path, False)]
+    assert sorted(sent(provisional, teardown)) == [(setup.path, False), (teardown.path, False)]
     assert provisional.rest() == [other]
 
 
-def test_a_fixture_may_end_and_begin_again_before_a_report(provisional, left):
-    """The setup of its next parameter is in use, though what the last one left is told."""
+def test_a_fixture_may_be_set_up_again_before_a_report(provisional, left):
+    """Entries of the previous parameter are final; those of the next are not."""
     before = left(WIDE)
     provisional.over(WIDE, [before])
     after = left(WIDE)
-    assert sorted(told(provisional, before, after)) == [(before.path, False), (after.path, True)]
+    assert sorted(sent(provisional, before, after)) == [(before.path, False), (after.path, True)]
 
 
-def test_the_end_of_an_owner_is_told_without_anything_new(provisional, left):
-    """The report of a test that left nothing carries what is known for good by now."""
+def test_final_entries_are_sent_with_a_report_without_new_ones(provisional, left):
+    """An owner may finish after its entries were sent."""
     entry = left(WIDE)
-    told(provisional, entry)
+    sent(provisional, entry)
     provisional.over(WIDE, [])
-    assert told(provisional) == [(entry.path, False)]
-    assert told(provisional) == []
+    assert sent(provisional) == [(entry.path, False)]
+    assert sent(provisional) == []
 
 
-def test_a_promise_stands_until_nobody_is_left_to_keep_it(provisional, left, promises):
-    """What an exit handler, or an open file's owner, may remove is told once that is over."""
+def test_an_entry_is_final_when_nothing_can_remove_it_any_more(provisional, left, scheduled):
+    """An exit handler, or the object of an open file, may remove it before."""
     promised, gone, new = left(), left(), left()
-    promises.update((promised.path, gone.path))
+    scheduled.update((promised.path, gone.path))
     with open(new.path) as held:
         names = [promised.path, gone.path, held.name]
-        assert told(provisional, promised, gone, new) == [(name, True) for name in names]
-    promises.clear()
+        assert sent(provisional, promised, gone, new) == [(name, True) for name in names]
+    scheduled.clear()
     os.unlink(gone.path)
     last = left()
     due = [(entry.path, False) for entry in (last, promised, new)]
-    assert told(provisional, last) == due
+    assert sent(provisional, last) == due
     assert provisional.rest() == []
 
 
-def test_marked_entries_are_told_as_they_are(provisional, left):
-    """Nothing is asked about what is evidence, or may stay."""
+def test_marked_entries_are_sent_unchanged(provisional, left):
+    """They are from a failed test, or ignored."""
     evidence, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
     assert provisional.told([evidence, ignored]) == [evidence, ignored]
     assert provisional.rest() == []
 
 
-def test_what_was_not_asked_about_is_asked_about_later(left, monkeypatch):
-    """Asking may take its share of the time; what is put off until then is not lost."""
+def test_entries_that_were_not_checked_are_checked_later(left, monkeypatch):
+    """Checks have a time budget."""
     now = 0.0
     monkeypatch.setattr(System, "monotonic", lambda: now)
 
@@ -119,8 +116,8 @@ def test_what_was_not_asked_about_is_asked_about_later(left, monkeypatch):
 
     provisional = Provisional(asked)
     first, second = left(), left()
-    assert told(provisional, first) == [(first.path, False)]
-    assert told(provisional, second) == [(second.path, True)]
-    assert told(provisional) == []
+    assert sent(provisional, first) == [(first.path, False)]
+    assert sent(provisional, second) == [(second.path, True)]
+    assert sent(provisional) == []
     now += 100
-    assert told(provisional) == [(second.path, False)]
+    assert sent(provisional) == [(second.path, False)]
