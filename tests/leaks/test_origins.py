@@ -37,7 +37,7 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def running() -> Running:
-    """A test that runs."""
+    """The current owner is a test."""
     running = Running()
     running.owner, running.test, running.phase = TEST, TEST.id, "call"
     return running
@@ -45,7 +45,7 @@ def running() -> Running:
 
 @pytest.fixture
 def origins(root, running):
-    """The detector, listening."""
+    """The hints of a session that receives audit events."""
     origins = Origins((f"{root}/",), (), {}, running)
     activate(origins)
     yield origins
@@ -57,7 +57,7 @@ def functions(hint) -> list[str]:
     return [code.co_name for code, _ in hint.stack]
 
 
-# -- what events say (a hook is not traced, so its work is also looked at from outside it)
+# -- single events, passed directly: coverage does not trace an audit hook
 
 AT = os.O_CREAT | os.O_WRONLY
 
@@ -81,12 +81,12 @@ AT = os.O_CREAT | os.O_WRONLY
         ("tempfile.mkstemp", (b"{x}",)),
     ],
 )
-def test_what_announces_a_path(origins, root, event, args):
-    """Every event that comes before a creation tells the path, in the form that it has there."""
+def test_events_that_create_a_path_give_a_hint(origins, root, event, args):
+    """The hint has the name in the worker root."""
     module._forward(event, tuple(filled(arg, root) for arg in args))
     assert list(origins.hints) == ["x"]
     assert origins.hints["x"][:3] == (TEST, TEST.id, "call")
-    assert functions(origins.hints["x"])[0] == "test_what_announces_a_path"
+    assert functions(origins.hints["x"])[0] == "test_events_that_create_a_path_give_a_hint"
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_what_announces_a_path(origins, root, event, args):
         ("os.chmod", ("{x}", 0o777, -1)),
     ],
 )
-def test_what_announces_nothing(origins, root, event, args):
-    """Reading, numbers, descriptors to start from and other events are no hint."""
+def test_other_events_give_no_hint(origins, root, event, args):
+    """Reading, descriptors, and paths relative to a descriptor."""
     module._forward(event, tuple(filled(arg, root) for arg in args))
     assert (origins.hints, origins.outside, origins.being_removed) == ({}, {}, set())
 
@@ -119,8 +119,8 @@ def filled(argument, root):
     return argument.replace("{x}", str(root / "x")) if isinstance(argument, str) else argument
 
 
-def test_a_chain_of_events(origins, root, tmp_path, monkeypatch):
-    """Names are followed as events come; odd spellings and lower paths lead to the entry."""
+def test_hints_after_several_events(origins, root, tmp_path, monkeypatch):
+    """Renames, other spellings and paths below an entry lead to the entry."""
     monkeypatch.chdir(root)
     for event, *args in (
         ("os.mkdir", "a", 0o777, -1),
@@ -143,22 +143,22 @@ def test_a_chain_of_events(origins, root, tmp_path, monkeypatch):
     assert origins.processes.last_command == "false"
 
 
-# -- what is seen
+# -- real events
 
 
-def open_for_writing(path):
-    """Create by the plainest of all calls."""
+def create_by_open(path):
+    """Create a file with `open`."""
     with open(path, "w"):
         pass
 
 
-def open_by_descriptor(path):
-    """Create by the system call."""
+def create_by_os_open(path):
+    """Create a file with `os.open`."""
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
 
 
 def bind(path):
-    """Create a socket; its path may not be long."""
+    """Create a socket; the path is relative because it must be short."""
     here = os.getcwd()
     os.chdir(os.path.dirname(path))
     with socket.socket(socket.AF_UNIX) as server:
@@ -172,10 +172,10 @@ def connect(path):
 
 
 @pytest.mark.parametrize(
-    "deed",
+    "create",
     [
-        open_for_writing,
-        open_by_descriptor,
+        create_by_open,
+        create_by_os_open,
         os.mkdir,
         functools.partial(os.symlink, "nowhere"),
         functools.partial(os.link, __file__),
@@ -183,19 +183,19 @@ def connect(path):
         connect,
     ],
 )
-def test_whatever_creates_is_seen(origins, root, deed, tmp_path):
-    """Each way of creating something names who did it, where, and in which phase."""
-    with contextlib.suppress(OSError):  # a link across file systems is seen all the same
-        deed(os.path.join(root, "x"))
+def test_every_way_to_create_a_path_gives_a_hint(origins, root, create, tmp_path):
+    """It has owner, phase and line."""
+    with contextlib.suppress(OSError):  # The event comes even if linking across file systems fails.
+        create(os.path.join(root, "x"))
     hint = origins.hints["x"]
     assert hint[:3] == (TEST, TEST.id, "call")
-    assert "test_whatever_creates_is_seen" in functions(hint)
+    assert "test_every_way_to_create_a_path_gives_a_hint" in functions(hint)
     assert hint.stack[0][0].co_filename == __file__
 
 
 @pytest.mark.parametrize("library", [tempfile, primitives])
-def test_both_libraries_are_seen_alike(origins, root, library):
-    """The standard library's functions and ours tell of what they make, in the worker root."""
+def test_both_libraries_give_hints(origins, root, library):
+    """The standard library's `tempfile` and `pytest_tempres.primitives`."""
     fd, file = library.mkstemp(dir=root)
     os.close(fd)
     made = [library.mkdtemp(dir=root), file, library.mkdtemp(dir=os.fsencode(root))]
@@ -204,23 +204,23 @@ def test_both_libraries_are_seen_alike(origins, root, library):
 
 
 @pytest.mark.parametrize("path", ["x", b"x", Path("x"), "./x", "../main/x", ".//x", "x/"])
-def test_a_relative_path_is_seen_however_it_is_spelled(origins, root, monkeypatch, path):
-    """What is made in the working directory is found by its plain name."""
+def test_a_relative_path_is_resolved(origins, root, monkeypatch, path):
+    """It starts from the working directory."""
     monkeypatch.chdir(root)
     os.mkdir(path)
     assert list(origins.hints) == ["x"]
 
 
 @pytest.mark.parametrize("spelling", ["{}//x", "{}/./x", "{}/../main/x", "{}/y/../x"])
-def test_an_absolute_path_is_seen_however_it_is_spelled(origins, root, spelling):
-    """Doubled separators and dots do not hide who made it."""
+def test_an_absolute_path_is_normalized(origins, root, spelling):
+    """It may contain double separators and dots."""
     (root / "y").mkdir()
     os.mkdir(spelling.format(root))
     assert "x" in origins.hints
 
 
 def test_each_spelling_of_the_worker_root_counts(root, running, tmp_path):
-    """Where the temp directory is a link, its real path leads to the same entries."""
+    """The temp directory may be a link."""
     (tmp_path / "link").symlink_to(root)
     origins = Origins((f"{tmp_path}/link/", f"{root}/"), (), {}, running)
     origins.on_event("os.mkdir", (f"{tmp_path}/link/a", 0o777, -1))
@@ -228,14 +228,14 @@ def test_each_spelling_of_the_worker_root_counts(root, running, tmp_path):
     assert set(origins.hints) == {"a", "b"}
 
 
-def test_names_that_are_no_text_are_seen(origins, root):
-    """Bytes that are not UTF-8 and newlines stand in the hints as in a listing."""
+def test_names_that_are_not_utf_8_give_hints(origins, root):
+    """They are spelled as in a listing."""
     os.mkdir(os.path.join(os.fsencode(root), b"\xff\n"))
     assert set(origins.hints) == set(os.listdir(root))
 
 
-def test_reading_is_not_creating(origins, root):
-    """What is only opened, listed or looked at leaves no hint."""
+def test_reading_gives_no_hint(origins, root):
+    """Nor does listing."""
     (root / "x").write_text("x")
     origins.hints.clear()
     (root / "x").read_text()
@@ -246,8 +246,8 @@ def test_reading_is_not_creating(origins, root):
     assert origins.hints == {}
 
 
-def test_what_lies_below_belongs_to_its_entry(origins, root):
-    """The first event names the maker of an entry, and not who wrote into it later."""
+def test_paths_below_an_entry_do_not_change_its_hint(origins, root):
+    """The first event of an entry counts."""
     os.mkdir(root / "d")
     before = origins.hints["d"]
     (root / "d" / "f").write_text("x")
@@ -255,8 +255,8 @@ def test_what_lies_below_belongs_to_its_entry(origins, root):
 
 
 @pytest.mark.parametrize("library", [tempfile, primitives], ids=lambda library: library.__name__)
-def test_a_directory_is_not_made_by_what_is_made_in_it(origins, root, library):
-    """A named temporary file opens its directory as if to create it (CPython since 3.12)."""
+def test_a_file_in_a_directory_does_not_change_the_hint_of_the_directory(origins, root, library):
+    """NamedTemporaryFile opens its directory with O_CREAT (CPython 3.12 and newer)."""
 
     def makes():
         return library.mkdtemp(dir=root)
@@ -269,8 +269,8 @@ def test_a_directory_is_not_made_by_what_is_made_in_it(origins, root, library):
 
 
 @pytest.mark.parametrize("use", ["open", "touch", "connect"])
-def test_what_stands_there_is_not_made_again(origins, root, use):
-    """Who writes to a file did not make it; who makes it again after it went did."""
+def test_writing_to_an_existing_file_does_not_change_its_hint(origins, root, use):
+    """Creating it again after its removal does."""
     path = root / "x"
 
     def makes():
@@ -290,22 +290,22 @@ def test_what_stands_there_is_not_made_again(origins, root, use):
     assert "uses" in functions(origins.hints["x"])
 
 
-def test_what_lies_below_a_known_entry_needs_no_hint(root, running):
-    """A large tree in an entry that was found already costs no stack."""
+def test_paths_below_a_known_entry_give_no_hint(root, running):
+    """Stacks are expensive."""
     origins = Origins((f"{root}/",), (), {"d": 1}, running)
     origins.on_event("os.mkdir", (f"{root}/d/e", 0o777, -1))
     assert origins.hints == {}
 
 
-def test_the_first_sight_of_an_unknown_entry_is_a_hint(root, running):
-    """When a tree was made unseen, who writes into it is the best guess."""
+def test_a_path_below_an_unknown_entry_gives_a_hint(root, running):
+    """The entry may have been created without an event."""
     origins = Origins((f"{root}/",), (), {}, running)
     origins.on_event("os.mkdir", (f"{root}/d/e", 0o777, -1))
     assert list(origins.hints) == ["d"]
 
 
-def test_the_worker_root_itself_is_no_entry(origins, root):
-    """Making the directory that exists already is nothing new in it."""
+def test_the_worker_root_itself_gives_no_hint(origins, root):
+    """Code may create it with `exist_ok=True`."""
     os.makedirs(root, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.mkdir(f"{root}/")
@@ -313,8 +313,8 @@ def test_the_worker_root_itself_is_no_entry(origins, root):
 
 
 @pytest.mark.parametrize("library", [tempfile, primitives])
-def test_who_needs_a_root_that_is_gone_has_it_made_again(origins, root, library):
-    """Whatever is temporary finds its place; nothing else asks for it, and nobody in vain."""
+def test_a_removed_root_is_recreated_for_temporary_paths(origins, root, library):
+    """Other events do not recreate it."""
     made = []
 
     def make_again():
@@ -339,8 +339,8 @@ def test_who_needs_a_root_that_is_gone_has_it_made_again(origins, root, library)
             thing.close()
 
 
-def test_paths_relative_to_a_descriptor_are_not_guessed(origins, root, monkeypatch):
-    """Where a path begins at a descriptor nobody can say here what it means."""
+def test_paths_relative_to_a_descriptor_give_no_hint(origins, root, monkeypatch):
+    """The directory is unknown."""
     monkeypatch.chdir(root)
     (root / "d").mkdir()
     (root / "e").mkdir()
@@ -355,8 +355,8 @@ def test_paths_relative_to_a_descriptor_are_not_guessed(origins, root, monkeypat
     assert origins.being_removed == set()
 
 
-def test_sockets_without_a_path_are_no_files(origins, root, monkeypatch):
-    """A bound port is not a name in the working directory."""
+def test_sockets_without_a_path_give_no_hint(origins, root, monkeypatch):
+    """They may be bound to a port."""
     monkeypatch.chdir(root)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -366,8 +366,8 @@ def test_sockets_without_a_path_are_no_files(origins, root, monkeypatch):
 # -- renaming and removing
 
 
-def test_a_renamed_entry_keeps_its_maker(origins, root, running):
-    """Written under another name first, it still belongs to who wrote it."""
+def test_a_renamed_entry_keeps_its_hint(origins, root, running):
+    """It belongs to the code that created it."""
     (root / "part").write_text("x")
     made = origins.hints["part"]
     running.owner = Owner("test", "other")
@@ -378,16 +378,16 @@ def test_a_renamed_entry_keeps_its_maker(origins, root, running):
     assert hint.renamed == "part"
 
 
-def test_an_entry_renamed_twice_is_known_by_its_first_name(origins, root):
-    """A chain of names leads back to the first."""
+def test_an_entry_renamed_twice_has_its_first_name_in_the_hint(origins, root):
+    """The ledger looks it up by that name."""
     (root / "a").write_text("x")
     (root / "a").rename(root / "b")
     os.replace(root / "b", root / "c")
     assert origins.hints["c"].renamed == "a"
 
 
-def test_what_is_moved_in_belongs_to_the_mover(origins, root, tmp_path):
-    """Renaming something from elsewhere, or from within an entry, is adopting it."""
+def test_a_path_moved_into_the_root_has_the_hint_of_the_move(origins, root, tmp_path):
+    """Also if it comes from within an entry."""
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "elsewhere").rename(root / "a")
     (root / "d").mkdir()
@@ -398,8 +398,8 @@ def test_what_is_moved_in_belongs_to_the_mover(origins, root, tmp_path):
         assert origins.hints[name].owner == TEST
 
 
-def test_the_going_of_a_known_entry_is_noted(root, running):
-    """An entry that goes and comes again is not the same, even with the same inode."""
+def test_the_removal_of_a_known_entry_is_recorded(root, running):
+    """A new path may reuse its inode."""
     origins = Origins((f"{root}/",), (), {"known": 1, "d": 2}, running)
     for event, name in [("os.remove", "known"), ("os.rmdir", "unknown"), ("os.remove", "d/below")]:
         origins.on_event(event, (f"{root}/{name}", -1))
@@ -407,8 +407,8 @@ def test_the_going_of_a_known_entry_is_noted(root, running):
     assert origins.hints == {}
 
 
-def test_what_lies_below_a_name_of_other_spelling_is_nothing_new(origins, root):
-    """The root itself, however it is spelled, is no entry of its own."""
+def test_other_spellings_of_the_root_are_no_entries(origins, root):
+    """Also if it is spelled with `..`."""
     origins.on_event("os.mkdir", (f"{root}/.", 0o777, -1))
     origins.on_event("os.rename", ("/elsewhere", f"{root}/", -1, -1))
     assert origins.hints == {}
@@ -418,23 +418,23 @@ def test_what_lies_below_a_name_of_other_spelling_is_nothing_new(origins, root):
 
 
 @pytest.mark.parametrize("make", [tempfile.mkdtemp, primitives.mkdtemp])
-def test_temporary_paths_elsewhere_are_seen(origins, tmp_path, make):
-    """What is made as temporary in a directory of one's own is found there too."""
+def test_temporary_paths_elsewhere_give_hints(origins, tmp_path, make):
+    """They have their full path."""
     path = make(dir=tmp_path)
     assert list(origins.outside) == [path]
     assert origins.outside[path].owner == TEST
     assert origins.hints == {}
 
 
-def test_other_paths_elsewhere_are_nobodys_business(origins, tmp_path):
-    """What is created elsewhere by plain means is not temporary."""
+def test_other_paths_elsewhere_give_no_hints(origins, tmp_path):
+    """Only `tempfile` creates temporary paths."""
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "f").write_text("x")
     assert origins.outside == {}
 
 
-def test_excluded_directories_are_somebody_elses(origins, tmp_path):
-    """Below pytest's own directories nothing is foreign; beside them it is."""
+def test_excluded_directories_give_no_hints(origins, tmp_path):
+    """Directories next to them do."""
     (tmp_path / "cache").mkdir()
     origins.exclude(str(tmp_path / "cache"))
     tempfile.mkdtemp(dir=tmp_path / "cache")
@@ -443,7 +443,7 @@ def test_excluded_directories_are_somebody_elses(origins, tmp_path):
     assert list(origins.outside) == [beside]
 
 
-# -- who, when and where
+# -- owner, phase and stack
 
 
 @pytest.mark.parametrize(
@@ -456,10 +456,10 @@ def test_excluded_directories_are_somebody_elses(origins, tmp_path):
         (None, None),
     ],
 )
-def test_the_phase_of_a_test_is_what_pytest_says(
+def test_the_phase_of_a_test_is_read_from_the_environment(
     origins, root, running, monkeypatch, variable, phase
 ):
-    """Where no fixture runs, pytest's own variable tells the phase, if it is there."""
+    """Pytest sets `PYTEST_CURRENT_TEST`."""
     running.phase = None
     if variable is None:
         monkeypatch.delenv("PYTEST_CURRENT_TEST")
@@ -469,8 +469,8 @@ def test_the_phase_of_a_test_is_what_pytest_says(
     assert origins.hints["x"].phase == phase
 
 
-def test_a_thread_is_seen_with_its_own_stack(origins, root):
-    """What a thread makes belongs to the test that runs, on the thread's own lines."""
+def test_a_hint_from_a_thread_has_the_stack_of_the_thread(origins, root):
+    """The owner is the test that started it."""
 
     def in_a_thread():
         os.mkdir(root / "x")
@@ -480,11 +480,11 @@ def test_a_thread_is_seen_with_its_own_stack(origins, root):
     thread.join()
     names = functions(origins.hints["x"])
     assert names[0] == "in_a_thread"
-    assert "test_a_thread_is_seen_with_its_own_stack" not in names
+    assert "test_a_hint_from_a_thread_has_the_stack_of_the_thread" not in names
 
 
 def test_generated_code_is_on_the_stack(origins, root):
-    """Code made by `exec` stands on the stack by the name of its file."""
+    """Code from `exec` has a file name too."""
     code = compile("def f(): os.mkdir(path)\nf()", "<generated>", "exec")
     exec(code, {"os": os, "path": root / "x"})
     files = [frame.co_filename for frame, _ in origins.hints["x"].stack]
@@ -492,25 +492,25 @@ def test_generated_code_is_on_the_stack(origins, root):
 
 
 def called_from(filename, function):
-    """Call *function* from code that says it stands in *filename*."""
+    """Call *function* from code with the file name *filename*."""
     exec(compile("def call(): function()\ncall()", filename, "exec"), {"function": function})
 
 
-def test_a_stack_ends_where_pytest_begins(origins, root):
-    """What called the test is pytest's own way there, plugins' frames included."""
+def test_a_stack_ends_at_the_first_frame_of_pytest(origins, root):
+    """Frames of plugins beyond it are left out too."""
 
     def a_test():
         (root / "x").mkdir()
 
     called_from(os.path.join("lib", "_pytest", "runner.py"), a_test)
     assert functions(origins.hints["x"])[-1] == "a_test"
-    # Only pytest's own file is meant, not that of a package whose name ends so.
+    # The file of a package whose name only ends in _pytest does not count.
     called_from(os.path.join("my_pytest", "runner.py"), (root / "y").mkdir)
-    assert "test_a_stack_ends_where_pytest_begins" in functions(origins.hints["y"])
+    assert "test_a_stack_ends_at_the_first_frame_of_pytest" in functions(origins.hints["y"])
 
 
 def test_a_deep_stack_is_cut_at_a_hundred_frames(origins, root):
-    """A recursion costs no more than its nearest hundred frames."""
+    """The nearest frames are kept."""
 
     def dive(depth):
         if depth:
@@ -522,8 +522,8 @@ def test_a_deep_stack_is_cut_at_a_hundred_frames(origins, root):
     assert functions(origins.hints["x"]) == ["dive"] * 100
 
 
-def test_a_stack_that_is_used_up_does_not_break_the_call(origins, root):
-    """At the limit of recursion there may be no hint, but the file is made."""
+def test_the_recursion_limit_in_the_hook_does_not_break_the_call(origins, root):
+    """There may be no hint, but the file is created."""
     made = []
 
     def dive(depth):
@@ -547,14 +547,14 @@ def test_a_stack_that_is_used_up_does_not_break_the_call(origins, root):
         ("exit 0", "sh -c 'exit 0'"),
     ],
 )
-def test_the_last_command_is_remembered(origins, command, said):
-    """What a subprocess made can be told from the last command, as far as anybody knows."""
+def test_the_last_command_is_recorded(origins, command, said):
+    """It is reported for paths without an event."""
     subprocess.run(command, shell=isinstance(command, str), capture_output=True, check=False)
     assert origins.processes.last_command == said
 
 
-def test_a_command_that_is_no_text_breaks_nothing(origins):
-    """A wrong argument is refused by `subprocess`, and by nobody else."""
+def test_a_malformed_command_does_not_break_the_call(origins):
+    """`subprocess` raises its own error."""
     with pytest.raises(TypeError, match="str, bytes"):
         subprocess.run([sys.executable, 7], check=False)
     assert origins.processes.last_command == f"{PYTHON} …"
@@ -563,8 +563,8 @@ def test_a_command_that_is_no_text_breaks_nothing(origins):
 # -- the hook
 
 
-def test_only_the_innermost_session_listens(origins, root, running):
-    """A session inside another one takes over for its time, and gives back."""
+def test_only_the_innermost_session_receives_events(origins, root, running):
+    """The outer one continues afterwards."""
     inner = Origins((f"{root}/",), (), {}, running)
     activate(inner)
     os.mkdir(root / "a")
@@ -575,7 +575,7 @@ def test_only_the_innermost_session_listens(origins, root, running):
 
 
 def test_sessions_may_end_in_any_order(origins, root, running):
-    """An outer session that ends first does not take the inner one's ears."""
+    """The inner session goes on when the outer one has ended."""
     inner = Origins((f"{root}/",), (), {}, running)
     activate(inner)
     deactivate(origins)
@@ -587,14 +587,14 @@ def test_sessions_may_end_in_any_order(origins, root, running):
 
 
 def test_without_a_session_the_hook_does_nothing(origins, root, monkeypatch):
-    """A hook cannot be taken back, but it can be deaf."""
+    """An audit hook cannot be removed."""
     monkeypatch.setattr(module, "_active", [])
     os.mkdir(root / "a")
     assert origins.hints == {}
 
 
-def test_only_a_session_that_goes_on_listens(origins):
-    """Outside of sessions no event is looked at, and nothing is held."""
+def test_no_events_are_handled_outside_of_sessions(origins):
+    """Nothing keeps the session alive."""
     listeners = _process._listeners()
     assert module._forward in listeners["os.mkdir"]
     others = list(module._active)
@@ -617,13 +617,13 @@ def test_only_a_session_that_goes_on_listens(origins):
     ],
 )
 def test_the_hook_never_raises(origins, event, args):
-    """Whatever an event carries, the call under test goes on."""
+    """An exception would break the audited call."""
     sys.audit(event, *args)
     assert origins.hints == {}
 
 
-def test_a_working_directory_that_is_gone_breaks_nothing(origins, tmp_path, monkeypatch):
-    """Without a working directory a relative path means nothing, and the system says so."""
+def test_a_removed_working_directory_does_not_break_the_call(origins, tmp_path, monkeypatch):
+    """The operating system raises the error."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()

@@ -29,7 +29,7 @@ NARROW = Owner("fixture", "client", "function")
 if sys.platform == "darwin" and sys.version_info < (3, 13):
     pytest.skip("nothing tells here what runs and leaves exit statuses alone", True)
 
-#: Makes a directory for each line that it is told, and tells when it is there.
+#: Creates a directory for each line of its input, and confirms it.
 SERVER = """
 import os, sys
 for line in sys.stdin:
@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 
 class Server:
-    """A process that makes directories when it is told to."""
+    """A process that creates directories on request."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -48,13 +48,13 @@ class Server:
         self.popen = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root.parent)
 
     def make(self, name: str) -> None:
-        """Let the process make *name*, and wait for it."""
+        """Let the process create *name*, and wait for it."""
         self.popen.stdin.write(f"{self._root / name}\n")
         self.popen.stdin.flush()
         self.popen.stdout.readline()
 
     def end(self, *, wait: bool = True) -> None:
-        """Let the process end; without a wait its exit status is left to be asked for."""
+        """Let the process end, optionally without collecting its exit status."""
         if not self.popen.stdin.closed:
             self.popen.stdin.close()
             self.popen.stdout.read()
@@ -64,7 +64,7 @@ class Server:
 
 
 class Suite:
-    """Runs owners one after the other, with a look before each change as a session has it."""
+    """Runs owners one after the other, with a scan before each change, as a session does."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -79,7 +79,7 @@ class Suite:
 
     @contextlib.contextmanager
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
-        """Let *owner* run."""
+        """Make *owner* the current owner."""
         self.ledger.scan()
         before = self.ledger.enter(owner, test=test or owner.id, phase="call")
         try:
@@ -94,14 +94,14 @@ class Suite:
         return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
 
     def others(self) -> list[tuple[str, str]]:
-        """Return program and owner of the processes that the last entry's hint tells of."""
+        """Return program and owner of the processes of the last entry."""
         processes = self.ledger.not_yet_sent[-1].processes
         return [(each.command.split()[0], each.owner.id) for each in processes]
 
 
 @pytest.fixture
 def suite(tmp_path) -> Iterator[Suite]:
-    """A suite whose ledger listens."""
+    """A suite whose ledger receives audit events."""
     root = tmp_path / "main"
     root.mkdir()
     suite = Suite(root)
@@ -128,16 +128,16 @@ PYTHON = os.path.basename(sys.executable)
 
 
 def run_something() -> None:
-    """Run a process that makes nothing."""
+    """Run a process that creates nothing."""
     subprocess.run([sys.executable, "-c", ""], check=True)
 
 
-# -- who is named
+# -- owners
 
 
 @pytest.mark.parametrize("owner", [ONE, NARROW, WIDE], ids=lambda owner: owner.id)
-def test_who_started_the_only_process_that_runs_is_named(suite, serve, owner):
-    """The test that happens to run has started none, so it is not to blame."""
+def test_the_owner_of_the_only_running_process_is_reported(suite, serve, owner):
+    """The current test has started none."""
     with suite.run(owner, ONE.id):
         server = serve()
     with suite.run(TWO):
@@ -149,8 +149,8 @@ def test_who_started_the_only_process_that_runs_is_named(suite, serve, owner):
     assert suite.others() == [(PYTHON, owner.id)]
 
 
-def test_a_process_of_ones_own_is_ones_own(suite, serve):
-    """What runs to the end of its test and after it is that test's, as ever."""
+def test_a_path_from_a_test_s_own_process_belongs_to_the_test(suite, serve):
+    """During the test and after it."""
     with suite.run(ONE):
         server = serve()
         server.make("early")
@@ -159,8 +159,8 @@ def test_a_process_of_ones_own_is_ones_own(suite, serve):
     assert suite.ledger.not_yet_sent[0].command.startswith(f"{PYTHON} -c ")
 
 
-def test_where_two_tests_may_have_made_it_neither_is_named(suite, serve):
-    """A process of a test that is over and one of the test that runs: the hint names both."""
+def test_with_processes_of_two_tests_the_session_is_reported(suite, serve):
+    """The entry lists the process of the other test."""
     with suite.run(ONE):
         server = serve()
     with suite.run(TWO):
@@ -171,8 +171,8 @@ def test_where_two_tests_may_have_made_it_neither_is_named(suite, serve):
     assert suite.others() == [(PYTHON, ONE.id)]
 
 
-def test_where_two_have_left_processes_neither_is_named(suite, serve):
-    """The hint names each, once for each of its processes."""
+def test_with_processes_left_by_two_tests_the_session_is_reported(suite, serve):
+    """The entry lists each process."""
     with suite.run(ONE):
         server = serve()
     with suite.run(TWO):
@@ -184,8 +184,8 @@ def test_where_two_have_left_processes_neither_is_named(suite, serve):
 
 
 @pytest.mark.parametrize("owner", [WIDE, NARROW], ids=lambda owner: owner.id)
-def test_a_test_beside_its_fixtures_server_has_its_own_processes(suite, serve, owner):
-    """Who runs a program while a server is up that may run then is who it looks like."""
+def test_a_test_with_a_process_is_reported_besides_a_fixture_s_server(suite, serve, owner):
+    """The entry lists the server."""
     with suite.run(owner, TWO.id):
         serve()
     with suite.run(TWO):
@@ -196,8 +196,8 @@ def test_a_test_beside_its_fixtures_server_has_its_own_processes(suite, serve, o
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_process_that_has_ended_makes_nothing(suite, serve, wait):
-    """Whether or not anybody has asked for its exit status, which is left to be asked for."""
+def test_a_process_that_has_ended_is_not_listed(suite, serve, wait):
+    """Also if its exit status was not collected."""
     with suite.run(ONE):
         server = serve()
         server.end(wait=wait)
@@ -210,8 +210,8 @@ def test_a_process_that_has_ended_makes_nothing(suite, serve, wait):
     assert server.popen.wait() == 0
 
 
-def test_an_exit_status_is_left_to_who_waits_for_it(suite):
-    """To know what still runs takes nothing from anybody."""
+def test_exit_statuses_are_not_collected(suite):
+    """The test has to be able to wait for its child."""
     with suite.run(ONE):
         server = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
@@ -221,8 +221,10 @@ def test_an_exit_status_is_left_to_who_waits_for_it(suite):
 
 
 @pytest.mark.parametrize("owner, named", [(ONE, SESSION), (WIDE, TWO)])
-def test_what_python_itself_may_have_made_names_nobody_else(suite, serve, owner, named):
-    """No event tells of fifos and SQLite's files: a process that only runs is no proof."""
+def test_a_path_that_python_may_have_created_belongs_to_the_current_test(
+    suite, serve, owner, named
+):
+    """Fifos and SQLite's files raise no event."""
     with suite.run(owner, ONE.id):
         serve()
     with suite.run(TWO), contextlib.closing(sqlite3.connect(suite.root / "db")) as database:
@@ -234,8 +236,8 @@ def test_what_python_itself_may_have_made_names_nobody_else(suite, serve, owner,
     assert suite.owners() == {"db": TWO.id, **names}
 
 
-def test_what_a_late_listing_finds_names_nobody(suite, serve, monkeypatch):
-    """Where listings were spaced out nobody knows which test ran."""
+def test_after_a_skipped_listing_the_session_is_reported(suite, serve, monkeypatch):
+    """It is unknown which test was running."""
     with suite.run(ONE):
         server = serve()
     with monkeypatch.context() as patch:
@@ -245,8 +247,8 @@ def test_what_a_late_listing_finds_names_nobody(suite, serve, monkeypatch):
     assert suite.owners() == {"late": SESSION.id}
 
 
-def test_a_process_that_nobody_holds_is_known(suite, serve):
-    """`subprocess` keeps what was forgotten while it ran."""
+def test_a_process_without_a_popen_object_is_found(suite, serve):
+    """`subprocess` keeps track of it."""
     with suite.run(ONE):
         server = serve()
         pid, pipes = server.popen.pid, (server.popen.stdin, server.popen.stdout)
@@ -259,8 +261,8 @@ def test_a_process_that_nobody_holds_is_known(suite, serve):
     assert suite.owners() == {"late": ONE.id}
 
 
-def test_a_process_that_a_thread_starts_is_its_starters(suite, serve):
-    """A thread that goes on after its test starts processes for that test."""
+def test_a_process_from_a_thread_belongs_to_the_owner_of_the_thread(suite, serve):
+    """The thread may outlive its test."""
     go, servers = threading.Event(), []
 
     def start():
@@ -277,15 +279,15 @@ def test_a_process_that_a_thread_starts_is_its_starters(suite, serve):
     assert suite.owners() == {"late": ONE.id}
 
 
-def test_a_process_that_could_not_start_is_none(suite):
-    """The event comes before the deed, and that may fail."""
+def test_a_process_that_failed_to_start_is_not_listed(suite):
+    """The event comes before the start."""
     with suite.run(ONE), pytest.raises(FileNotFoundError):
         subprocess.Popen(["/nowhere/program"])
     assert not suite.ledger.origins.goes_on()
 
 
-def test_many_processes_are_not_all_remembered(suite):
-    """Of those that have ended in the same test nothing is kept."""
+def test_ended_processes_are_dropped_during_a_test(suite):
+    """Memory is limited."""
     with suite.run(ONE):
         process = subprocess.Popen([sys.executable, "-c", ""])
         process.wait()
@@ -302,8 +304,8 @@ def _announce(process: subprocess.Popen[bytes]) -> None:
     _execute_child(process)
 
 
-def test_without_processes_nothing_is_asked(suite, monkeypatch):
-    """A test that starts none pays for none."""
+def test_without_processes_a_scan_does_nothing(suite, monkeypatch):
+    """Most tests start none."""
     monkeypatch.setattr(module, "_is_running", lambda process: 1 / 0)
     for owner in (ONE, TWO):
         with suite.run(owner):
@@ -312,8 +314,8 @@ def test_without_processes_nothing_is_asked(suite, monkeypatch):
     assert suite.ledger.origins.error is None
 
 
-def test_an_error_of_ours_reaches_nobody(suite, monkeypatch):
-    """Whatever goes wrong is kept to be told of."""
+def test_an_internal_error_is_recorded_and_not_raised(suite, monkeypatch):
+    """The call under test goes on."""
     monkeypatch.setattr(module, "_exists", lambda pid: 1 / 0)
     with suite.run(ONE):
         process = subprocess.Popen([sys.executable, "-c", ""])
@@ -321,7 +323,7 @@ def test_an_error_of_ours_reaches_nobody(suite, monkeypatch):
     assert isinstance(suite.ledger.origins.error, ZeroDivisionError)
 
 
-# -- how a command is shown
+# -- command lines
 
 
 @pytest.mark.parametrize(
@@ -340,19 +342,19 @@ def test_an_error_of_ours_reaches_nobody(suite, monkeypatch):
         (("my program",), "'my program'"),
     ],
 )
-def test_a_command_line_is_short_and_can_be_read(arguments, line):
-    """The program comes first and without its directory, and what is cut is closed again."""
+def test_a_command_line_is_short_and_readable(arguments, line):
+    """The program has no directory, and quotes are balanced."""
     assert command_line(arguments) == line
     assert len(line) <= module._MAX_LENGTH
 
 
 def refuse(*args):
-    """Stand for a method that nobody may call here."""
+    """Replace a method that must not be called."""
     raise AssertionError
 
 
 _METHODS = ("__bool__", "__getitem__", "__iter__", "__len__", "__str__")
-#: A path and a text of somebody's own.
+#: A path class and a str class of the code under test.
 Odd = type("Odd", (), dict.fromkeys(("__fspath__", *_METHODS), refuse))
 Text = type("Text", (str,), dict.fromkeys(_METHODS, refuse))
 
@@ -368,15 +370,15 @@ Text = type("Text", (str,), dict.fromkeys(_METHODS, refuse))
         ("x", ["x", *"abcdefghijklmnopqrstuvwxyz"], "x a b c d e f g h i j k l m n o p q r s"),
     ],
 )
-def test_no_argument_is_asked_for_anything(suite, executable, command, line):
-    """The event comes in the midst of a call of the code under test."""
+def test_no_method_of_an_argument_is_called(suite, executable, command, line):
+    """Code of the test must not run in an audit hook."""
     sys.audit("subprocess.Popen", executable, command, None, None)
     assert suite.ledger.origins.error is None
     command_line = suite.ledger.origins.processes.last_command
     assert command_line.encode("utf-8", "backslashreplace").decode() == line
 
 
-# -- what is seen from outside
+# -- whole sessions
 
 SOURCE = """
     import os, subprocess, sys, tempfile
@@ -426,8 +428,8 @@ LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_start
 
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
-def test_no_test_is_blamed_for_the_processes_of_another(pytester, told, mode, nothing_left):
-    """The report names who started what ran, and in doubt nobody."""
+def test_reports_name_the_owner_that_started_the_process(pytester, told, mode, nothing_left):
+    """Or the session, if it is ambiguous."""
     pytester.makepyfile(test_it=SOURCE)
     result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none")
     owners = {

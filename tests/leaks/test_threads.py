@@ -38,7 +38,7 @@ def root(tmp_path) -> Path:
 
 
 class Suite:
-    """Runs owners one after the other, with a look before each change as a session has it."""
+    """Runs owners one after the other, with a scan before each change, as a session does."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,7 +53,7 @@ class Suite:
 
     @contextlib.contextmanager
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
-        """Let *owner* run."""
+        """Make *owner* the current owner."""
         self.ledger.scan()
         before = self.ledger.enter(owner, test=test or owner.id, phase="call")
         try:
@@ -70,7 +70,7 @@ class Suite:
 
 @pytest.fixture
 def suite(root) -> Iterator[Suite]:
-    """A suite whose ledger listens."""
+    """A suite whose ledger receives audit events."""
     suite = Suite(root)
     activate(suite.ledger.origins)
     yield suite
@@ -79,7 +79,7 @@ def suite(root) -> Iterator[Suite]:
 
 @pytest.fixture
 def waiting(root) -> Callable[[str], tuple[Callable[[], None], Callable[[], None]]]:
-    """Return, for a name, what makes it once it is told to, and what tells it and waits."""
+    """Return a function that creates a name when it is released, and one that releases it."""
 
     def waiting(name: str) -> tuple[Callable[[], None], Callable[[], None]]:
         go, done = threading.Event(), threading.Event()
@@ -98,12 +98,12 @@ def waiting(root) -> Callable[[str], tuple[Callable[[], None], Callable[[], None
     return waiting
 
 
-#: What was asked of threads of the class below.
+#: The special methods called on threads of the class below.
 asked: list[str] = []
 
 
 class Hostile(threading.Thread):
-    """A thread that nothing may ask for anything."""
+    """A thread whose special methods must not be called."""
 
     def __getattribute__(self, name):  # noqa: D105
         asked.append(name)
@@ -123,22 +123,22 @@ for _name in ("__hash__", "__eq__", "__repr__"):
 
 
 def in_a_timer(make: Callable[[], None]) -> None:
-    """Start *make* as a timer does."""
+    """Run *make* in a `threading.Timer`."""
     threading.Timer(0, make).start()
 
 
 def in_a_daemon(make: Callable[[], None]) -> None:
-    """Start *make* in a thread that the interpreter does not wait for."""
+    """Run *make* in a daemon thread."""
     threading.Thread(target=make, daemon=True).start()
 
 
 def in_a_subclass(make: Callable[[], None]) -> None:
-    """Start *make* as the `run` of a class of one's own."""
+    """Run *make* in the `run` method of a subclass."""
     type("Mine", (threading.Thread,), {"run": staticmethod(make)})().start()
 
 
 def in_a_bare_thread(make: Callable[[], None]) -> None:
-    """Start *make* in a thread without an object."""
+    """Run *make* in a thread without a Thread object."""
     _thread.start_new_thread(make, ())
 
 
@@ -153,8 +153,8 @@ def in_a_bare_thread(make: Callable[[], None]) -> None:
         pytest.param(in_a_bare_thread, marks=announced),
     ],
 )
-def test_what_a_thread_makes_belongs_to_who_started_it(suite, waiting, start, owner):
-    """Whichever test runs by then: it is not the one to blame."""
+def test_a_path_from_a_thread_belongs_to_the_owner_of_the_thread(suite, waiting, start, owner):
+    """Another test may be running by then."""
     make, tell = waiting("late")
     with suite.run(owner, ONE.id):
         start(make)
@@ -166,8 +166,8 @@ def test_what_a_thread_makes_belongs_to_who_started_it(suite, waiting, start, ow
     assert entry.origin[-1].function == "make"
 
 
-def test_a_thread_of_the_running_owner_has_its_phase(suite, waiting):
-    """Who goes on while his thread works is in the phase that he is in by then."""
+def test_a_thread_of_the_current_owner_has_the_current_phase(suite, waiting):
+    """The test may enter another phase while its thread runs."""
     make, tell = waiting("late")
     with suite.run(ONE):
         threading.Thread(target=make).start()
@@ -178,8 +178,8 @@ def test_a_thread_of_the_running_owner_has_its_phase(suite, waiting):
 
 
 @announced
-def test_a_thread_passes_its_owner_on(suite, waiting):
-    """What a thread starts is of the same owner, however late."""
+def test_a_thread_started_by_a_thread_has_the_same_owner(suite, waiting):
+    """However late it starts."""
     make, tell = waiting("late")
     go = threading.Event()
 
@@ -197,8 +197,8 @@ def test_a_thread_passes_its_owner_on(suite, waiting):
     assert suite.owners() == {"late": ONE.id}
 
 
-def test_nothing_of_a_thread_is_asked(suite, waiting):
-    """Its class may define whatever it likes: none of that runs in an audit hook."""
+def test_no_method_of_a_thread_is_called(suite, waiting):
+    """Code of the test must not run in an audit hook."""
     make, tell = waiting("late")
     thread = Hostile(target=make)
     with suite.run(ONE):
@@ -207,15 +207,15 @@ def test_nothing_of_a_thread_is_asked(suite, waiting):
     with suite.run(TWO):
         tell()
     thread.join()
-    # `threading` itself reads what it needs.
+    # `threading` itself reads some attributes.
     assert not {"__class__", "__dict__", "__eq__", "__hash__", "__repr__"} & set(asked)
     assert suite.owners() == {"late": ONE.id}
     assert suite.ledger.origins.threads.error is None
 
 
 @announced
-def test_the_start_of_a_thread_asks_nothing_of_it(suite):
-    """The event carries a bound method, and only the real type of one is trusted."""
+def test_no_method_of_an_argument_is_called_at_the_start_of_a_thread(suite):
+    """Only a real bound method is trusted."""
 
     class Pretender:
         @property
@@ -236,8 +236,8 @@ def test_the_start_of_a_thread_asks_nothing_of_it(suite):
 
 
 @pytest.mark.parametrize("pool", [ThreadPoolExecutor, ThreadPool])
-def test_a_pool_works_for_whoever_gives_it_work(suite, root, pool):
-    """A worker that a session's pool starts in one test serves all others."""
+def test_a_pool_thread_works_for_the_current_owner(suite, root, pool):
+    """Its starter may be another test."""
     call = (lambda p, *args: p.submit(*args).result()) if pool is ThreadPoolExecutor else None
     call = call or (lambda p, function, *args: p.apply(function, args))
     with suite.run(SESSION):
@@ -250,8 +250,8 @@ def test_a_pool_works_for_whoever_gives_it_work(suite, root, pool):
     assert suite.owners() == {"one": ONE.id, "two": TWO.id}
 
 
-def test_a_thread_that_runs_tests_works_for_them(suite, root):
-    """A host may run all of pytest in a thread of its own."""
+def test_a_thread_that_runs_tests_works_for_the_current_owner(suite, root):
+    """Pytest may run in a thread."""
 
     def run():
         with suite.run(ONE):
@@ -265,8 +265,8 @@ def test_a_thread_that_runs_tests_works_for_them(suite, root):
 
 
 @announced
-def test_code_that_several_start_bare_names_none_of_them(suite, waiting):
-    """Without an object only the code is known, and two owners may start the same."""
+def test_the_same_code_started_by_two_owners_has_no_owner(suite, waiting):
+    """Threads without an object are known by their code."""
     make, tell = waiting("late")
     go = threading.Event()
 
@@ -283,8 +283,8 @@ def test_code_that_several_start_bare_names_none_of_them(suite, waiting):
     assert suite.owners() == {"late": WIDE.id}
 
 
-def test_threads_that_are_gone_are_forgotten(suite):
-    """The record of a thread goes with its object, and the next of its `id` is another."""
+def test_the_record_of_a_thread_is_dropped_with_its_object(suite):
+    """Its `id` may be reused."""
     with suite.run(ONE):
         for _ in range(50):
             thread = threading.Thread(target=lambda: None)
@@ -294,14 +294,14 @@ def test_threads_that_are_gone_are_forgotten(suite):
     assert not suite.ledger.origins.goes_on()
 
 
-def test_a_thread_stopped_between_hint_and_deed_keeps_its_hint(suite, root):
-    """The event may come just before a look, and the directory just after it."""
+def test_a_hint_survives_a_scan_before_the_operation(suite, root):
+    """The event may come just before a scan, and the directory just after it."""
     paused, go = threading.Event(), threading.Event()
     told = threading.Event()
 
     def announce():
         go.wait()
-        # As `os.mkdir` does, before it lets go of the interpreter.
+        # As `os.mkdir` does, before it releases the GIL.
         sys.audit("os.mkdir", str(root / "late"), 0o777, -1)
         told.set()
         paused.wait()
@@ -320,8 +320,8 @@ def test_a_thread_stopped_between_hint_and_deed_keeps_its_hint(suite, root):
     assert suite.owners() == {"late": ONE.id}
 
 
-def test_an_error_of_ours_reaches_nobody(suite, root, monkeypatch):
-    """Whatever goes wrong is kept to be told of, and the owner is who is running."""
+def test_an_internal_error_is_recorded_and_not_raised(suite, root, monkeypatch):
+    """The path belongs to the current owner then."""
 
     def broken(*args):
         raise RuntimeError("boom")
@@ -337,7 +337,7 @@ def test_an_error_of_ours_reaches_nobody(suite, root, monkeypatch):
     assert repr(suite.ledger.origins.threads.error) == "RuntimeError('boom')"
 
 
-# -- what is seen from outside
+# -- whole sessions
 
 SOURCE = """
     from concurrent.futures import ThreadPoolExecutor
@@ -388,8 +388,8 @@ SOURCE = """
 
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
-def test_no_test_is_blamed_for_the_threads_of_another(pytester, told, mode, nothing_left):
-    """Tests, fixtures and imports own what their threads make, also when they are over."""
+def test_reports_name_the_owner_that_started_the_thread(pytester, told, mode, nothing_left):
+    """For tests, fixtures and imports, also after they have finished."""
     pytester.makepyfile(test_it=SOURCE)
     result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
     owners = {
@@ -408,8 +408,8 @@ def test_no_test_is_blamed_for_the_threads_of_another(pytester, told, mode, noth
     nothing_left()
 
 
-def test_what_a_failed_test_or_a_marker_covers(pytester, report):
-    """A thread's late work is evidence when its test failed, and may stay if the marker says so."""
+def test_late_paths_of_failed_tests_and_of_allowed_names_are_no_leaks(pytester, report):
+    """The thread may outlive the test."""
     pytester.makepyfile(
         test_it="""
         import tempfile, threading
@@ -449,8 +449,8 @@ def test_what_a_failed_test_or_a_marker_covers(pytester, report):
     }
 
 
-def test_an_error_of_ours_is_one_warning(pytester, run_plain):
-    """The tests pass, and the report says once that it may name the wrong owner."""
+def test_an_internal_error_is_one_warning(pytester, run_plain):
+    """The tests pass."""
     pytester.makeconftest(
         """
         from pytest_tempres.leaks import threads

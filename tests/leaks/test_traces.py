@@ -19,90 +19,96 @@ DIRECTORY = ("directory", 0, 0)
 
 
 def entry(path: str, owner: Owner = ONE, worker: str = "gw0") -> Entry:
-    """Return an entry with everything that travels."""
+    """Return an entry with every field set that a payload contains."""
     origin = (Frame("a.py", 3, "f"),)
     return Entry(path, owner, owner.id, "call", origin, "python", worker=worker)
 
 
-def trace(path: str, deed: str = "created", **fields) -> Change:
-    """Return a trace of *path*."""
-    return Change(deed, None if deed == "created" else DIRECTORY, entry(path, **fields))
+def change(path: str, modification: str = "created", **fields) -> Change:
+    """Return a change of *path*."""
+    return Change(
+        modification, None if modification == "created" else DIRECTORY, entry(path, **fields)
+    )
 
 
 def send(sender: Changes, receiver: Changes) -> None:
-    """Hand over what *sender* has found, through JSON."""
+    """Send the changes of *sender* to *receiver*, as JSON."""
     receiver.adopt(json.loads(json.dumps(sender.travelling())))
 
 
-def traces(*found: Change, worker: str = "gw0") -> Changes:
-    """Return what a process knows."""
-    traces = Changes(worker)
+def record(*found: Change, worker: str = "gw0") -> Changes:
+    """Return the changes that a process has recorded."""
+    record = Changes(worker)
     for each in found:
-        traces.keep(each.entry.path, each)
-    return traces
+        record.keep(each.entry.path, each)
+    return record
 
 
-def test_a_deed_is_explained_by_its_trace():
-    """And by no trace of another deed, which somebody else may have done."""
-    known = traces(trace("/a"), trace("/b", "deleted"))
+def test_a_modification_is_explained_by_the_change_of_the_same_kind():
+    """Another kind may have another owner."""
+    known = record(change("/a"), change("/b", "deleted"))
     assert known.explain("/a", "created") == entry("/a")
     assert known.explain("/b", "deleted") == entry("/b")
     assert known.explain("/a", "deleted").owner == SESSION
     assert known.explain("/b", "created") == Entry("/b", SESSION, worker="gw0")
 
 
-def test_a_change_is_explained_by_who_made_it_anew():
-    """A walk cannot tell that it was gone in between."""
-    assert traces(trace("/a")).explain("/a", "changed").owner == ONE
+def test_a_changed_path_is_explained_by_its_creation():
+    """A walk cannot know that it was removed in between."""
+    assert record(change("/a")).explain("/a", "changed").owner == ONE
 
 
-@pytest.mark.parametrize("deed", ["created", "deleted"])
-def test_a_directory_is_explained_by_what_is_in_it(deed):
-    """As long as one test did all of it; what is only called alike is not in it."""
-    known = traces(trace("/d/x", deed), trace("/d/y", deed), trace("/dd", deed, owner=TWO))
-    assert known.explain("/d", deed) == entry("/d")
-    send(traces(trace("/d/z", deed, worker="gw1"), worker="gw1"), known)
-    assert known.explain("/d", deed) == entry("/d")
-    send(traces(trace("/d/w", deed, owner=TWO, worker="gw1"), worker="gw1"), known)
-    assert known.explain("/d", deed).owner == SESSION
+@pytest.mark.parametrize("modification", ["created", "deleted"])
+def test_a_directory_is_explained_by_its_contents(modification):
+    """If they all have the same owner."""
+    known = record(
+        change("/d/x", modification),
+        change("/d/y", modification),
+        change("/dd", modification, owner=TWO),
+    )
+    assert known.explain("/d", modification) == entry("/d")
+    send(record(change("/d/z", modification, worker="gw1"), worker="gw1"), known)
+    assert known.explain("/d", modification) == entry("/d")
+    send(record(change("/d/w", modification, owner=TWO, worker="gw1"), worker="gw1"), known)
+    assert known.explain("/d", modification).owner == SESSION
 
 
-def test_what_a_worker_tells_survives_json():
-    """Odd names too."""
+def test_a_payload_survives_json():
+    """Names may contain any bytes."""
     path = os.fsdecode(b"/new\nline\xff")
     controller = Changes("main")
-    send(traces(trace(path)), controller)
+    send(record(change(path)), controller)
     assert controller.explain(path, "created") == entry(path)
     assert controller.get(path) is None
 
 
-def test_what_was_told_is_told_once():
-    """And what was dropped before it was told is never told."""
-    known = traces(trace("/a"), trace("/b"))
+def test_a_change_is_sent_once():
+    """A change that is dropped before is never sent."""
+    known = record(change("/a"), change("/b"))
     known.drop("/b")
     known.drop("/none")
     assert [plain[0] for _, plain in known.travelling()] == ["/a"]
     assert known.travelling() == []
     known.drop("/a")
-    assert [deed for deed, _ in known.travelling()] == ["undone"]
+    assert [modification for modification, _ in known.travelling()] == ["undone"]
     known.drop("/a")
     assert known.travelling() == []
 
 
-def test_the_first_worker_is_believed():
-    """Who made it comes from one record or the other, never from both."""
+def test_the_first_worker_to_report_a_path_counts():
+    """Two payloads are never mixed."""
     controller = Changes("main")
-    send(traces(trace("/a")), controller)
-    send(traces(trace("/a", owner=TWO, worker="gw1"), worker="gw1"), controller)
+    send(record(change("/a")), controller)
+    send(record(change("/a", owner=TWO, worker="gw1"), worker="gw1"), controller)
     assert controller.explain("/a", "created") == entry("/a")
 
 
-def test_a_worker_may_know_better_than_before():
-    """Its own later word counts, and takes back what it said, not what others did."""
-    controller, worker = Changes("main"), traces(trace("/a"))
-    other = traces(trace("/a", owner=TWO, worker="gw1"), worker="gw1")
+def test_a_worker_can_correct_its_own_changes():
+    """It does not affect those of other workers."""
+    controller, worker = Changes("main"), record(change("/a"))
+    other = record(change("/a", owner=TWO, worker="gw1"), worker="gw1")
     send(worker, controller)
-    worker.keep("/a", trace("/a", "deleted"))
+    worker.keep("/a", change("/a", "deleted"))
     send(worker, controller)
     assert controller.explain("/a", "created").owner == SESSION
     assert controller.explain("/a", "deleted").owner == ONE
@@ -114,25 +120,25 @@ def test_a_worker_may_know_better_than_before():
 
 
 @pytest.mark.parametrize("data", [["x"], [["created", []]], [["created", None]], [[1, 2, 3]], [3]])
-def test_what_is_something_else_is_refused(data):
-    """The caller can tell it from a bug."""
+def test_a_malformed_payload_is_an_error(data):
+    """The caller can distinguish it from a bug."""
     with pytest.raises((TypeError, ValueError)):
         Changes("main").adopt(data)
 
 
-def test_what_a_test_did():
-    """Whoever owns it."""
-    known = traces(trace("/a"), trace("/b", owner=TWO))
+def test_changes_during_a_test():
+    """They may belong to any owner."""
+    known = record(change("/a"), change("/b", owner=TWO))
     assert [each.entry.path for each in known.of(ONE.id)] == ["/a"]
 
 
-def test_traces_of_what_is_undone_go(tmp_path):
-    """Now and then, so that their number follows that of the leaks; real ones stay."""
+def test_undone_changes_are_dropped(tmp_path):
+    """The others are kept."""
     known = Changes("main")
     Path(tmp_path, "real").touch()
     for name in ("real", *map(str, range(2_000))):
         path = str(tmp_path / name)
-        known.keep(path, trace(path))
+        known.keep(path, change(path))
         known.prune()
     assert known.get(str(tmp_path / "real")) is not None
     assert sum(known.get(str(tmp_path / f"{n}")) is not None for n in range(2_000)) < 1_010

@@ -24,7 +24,7 @@ from pytest_tempres.leaks.watch.tree import Tree
 from pytest_tempres.leaks.watch.tree import state
 from pytest_tempres.primitives._system import System
 
-#: A time so far back that no clock tick can hide a change after it (nanoseconds).
+#: An mtime (nanoseconds) that is long past, so that any later change differs from it.
 LONG_AGO = 10**18
 
 needs_permissions = pytest.mark.skipif(
@@ -34,13 +34,13 @@ needs_permissions = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
-    """A busy machine must not space listings out."""
+    """Listings are never skipped, also on a busy machine."""
     monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
 
 
 @pytest.fixture
 def top(tmp_path) -> Path:
-    """A directory that was there before, with something of every kind in it."""
+    """A directory with a path of every kind in it."""
     top = tmp_path / "repo"
     (top / "src" / "deep").mkdir(parents=True)
     (top / "empty").mkdir()
@@ -51,7 +51,7 @@ def top(tmp_path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write *text*, long ago."""
+    """Write *text*, with an old mtime."""
     path.write_text(text)
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
 
@@ -61,24 +61,24 @@ def scope(*exclude: Path, ignored: Callable[[str], bool] = lambda path: False) -
     return Scope(map(str, exclude), ignored)
 
 
-def tree(*tops: Path, within: Scope | None = None) -> Tree:
-    """Return a record of *tops* as they are now."""
+def snapshot(*tops: Path, within: Scope | None = None) -> Tree:
+    """Return a snapshot of *tops*."""
     return Tree([str(top) for top in tops], within or scope())
 
 
-def differences(tree: Tree, top: Path) -> dict[str, str]:
-    """Return what was done to each path that is different now, relative to *top*."""
-    found = list(tree.differences())
+def differences(snapshot: Tree, top: Path) -> dict[str, str]:
+    """Return the modification of each path that differs, relative to *top*."""
+    found = list(snapshot.differences())
     assert len({each.path for each in found}) == len(found)
     return {os.path.relpath(each.path, top): each.modification for each in found}
 
 
-# -- what is different
+# -- differences
 
 
-def test_nothing_is_different_where_nothing_happened(top):
-    """Looking alone makes no difference, and reading does not either."""
-    before = tree(top)
+def test_without_changes_there_are_no_differences(top):
+    """Reading changes nothing."""
+    before = snapshot(top)
     (top / "a.txt").read_text()
     list(top.iterdir())
     assert differences(before, top) == {}
@@ -86,9 +86,9 @@ def test_nothing_is_different_where_nothing_happened(top):
 
 @pytest.mark.parametrize("where", ["new", "src/new", "src/deep/new"])
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling", "fifo", "socket"])
-def test_what_is_new(top, where, kind, monkeypatch):
-    """Things of every kind are found at any depth, empty directories and dangling links too."""
-    before = tree(top)
+def test_created_paths(top, where, kind, monkeypatch):
+    """Of every kind, at any depth."""
+    before = snapshot(top)
     monkeypatch.chdir(top)
     {
         "file": lambda: Path(where).touch(),
@@ -102,39 +102,39 @@ def test_what_is_new(top, where, kind, monkeypatch):
 
 
 def bind(path: str) -> None:
-    """Leave a socket at *path*."""
+    """Create a socket at *path*."""
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(path)
 
 
 @pytest.mark.parametrize("where", ["a.txt", "link", "empty", "src/c.py", "src/deep/d.py"])
-def test_what_is_gone(top, where):
-    """Things of every kind are missed at any depth."""
-    before = tree(top)
+def test_deleted_paths(top, where):
+    """Of every kind, at any depth."""
+    before = snapshot(top)
     path = top / where
     path.rmdir() if path.is_dir() else path.unlink()
     assert differences(before, top) == {where: "deleted"}
 
 
 def change_size(path: Path) -> None:
-    """Write something longer."""
+    """Write a longer text."""
     write(path, "longer text")
 
 
 def change_time(path: Path) -> None:
-    """Write as much again."""
+    """Write a text of the same length."""
     path.write_text("tuxt")
 
 
 def change_to_directory(path: Path) -> None:
-    """Put a directory in its place."""
+    """Replace it with a directory."""
     path.unlink()
     path.mkdir()
     (path / "inside").touch()
 
 
 def change_to_link(path: Path) -> None:
-    """Put a link in its place."""
+    """Replace it with a link."""
     path.unlink()
     path.symlink_to("elsewhere")
 
@@ -142,16 +142,16 @@ def change_to_link(path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [change_size, change_time, change_to_directory, change_to_link, Path.touch]
 )
-def test_what_has_changed(top, change):
-    """A file is another one when its size, its time or its type is; what is in it is part of it."""
-    before = tree(top)
+def test_changed_files(top, change):
+    """By size, mtime or type."""
+    before = snapshot(top)
     change(top / "src/c.py")
     assert differences(before, top) == {"src/c.py": "changed"}
 
 
-def test_what_leads_elsewhere_has_changed(top):
-    """A link that is made anew is the same link unless it leads elsewhere."""
-    before = tree(top)
+def test_a_link_with_another_target_has_changed(top):
+    """A link that is recreated with the same target has not."""
+    before = snapshot(top)
     (top / "link").unlink()
     (top / "link").symlink_to("a.txt")
     assert differences(before, top) == {}
@@ -160,17 +160,17 @@ def test_what_leads_elsewhere_has_changed(top):
     assert differences(before, top) == {"link": "changed"}
 
 
-def test_a_directory_that_became_a_file_has_changed_as_one(top):
-    """What was in it is part of it."""
-    before = tree(top)
+def test_a_directory_replaced_by_a_file_is_one_difference(top):
+    """Its contents are part of it."""
+    before = snapshot(top)
     shutil.rmtree(top / "src")
     (top / "src").touch()
     assert differences(before, top) == {"src": "changed"}
 
 
-def test_what_was_put_back_is_no_difference(top, tmp_path):
-    """A test may move a file away and back, or restore a copy with its time; that is no litter."""
-    before = tree(top)
+def test_a_restored_file_is_no_difference(top, tmp_path):
+    """It is moved back, or copied with its mtime."""
+    before = snapshot(top)
     (top / "a.txt").rename(tmp_path / "away")
     shutil.copy2(top / "b.txt", tmp_path / "copy")
     write(top / "a.txt", "other")
@@ -183,16 +183,16 @@ def test_what_was_put_back_is_no_difference(top, tmp_path):
 
 
 def test_a_new_directory_is_one_difference(top):
-    """With everything in it."""
-    before = tree(top)
+    """Its contents are part of it."""
+    before = snapshot(top)
     (top / "src/new/deep").mkdir(parents=True)
     (top / "src/new/deep/file").touch()
     assert differences(before, top) == {"src/new": "created"}
 
 
 def test_a_deleted_directory_is_one_difference(top):
-    """It says how many files it had, at any depth."""
-    before = tree(top)
+    """It has the number of its files."""
+    before = snapshot(top)
     shutil.rmtree(top / "src")
     (found,) = before.differences()
     assert found[:2] == (str(top / "src"), "deleted")
@@ -200,17 +200,17 @@ def test_a_deleted_directory_is_one_difference(top):
 
 
 def test_a_rename_is_a_deletion_and_a_creation(top):
-    """Both ends are named, for directories too."""
-    before = tree(top)
+    """For directories too."""
+    before = snapshot(top)
     (top / "src").rename(top / "lib")
     (top / "a.txt").rename(top / "src")
     found = {"src": "changed", "lib": "created", "a.txt": "deleted"}
     assert differences(before, top) == found
 
 
-def test_what_goes_while_it_is_listed(top, monkeypatch):
-    """Other processes may remove things at any moment, and then they are gone."""
-    before = tree(top)
+def test_a_path_removed_during_the_listing_is_deleted(top, monkeypatch):
+    """Other processes may remove it."""
+    before = snapshot(top)
     for name in ("src/new", "src/gone"):
         (top / name).touch()
 
@@ -227,19 +227,19 @@ def test_what_goes_while_it_is_listed(top, monkeypatch):
     assert differences(before, top) == {"src/new": "created"}
 
 
-def test_names_may_be_anything(top):
-    """Newlines and bytes that are no UTF-8 are names too."""
-    before = tree(top)
+def test_names_may_contain_any_bytes(top):
+    """Also newlines."""
+    before = snapshot(top)
     name = os.fsdecode(b"new\nline\xff")
     (top / name).touch()
     (top / "src" / name).mkdir()
     assert differences(before, top) == {name: "created", f"src/{name}": "created"}
-    again = tree(top)
+    again = snapshot(top)
     (top / name).unlink()
     assert differences(again, top) == {name: "deleted"}
 
 
-# -- what is not looked at
+# -- paths that are left out
 
 
 @pytest.mark.parametrize(
@@ -252,10 +252,10 @@ def test_names_may_be_anything(top):
         *("tempres-abcd0123", "pytest-of-me", "new\nline.pyc"),
     ],
 )
-def test_what_is_left_out(top, name):
-    """Caches and other tools' own places may come, change and go, at any depth."""
+def test_paths_of_other_tools_are_left_out(top, name):
+    """At any depth."""
     (top / name).mkdir()
-    before = tree(top)
+    before = snapshot(top)
     (top / name / "new").touch()
     (top / "src" / name).mkdir()
     assert differences(before, top) == {}
@@ -266,36 +266,36 @@ def test_what_is_left_out(top, name):
 @pytest.mark.parametrize(
     "name", ["pycache", "x.pyc.txt", ".gitignore", ".github", "venv2", "xgit", "coverage", ".env"]
 )
-def test_what_only_looks_like_it(top, name):
-    """Names are matched as a whole."""
-    before = tree(top)
+def test_patterns_match_whole_names(top, name):
+    """Similar names are not left out."""
+    before = snapshot(top)
     (top / name).touch()
     assert differences(before, top) == {name: "created"}
 
 
-def test_git_ignored_files_are_looked_at(top):
-    """Git does not see them, and that is how litter grows old."""
+def test_git_ignored_files_are_compared(top):
+    """They would be overlooked otherwise."""
     (top / ".gitignore").write_text("*.log\nempty/\n")
-    before = tree(top)
+    before = snapshot(top)
     (top / "a.log").touch()
     (top / "empty/sub").mkdir()
     assert differences(before, top) == {"a.log": "created", "empty/sub": "created"}
 
 
-def test_a_named_directory_may_lie_in_one_that_is_left_out(top):
-    """Who names it means it, whatever is on the way to it."""
+def test_a_watched_directory_may_be_in_one_that_is_left_out(top):
+    """The user has named it."""
     inner = top / ".venv" / "lib"
     inner.mkdir(parents=True)
-    before = tree(top, inner)
+    before = snapshot(top, inner)
     (inner / "x").touch()
     (top / ".venv" / "y").touch()
     assert differences(before, top) == {".venv/lib/x": "created"}
 
 
-def test_what_others_look_after(top):
-    """Files and directories that are excluded by path, before the start or later."""
+def test_excluded_paths_are_left_out(top):
+    """Before the snapshot or later."""
     within = scope(top / "src")
-    before = tree(top, within=within)
+    before = snapshot(top, within=within)
     within.exclude(str(top / "empty"))
     within.exclude(str(top / "report.xml"))
     within.exclude(str(top / "a.txt"))
@@ -307,11 +307,11 @@ def test_what_others_look_after(top):
     assert differences(before, top) == {}
 
 
-def test_globs_let_paths_stay(top):
-    """What matches may come, change and go, with all that is in it."""
+def test_ignored_paths_are_no_differences(top):
+    """With everything in them."""
     (top / "build").mkdir()
     ignored = Ignore(str(top), ["build", "*.log", "a.txt", "src/deep"]).matches
-    before = tree(top, within=scope(ignored=ignored))
+    before = snapshot(top, within=scope(ignored=ignored))
     for name in ("build/x", "a.log", "src/b.log", "a.txt", "src/new"):
         (top / name).write_text("new")
     shutil.rmtree(top / "src/deep")
@@ -330,10 +330,10 @@ def test_globs_let_paths_stay(top):
         (("deep/",), True),
     ],
 )
-def test_a_directory_made_for_what_may_stay_may_stay(top, inside, counts):
-    """A new directory counts for what is in it, and an empty one for itself."""
+def test_a_new_directory_of_ignored_paths_alone_is_ignored(top, inside, counts):
+    """An empty one is not."""
     ignored = Ignore(str(top), ["*.log"]).matches
-    before = tree(top, within=scope(top / "new/report.xml", ignored=ignored))
+    before = snapshot(top, within=scope(top / "new/report.xml", ignored=ignored))
     (top / "new").mkdir()
     for name in inside:
         path = top / "new" / name
@@ -342,37 +342,37 @@ def test_a_directory_made_for_what_may_stay_may_stay(top, inside, counts):
     assert differences(before, top) == ({"new": "created"} if counts else {})
 
 
-def test_a_directory_that_held_what_may_go_may_go(top):
-    """With everything in it, and only then."""
+def test_a_deleted_directory_of_ignored_paths_alone_is_ignored(top):
+    """One with other files is not."""
     (top / "logs/deep").mkdir(parents=True)
     (top / "logs/deep/a.log").touch()
-    before = tree(top, within=scope(ignored=Ignore(str(top), ["*.log", "src/c*"]).matches))
+    before = snapshot(top, within=scope(ignored=Ignore(str(top), ["*.log", "src/c*"]).matches))
     shutil.rmtree(top / "logs")
     shutil.rmtree(top / "src")
     assert differences(before, top) == {"src": "deleted"}
 
 
 def test_links_are_not_followed(top, tmp_path):
-    """What lies behind a link is elsewhere, and a link to a parent is no endless walk."""
+    """They may lead elsewhere, or to a parent."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (top / "out").symlink_to(outside)
     (top / "loop").symlink_to(top)
-    before = tree(top)
+    before = snapshot(top)
     (outside / "new").touch()
     assert differences(before, top) == {}
 
 
-# -- what cannot be looked at
+# -- unreadable paths
 
 
-def test_nothing_is_said_of_what_cannot_be_read(top, monkeypatch):
-    """Neither when it becomes unreadable nor when it becomes readable."""
-    readable = tree(top, top / "src")
+def test_unreadable_directories_are_no_differences(top, monkeypatch):
+    """Before or after the snapshot."""
+    readable = snapshot(top, top / "src")
     for name in ("scandir", "lstat"):
         refusing = refuse(getattr(System, name), top / "src")
         monkeypatch.setattr(System, name, staticmethod(refusing))
-    unreadable = tree(top), tree(top / "src")
+    unreadable = snapshot(top), snapshot(top / "src")
     (top / "src/deep/new").touch()
     assert differences(readable, top) == {}
     monkeypatch.undo()
@@ -381,7 +381,7 @@ def test_nothing_is_said_of_what_cannot_be_read(top, monkeypatch):
 
 
 def refuse(function, directory):
-    """Return *function*, which refuses whatever lies in *directory*."""
+    """Return *function*, which raises for all paths in *directory*."""
 
     def refusing(path):
         if path.startswith(str(directory)):
@@ -392,9 +392,9 @@ def refuse(function, directory):
 
 
 @needs_permissions
-def test_nothing_is_said_of_what_nobody_may_enter(top):
-    """A listing without what it lists is no listing."""
-    before = tree(top)
+def test_directories_without_search_permission_are_no_differences(top):
+    """A listing without the state of its items is incomplete."""
+    before = snapshot(top)
     (top / "src").chmod(0o400)
     try:
         assert differences(before, top) == {}
@@ -404,9 +404,9 @@ def test_nothing_is_said_of_what_nobody_may_enter(top):
         (top / "src").chmod(0o700)
 
 
-def test_a_top_that_vanished_is_one_difference(top):
-    """And one that became something else is another one."""
-    before = tree(top, top / "src")
+def test_a_deleted_top_is_one_difference(top):
+    """One of another type is one too."""
+    before = snapshot(top, top / "src")
     shutil.rmtree(top)
     (found,) = before.differences()
     assert found[:2] == (str(top), "deleted")
@@ -415,18 +415,18 @@ def test_a_top_that_vanished_is_one_difference(top):
     assert differences(before, top) == {".": "changed"}
 
 
-def test_tops_may_lie_in_each_other(top):
-    """Nothing is told twice."""
-    before = tree(top / "src/deep", top, top / "src")
+def test_tops_may_be_nested(top):
+    """Nothing is reported twice."""
+    before = snapshot(top / "src/deep", top, top / "src")
     (top / "src/deep/new").touch()
     assert differences(before, top) == {"src/deep/new": "created"}
     shutil.rmtree(top / "src")
     assert differences(before, top) == {"src": "deleted"}
 
 
-def test_tests_may_replace_what_it_looks_with(top, monkeypatch):
-    """A monkeypatched `os` neither hides anything nor breaks the walk."""
-    before = tree(top)
+def test_walks_work_while_a_test_has_replaced_os(top, monkeypatch):
+    """The original functions are captured."""
+    before = snapshot(top)
     (top / "new").touch()
     for name in ("scandir", "lstat", "stat", "readlink", "listdir"):
         monkeypatch.setattr(os, name, None)
@@ -435,8 +435,8 @@ def test_tests_may_replace_what_it_looks_with(top, monkeypatch):
     assert found == [(str(top / "new"), "created")]
 
 
-def test_a_deep_tree(tmp_path):
-    """No tree is too deep for the stack."""
+def test_a_deep_tree_is_walked_without_recursion(tmp_path):
+    """Its depth may exceed the recursion limit."""
     deep = tmp_path
     for _ in range(300):
         deep /= "d"
@@ -444,7 +444,7 @@ def test_a_deep_tree(tmp_path):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(len(inspect.stack()) + 100)
     try:
-        before = tree(tmp_path)
+        before = snapshot(tmp_path)
         (deep / "x").touch()
         assert [each.path for each in before.differences()] == [str(deep / "x")]
         os.rename(tmp_path / "d/d", tmp_path / "e")
@@ -467,7 +467,7 @@ OPERATIONS = st.lists(
 
 
 def perform(top: str, operations: list[tuple[str, ...]], size: int) -> None:
-    """Do what can be done of *operations*; each file is larger than any before."""
+    """Perform those of *operations* that are possible; each file is larger than any before."""
     for operation, *names in operations:
         paths = [os.path.join(top, name) for name in names]
         size += 1
@@ -487,7 +487,7 @@ def perform(top: str, operations: list[tuple[str, ...]], size: int) -> None:
 
 
 def everything(top: str) -> dict[str, object]:
-    """Return all paths in *top*, compiled code aside, with what is there."""
+    """Return the state of all paths in *top* but compiled code."""
     found: dict[str, object] = {}
     for path in Path(top).rglob("*"):
         name = path.relative_to(top).as_posix()
@@ -499,16 +499,20 @@ def everything(top: str) -> dict[str, object]:
 
 
 def naive(before: dict[str, object], after: dict[str, object]) -> dict[str, str]:
-    """Return the differences between two records, topmost alone."""
+    """Return the topmost differences between two full records."""
     found = {name: "deleted" for name in before if name not in after}
     found |= {name: "created" for name in after if name not in before}
     found |= {n: "changed" for n in after if n in before and before[n] != after[n]}
     parents = {name: [p.as_posix() for p in Path(name).parents] for name in found}
-    return {name: deed for name, deed in found.items() if found.keys().isdisjoint(parents[name])}
+    return {
+        name: modification
+        for name, modification in found.items()
+        if found.keys().isdisjoint(parents[name])
+    }
 
 
 def only_left_out(top: str, name: str) -> bool:
-    """Whether a new directory is there for compiled code alone."""
+    """Whether a new directory contains compiled code alone."""
     path = Path(top, name)
     children = list(path.iterdir()) if path.is_dir() and not path.is_symlink() else []
     return bool(children) and all(
@@ -521,24 +525,24 @@ def only_left_out(top: str, name: str) -> bool:
 @given(OPERATIONS, OPERATIONS)
 @example([("mkdir", "a"), ("write", "a/b")], [("rename", "a", "b"), ("write", "a")])
 @example([], [("mkdir", "a"), ("write", "a/c.pyc")])
-def test_like_comparing_everything(first, second):
-    """Whatever happens to a tree, the differences are those of two full records of it."""
+def test_differences_are_those_of_two_full_records(first, second):
+    """For random operations."""
     with tempfile.TemporaryDirectory() as top:
         perform(top, first, 0)
-        before, recorded = everything(top), tree(Path(top))
+        before, recorded = everything(top), snapshot(Path(top))
         perform(top, second, 100)
         expected = naive(before, everything(top))
-        for name in [n for n, deed in expected.items() if deed == "created"]:
+        for name in [n for n, modification in expected.items() if modification == "created"]:
             if only_left_out(top, name):
                 del expected[name]
         assert differences(recorded, Path(top)) == expected
 
 
-# -- what comes and goes in one directory
+# -- names that appear in and disappear from one directory
 
 
-def test_children_that_come_and_go(top):
-    """Each is told once, and what lies deeper is not."""
+def test_children_that_appear_and_disappear(top):
+    """Each is returned once; deeper paths are not."""
     children = Children(str(top))
     assert children.changes() == (set(), set())
     (top / "new").touch()
@@ -548,16 +552,16 @@ def test_children_that_come_and_go(top):
     assert children.changes() == (set(), set())
 
 
-def test_nothing_is_listed_where_nothing_moved(top, monkeypatch):
-    """A look at a directory that rests is one `stat`."""
+def test_an_unchanged_directory_is_not_listed(top, monkeypatch):
+    """A scan costs one stat."""
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     children = Children(str(top))
     monkeypatch.setattr(children._scan, "names", None)
     assert children.changes() == (set(), set())
 
 
-def test_what_came_while_listings_were_too_dear_is_nobodys(top, monkeypatch):
-    """A late listing cannot tell when a name came; from then on it can."""
+def test_after_a_skipped_listing_no_names_are_returned(top, monkeypatch):
+    """It is unknown when they appeared."""
     children = Children(str(top))
     over = monkeypatch.setattr
     over(scan.Scan, "affordable", lambda look: False)
@@ -570,8 +574,8 @@ def test_what_came_while_listings_were_too_dear_is_nobodys(top, monkeypatch):
     assert children.changes() == ({"three"}, set())
 
 
-def test_children_of_a_directory_that_vanishes(top):
-    """It is no exception, and nobody has removed them one by one."""
+def test_children_of_a_removed_directory_are_not_returned(top):
+    """Nor is it an error."""
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     children = Children(str(top))
     top.rename(top.parent / "away")
