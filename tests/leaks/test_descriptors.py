@@ -54,7 +54,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Lin
 
 
 class Suite:
-    """Runs what a test does, and looks before the owner changes, as a session would."""
+    """Runs code for owners, with a scan before each change, as a session does."""
 
     def __init__(self, patterns: tuple[str, ...] = ()) -> None:
         self.asked: list[str] = []
@@ -71,14 +71,14 @@ class Suite:
 
     @staticmethod
     def silent() -> Descriptors:
-        """Return a detector that hears of nothing."""
+        """Return a detector that receives no events."""
         suite = Suite()
         suite.close()
         return suite.detector
 
     @contextlib.contextmanager
     def run(self, owner: Owner = ONE, test: str | None = None) -> Iterator[None]:
-        """Let *owner* run."""
+        """Make *owner* the current owner."""
         self.detector.scan()
         running = self.running
         before = (running.owner, running.test, running.phase)
@@ -90,13 +90,13 @@ class Suite:
             running.owner, running.test, running.phase = before
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop receiving events."""
         deactivate(self.origins)
 
 
 @pytest.fixture
 def patterns() -> tuple[str, ...]:
-    """What the ini file lets stay."""
+    """The patterns that the ini file ignores."""
     return ()
 
 
@@ -110,7 +110,7 @@ def suite(patterns) -> Iterator[Suite]:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch) -> list[float]:
-    """How long the detector would have waited: it does not here."""
+    """The times that the detector would have slept: it does not in tests."""
     pauses: list[float] = []
     monkeypatch.setattr(System, "sleep", staticmethod(pauses.append))
     monkeypatch.setattr(module, "_has_threads_or_children", lambda: True)
@@ -119,7 +119,7 @@ def pauses(monkeypatch) -> list[float]:
 
 @pytest.fixture
 def keep() -> Iterator[Callable[[object], object]]:
-    """Keep something open until the test is over."""
+    """Keep an object until the test is over."""
     with contextlib.ExitStack() as stack:
 
         def keep(thing):
@@ -138,27 +138,27 @@ def _close(number: int) -> None:
 
 
 def texts(leaks: list[Leak]) -> list[str]:
-    """Return what *leaks* say behind the number."""
+    """Return the descriptions of *leaks*, without numbers."""
     return [leak.path.partition(": ")[2] for leak in leaks]
 
 
 def lines(leaks: list[Leak]) -> list[str]:
-    """Return the functions that are nearest in the origins of *leaks*."""
+    """Return the nearest function in the origin of each of *leaks*."""
     return [leak.entry.origin[0].function if leak.entry.origin else "" for leak in leaks]
 
 
-def test_it_is_a_detector(suite):
-    """The front knows detectors by their protocol."""
+def test_it_implements_the_detector_protocol(suite):
+    """It has all attributes."""
     detector: Detector = suite.detector
     assert "open" in detector.events
     assert {"open", "socket.__new__"} <= suite.origins.events
 
 
-# -- what is told
+# -- records and descriptions
 
 
-def test_a_record_tells_number_target_owner_and_line(suite, tmp_path, keep):
-    """What is needed to find and fix it stands in one record, which JSON can carry."""
+def test_a_record_has_number_target_owner_and_line(suite, tmp_path, keep):
+    """It survives JSON."""
     with suite.run():
         file = keep((tmp_path / "a").open("w"))
     (leak,) = suite.detector.judge()
@@ -169,7 +169,7 @@ def test_a_record_tells_number_target_owner_and_line(suite, tmp_path, keep):
     frame = leak.entry.origin[0]
     assert (frame.file, frame.function) == (
         HERE,
-        "test_a_record_tells_number_target_owner_and_line",
+        "test_a_record_has_number_target_owner_and_line",
     )
     assert leak_from_plain(json.loads(json.dumps(leak))) == leak
 
@@ -270,8 +270,8 @@ def _signals(path: Path) -> int:
         pytest.param(lambda p: os.pidfd_open(os.getpid()), "pidfd", "pidfd", 0, marks=on_linux),
     ],
 )
-def test_each_kind_is_named_in_words(suite, tmp_path, keep, make, text, target, size):
-    """A person is told what it is, and patterns are asked with its path or with the words."""
+def test_each_kind_has_a_description(suite, tmp_path, keep, make, text, target, size):
+    """Patterns are matched against the path, or the description without one."""
     with suite.run():
         number = keep(make(tmp_path))
     (leak,) = suite.detector.judge()
@@ -281,13 +281,13 @@ def test_each_kind_is_named_in_words(suite, tmp_path, keep, make, text, target, 
     assert suite.asked[0] == leak.entry.path
 
 
-def test_block_devices_are_named():
-    """They cannot be opened in every place, but they have a name."""
+def test_block_devices_have_a_description():
+    """Tests cannot open one everywhere."""
     assert names._kind(0, stat.S_IFBLK) == "block device"
 
 
-def test_sockets_are_named_by_protocol_and_addresses(suite, keep):
-    """Who listens, and who speaks with whom, is what tells one socket from the other."""
+def test_sockets_are_described_by_protocol_and_addresses(suite, keep):
+    """Listening ones and both ends of a connection."""
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
         client = keep(socket.create_connection(server.getsockname()))
@@ -298,13 +298,13 @@ def test_sockets_are_named_by_protocol_and_addresses(suite, keep):
         f"fd {server.fileno()}: TCP socket {there}, listening",
         f"fd {client.fileno()}: TCP socket {here} to {there}",
         f"fd {accepted.fileno()}: TCP socket {there} to {here}",
-        # Nothing was bound, so there is no address.
+        # It is not bound, so there is no address.
         f"fd {datagrams.fileno()}: UDP socket",
     ]
 
 
-def test_local_sockets_are_named_by_path(suite, tmp_path_factory, keep):
-    """A socket in the file system has a path, and of a pair neither has."""
+def test_unix_sockets_are_described_by_path(suite, tmp_path_factory, keep):
+    """A socket pair has none."""
     path = str(tmp_path_factory.mktemp("s") / "s")
     with suite.run():
         keep(socket.socket(socket.AF_UNIX)).bind(path)
@@ -314,8 +314,8 @@ def test_local_sockets_are_named_by_path(suite, tmp_path_factory, keep):
 
 
 @on_linux
-def test_other_sockets_are_named_too(suite, keep):
-    """Names outside the file system begin with an at sign; other families have a name at least."""
+def test_other_sockets_have_a_description(suite, keep):
+    """Abstract names begin with an at sign; other families have their name."""
     with suite.run():
         name = f"tempres-{os.getpid()}"
         keep(socket.socket(socket.AF_UNIX)).bind(f"\0{name}")
@@ -337,26 +337,26 @@ def test_other_sockets_are_named_too(suite, keep):
         (None, ""),
     ],
 )
-def test_addresses_are_told_as_people_write_them(address, text):
-    """An address that says nothing is left out."""
+def test_addresses_are_formatted(address, text):
+    """Unbound ones are left out."""
     assert names._address(lambda: address) == text
 
 
 @given(st.integers(), st.integers())
-def test_every_protocol_has_a_name(family, kind):
-    """What no table knows is told by its number."""
+def test_every_protocol_has_a_description(family, kind):
+    """Unknown families have their number."""
     assert names._protocol(family, kind)
 
 
 @given(st.text())
-def test_every_name_of_the_kernel_is_told(name):
-    """What a future kernel calls its things is repeated as it is."""
+def test_unknown_kernel_names_are_shown_unchanged(name):
+    """A future kernel may have new ones."""
     status = SimpleNamespace(st_mode=0)
     assert names._unnamed(0, status, name) or name.startswith("anon_inode:")
 
 
-def test_what_cannot_be_asked_is_named_all_the_same():
-    """Not every family of sockets knows every question, and not every file has a name."""
+def test_objects_without_details_have_a_description():
+    """Not every socket family has every option, and not every file has a name."""
 
     def refuse(*args: int) -> int:
         raise OSError(errno.ENOPROTOOPT, "no such option")
@@ -368,8 +368,8 @@ def test_what_cannot_be_asked_is_named_all_the_same():
     assert names._unnamed(0, SimpleNamespace(st_mode=0), "") == "something without a name"
 
 
-def test_asking_a_socket_changes_nothing(suite, keep):
-    """With a default timeout Python makes non-blocking what it wraps; the test's own stays."""
+def test_describing_a_socket_changes_nothing(suite, keep):
+    """With a default timeout a new socket object makes the descriptor non-blocking."""
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
     before = os.listdir(names.TABLE)
@@ -382,8 +382,8 @@ def test_asking_a_socket_changes_nothing(suite, keep):
     assert sorted(os.listdir(names.TABLE)) == sorted(before)
 
 
-def test_what_is_closed_has_no_description():
-    """Between the look and the question anything may be closed."""
+def test_a_closed_descriptor_has_no_description():
+    """It may be closed at any moment."""
     reading, writing = os.pipe()
     os.close(reading)
     os.close(writing)
@@ -393,11 +393,11 @@ def test_what_is_closed_has_no_description():
     assert names.mode(writing) == 0
 
 
-# -- who owns it
+# -- owners
 
 
-def test_only_what_is_new_counts(tmp_path, keep):
-    """What was open at the beginning is nobody's."""
+def test_descriptors_that_were_open_before_are_no_leaks(tmp_path, keep):
+    """They do not belong to a test."""
     keep((tmp_path / "before").open("w"))
     suite = Suite()
     with suite.run():
@@ -406,8 +406,8 @@ def test_only_what_is_new_counts(tmp_path, keep):
     assert suite.detector.judge() == []
 
 
-def test_what_is_closed_in_time_is_no_leak(suite, tmp_path):
-    """Most descriptors live for a few lines, some from one fixture to the next."""
+def test_a_descriptor_that_is_closed_later_is_no_leak(suite, tmp_path):
+    """A fixture may close it."""
     with suite.run():
         (tmp_path / "a").write_text("x")
         file = (tmp_path / "a").open()
@@ -417,8 +417,8 @@ def test_what_is_closed_in_time_is_no_leak(suite, tmp_path):
     assert suite.detector.judge() == []
 
 
-def test_a_fixture_owns_what_its_setup_opens(suite, tmp_path, keep):
-    """What a wider fixture holds is no leak of the test that came first, and due at the end."""
+def test_a_wider_fixture_owns_the_descriptors_of_its_setup(suite, tmp_path, keep):
+    """They are reported at the end, not with the first test."""
     with suite.run(WIDE, ONE.id):
         keep((tmp_path / "server.log").open("w"))
     with suite.run(ONE):
@@ -427,8 +427,8 @@ def test_a_fixture_owns_what_its_setup_opens(suite, tmp_path, keep):
     assert [leak.owner for leak in suite.detector.judge()] == [WIDE]
 
 
-def test_a_test_answers_for_its_own_fixtures(suite, tmp_path, keep):
-    """Function-scoped fixtures are over with their test, and so is what they opened."""
+def test_leaks_of_a_test_include_function_scoped_fixtures(suite, tmp_path, keep):
+    """They have finished with the test."""
     with suite.run(NARROW, ONE.id):
         keep((tmp_path / "a").open("w"))
     with suite.run(ONE):
@@ -440,8 +440,8 @@ def test_a_test_answers_for_its_own_fixtures(suite, tmp_path, keep):
     assert [leak.owner for leak in suite.detector.judge()] == [NARROW, ONE, TWO]
 
 
-def test_connections_are_due_at_the_end(suite, keep, pauses):
-    """Pools that outlive a test connect when it needs them; a test's own are told at the end."""
+def test_connections_are_reported_at_the_end(suite, keep, pauses):
+    """A connection pool may outlive the test."""
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
         keep(socket.create_connection(server.getsockname()))
@@ -456,8 +456,8 @@ def test_connections_are_due_at_the_end(suite, keep, pauses):
     assert len(suite.detector.judge()) == 3
 
 
-def test_the_session_owns_nothing(suite, tmp_path, keep):
-    """What other plugins open ends with the process, like the log file of pytest."""
+def test_descriptors_of_the_session_are_no_leaks(suite, tmp_path, keep):
+    """Plugins keep log files open, for example."""
     keep((tmp_path / "pytest.log").open("w"))
     reading, writing = os.pipe()
     keep(reading)
@@ -469,11 +469,11 @@ def test_the_session_owns_nothing(suite, tmp_path, keep):
     assert suite.detector.judge() == []
 
 
-def test_an_event_tells_the_owner_better_than_a_look(suite, tmp_path, keep):
-    """Who was running when it was opened owns it, although the look came later."""
+def test_the_owner_is_that_of_the_event_not_that_of_the_scan(suite, tmp_path, keep):
+    """The scan may run later."""
     with suite.run(ONE):
         keep((tmp_path / "a").open("w"))
-        # No look could be taken when the owner changed.
+        # No scan was possible when the owner changed.
         suite.running.owner, suite.running.test = TWO, TWO.id
         keep(os.dup(0))
     owners = {leak.entry.path: leak.owner for leak in suite.detector.judge()}
@@ -481,8 +481,8 @@ def test_an_event_tells_the_owner_better_than_a_look(suite, tmp_path, keep):
     assert set(owners.values()) <= {ONE, TWO}
 
 
-def test_another_file_under_the_same_number_is_another_descriptor(suite, tmp_path, keep):
-    """Numbers are used again at once: what counts is what stands behind them."""
+def test_another_file_with_the_same_number_is_another_descriptor(suite, tmp_path, keep):
+    """Numbers are reused at once."""
     with suite.run(ONE):
         number = keep(os.open(tmp_path / "a", os.O_CREAT))
     with suite.run(TWO):
@@ -493,8 +493,8 @@ def test_another_file_under_the_same_number_is_another_descriptor(suite, tmp_pat
     assert (leak.path, leak.owner) == (f"fd {number}: {tmp_path / 'b'}", TWO)
 
 
-def test_a_number_from_before_can_be_used_again(tmp_path, keep):
-    """What was open at the beginning may be closed, and its number given to a leak."""
+def test_the_number_of_a_descriptor_from_before_may_be_reused(tmp_path, keep):
+    """By a leak."""
     number = keep(os.open(tmp_path / "a", os.O_CREAT))
     suite = Suite()
     with suite.run():
@@ -505,8 +505,8 @@ def test_a_number_from_before_can_be_used_again(tmp_path, keep):
 
 
 @on_linux
-def test_what_shares_one_inode_is_told_apart_by_name(suite, keep):
-    """To the kernel an epoll and a timer are the same file; to a person they are not."""
+def test_descriptors_with_the_same_inode_differ_by_name(suite, keep):
+    """All anonymous inodes of Linux are the same one."""
     with suite.run(ONE):
         epoll = select.epoll()
         number = epoll.fileno()
@@ -517,8 +517,8 @@ def test_what_shares_one_inode_is_told_apart_by_name(suite, keep):
     assert (texts([leak]), leak.owner) == (["timerfd"], TWO)
 
 
-def test_the_standard_streams_are_nobodys(suite, tmp_path):
-    """Output that is captured lets them point elsewhere between any two looks."""
+def test_the_standard_streams_are_no_leaks(suite, tmp_path):
+    """Capturing replaces them between scans."""
     saved = os.dup(1)
     with (tmp_path / "a").open("w") as file:
         try:
@@ -530,8 +530,8 @@ def test_the_standard_streams_are_nobodys(suite, tmp_path):
             os.close(saved)
 
 
-def test_what_a_running_server_opens_is_its_fixtures(suite, tmp_path, keep):
-    """A thread that a wider fixture started works for it, whichever test is running."""
+def test_a_descriptor_from_the_thread_of_a_fixture_belongs_to_the_fixture(suite, tmp_path, keep):
+    """Whichever test is running."""
     go, done = threading.Event(), threading.Event()
 
     def serve() -> None:
@@ -551,8 +551,10 @@ def test_what_a_running_server_opens_is_its_fixtures(suite, tmp_path, keep):
 
 
 @pytest.mark.parametrize("starter", [ONE, NARROW])
-def test_threads_of_one_test_work_for_the_next(suite, tmp_path, keep, starter):
-    """A pool that a test started and left is used by others; nobody is blamed after his end."""
+def test_a_descriptor_from_the_thread_of_a_finished_test_belongs_to_the_current_owner(
+    suite, tmp_path, keep, starter
+):
+    """Other tests may use a pool that a test has left."""
     go, done = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -570,15 +572,15 @@ def test_threads_of_one_test_work_for_the_next(suite, tmp_path, keep, starter):
     assert [leak.owner for leak in suite.detector.judge()] == [TWO]
 
 
-# -- which line opened it
+# -- lines
 
 
 def _open_it(path: Path) -> object:
     return path.open("a")
 
 
-def test_a_file_is_led_to_its_own_line(suite, tmp_path, keep):
-    """The same file was written and read by other lines, which closed it again."""
+def test_a_file_has_the_line_that_opened_it(suite, tmp_path, keep):
+    """Other lines opened and closed it before."""
     path = tmp_path / "log"
     with suite.run():
         path.write_text("x")
@@ -587,8 +589,8 @@ def test_a_file_is_led_to_its_own_line(suite, tmp_path, keep):
     assert lines(suite.detector.judge()) == ["_open_it"]
 
 
-def test_as_many_openings_of_a_file_have_as_many_lines(suite, tmp_path, keep):
-    """Numbers rise with time, so the first number belongs to the first line."""
+def test_a_file_opened_several_times_has_several_lines(suite, tmp_path, keep):
+    """Numbers increase with time."""
 
     def first() -> None:
         keep((tmp_path / "a").open("a"))
@@ -603,14 +605,14 @@ def test_as_many_openings_of_a_file_have_as_many_lines(suite, tmp_path, keep):
 
 
 def test_a_duplicate_has_the_line_of_its_original(suite, tmp_path, keep):
-    """`os.dup` tells nobody, but what it copies was opened by a line."""
+    """`os.dup` raises no event."""
     with suite.run():
         keep(os.dup(keep(_open_it(tmp_path / "a")).fileno()))
     assert lines(suite.detector.judge()) == ["_open_it", "_open_it"]
 
 
-def test_paths_lead_to_a_line_however_they_are_spelled(suite, tmp_path, keep, monkeypatch):
-    """The kernel knows one spelling; code uses links, bytes and relative paths."""
+def test_every_spelling_of_a_path_has_a_line(suite, tmp_path, keep, monkeypatch):
+    """Links, bytes and relative paths."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
@@ -618,9 +620,7 @@ def test_paths_lead_to_a_line_however_they_are_spelled(suite, tmp_path, keep, mo
         keep(os.open("link/../a", os.O_CREAT))
         keep(os.open(b"link/b", os.O_CREAT))
         keep(os.open(tmp_path / "link" / "c", os.O_CREAT))
-    assert (
-        lines(suite.detector.judge()) == ["test_paths_lead_to_a_line_however_they_are_spelled"] * 3
-    )
+    assert lines(suite.detector.judge()) == ["test_every_spelling_of_a_path_has_a_line"] * 3
 
 
 def _unnamed_file() -> object:
@@ -643,8 +643,8 @@ def _process() -> object:
 
 
 @pytest.mark.parametrize("make", [_unnamed_file, _pair, _pipe_ends, _process])
-def test_what_has_no_path_has_a_line(suite, tmp_path, keep, make):
-    """Python tells of sockets, and of numbers that become a file; only a bare pipe is silent."""
+def test_sockets_and_pipes_with_a_file_object_have_a_line(suite, tmp_path, keep, make):
+    """Only a bare pipe raises no event."""
     with suite.run():
         made = make()
         for each in made if isinstance(made, tuple) else (made,):
@@ -654,19 +654,19 @@ def test_what_has_no_path_has_a_line(suite, tmp_path, keep, make):
     assert set(lines(leaks)) == {make.__name__}
 
 
-def test_a_database_has_a_line_with_all_its_files(suite, tmp_path, keep):
-    """SQLite opens its files itself, and more than one."""
+def test_all_files_of_a_database_have_a_line(suite, tmp_path, keep):
+    """SQLite opens them without an event."""
     with suite.run():
         database = keep(sqlite3.connect(tmp_path / "db"))
         database.execute("pragma journal_mode=wal")
         database.execute("create table t(a)")
     leaks = suite.detector.judge()
     assert [os.path.basename(leak.entry.path) for leak in leaks] == ["db", "db-wal", "db-shm"]
-    assert set(lines(leaks)) == {"test_a_database_has_a_line_with_all_its_files"}
+    assert set(lines(leaks)) == {"test_all_files_of_a_database_have_a_line"}
 
 
-def test_a_listing_that_is_not_finished_has_a_line(suite, tmp_path, keep, monkeypatch):
-    """An iterator of `os.scandir` holds a directory, the current one when none is named."""
+def test_an_unfinished_listing_has_a_line(suite, tmp_path, keep, monkeypatch):
+    """The iterator of `os.scandir` keeps the directory open."""
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         (tmp_path / name).touch()
@@ -674,12 +674,12 @@ def test_a_listing_that_is_not_finished_has_a_line(suite, tmp_path, keep, monkey
         next(keep(os.scandir()))
     leaks = suite.detector.judge()
     assert texts(leaks) == [f"directory {tmp_path}"]
-    assert lines(leaks) == ["test_a_listing_that_is_not_finished_has_a_line"]
+    assert lines(leaks) == ["test_an_unfinished_listing_has_a_line"]
 
 
 @on_linux
-def test_a_detached_socket_has_a_line_where_only_one_can_be(suite, keep):
-    """Of multiprocessing's pipes nothing is left but the number; a guess is worse than nothing."""
+def test_a_detached_socket_has_a_line_if_it_is_unambiguous(suite, keep):
+    """Multiprocessing detaches its sockets."""
 
     def first() -> None:
         keep(socket.socket().detach())
@@ -695,8 +695,8 @@ def test_a_detached_socket_has_a_line_where_only_one_can_be(suite, keep):
     assert lines(suite.detector.judge()) == ["first", "", ""]
 
 
-def test_what_no_event_tells_of_has_no_line(suite, keep):
-    """A bare pipe has an owner all the same."""
+def test_a_descriptor_without_an_event_has_no_line(suite, keep):
+    """It has an owner."""
     with suite.run():
         for each in os.pipe():
             keep(each)
@@ -717,19 +717,19 @@ def test_what_no_event_tells_of_has_no_line(suite, keep):
         ("sqlite3.connect", (Path("/a/db"),), "/a/db", None),
     ],
 )
-def test_what_events_say(tmp_path, monkeypatch, event, args, what, flags):
-    """A note has the absolute path or the number, and who was running. (Hooks are not traced.)"""
+def test_notes_of_events(tmp_path, monkeypatch, event, args, what, flags):
+    """They have the absolute path or the number, and the owner."""
     monkeypatch.chdir(tmp_path)
     detector = Suite.silent()
     detector.on_event(event, args)
     ((noted, found, hint),) = detector._openings.take()
     assert (noted, found) == (what.format(cwd=tmp_path) if isinstance(what, str) else what, flags)
     assert hint.owner == SESSION
-    assert "test_what_events_say" in [code.co_name for code, _ in hint.stack[:2]]
+    assert "test_notes_of_events" in [code.co_name for code, _ in hint.stack[:2]]
 
 
-def test_sockets_are_noted_without_being_held():
-    """The note finds the number later on, as long as somebody holds the socket."""
+def test_a_note_has_a_weak_reference_to_a_socket():
+    """The number is read later."""
     detector = Suite.silent()
     with socket.socket() as made:
         detector.on_event("socket.__new__", (made, 0, 0, 0))
@@ -742,15 +742,15 @@ def test_sockets_are_noted_without_being_held():
 @pytest.mark.parametrize(
     "event, args", [("open", ("/a/__pycache__/b.cpython-313.pyc", "r", 0)), ("os.scandir", (7,))]
 )
-def test_what_tells_nothing_is_passed_over(event, args):
-    """A session reads thousands of compiled modules and closes each of them."""
+def test_events_of_compiled_modules_are_not_noted(event, args):
+    """There are thousands, and each is closed."""
     detector = Suite.silent()
     detector.on_event(event, args)
     assert detector._openings.take() == []
 
 
-def test_notes_do_not_grow(suite, tmp_path):
-    """What is opened and closed again leaves nothing in memory, during a test and after it."""
+def test_notes_take_no_memory(suite, tmp_path):
+    """Their number is limited during a test, and zero after it."""
     most = openings._MAX_NOTED
 
     def write() -> None:
@@ -760,7 +760,7 @@ def test_notes_do_not_grow(suite, tmp_path):
     with suite.run():
         write()
         assert len(suite.detector._openings._noted) == 50
-        # Another thread cannot look, since this one may be looking.
+        # Another thread must not scan, because this one may be scanning.
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
@@ -769,8 +769,8 @@ def test_notes_do_not_grow(suite, tmp_path):
     assert suite.detector._entries == {}
 
 
-def test_however_many_are_opened_each_has_its_line(suite, tmp_path, keep, monkeypatch):
-    """Before notes are too many to keep, a look takes down what came of them."""
+def test_each_of_many_descriptors_has_its_line(suite, tmp_path, keep, monkeypatch):
+    """A scan runs before there are too many notes."""
     monkeypatch.setattr(openings, "_MAX_NOTED", 3)
     suite.detector._openings.take()
     with suite.run():
@@ -780,7 +780,7 @@ def test_however_many_are_opened_each_has_its_line(suite, tmp_path, keep, monkey
 
 
 def test_a_note_keeps_no_socket_open(suite):
-    """A socket that is forgotten is closed as without us."""
+    """An unreferenced socket is closed."""
     with suite.run():
         made = socket.socket()
         number = made.detach()
@@ -791,8 +791,8 @@ def test_a_note_keeps_no_socket_open(suite):
             os.fstat(number)
 
 
-def test_unusual_sockets_are_no_trouble(suite, keep):
-    """The class below `socket.socket` takes no weak reference, and its event is passed over."""
+def test_sockets_of_the_base_class_are_ignored(suite, keep):
+    """They do not support weak references."""
     with suite.run():
         raw = keep(socket.SocketType())
         suite.detector.on_event("socket.__new__", (raw, 0, 0, 0))
@@ -800,7 +800,7 @@ def test_unusual_sockets_are_no_trouble(suite, keep):
     assert [leak.owner for leak in suite.detector.judge()] == [ONE, ONE]
 
 
-# -- what may stay
+# -- allowed descriptors
 
 
 def _opened_by_import(directory: Path, text: str, monkeypatch) -> None:
@@ -813,8 +813,10 @@ def _opened_by_import(directory: Path, text: str, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("owner", [ONE, WIDE, IMPORT])
-def test_what_a_librarys_import_opens_is_nobodys(suite, tmp_path, monkeypatch, owner, keep):
-    """Whoever imports it first would be blamed for what lives as long as the module."""
+def test_descriptors_from_the_import_of_a_library_are_no_leaks(
+    suite, tmp_path, monkeypatch, owner, keep
+):
+    """They live as long as the module."""
     text = f"import os; FILE = os.open({str(tmp_path / 'cache')!r}, os.O_CREAT)"
     with suite.run(owner):
         _opened_by_import(tmp_path / "site-packages", text, monkeypatch)
@@ -822,16 +824,16 @@ def test_what_a_librarys_import_opens_is_nobodys(suite, tmp_path, monkeypatch, o
     assert suite.detector.judge() == []
 
 
-def test_what_an_import_opens_in_silence_is_nobodys(suite, keep):
-    """While a module is collected, libraries make pipes and the like for their own use."""
+def test_descriptors_without_an_event_during_collection_are_no_leaks(suite, keep):
+    """Libraries open pipes during their import."""
     with suite.run(IMPORT):
         for each in os.pipe():
             keep(each)
     assert suite.detector.judge() == []
 
 
-def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, keep):
-    """What the suite's own module opens at its top is its own to close."""
+def test_descriptors_from_the_import_of_project_code_are_leaks(tmp_path, monkeypatch, keep):
+    """The project can close them."""
     suite = Suite()
     suite.detector._folder = FrameFilter(str(tmp_path))
     text = f"import os; FILE = os.open({str(tmp_path / 'cache')!r}, os.O_CREAT)"
@@ -870,8 +872,8 @@ def test_a_line_of_the_project_is_told_even_in_an_import(tmp_path, monkeypatch, 
         "/home/me/project/.coverage.host.12.x",
     ],
 )
-def test_shipped_exceptions(suite, path):
-    """What nobody closes and nobody is to blame for is not spoken of."""
+def test_shipped_patterns(suite, path):
+    """They match what tests cannot close."""
     assert suite.detector._is_allowed(path)
     assert suite.asked == []
 
@@ -892,22 +894,22 @@ def test_shipped_exceptions(suite, path):
         *("Unix socket to /run/docker.sock", "Unix socket to /var/run/postgresql/.s.PGSQL.5432"),
     ],
 )
-def test_no_exception_is_wider_than_meant(suite, path):
-    """Data, devices and a project's own sources are closed by whoever opened them."""
+def test_shipped_patterns_match_nothing_else(suite, path):
+    """Data, devices and sources of the project are leaks."""
     assert not suite.detector._is_allowed(path)
     assert suite.asked == [path]
 
 
 @pytest.fixture
 def library(tmp_path) -> Path:
-    """A shared library, under a link by which programs know it."""
+    """A shared library, with a link to it."""
     (tmp_path / "libffi.so.8.5.0").write_bytes(b"\x7fELF")
     (tmp_path / "libffi.so.8").symlink_to("libffi.so.8.5.0")
     return tmp_path / "libffi.so.8"
 
 
-def test_what_a_library_opens_for_itself_is_nobodys(suite, library, keep, pauses):
-    """It is opened at the first use, in silence, and kept: the first user has nothing to close."""
+def test_descriptors_that_a_c_library_keeps_are_no_leaks(suite, library, keep, pauses):
+    """It opens them on first use, without an event."""
     with suite.run():
         library.write_bytes(b"made by Python, and closed")
         for path in (library, "/dev/urandom", "/dev/random"):
@@ -917,8 +919,8 @@ def test_what_a_library_opens_for_itself_is_nobodys(suite, library, keep, pauses
 
 
 @pytest.mark.parametrize("opened", [os.open, open], ids=["os", "io"])
-def test_what_python_opens_of_the_same_kind_is_a_leak(suite, library, keep, opened):
-    """Who reads random numbers or a library in Python closes what was opened for it."""
+def test_descriptors_of_the_same_kind_from_python_are_leaks(suite, library, keep, opened):
+    """Python code can close them."""
     how = os.O_RDONLY if opened is os.open else "rb"
     with suite.run():
         for path in (str(library), "/dev/urandom"):
@@ -928,8 +930,8 @@ def test_what_python_opens_of_the_same_kind_is_a_leak(suite, library, keep, open
     assert {leak.entry.made_by for leak in leaks} == {"python"}
 
 
-def test_a_number_that_python_used_before_makes_no_opener(suite, library, keep):
-    """A library may be given the number of a pipe that Python has read and closed."""
+def test_a_number_that_python_used_before_does_not_count_as_opened_by_python(suite, library, keep):
+    """A library may be assigned a number that Python has closed."""
     with suite.run():
         reading, writing = os.pipe()
         os.close(writing)
@@ -939,8 +941,8 @@ def test_a_number_that_python_used_before_makes_no_opener(suite, library, keep):
 
 
 @on_linux
-def test_a_library_that_asks_the_kernel_is_nobodys(suite, keep):
-    """Resolvers and network libraries keep sockets of a kind that Python announces."""
+def test_netlink_sockets_of_libraries_are_no_leaks(suite, keep):
+    """Those from Python are."""
     netlink = (int(socket.AF_NETLINK), socket.SOCK_RAW, socket.NETLINK_ROUTE)
     with suite.run():
         keep(_native("socket", *netlink))
@@ -951,8 +953,8 @@ def test_a_library_that_asks_the_kernel_is_nobodys(suite, keep):
 
 
 @pytest.mark.parametrize("patterns", [("read end of a pipe", "/dev/null")])
-def test_the_ini_file_lets_things_stay(suite, keep, pauses):
-    """Paths and words are asked about, and nobody waits for what may stay."""
+def test_the_ini_file_ignores_paths_and_descriptions(suite, keep, pauses):
+    """There is no wait for ignored descriptors."""
     with suite.run():
         reading, writing = os.pipe()
         keep(reading)
@@ -962,8 +964,8 @@ def test_the_ini_file_lets_things_stay(suite, keep, pauses):
     assert pauses == []
 
 
-def test_the_servants_of_multiprocessing_are_nobodys(suite, keep, monkeypatch):
-    """They are started once for a process, by the first test that needs shared memory."""
+def test_descriptors_of_multiprocessings_helpers_are_no_leaks(suite, keep, monkeypatch):
+    """The first test that needs shared memory starts them."""
     with suite.run():
         pipes = [keep(number) for _ in range(2) for number in os.pipe()]
     tracker, copy = SimpleNamespace(_fd=pipes[0]), SimpleNamespace(_fd=pipes[1])
@@ -979,19 +981,19 @@ def test_the_servants_of_multiprocessing_are_nobodys(suite, keep, monkeypatch):
     assert leak.path.startswith(f"fd {pipes[3]}: ")
 
 
-def test_multiprocessing_calls_them_so_still():
-    """The names are private: should one change, this test tells before a user does."""
+def test_the_private_names_of_multiprocessing_still_exist():
+    """CPython may rename them."""
     tracker = importlib.import_module("multiprocessing.resource_tracker")
     server = importlib.import_module("multiprocessing.forkserver")
     assert hasattr(tracker._resource_tracker, "_fd")
     assert hasattr(server._forkserver, "_forkserver_alive_fd")
 
 
-# -- the second look
+# -- the second scan
 
 
-def test_garbage_closes_what_it_holds(suite, tmp_path, pauses):
-    """An object in a reference cycle has its chance before anybody is accused."""
+def test_a_descriptor_that_a_garbage_collection_closes_is_no_leak(suite, tmp_path, pauses):
+    """An object in a reference cycle may own it."""
 
     class Holder:
         pass
@@ -1009,8 +1011,8 @@ def test_garbage_closes_what_it_holds(suite, tmp_path, pauses):
     assert pauses == []
 
 
-def test_garbage_is_collected_only_for_a_suspect(suite, tmp_path, keep, monkeypatch):
-    """A collection costs more than most tests, so one without a suspect goes without."""
+def test_without_a_suspect_no_garbage_is_collected(suite, tmp_path, keep, monkeypatch):
+    """A collection is expensive."""
     collected = []
     monkeypatch.setattr(suite.detector, "_collect", lambda: collected.append(1))
     with suite.run():
@@ -1025,8 +1027,8 @@ def test_garbage_is_collected_only_for_a_suspect(suite, tmp_path, keep, monkeypa
     assert collected == [1]
 
 
-def test_who_is_about_to_close_is_waited_for(suite, tmp_path, monkeypatch):
-    """A server's thread closes a connection a moment after its client has gone."""
+def test_other_threads_get_time_to_close_a_descriptor(suite, tmp_path, monkeypatch):
+    """A server closes a connection after its client."""
     slept = []
     with suite.run():
         number = os.open(tmp_path / "a", os.O_CREAT)
@@ -1041,8 +1043,8 @@ def test_who_is_about_to_close_is_waited_for(suite, tmp_path, monkeypatch):
     assert slept == PAUSES[:3]
 
 
-def test_who_is_alone_is_not_waited_for(suite, tmp_path, keep, pauses, monkeypatch):
-    """Nobody else is there to close anything: hundreds of leaks would wait for nothing."""
+def test_without_threads_and_children_there_is_no_wait(suite, tmp_path, keep, pauses, monkeypatch):
+    """Nothing could close the descriptor."""
     monkeypatch.setattr(module, "_has_threads_or_children", lambda: False)
     with suite.run():
         keep((tmp_path / "a").open("w"))
@@ -1064,8 +1066,8 @@ def test_who_is_alone_is_not_waited_for(suite, tmp_path, keep, pauses, monkeypat
         ("resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))", True),
     ],
 )
-def test_threads_and_children_are_somebody(start, runs):
-    """Either may be about to close what is open here; what cannot be told may be so."""
+def test_threads_and_children_are_detected(start, runs):
+    """If it is unknown, there may be some."""
     program = f"""
 import os, resource, time
 from pytest_tempres.leaks.fds.detector import _has_threads_or_children
@@ -1080,8 +1082,8 @@ os.sys.stdout.flush()
     assert done.stdout.decode().split() == [str(runs)]
 
 
-def test_the_wait_has_an_end(suite, tmp_path, keep, pauses):
-    """It doubles, it is over in less than a tenth of a second, and it is one for all at the end."""
+def test_the_wait_is_limited(suite, tmp_path, keep, pauses):
+    """It is shared by all leaks at the end."""
     with suite.run(ONE):
         keep((tmp_path / "a").open("w"))
     with suite.run(TWO):
@@ -1091,8 +1093,8 @@ def test_the_wait_has_an_end(suite, tmp_path, keep, pauses):
     assert sum(PAUSES) < 0.1
 
 
-def test_a_number_given_to_another_in_the_meantime_is_no_leak(suite, tmp_path, keep, monkeypatch):
-    """Whoever got the number while we waited is not to blame either."""
+def test_a_number_that_is_reused_during_the_wait_is_no_leak(suite, tmp_path, keep, monkeypatch):
+    """It is another descriptor then."""
     with suite.run():
         number = keep(os.open(tmp_path / "a", os.O_CREAT))
 
@@ -1104,11 +1106,11 @@ def test_a_number_given_to_another_in_the_meantime_is_no_leak(suite, tmp_path, k
     assert suite.detector.due(ONE.id) == []
 
 
-# -- where nothing works as usual
+# -- unusual conditions
 
 
-def test_tests_may_replace_what_we_use(suite, tmp_path, keep, monkeypatch):
-    """A test's own fakes reach neither the look nor the judgement."""
+def test_scans_work_while_a_test_has_replaced_functions(suite, tmp_path, keep, monkeypatch):
+    """The original functions are captured."""
 
     def broken(*args, **kwargs):
         raise AssertionError
@@ -1125,10 +1127,10 @@ def test_tests_may_replace_what_we_use(suite, tmp_path, keep, monkeypatch):
         assert texts(suite.detector.due(ONE.id)) == [str(tmp_path / "a")]
 
 
-# Python warns of a fork in a process with threads, such as a worker.
+# Python warns about a fork in a process with threads, such as a worker.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_says_nothing(suite, tmp_path, keep):
-    """The parent's book is not the child's, and what a child opens ends with it."""
+def test_a_forked_child_reports_nothing(suite, tmp_path, keep):
+    """Its descriptors are closed with it."""
     with suite.run():
         keep((tmp_path / "a").open("w"))
     reading, writing = os.pipe()
@@ -1150,7 +1152,7 @@ def test_a_forked_child_says_nothing(suite, tmp_path, keep):
 
 @pytest.fixture
 def exhausted() -> Iterator[Callable[[], list[int]]]:
-    """Open all that this process may open."""
+    """Open all descriptors that this process may open."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened: list[int] = []
 
@@ -1168,8 +1170,8 @@ def exhausted() -> Iterator[Callable[[], list[int]]]:
         _close(each)
 
 
-def test_not_a_single_descriptor_is_needed(suite, keep, exhausted):
-    """Who has opened all that can be opened is told so, each with its line."""
+def test_no_descriptor_is_needed_to_scan(suite, keep, exhausted):
+    """A test that leaks all of them is reported."""
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
         opened = exhausted()
@@ -1181,8 +1183,8 @@ def test_not_a_single_descriptor_is_needed(suite, keep, exhausted):
     assert "" not in lines(leaks)
 
 
-def test_a_look_that_fails_is_made_up_for(suite, tmp_path, keep, monkeypatch):
-    """When nobody can look, the events of that time are kept for the next look."""
+def test_notes_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
+    """The next scan uses them."""
 
     def fail(path: str) -> list[str]:
         raise OSError(errno.ENFILE, "too many in the whole system")
@@ -1197,8 +1199,8 @@ def test_a_look_that_fails_is_made_up_for(suite, tmp_path, keep, monkeypatch):
     assert [leak.owner for leak in suite.detector.judge()] == [ONE]
 
 
-def test_a_session_can_begin_where_nobody_can_look(monkeypatch):
-    """Then nothing is known to be old, and nobody is accused of what the session had."""
+def test_a_session_may_start_without_a_descriptor_table(monkeypatch):
+    """Nothing is reported for descriptors from before."""
     with monkeypatch.context() as patch:
         patch.setattr(System, "listdir", staticmethod(lambda path: 1 / 0))
         patch.setattr(names, "_numbers", lambda known: None)
@@ -1209,7 +1211,7 @@ def test_a_session_can_begin_where_nobody_can_look(monkeypatch):
 
 
 def test_other_platforms_are_refused_with_a_reason(monkeypatch):
-    """Whoever asks for it in vain is told where it works."""
+    """The message lists the supported ones."""
     assert module.unsupported() is None
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "win32")

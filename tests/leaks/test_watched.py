@@ -42,24 +42,24 @@ HERE = os.path.basename(__file__)
 
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
-    """A busy machine must not space listings out."""
+    """Listings are never skipped, also on a busy machine."""
     monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
 
 
 @pytest.fixture
 def top(tmp_path) -> Path:
-    """The named directory, with something in it."""
+    """A watched directory with some contents."""
     top = tmp_path / "repo"
     (top / "src").mkdir(parents=True)
     for name in ("a.txt", "b.txt", "src/c.py"):
         (top / name).write_text(f"text of {name}")
-        # Long ago, so that no clock tick hides what happens now.
+        # An old mtime, so that any later change differs from it.
         os.utime(top / name, ns=(10**18, 10**18))
     return top
 
 
 class Suite:
-    """Runs what a test does, and looks before the owner changes, as a session would."""
+    """Runs code for owners, with a scan before each change, as a session does."""
 
     def __init__(self, top: Path, **options) -> None:
         self.running = Running()
@@ -77,7 +77,7 @@ class Suite:
 
     @contextlib.contextmanager
     def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
-        """Let *owner* run."""
+        """Make *owner* the current owner."""
         running = self.running
         self.watched.scan()
         origins = Origins((), (), {}, running)
@@ -92,15 +92,15 @@ class Suite:
             running.owner, running.test, running.phase = SESSION, None, None
 
     def judged(self) -> dict[str, tuple[str, str]]:
-        """Return kind and owner of each leak, by its path in the named directory."""
-        return told(self.watched.judge(), self.top)
+        """Return kind and owner of each leak, by path relative to the watched directory."""
+        return by_path(self.watched.judge(), self.top)
 
     def due(self, owner: Owner) -> dict[str, tuple[str, str]]:
-        """Return what is due with the test *owner*, likewise."""
-        return told(self.watched.due(owner.id), self.top)
+        """Return the same for the leaks at the end of the test *owner*."""
+        return by_path(self.watched.due(owner.id), self.top)
 
 
-def told(leaks: list[Leak], top: Path) -> dict[str, tuple[str, str]]:
+def by_path(leaks: list[Leak], top: Path) -> dict[str, tuple[str, str]]:
     """Return kind and owner of each of *leaks* by path."""
     assert all(leak.path == leak.entry.path and leak.status == "leak" for leak in leaks)
     return {os.path.relpath(leak.path, top): (leak.kind, leak.owner.id) for leak in leaks}
@@ -114,21 +114,21 @@ def suite(top) -> Suite:
 
 @pytest.fixture
 def make(top) -> Callable[..., Suite]:
-    """Return a suite made otherwise."""
+    """Return a suite with other options."""
     return lambda **options: Suite(top, **options)
 
 
-# -- who did it
+# -- owners
 
 
-def test_it_is_a_detector(suite):
-    """It has what a session asks of a detector."""
+def test_it_implements_the_detector_protocol(suite):
+    """It has all attributes."""
     detector: Detector = suite.watched
     assert detector.events >= {"open", "os.mkdir", "os.rename", "os.remove"}
 
 
-def test_a_new_file_belongs_to_who_wrote_it(suite, top):
-    """With the line that did, the phase, and its size; whoever runs at the end."""
+def test_a_new_file_belongs_to_the_test_that_wrote_it(suite, top):
+    """With line, phase and size."""
     with suite.run(ONE):
         (top / "src" / "out.txt").write_text("12345")
     with suite.run(TWO):
@@ -139,23 +139,26 @@ def test_a_new_file_belongs_to_who_wrote_it(suite, top):
     assert (leak.entry.test, leak.entry.phase) == (ONE.id, "call")
     assert (leak.entry.made_by, leak.entry.worker) == ("python", "main")
     nearest = leak.entry.origin[0]
-    assert (nearest.file, nearest.function) == (HERE, "test_a_new_file_belongs_to_who_wrote_it")
+    assert (nearest.file, nearest.function) == (
+        HERE,
+        "test_a_new_file_belongs_to_the_test_that_wrote_it",
+    )
 
 
 def bind(path: Path) -> None:
-    """Leave a socket at *path*."""
+    """Create a socket at *path*."""
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
 
 
 def database(path: Path) -> None:
-    """Leave a database at *path*."""
+    """Create a database at *path*."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("create table t (x)")
 
 
 @pytest.mark.parametrize(
-    "kind, deed",
+    "kind, modify",
     [
         ("file", Path.touch),
         ("file", lambda path: os.close(os.open(path, os.O_CREAT | os.O_WRONLY))),
@@ -172,16 +175,16 @@ def database(path: Path) -> None:
         ("socket", bind),
     ],
 )
-def test_ways_to_make_something(suite, top, kind, deed):
-    """Each is explained by the event that came before it."""
+def test_ways_to_create_a_path(suite, top, kind, modify):
+    """Each has an owner and a line from its event."""
     with suite.run(ONE):
-        deed(top / "new")
+        modify(top / "new")
     assert suite.judged()["new"] == (kind, ONE.id)
     assert suite.due(ONE)["new"] == (kind, ONE.id)
 
 
-def test_temporary_names(suite, top):
-    """What `tempfile` makes in a named directory is found under its random name."""
+def test_temporary_files_in_a_watched_directory(suite, top):
+    """They have random names."""
     with suite.run(ONE):
         descriptor, file = tempfile.mkstemp(dir=top)
         os.close(descriptor)
@@ -193,7 +196,7 @@ def test_temporary_names(suite, top):
 
 
 @pytest.mark.parametrize(
-    "deed",
+    "modify",
     [
         lambda path: path.write_text("other"),
         lambda path: path.open("r+").close() or path.open("a").write("x"),
@@ -204,17 +207,17 @@ def test_temporary_names(suite, top):
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_ways_to_change_something(suite, top, deed):
-    """Each is explained by the event that came before it."""
+def test_ways_to_change_a_path(suite, top, modify):
+    """Each has an owner and a line from its event."""
     with suite.run(ONE):
-        deed(top / "a.txt")
+        modify(top / "a.txt")
         gc.collect()
     assert suite.judged()["a.txt"] == ("changed", ONE.id)
     assert suite.due(ONE)["a.txt"] == ("changed", ONE.id)
 
 
 @pytest.mark.parametrize(
-    "name, deed",
+    "name, modify",
     [
         ("a.txt", Path.unlink),
         ("a.txt", lambda path: path.rename(path.parent / "new")),
@@ -223,30 +226,30 @@ def test_ways_to_change_something(suite, top, deed):
         ("src", lambda path: shutil.move(path, path.parent / "new")),
     ],
 )
-def test_ways_to_delete_something(suite, top, name, deed):
-    """Each is explained by the event that came before it."""
+def test_ways_to_delete_a_path(suite, top, name, modify):
+    """Each has an owner and a line from its event."""
     with suite.run(ONE):
-        deed(top / name)
+        modify(top / name)
     assert suite.judged()[name] == ("deleted", ONE.id)
     assert suite.due(ONE)[name] == ("deleted", ONE.id)
 
 
-def test_what_is_below_something_else(suite, top):
-    """A directory that was made or deleted is one leak, with the number of its files."""
+def test_a_created_or_deleted_directory_is_one_leak(suite, top):
+    """It has the number of its files."""
     with suite.run(ONE):
         (top / "new/deep").mkdir(parents=True)
         (top / "new/deep/x").write_text("123")
         (top / "src/c.py").unlink()
         (top / "src").rmdir()
     for leaks in (suite.watched.judge(), suite.watched.due(ONE.id)):
-        assert told(leaks, top) == {"new": ("directory", ONE.id), "src": ("deleted", ONE.id)}
+        assert by_path(leaks, top) == {"new": ("directory", ONE.id), "src": ("deleted", ONE.id)}
     new, gone = suite.watched.judge()
     assert (new.bytes, new.items) == (3, 1)
     assert (gone.bytes, gone.items) == (0, 1)
 
 
-def test_names_that_sort_between(suite, top):
-    """What lies in a deleted directory is part of it, whatever else has a name like its own."""
+def test_contents_of_a_deleted_directory_are_part_of_it_with_similar_names(suite, top):
+    """Another name may sort between them."""
     (top / "src-x").touch()
     suite = Suite(top)
     with suite.run(ONE):
@@ -256,8 +259,8 @@ def test_names_that_sort_between(suite, top):
     assert suite.due(ONE) == {"src": ("deleted", ONE.id), "src-x": ("deleted", ONE.id)}
 
 
-def test_the_first_who_made_it(suite, top):
-    """Who writes to a file that another test has left is not who left it."""
+def test_a_file_belongs_to_the_first_test_that_created_it(suite, top):
+    """Another test may write to it."""
     with suite.run(ONE):
         (top / "new").write_text("one")
     with suite.run(TWO):
@@ -266,8 +269,8 @@ def test_the_first_who_made_it(suite, top):
     assert suite.due(TWO) == {}
 
 
-def test_the_first_who_changed_it(suite, top):
-    """A file that was there is first another one after its first change."""
+def test_a_changed_file_belongs_to_the_first_test_that_changed_it(suite, top):
+    """Later changes do not count."""
     with suite.run(ONE):
         (top / "a.txt").write_text("one")
     with suite.run(TWO):
@@ -276,8 +279,8 @@ def test_the_first_who_changed_it(suite, top):
     assert suite.due(TWO) == {}
 
 
-def test_the_last_who_deleted_it(suite, top):
-    """What one test deletes and the next puts back, the third has deleted."""
+def test_a_deleted_file_belongs_to_the_last_test_that_deleted_it(suite, top):
+    """A test in between has restored it."""
     with suite.run(ONE):
         (top / "a.txt").unlink()
     with suite.run(TWO):
@@ -288,8 +291,8 @@ def test_the_last_who_deleted_it(suite, top):
     assert suite.judged() == {"a.txt": ("deleted", ONE.id)}
 
 
-def test_who_made_it_anew(suite, top):
-    """What was cleaned up in between belongs to who made it last, the same name or not."""
+def test_a_recreated_file_belongs_to_its_last_creator(suite, top):
+    """The earlier one was cleaned up."""
     with suite.run(ONE):
         (top / "new").touch()
         (top / "new").unlink()
@@ -303,8 +306,8 @@ def test_who_made_it_anew(suite, top):
     assert suite.judged() == {"new": ("file", TWO.id), "again": ("file", TWO.id)}
 
 
-def test_the_line_that_made_it_last(suite, top):
-    """A file that a test makes, removes and makes again comes from the second line."""
+def test_a_recreated_file_has_the_last_line_that_created_it(suite, top):
+    """All in the same test."""
 
     def first():
         (top / "new").touch()
@@ -320,8 +323,8 @@ def test_the_line_that_made_it_last(suite, top):
     assert next(f.function for f in leak.entry.origin if f.file == HERE) == "second"
 
 
-def test_the_line_that_deleted_it(suite, top):
-    """A file that a test writes and then deletes is missed because of the second line."""
+def test_a_deleted_file_has_the_line_that_deleted_it(suite, top):
+    """The test wrote to it before."""
 
     def write():
         (top / "a.txt").write_text("other")
@@ -336,8 +339,8 @@ def test_the_line_that_deleted_it(suite, top):
     assert next(f.function for f in leak.entry.origin if f.file == HERE) == "delete"
 
 
-def test_what_is_renamed_belongs_to_who_made_it(suite, top):
-    """By the same test or a later one; of what was there before, both ends are the renamer's."""
+def test_a_renamed_path_belongs_to_its_creator(suite, top):
+    """If it existed before the session, both names belong to the test that renamed it."""
     with suite.run(ONE):
         (top / "one.tmp").touch()
         (top / "one.tmp").rename(top / "one")
@@ -353,8 +356,8 @@ def test_what_is_renamed_belongs_to_who_made_it(suite, top):
     }
 
 
-def test_announcing_is_not_doing(suite, top):
-    """Who opens, locks or fails to remove something has not changed it, whoever does it later."""
+def test_an_event_without_an_effect_does_not_count(suite, top):
+    """Opening, locking and failed removals change nothing."""
     with suite.run(ONE):
         (top / "a.txt").open("r+").close()
         (top / "b.txt").read_text()
@@ -372,8 +375,8 @@ def test_announcing_is_not_doing(suite, top):
     assert suite.due(ONE) == {}
 
 
-def test_relative_paths(suite, top, monkeypatch):
-    """Paths are relative to the directory that is current when they are used."""
+def test_relative_paths_are_resolved(suite, top, monkeypatch):
+    """They start from the working directory."""
     monkeypatch.chdir(top / "src")
     with suite.run(ONE):
         Path("new").touch()
@@ -382,8 +385,8 @@ def test_relative_paths(suite, top, monkeypatch):
     assert suite.judged() == {"src/new": ("file", ONE.id), "src/odd": ("directory", ONE.id)}
 
 
-def test_a_named_directory_may_be_a_link(top, tmp_path, monkeypatch, make):
-    """Paths are told as the user spelled them, however the code under test does."""
+def test_a_watched_directory_may_be_a_link(top, tmp_path, monkeypatch, make):
+    """Paths are reported as the user spelled them."""
     link = tmp_path / "link"
     link.symlink_to(top)
     suite = make(directories=(f"{link}/",), exclude=(str(top / "basetemp"),))
@@ -393,12 +396,12 @@ def test_a_named_directory_may_be_a_link(top, tmp_path, monkeypatch, make):
         (top / "two").touch()
         (link / "three").touch()
         (top / "basetemp").touch()
-    found = told(suite.watched.judge(), link)
+    found = by_path(suite.watched.judge(), link)
     assert found == dict.fromkeys(["one", "two", "three"], ("file", ONE.id))
 
 
-def test_what_is_behind_a_link_is_elsewhere(suite, top, tmp_path):
-    """A test that writes through a link out of the tree, or within it, has an innocent path."""
+def test_paths_behind_a_link_have_no_owner(suite, top, tmp_path):
+    """Links are not followed."""
     (tmp_path / "outside").mkdir()
     (top / "out").symlink_to(tmp_path / "outside")
     (top / "alias").symlink_to("src")
@@ -410,16 +413,16 @@ def test_what_is_behind_a_link_is_elsewhere(suite, top, tmp_path):
     assert suite.due(ONE) == {}
 
 
-def test_names_may_be_anything(suite, top):
-    """Newlines and bytes that are no UTF-8, in bytes paths too."""
+def test_names_may_contain_any_bytes(suite, top):
+    """Also newlines."""
     with suite.run(ONE):
         os.mkdir(os.fsencode(top) + b"/new\nline\xff")
     name = os.fsdecode(b"new\nline\xff")
     assert suite.judged() == {name: ("directory", ONE.id)}
 
 
-def test_threads_belong_to_the_test(suite, top):
-    """What a thread makes belongs to the test that is running."""
+def test_a_path_from_a_thread_belongs_to_its_test(suite, top):
+    """The test is still running."""
     with suite.run(ONE):
         thread = threading.Thread(target=(top / "new").touch)
         thread.start()
@@ -427,8 +430,8 @@ def test_threads_belong_to_the_test(suite, top):
     assert suite.judged() == {"new": ("file", ONE.id)}
 
 
-def test_what_nobody_saw_belongs_to_the_session(suite, top):
-    """Only the walk at the end finds what a subprocess or native code did."""
+def test_a_path_without_an_event_belongs_to_the_session(suite, top):
+    """Only the final walk finds it."""
     with suite.run(ONE):
         os.mkfifo(top / "fifo")
         subprocess.run(["touch", str(top / "src" / "new")], check=True)
@@ -437,8 +440,8 @@ def test_what_nobody_saw_belongs_to_the_session(suite, top):
     assert leak.entry == Entry(leak.path, SESSION, worker="main")
 
 
-def test_a_directory_is_explained_by_what_was_made_in_it(suite, top):
-    """When nobody saw it made, but all that is known of it is one test's."""
+def test_a_directory_without_an_event_is_explained_by_its_contents(suite, top):
+    """If they all have the same owner."""
     with suite.run(ONE):
         subprocess.run(["mkdir", str(top / "one"), str(top / "two")], check=True)
         (top / "one/x").touch()
@@ -449,8 +452,8 @@ def test_a_directory_is_explained_by_what_was_made_in_it(suite, top):
     assert suite.judged() == {"one": ("directory", ONE.id), "two": ("directory", "session")}
 
 
-def test_what_went_unseen_and_was_made_anew(suite, top, make):
-    """It has been changed by who made it anew, and a worker that cannot know says the same."""
+def test_a_path_removed_without_an_event_and_recreated_has_changed(suite, top, make):
+    """A worker reports the same."""
     worker = make(walks=False)
     for each in (suite, worker):
         subprocess.run(["rm", str(top / "a.txt")], check=True)
@@ -464,22 +467,22 @@ def test_what_went_unseen_and_was_made_anew(suite, top, make):
     assert fresh.judged() == {"a.txt": ("changed", TWO.id)}
 
 
-# -- what events say (a hook is not traced, so its work is also looked at from outside it)
+# -- single events, passed directly: coverage does not trace an audit hook
 
 AT = os.O_CREAT | os.O_WRONLY
 
 
-def hear(suite: Suite, *events: tuple[object, ...]) -> list[str]:
-    """Let the detector hear of *events*, and return the paths that it has notes of."""
+def handle(suite: Suite, *events: tuple[object, ...]) -> list[str]:
+    """Pass *events* to the detector, and return the paths that it has notes of."""
     for event, *args in events:
         suite.watched.on_event(str(event), tuple(args))
     return [os.path.relpath(path, suite.top) for path in suite.watched._notes]
 
 
-def test_a_note_for_each_path_that_is_announced(suite, top, monkeypatch):
-    """Reading, other places, and what is left out or in something new are not noted."""
+def test_events_that_are_noted(suite, top, monkeypatch):
+    """Not reading, other places, paths left out, and contents of new directories."""
     monkeypatch.chdir(top)
-    noted = hear(
+    noted = handle(
         suite,
         ("open", "a.txt", "r", os.O_RDONLY),
         ("open", "new", "w", AT),
@@ -495,18 +498,18 @@ def test_a_note_for_each_path_that_is_announced(suite, top, monkeypatch):
     assert noted == ["new", "dir", "a.txt", "b.txt", "src/d.py", "."]
 
 
-def test_notes_of_who_makes_and_who_removes(suite, top):
-    """The first who makes it counts, after it was last removed; a rename hands it on."""
+def test_notes_of_creation_and_removal(suite, top):
+    """The first creation after the last removal counts; a rename moves it."""
 
     def one():
-        hear(suite, ("open", f"{top}/new", "w", AT))
+        handle(suite, ("open", f"{top}/new", "w", AT))
 
     def two():
-        hear(suite, ("os.remove", f"{top}/new", -1), ("os.mkdir", f"{top}/new", 0o777, -1))
+        handle(suite, ("os.remove", f"{top}/new", -1), ("os.mkdir", f"{top}/new", 0o777, -1))
 
     def three():
-        hear(suite, ("os.rename", f"{top}/new", f"{top}/a.txt", -1, -1))
-        hear(suite, ("os.remove", f"{top}/b.txt", -1))
+        handle(suite, ("os.rename", f"{top}/new", f"{top}/a.txt", -1, -1))
+        handle(suite, ("os.remove", f"{top}/b.txt", -1))
 
     one()
     two()
@@ -524,38 +527,38 @@ def test_notes_of_who_makes_and_who_removes(suite, top):
 
 
 def functions(hint) -> list[str]:
-    """Return the names of the functions in a hint's stack that are the test's own."""
+    """Return the names of the test's own functions in the stack of a hint."""
     names = [code.co_name for code, _ in hint.stack if code.co_filename == __file__]
-    return [name for name in names if name != "hear"]
+    return [name for name in names if name != "handle"]
 
 
-def test_notes_of_what_was_made_before(suite, top, monkeypatch):
-    """A later rename hands on what an earlier look has found, and few notes are kept."""
+def test_a_rename_moves_the_creator_of_an_earlier_scan(suite, top, monkeypatch):
+    """Few notes are kept."""
     with suite.run(ONE):
         (top / "one").mkdir()
     monkeypatch.setattr(module, "_MAX_NOTES", 2)
-    noted = hear(
+    noted = handle(
         suite,
         ("open", f"{top}/one/x", "w", AT),
         ("os.rename", f"{top}/one", f"{top}/two", -1, -1),
     )
     assert noted == ["one", "two"]
     assert suite.watched._notes[str(top / "two")].created_by.owner == ONE
-    assert hear(suite, ("open", f"{top}/a.txt", "w", AT)) == ["a.txt"]
+    assert handle(suite, ("open", f"{top}/a.txt", "w", AT)) == ["a.txt"]
 
 
-def test_what_goes_while_it_is_judged(suite, top, monkeypatch):
-    """Other processes may remove things at any moment, and then they are no leak."""
+def test_a_path_removed_during_the_verdict_is_no_leak(suite, top, monkeypatch):
+    """Other processes may remove it."""
     (top / "new").touch()
     monkeypatch.setattr(module, "measure", lambda path: None)
     assert suite.judged() == {}
 
 
-# -- listings of the named directories
+# -- listings of the watched directories
 
 
-def test_who_ran_when_a_name_came_or_went(top, make):
-    """Of the direct children of a named directory it is known even where no event came."""
+def test_a_direct_child_without_an_event_belongs_to_the_current_owner(top, make):
+    """A listing shows when it appeared or disappeared."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         os.mkfifo(top / "one")
@@ -575,16 +578,16 @@ def test_who_ran_when_a_name_came_or_went(top, make):
     assert (by[str(top / "one")], by[str(top / "four")]) == ("other", "python")
 
 
-def test_a_listing_accuses_nobody_at_once(top, make):
-    """A user's editor writes into the repository too; a test is failed only for what it did."""
+def test_changes_found_by_a_listing_are_reported_at_the_end_only(top, make):
+    """A user's editor writes into the repository too."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         os.mkfifo(top / "one")
     assert suite.due(ONE) == {}
 
 
-def test_names_that_come_back(top, make):
-    """What is put back unseen is forgotten, and what vanishes unseen too."""
+def test_names_that_come_back_are_forgotten(top, make):
+    """With and without events."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         subprocess.run(["mv", str(top / "a.txt"), str(top / "src")], check=True)
@@ -597,15 +600,15 @@ def test_names_that_come_back(top, make):
     assert suite.watched._changes._changes == {}
 
 
-def test_without_listings_nobody_is_blamed(suite, top):
-    """Where other processes run tests, what came unseen may be theirs."""
+def test_without_listings_a_path_without_an_event_belongs_to_the_session(suite, top):
+    """Another process may have created it."""
     with suite.run(ONE):
         os.mkfifo(top / "one")
     assert suite.judged() == {"one": ("fifo", "session")}
 
 
-def test_listings_pass_over_what_may_stay(top, make):
-    """Caches, excluded paths and what the ini file lets stay."""
+def test_listings_leave_out_ignored_paths(top, make):
+    """Caches, excluded paths and paths ignored by the ini file."""
     suite = make(
         attributes_mtimes=True,
         ignored=Ignore(str(top), ["*.log"]).matches,
@@ -618,11 +621,11 @@ def test_listings_pass_over_what_may_stay(top, make):
     assert suite.judged() == {}
 
 
-# -- what may stay
+# -- ignored paths
 
 
-def test_events_pass_over_what_may_stay(top, make):
-    """Neither is it due with a test nor is it judged, and what is excluded takes no notes."""
+def test_events_of_ignored_paths_give_no_leaks(top, make):
+    """Excluded paths get no notes."""
     suite = make(
         ignored=Ignore(str(top), ["*.log", "src"]).matches,
         exclude=(str(top / "basetemp"), str(top / "report.xml")),
@@ -642,8 +645,8 @@ def test_events_pass_over_what_may_stay(top, make):
     assert suite.judged() == {}
 
 
-def test_what_is_excluded_after_it_was_made(suite, top):
-    """Basetemp is only known when it is first asked for."""
+def test_a_path_may_be_excluded_after_its_creation(suite, top):
+    """Pytest creates its basetemp on first use."""
     with suite.run(ONE):
         (top / "basetemp").mkdir()
     suite.watched.exclude(str(top / "basetemp"))
@@ -651,11 +654,11 @@ def test_what_is_excluded_after_it_was_made(suite, top):
     assert suite.judged() == {}
 
 
-# -- at a test's due
+# -- leaks at the end of a test
 
 
-def test_what_is_due_with_a_test(suite, top):
-    """What the test and its function-scoped fixtures did; what lives longer is not due yet."""
+def test_leaks_of_a_test_include_function_scoped_fixtures(suite, top):
+    """Wider fixtures are still running."""
     fixture = Owner("fixture", "one", "function")
     wider = Owner("fixture", "wide", "module")
     for owner, name in ((ONE, "test"), (fixture, "fixture"), (wider, "wide")):
@@ -670,8 +673,8 @@ def test_what_is_due_with_a_test(suite, top):
 
 
 @pytest.mark.parametrize("walks", [True, False])
-def test_what_is_put_back_is_not_due(top, tmp_path, make, walks):
-    """A test may move a file away and back, and clean up what it made."""
+def test_restored_paths_are_no_leaks_of_a_test(top, tmp_path, make, walks):
+    """The test may move a file away and back."""
     suite = make(walks=walks)
     with suite.run(ONE):
         (top / "a.txt").rename(tmp_path / "away")
@@ -684,8 +687,8 @@ def test_what_is_put_back_is_not_due(top, tmp_path, make, walks):
     assert suite.judged() == {}
 
 
-def test_what_went_unseen_and_is_put_back_is_not_due(suite, top, tmp_path):
-    """A subprocess may have taken it away."""
+def test_a_path_removed_without_an_event_and_restored_is_no_leak(suite, top, tmp_path):
+    """A subprocess may have removed it."""
     shutil.copy2(top / "a.txt", tmp_path / "copy")
     with suite.run(ONE):
         subprocess.run(["rm", str(top / "a.txt")], check=True)
@@ -693,8 +696,8 @@ def test_what_went_unseen_and_is_put_back_is_not_due(suite, top, tmp_path):
     assert suite.due(ONE) == {}
 
 
-def test_a_promise_in_a_cycle_is_kept_before_anybody_is_accused(suite, top):
-    """A second look comes behind a garbage collection."""
+def test_a_path_that_a_garbage_collection_removes_is_no_leak(suite, top):
+    """An object in a reference cycle may own it."""
 
     class Guard:
         def __init__(self):
@@ -719,8 +722,8 @@ def test_a_promise_in_a_cycle_is_kept_before_anybody_is_accused(suite, top):
 # -- several processes
 
 
-def test_what_workers_tell(top, make):
-    """The controller walks, workers know who did it, and all of it survives JSON."""
+def test_changes_of_workers_explain_the_walk_of_the_controller(top, make):
+    """They are sent as JSON."""
     controller = make()
     workers = {name: make(worker=name, walks=False) for name in ("gw0", "gw1")}
     with workers["gw0"].run(ONE):
@@ -740,14 +743,17 @@ def test_what_workers_tell(top, make):
     }
     leak = next(leak for leak in controller.watched.judge() if leak.path.endswith("two"))
     assert leak.entry.worker == "gw1"
-    assert leak.entry.origin[0].function == "test_what_workers_tell"
+    assert (
+        leak.entry.origin[0].function
+        == "test_changes_of_workers_explain_the_walk_of_the_controller"
+    )
 
 
-def test_one_worker_is_not_blamed_for_anothers(top, make):
-    """What a worker only comes across, at any time, is none of its tests' doing."""
+def test_changes_of_another_worker_are_not_recorded(top, make):
+    """A worker finds them without an event."""
     here, there = (make(worker=name, walks=False) for name in ("gw0", "gw1"))
     with here.run(ONE):
-        # What the other worker does, no event tells this one.
+        # This worker gets no event for changes of the other one.
         with there.run(TWO):
             (top / "new").mkdir()
             (top / "a.txt").write_text("other")
@@ -757,8 +763,8 @@ def test_one_worker_is_not_blamed_for_anothers(top, make):
     assert there.due(TWO) == {"new": ("directory", TWO.id), "a.txt": ("changed", TWO.id)}
 
 
-def test_what_was_told_may_be_taken_back(top, make):
-    """What one worker made and removed again, and another process made later, is not its own."""
+def test_a_sent_change_may_be_undone(top, make):
+    """Another process may create the path later."""
     controller, worker = make(), make(worker="gw0", walks=False)
     with worker.run(ONE):
         (top / "new").touch()
@@ -771,22 +777,22 @@ def test_what_was_told_may_be_taken_back(top, make):
     assert controller.judged() == {"new": ("file", "session")}
 
 
-def test_forked_children_neither_look_nor_judge(suite, top, monkeypatch):
-    """What they saw themselves they can still hand over, and find due."""
+def test_forked_children_send_changes_by_events_only(suite, top, monkeypatch):
+    """They do not scan or walk."""
     with suite.run(ONE):
         monkeypatch.setattr(System, "getpid", staticmethod(lambda: 1))
         (top / "new").touch()
     assert suite.watched._notes
     assert suite.watched.judge() == []
     assert suite.due(ONE) == {"new": ("file", ONE.id)}
-    assert [deed for deed, _ in suite.watched.travelling()] == ["created"]
+    assert [modification for modification, _ in suite.watched.travelling()] == ["created"]
 
 
-# -- what it costs, and what it survives
+# -- memory and errors
 
 
-def test_what_is_cleaned_up_takes_no_memory(suite, top):
-    """Within a test notes are few, and after it there are none."""
+def test_removed_paths_take_no_memory(suite, top):
+    """There are few notes during a test, and none after it."""
     with suite.run(ONE):
         for number in range(3_000):
             path = f"{top}/{number}"
@@ -798,8 +804,8 @@ def test_what_is_cleaned_up_takes_no_memory(suite, top):
     assert suite.watched.travelling() == []
 
 
-def test_what_is_in_something_new_takes_no_memory(suite, top):
-    """A directory stands for all that is made in it, in the same test and later."""
+def test_contents_of_new_directories_take_no_memory(suite, top):
+    """The directory stands for them, in the same test and later."""
     for owner in (ONE, TWO):
         with suite.run(owner):
             (top / "new").mkdir(exist_ok=True)
@@ -809,8 +815,8 @@ def test_what_is_in_something_new_takes_no_memory(suite, top):
     assert suite.judged() == {"new": ("directory", ONE.id)}
 
 
-def test_what_is_cleaned_up_unseen_takes_no_memory(suite, top):
-    """Removing by subprocess or relative to a descriptor raises no event that tells."""
+def test_paths_removed_without_an_event_take_no_memory(suite, top):
+    """By a subprocess, or relative to a descriptor."""
     descriptor = os.open(top, os.O_RDONLY)
     for number in range(1_200):
         with suite.run(ONE):
@@ -821,8 +827,8 @@ def test_what_is_cleaned_up_unseen_takes_no_memory(suite, top):
     assert len(suite.watched._changes._not_yet_sent) < 1_000
 
 
-def test_early_notes_are_not_lost(suite, top, monkeypatch):
-    """Who did it is known however much the same test has done since."""
+def test_early_notes_are_kept_in_a_long_test(suite, top, monkeypatch):
+    """Notes are recorded before there are too many."""
     monkeypatch.setattr(module, "_MAX_NOTES", 2)
     with suite.run(ONE):
         for number in range(10):
@@ -830,8 +836,8 @@ def test_early_notes_are_not_lost(suite, top, monkeypatch):
     assert suite.judged() == {f"{number}": ("file", ONE.id) for number in range(10)}
 
 
-def test_tests_may_replace_what_it_looks_with(suite, top, monkeypatch):
-    """A monkeypatched `os` neither hides a leak nor breaks the test."""
+def test_scans_work_while_a_test_has_replaced_os(suite, top, monkeypatch):
+    """The original functions are captured."""
     with suite.run(ONE):
         (top / "new").touch()
         for name in ("scandir", "lstat", "stat", "readlink", "getpid"):
@@ -839,11 +845,11 @@ def test_tests_may_replace_what_it_looks_with(suite, top, monkeypatch):
         suite.watched.scan()
         leaks = suite.watched.judge()
         monkeypatch.undo()
-    assert told(leaks, top) == {"new": ("file", ONE.id)}
+    assert by_path(leaks, top) == {"new": ("file", ONE.id)}
 
 
-def test_what_cannot_be_looked_at_is_nobodys(suite, top, monkeypatch):
-    """A directory that nobody may enter hides its children; it has not deleted them."""
+def test_contents_of_an_unreadable_directory_are_not_deleted(suite, top, monkeypatch):
+    """Their state is unknown."""
     with suite.run(ONE):
         (top / "new").touch()
         monkeypatch.setattr(module, "state", refuse)
@@ -856,12 +862,12 @@ def test_what_cannot_be_looked_at_is_nobodys(suite, top, monkeypatch):
 
 
 def refuse(path: str) -> None:
-    """Refuse to say what stands at *path*."""
+    """Raise an error instead of the state of *path*."""
     raise PermissionError(path)
 
 
-def test_a_named_directory_that_vanishes(top, make):
-    """It is one deleted directory, with all that was in it, and no exception."""
+def test_a_deleted_watched_directory_is_one_leak(top, make):
+    """Nor is it an error."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         shutil.rmtree(top)
@@ -870,8 +876,8 @@ def test_a_named_directory_that_vanishes(top, make):
     assert leak.owner == ONE
 
 
-def test_several_named_directories(top, tmp_path, make):
-    """One may lie in another, and be named twice."""
+def test_several_watched_directories(top, tmp_path, make):
+    """They may be nested, or named twice."""
     other = tmp_path / "other"
     other.mkdir()
     directories = (str(other), str(top / "src"), str(top), str(top))
@@ -885,8 +891,8 @@ def test_several_named_directories(top, tmp_path, make):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no event tells that a thread starts")
-def test_what_a_thread_writes_belongs_to_who_started_it(suite, top):
-    """Also when its starter is over, and another test runs."""
+def test_a_path_from_a_thread_belongs_to_its_finished_test(suite, top):
+    """Another test is running."""
     go = threading.Event()
 
     def write():
@@ -904,8 +910,8 @@ def test_what_a_thread_writes_belongs_to_who_started_it(suite, top):
     assert suite.judged() == {"late.txt": ("file", ONE.id)}
 
 
-def test_what_a_process_of_another_made_is_its_starters(make, top):
-    """What comes to a named directory unseen is not the running test's, if that started nothing."""
+def test_a_path_from_a_process_belongs_to_the_test_that_started_it(make, top):
+    """If the current test has started none."""
     suite = make(attributes_mtimes=True)
     with suite.run(TWO):
         suite.running.likely_creator = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
