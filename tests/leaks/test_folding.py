@@ -73,19 +73,21 @@ def test_a_doctest_is_shown(frame_filter):
 
 TEMPFILE = frame(tempfile.__file__, 384, "mkdtemp")
 POOL = frame(os.path.join(STDLIB, "concurrent", "futures", "thread.py"), 59, "run")
-OURS = frame(os.path.join(os.path.dirname(pytest_tempres.__file__), "primitives", "_create.py"))
+PLUGIN_CODE = frame(
+    os.path.join(os.path.dirname(pytest_tempres.__file__), "primitives", "_create.py")
+)
 
 
 @pytest.mark.parametrize(
     "stack, named",
     [
         ([TEMPFILE, POOL], TEMPFILE),
-        ([OURS, POOL], POOL),
+        ([PLUGIN_CODE, POOL], POOL),
         ([frame("<string>"), POOL], POOL),
         # Created by pytest itself, not by the code that it calls.
         ([TEMPFILE, frame(pytest.__file__, 7), POOL], frame(pytest.__file__, 7)),
     ],
-    ids=["pool", "ours", "generated", "pytest"],
+    ids=["pool", "plugin code", "generated", "pytest"],
 )
 def test_a_stack_without_project_code_keeps_one_frame(frame_filter, stack, named):
     """A thread pool may call `tempfile.mkdtemp` directly."""
@@ -93,7 +95,7 @@ def test_a_stack_without_project_code_keeps_one_frame(frame_filter, stack, named
     assert frame_filter.origin(stack) == (Frame(code.co_filename, line, code.co_name),)
 
 
-@pytest.mark.parametrize("stack", [[], [OURS], [frame("<frozen importlib._bootstrap>")]])
+@pytest.mark.parametrize("stack", [[], [PLUGIN_CODE], [frame("<frozen importlib._bootstrap>")]])
 def test_a_stack_of_plugin_code_alone_is_empty(frame_filter, stack):
     """Frames without a file are left out too."""
     assert frame_filter.origin(stack) == ()

@@ -63,7 +63,7 @@ def exhaust_time(monkeypatch) -> Callable[[bool], None]:
     """Set whether the time budget for listings is used up."""
 
     def exhaust_time(over: bool = True) -> None:
-        monkeypatch.setattr(scan.Scan, "affordable", lambda look: not over)
+        monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: not over)
 
     return exhaust_time
 
@@ -388,12 +388,12 @@ def test_an_entry_from_a_forked_child_is_not_found_again(
 ):
     """The child's report names its owner."""
     create_without_event("x")
-    told = [
+    payload = [
         Entry(str(root / "x"), ONE, ONE.id),
         Entry(str(root / "gone"), ONE, ONE.id),
         Entry(str(tmp_path / "elsewhere"), ONE, ONE.id),
     ]
-    ledger.adopt([entry_from_plain(json.loads(json.dumps(entry))) for entry in told])
+    ledger.adopt([entry_from_plain(json.loads(json.dumps(entry))) for entry in payload])
     ledger.enter(TWO, test=TWO.id)
     assert ledger.scan() == []
     assert ledger.paths() == [str(root / "x")]

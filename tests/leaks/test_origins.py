@@ -317,11 +317,11 @@ def test_a_removed_root_is_recreated_for_temporary_paths(origins, root, library)
     """Other events do not recreate it."""
     made = []
 
-    def make_again():
+    def recreate():
         made.append(root)
         root.mkdir()
 
-    origins.recreate = make_again
+    origins.recreate = recreate
     with library.TemporaryDirectory(dir=root), library.NamedTemporaryFile(dir=root):
         pass
     assert made == []
@@ -408,7 +408,7 @@ def test_the_removal_of_a_known_entry_is_recorded(root, running):
 
 
 def test_other_spellings_of_the_root_are_no_entries(origins, root):
-    """Also if it is spelled with `..`."""
+    """With a dot or a separator at its end."""
     origins.on_event("os.mkdir", (f"{root}/.", 0o777, -1))
     origins.on_event("os.rename", ("/elsewhere", f"{root}/", -1, -1))
     assert origins.hints == {}

@@ -27,7 +27,7 @@ WIDE = Owner("fixture", "server", "module")
 NARROW = Owner("fixture", "client", "function")
 
 if sys.platform == "darwin" and sys.version_info < (3, 13):
-    pytest.skip("nothing tells here what runs and leaves exit statuses alone", True)
+    pytest.skip("this platform cannot check a process without collecting its exit status", True)
 
 #: Creates a directory for each line of its input, and confirms it.
 SERVER = """
@@ -149,7 +149,7 @@ def test_the_owner_of_the_only_running_process_is_reported(suite, serve, owner):
     assert suite.others() == [(PYTHON, owner.id)]
 
 
-def test_a_path_from_a_test_s_own_process_belongs_to_the_test(suite, serve):
+def test_a_path_from_its_own_process_belongs_to_a_test(suite, serve):
     """During the test and after it."""
     with suite.run(ONE):
         server = serve()
@@ -184,7 +184,7 @@ def test_with_processes_left_by_two_tests_the_session_is_reported(suite, serve):
 
 
 @pytest.mark.parametrize("owner", [WIDE, NARROW], ids=lambda owner: owner.id)
-def test_a_test_with_a_process_is_reported_besides_a_fixture_s_server(suite, serve, owner):
+def test_a_test_with_a_process_is_reported_despite_the_server_of_a_fixture(suite, serve, owner):
     """The entry lists the server."""
     with suite.run(owner, TWO.id):
         serve()
@@ -241,7 +241,7 @@ def test_after_a_skipped_listing_the_session_is_reported(suite, serve, monkeypat
     with suite.run(ONE):
         server = serve()
     with monkeypatch.context() as patch:
-        patch.setattr(scan.Scan, "affordable", lambda look: False)
+        patch.setattr(scan.Scan, "affordable", lambda scanner: False)
         with suite.run(TWO):
             server.make("late")
     assert suite.owners() == {"late": SESSION.id}
@@ -304,7 +304,7 @@ def _announce(process: subprocess.Popen[bytes]) -> None:
     _execute_child(process)
 
 
-def test_without_processes_a_scan_does_nothing(suite, monkeypatch):
+def test_without_processes_nothing_is_checked(suite, monkeypatch):
     """Most tests start none."""
     monkeypatch.setattr(module, "_is_running", lambda process: 1 / 0)
     for owner in (ONE, TWO):
@@ -418,7 +418,7 @@ SOURCE = """
         assert not servers
 
     def test_after_it():
-        make("evidence")
+        make("of-failed")
         end()
 """
 
@@ -439,7 +439,7 @@ def test_reports_name_the_owner_that_started_the_process(pytester, told, mode, n
     assert owners == {
         "late": ("test_it.py::test_starts", "leak", "other"),
         "doubtful": ("session", "leak", "other"),
-        "evidence": ("test_it.py::test_fails", "failed-test", "other"),
+        "of-failed": ("test_it.py::test_fails", "failed-test", "other"),
     }
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines_random(

@@ -84,23 +84,23 @@ def test_final_entries_are_sent_with_a_report_without_new_ones(provisional, left
 
 def test_an_entry_is_final_when_nothing_can_remove_it_any_more(provisional, left, scheduled):
     """An exit handler, or the object of an open file, may remove it before."""
-    promised, gone, new = left(), left(), left()
-    scheduled.update((promised.path, gone.path))
+    by_handler, gone, new = left(), left(), left()
+    scheduled.update((by_handler.path, gone.path))
     with open(new.path) as held:
-        names = [promised.path, gone.path, held.name]
-        assert sent(provisional, promised, gone, new) == [(name, True) for name in names]
+        names = [by_handler.path, gone.path, held.name]
+        assert sent(provisional, by_handler, gone, new) == [(name, True) for name in names]
     scheduled.clear()
     os.unlink(gone.path)
     last = left()
-    due = [(entry.path, False) for entry in (last, promised, new)]
+    due = [(entry.path, False) for entry in (last, by_handler, new)]
     assert sent(provisional, last) == due
     assert provisional.rest() == []
 
 
 def test_marked_entries_are_sent_unchanged(provisional, left):
     """They are from a failed test, or ignored."""
-    evidence, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
-    assert provisional.told([evidence, ignored]) == [evidence, ignored]
+    of_failed, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
+    assert provisional.told([of_failed, ignored]) == [of_failed, ignored]
     assert provisional.rest() == []
 
 

@@ -24,8 +24,8 @@ ONE = Owner("test", "t.py::one")
 TWO = Owner("test", "t.py::two")
 WIDE = Owner("fixture", "server", "module")
 
-announced = pytest.mark.skipif(
-    sys.version_info < (3, 12), reason="before Python 3.12 no event tells that a thread starts"
+needs_thread_events = pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="before Python 3.12 the start of a thread raises no event"
 )
 
 
@@ -89,11 +89,11 @@ def waiting(root) -> Callable[[str], tuple[Callable[[], None], Callable[[], None
             (root / name).mkdir()
             done.set()
 
-        def tell() -> None:
+        def release() -> None:
             go.set()
             assert done.wait(60)
 
-        return make, tell
+        return make, release
 
     return waiting
 
@@ -150,16 +150,16 @@ def in_a_bare_thread(make: Callable[[], None]) -> None:
         in_a_daemon,
         in_a_timer,
         in_a_subclass,
-        pytest.param(in_a_bare_thread, marks=announced),
+        pytest.param(in_a_bare_thread, marks=needs_thread_events),
     ],
 )
 def test_a_path_from_a_thread_belongs_to_the_owner_of_the_thread(suite, waiting, start, owner):
     """Another test may be running by then."""
-    make, tell = waiting("late")
+    make, release = waiting("late")
     with suite.run(owner, ONE.id):
         start(make)
     with suite.run(TWO):
-        tell()
+        release()
     assert suite.owners() == {"late": owner.id}
     (entry,) = suite.ledger.not_yet_sent
     assert (entry.test, entry.phase, entry.made_by) == (ONE.id, "call", "python")
@@ -168,19 +168,19 @@ def test_a_path_from_a_thread_belongs_to_the_owner_of_the_thread(suite, waiting,
 
 def test_a_thread_of_the_current_owner_has_the_current_phase(suite, waiting):
     """The test may enter another phase while its thread runs."""
-    make, tell = waiting("late")
+    make, release = waiting("late")
     with suite.run(ONE):
         threading.Thread(target=make).start()
         suite.ledger.running.phase = "teardown"
-        tell()
+        release()
     assert suite.owners() == {"late": ONE.id}
     assert suite.ledger.not_yet_sent[0].phase == "teardown"
 
 
-@announced
+@needs_thread_events
 def test_a_thread_started_by_a_thread_has_the_same_owner(suite, waiting):
     """However late it starts."""
-    make, tell = waiting("late")
+    make, release = waiting("late")
     go = threading.Event()
 
     def start():
@@ -193,19 +193,19 @@ def test_a_thread_started_by_a_thread_has_the_same_owner(suite, waiting):
         threading.Thread(target=start).start()
     with suite.run(TWO):
         go.set()
-        tell()
+        release()
     assert suite.owners() == {"late": ONE.id}
 
 
 def test_no_method_of_a_thread_is_called(suite, waiting):
     """Code of the test must not run in an audit hook."""
-    make, tell = waiting("late")
+    make, release = waiting("late")
     thread = Hostile(target=make)
     with suite.run(ONE):
         thread.start()
         asked.clear()
     with suite.run(TWO):
-        tell()
+        release()
     thread.join()
     # `threading` itself reads some attributes.
     assert not {"__class__", "__dict__", "__eq__", "__hash__", "__repr__"} & set(asked)
@@ -213,7 +213,7 @@ def test_no_method_of_a_thread_is_called(suite, waiting):
     assert suite.ledger.origins.threads.error is None
 
 
-@announced
+@needs_thread_events
 def test_no_method_of_an_argument_is_called_at_the_start_of_a_thread(suite):
     """Only a real bound method is trusted."""
 
@@ -264,10 +264,10 @@ def test_a_thread_that_runs_tests_works_for_the_current_owner(suite, root):
     assert suite.owners() == {"x": ONE.id}
 
 
-@announced
+@needs_thread_events
 def test_the_same_code_started_by_two_owners_has_no_owner(suite, waiting):
     """Threads without an object are known by their code."""
-    make, tell = waiting("late")
+    make, release = waiting("late")
     go = threading.Event()
 
     def work(then):
@@ -279,7 +279,7 @@ def test_the_same_code_started_by_two_owners_has_no_owner(suite, waiting):
     with suite.run(WIDE, TWO.id):
         _thread.start_new_thread(work, (make,))
         go.set()
-        tell()
+        release()
     assert suite.owners() == {"late": WIDE.id}
 
 
@@ -297,13 +297,13 @@ def test_the_record_of_a_thread_is_dropped_with_its_object(suite):
 def test_a_hint_survives_a_scan_before_the_operation(suite, root):
     """The event may come just before a scan, and the directory just after it."""
     paused, go = threading.Event(), threading.Event()
-    told = threading.Event()
+    event_raised = threading.Event()
 
     def announce():
         go.wait()
         # As `os.mkdir` does, before it releases the GIL.
         sys.audit("os.mkdir", str(root / "late"), 0o777, -1)
-        told.set()
+        event_raised.set()
         paused.wait()
 
     with suite.run(ONE):
@@ -311,7 +311,7 @@ def test_a_hint_survives_a_scan_before_the_operation(suite, root):
         thread.start()
     with suite.run(TWO):
         go.set()
-        told.wait()
+        event_raised.wait()
     deactivate(suite.ledger.origins)
     with suite.run(WIDE):
         (root / "late").mkdir()

@@ -35,7 +35,7 @@ needs_permissions = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
     """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
+    monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: True)
 
 
 @pytest.fixture
@@ -367,7 +367,7 @@ def test_links_are_not_followed(top, tmp_path):
 
 
 def test_unreadable_directories_are_no_differences(top, monkeypatch):
-    """Before or after the snapshot."""
+    """While the snapshot is taken, or later."""
     readable = snapshot(top, top / "src")
     for name in ("scandir", "lstat"):
         refusing = refuse(getattr(System, name), top / "src")
@@ -564,11 +564,11 @@ def test_after_a_skipped_listing_no_names_are_returned(top, monkeypatch):
     """It is unknown when they appeared."""
     children = Children(str(top))
     over = monkeypatch.setattr
-    over(scan.Scan, "affordable", lambda look: False)
+    over(scan.Scan, "affordable", lambda scanner: False)
     (top / "one").touch()
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     assert children.changes() == (set(), set())
-    over(scan.Scan, "affordable", lambda look: True)
+    over(scan.Scan, "affordable", lambda scanner: True)
     assert children.changes() == (set(), set())
     (top / "three").touch()
     assert children.changes() == ({"three"}, set())

@@ -105,9 +105,9 @@ def test_scheduled_removals_are_iterated_only_as_far_as_needed(tmp_path, entry):
     """They may be expensive to find."""
     other = entry._replace(path=str(tmp_path))
     leaks = judge([entry, other], deferred=set(), failed=(), is_ignored_by_hook=lambda leak: False)
-    promises = iter(["/elsewhere", entry.path, str(tmp_path), "/more"])
-    assert not_scheduled(leaks, promises) == []
-    assert list(promises) == ["/more"]
+    scheduled = iter(["/elsewhere", entry.path, str(tmp_path), "/more"])
+    assert not_scheduled(leaks, scheduled) == []
+    assert list(scheduled) == ["/more"]
     assert not_scheduled(leaks, ["/elsewhere", entry.path]) == leaks[1:]
     assert not_scheduled([], iter(lambda: 1 / 0, None)) == []
 

@@ -43,7 +43,7 @@ HERE = os.path.basename(__file__)
 @pytest.fixture(autouse=True)
 def affordable(monkeypatch):
     """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "affordable", lambda look: True)
+    monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: True)
 
 
 @pytest.fixture
@@ -401,7 +401,7 @@ def test_a_watched_directory_may_be_a_link(top, tmp_path, monkeypatch, make):
 
 
 def test_paths_behind_a_link_have_no_owner(suite, top, tmp_path):
-    """Links are not followed."""
+    """The link may lead out of the directory, or within it."""
     (tmp_path / "outside").mkdir()
     (top / "out").symlink_to(tmp_path / "outside")
     (top / "alias").symlink_to("src")
@@ -890,7 +890,7 @@ def test_several_watched_directories(top, tmp_path, make):
     assert suite.judged() == found
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="no event tells that a thread starts")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the start of a thread raises no event")
 def test_a_path_from_a_thread_belongs_to_its_finished_test(suite, top):
     """Another test is running."""
     go = threading.Event()
