@@ -117,24 +117,24 @@ class Processes:
     def likely_creator(self, work: Work, may_lack_event: bool) -> tuple[Work, tuple[Process, ...]]:
         """Return the work to report for a path without an event, and possible creators.
 
-        :param work: The current work.
+        :param work: The work of the current owner.
         :param may_lack_event: Whether Python code of the current owner may have created the path
             without an event.
         :returns: The work, or that of the session if it is ambiguous, and the processes of other
             owners.
         """
-        here = _Key(work.owner, work.test)
+        current = _Key(work.owner, work.test)
         # A copy, because threads of the code under test may change it meanwhile.
-        there = [*self._old, *list(self._new)]
-        others = [each for each in there if _key(each) != here]
+        running = [*self._old, *list(self._new)]
+        others = [each for each in running if _key(each) != current]
         if not others:
             return work, ()
         suspects = tuple(Process(command_line(each.arguments), each.work.owner) for each in others)
-        if may_lack_event or here in self._starters or len(others) < len(there):
-            over = any(_is_finished(each.work, work) for each in others)
-            return (Work(SESSION) if over else work), suspects
-        alone = len({_key(each) for each in others}) == 1
-        return (others[0].work if alone else Work(SESSION)), suspects
+        if may_lack_event or current in self._starters or len(others) < len(running):
+            is_ambiguous = any(_is_finished(each.work, work) for each in others)
+            return (Work(SESSION) if is_ambiguous else work), suspects
+        have_one_owner = len({_key(each) for each in others}) == 1
+        return (others[0].work if have_one_owner else Work(SESSION)), suspects
 
     def _start(self, args: tuple[Any, ...], work: Work) -> None:
         executable, command = args[:2]

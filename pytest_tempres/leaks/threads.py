@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 #: Raised in the thread that starts another one, since Python 3.12.
 EVENTS: Final = frozenset({"_thread.start_joinable_thread", "_thread.start_new_thread"})
 #: Whether this Python has them. Otherwise each scan looks for new threads.
-_IS_ANNOUNCED: Final[bool] = sys.version_info[:2] > (3, 11)
+_HAS_EVENTS: Final[bool] = sys.version_info[:2] > (3, 11)
 
 #: Modules with thread pools: their threads run work of the current owner, not of their starter.
 _POOLS: Final = frozenset(
@@ -72,7 +72,7 @@ class Threads:
         self._started: dict[int, _Started] = {}
         #: Threads without a Thread object (`_thread.start_new_thread`), by the code that they run.
         self._without_object: dict[int, tuple[CodeType, Work | None]] = {}
-        if not _IS_ANNOUNCED:
+        if not _HAS_EVENTS:
             self._catch_errors(self._find, None)
 
     def any_running(self) -> bool:
@@ -85,7 +85,7 @@ class Threads:
 
     def scan(self) -> None:
         """Assign new threads to the current owner, where Python raises no event for them."""
-        if not _IS_ANNOUNCED:
+        if not _HAS_EVENTS:
             running = self._running
             self._catch_errors(self._find, Work(running.owner, running.test, running.phase))
 
