@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation."""
+"""The Sphinx configuration of the documentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pytest_tempres import __version__
 
 project = "pytest-tempres"
 author = "pytest-tempres contributors"
-copyright = "2026, pytest-tempres contributors"  # noqa: A001 -- the name that Sphinx reads
+copyright = "2026, pytest-tempres contributors"  # noqa: A001 -- Sphinx requires this name
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
