@@ -1,7 +1,7 @@
-"""Use an installed pytest-tempres as a stranger would: nothing but the wheel and pytest.
+"""A test of the installed wheel, in an environment with nothing but the wheel and pytest.
 
-Run with ``python -I`` in an environment that holds the built wheel. The checkout gives only the
-examples, and those are copied away first, so that no import can reach the package's sources.
+Run it with ``python -I``. It uses only the examples of the checkout, and copies them first, so that
+no import can find the package's sources.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def check_metadata() -> None:
-    """The package is what was installed, carries its types, and needs pytest alone."""
+    """The imported package is the installed one, has type information, and requires only pytest."""
     spec = importlib.util.find_spec("pytest_tempres")
     expect(spec is not None and spec.origin is not None, "the package is installed")
     package = Path(spec.origin).parent
@@ -39,8 +39,8 @@ def check_metadata() -> None:
     expect((package / "py.typed").is_file(), "py.typed is in the wheel")
     metadata = importlib.metadata.metadata("pytest-tempres")
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
-    expect(needed == ["pytest>=8.0"], f"pytest is all it needs: {needed}")
-    expect(metadata["License-Expression"] == "MIT", "the licence is named")
+    expect(needed == ["pytest>=8.0"], f"pytest is its only requirement: {needed}")
+    expect(metadata["License-Expression"] == "MIT", "the metadata has the licence")
 
 
 def check_suite(directory: Path) -> None:
@@ -56,20 +56,20 @@ def check_suite(directory: Path) -> None:
 
 
 def check_failing(directory: Path) -> None:
-    """The failing example fails, and the directory that it names is there."""
+    """The failing example fails, and the directory in its report exists."""
     status, output = run(directory, f"--tempres-root={directory}")
     expect(status == 1, "the failing example fails", output)
     kept = [line.split()[-1] for line in output.splitlines() if line.startswith("kept: ")]
-    expect(len(kept) >= 1, "a kept directory is named", output)
-    expect(all(Path(path).is_dir() for path in kept), "what is named as kept is there", output)
+    expect(len(kept) >= 1, "the report has a kept directory", output)
+    expect(all(Path(path).is_dir() for path in kept), "the kept directories exist", output)
 
 
 def check_switched_off(directory: Path) -> None:
-    """With ``-p no:tempres`` nothing of the plugin is left, fixtures included."""
+    """With ``-p no:tempres`` nothing of the plugin is active, fixtures included."""
     Path(directory, "test_off.py").write_text("def test(temp_dir): pass\n", encoding="utf-8")
     status, output = run(directory, "-p", "no:tempres", "test_off.py")
-    expect(status == 1, "a test of ours cannot run without the plugin", output)
-    expect("fixture 'temp_dir' not found" in output, "the fixtures are gone", output)
+    expect(status == 1, "a test that uses a fixture fails without the plugin", output)
+    expect("fixture 'temp_dir' not found" in output, "the fixtures do not exist", output)
 
 
 def check_named_plugin(directory: Path) -> None:
@@ -99,9 +99,9 @@ def run(directory: Path, *args: str, **variables: str) -> tuple[int, str]:
 
 
 def expect(condition: bool, what: str, output: str = "") -> None:
-    """Go on when ``condition`` holds; otherwise end and say what did not."""
+    """Exit with ``what`` as the message if ``condition`` is false."""
     if not condition:
-        sys.exit(f"{output}\nThe wheel does not hold: {what}")
+        sys.exit(f"{output}\nThis is not true of the wheel: {what}")
 
 
 if __name__ == "__main__":
