@@ -1,15 +1,15 @@
-"""Measure what each detector costs, beside two plugins that look for the same, in CPU time.
+"""The CPU time of each detector, compared with two plugins that detect the same things.
 
     python benchmarks/detectors.py                  # about 15 minutes
     python benchmarks/detectors.py --tests 500 --runs 3
 
 Needs the plugins to compare with: pip install pytest-litter==0.0.4 pytest-openfiles==0.6.0
 
-Two suites: empty tests, and tests that open 20 files each. Both lie beside a tree of 10,000 files,
-which `watch` and pytest-litter look after. All ways are run in one round, in turning order; the
-figures are the medians of what each round gave against the run without any of them. pytest-litter
-lists the whole tree after each test, so it is run on a part of the suite, and its ratio is that of
-this part.
+There are two suites: empty tests, and tests that open 20 files each. Both are in a directory with
+10,000 other files, which `watch` and pytest-litter monitor. Each round runs all configurations, in
+a rotating order; the figures are the medians over the rounds of the comparison with the run without
+any plugin. pytest-litter lists the whole tree after each test, so it runs on a part of the suite,
+and its ratio is that of this part.
 Needs Linux or macOS.
 """
 
@@ -29,8 +29,8 @@ import pytest
 
 OFF: Final = ("-p", "no:tempres")
 LITTER: Final = "pytest-litter 0.0.4"
-#: The ways to run, by name.
-WAYS: Final = {
+#: The options of each configuration, by name.
+CONFIGURATIONS: Final = {
     "none": OFF,
     "tempres, leaks off": ("-p", "tempres", "--tempres-leaks=off"),
     "tempres: temp": ("-p", "tempres"),
@@ -46,12 +46,12 @@ SUITES: Final = {
 }
 TREE: Final = 10_000
 PER_FILE: Final = 500
-#: pytest-litter walks the tree once more for each test: this many tell enough.
+#: The tests for pytest-litter, which walks the tree again for each test.
 FEW: Final = 50
 
 
 def make_suite(place: Path, body: str, tests: int) -> Path:
-    """Write a suite of *tests* tests beside a tree of files."""
+    """Write a suite of *tests* tests, and a tree of files in the same directory."""
     place.mkdir()
     (place / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     for first in range(0, tests, PER_FILE):
@@ -79,44 +79,44 @@ def seconds(suite: Path, options: tuple[str, ...], tests: int, scratch: Path) ->
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        told = output.read()
-    if process.returncode or f"{tests} passed" not in told:
-        sys.exit(f"{told}\n{options} ended with exit status {process.returncode}")
+        text = output.read()
+    if process.returncode or f"{tests} passed" not in text:
+        sys.exit(f"{text}\n{options} ended with exit status {process.returncode}")
     return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
-    """Run every way on every suite and print what each adds to a test."""
+    """Run each configuration on each suite and print the time that it adds to a test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7, help="rounds (7)")
     parser.add_argument("--tests", type=int, default=5000, help="tests in a suite (5000)")
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, pytest {pytest.__version__}, {TREE:,} files")
-    print(f"{'suite':10}{'way':26}{'CPU':>10}{'ratio':>9}{'added per test':>17}")
+    print(f"{'suite':10}{'configuration':26}{'CPU':>10}{'ratio':>9}{'added per test':>17}")
     for name, body in SUITES.items():
         measure(name, body, args.tests, args.runs)
 
 
 def measure(name: str, body: str, tests: int, runs: int) -> None:
-    """Run every way on one suite and print its rows."""
+    """Run each configuration on one suite and print its rows."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         scratch = Path(directory)
         whole = make_suite(scratch / "whole", body, tests)
         part = make_suite(scratch / "part", body, FEW)
         (scratch / "tmp").mkdir()
-        taken: dict[str, list[float]] = {way: [] for way in WAYS}
+        taken: dict[str, list[float]] = {each: [] for each in CONFIGURATIONS}
         few: list[float] = []
-        ways = list(WAYS)
+        names = list(CONFIGURATIONS)
         for start in range(runs):
-            for way in ways[start % len(ways) :] + ways[: start % len(ways)]:
-                suite, number = (part, FEW) if way == LITTER else (whole, tests)
-                taken[way].append(seconds(suite, WAYS[way], number, scratch / "tmp"))
+            for each in names[start % len(names) :] + names[: start % len(names)]:
+                suite, number = (part, FEW) if each == LITTER else (whole, tests)
+                taken[each].append(seconds(suite, CONFIGURATIONS[each], number, scratch / "tmp"))
             few.append(seconds(part, OFF, FEW, scratch / "tmp"))
-    for way, values in taken.items():
-        base, number = (few, FEW) if way == LITTER else (taken["none"], tests)
+    for each, values in taken.items():
+        base, number = (few, FEW) if each == LITTER else (taken["none"], tests)
         ratio = median(value / plain for value, plain in zip(values, base, strict=True))
         added = median((v - b) / number * 1e6 for v, b in zip(values, base, strict=True))
-        print(f"{name:10}{way:26}{median(values):>8.2f} s{ratio:>9.3f}{added:>14.0f} us")
+        print(f"{name:10}{each:26}{median(values):>8.2f} s{ratio:>9.3f}{added:>14.0f} us")
 
 
 if __name__ == "__main__":

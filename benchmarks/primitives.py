@@ -1,9 +1,10 @@
-"""What do our primitives cost, beside CPython's and beside the bare system calls?
+"""The CPU time of the primitives, compared with CPython's ``tempfile`` and with bare system calls.
 
-Run it as ``python benchmarks/primitives.py``. Each row runs the same calls with CPython's
-``tempfile``, with ours and with nothing but what the kernel (or the plain file object) must do, in
-turn, in one process. A figure is the median CPU time of one call; ``ratio`` is the median over
-the rounds of ours to CPython's of the same round.
+Run it as ``python benchmarks/primitives.py``. Each row makes the same calls with CPython's
+``tempfile``, with ``pytest_tempres.primitives`` and with only the necessary system calls (or a
+plain file object), alternately, in one process. A figure is the median CPU time of one call;
+``ratio`` is the median over all rounds of the time of this package divided by CPython's time in the
+same round.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ WRITE_BUDGET = 1.1
 class Row(NamedTuple):
     """One line of the table.
 
-    *ours*, *theirs* and *bare* do the same *calls* and return the seconds of CPU they took.
+    *cpython*, *tempres* and *bare* make the same *calls* and return the CPU seconds they took.
     """
 
     name: str
     calls: int
-    theirs: Callable[[int], float]
-    ours: Callable[[int], float]
+    cpython: Callable[[int], float]
+    tempres: Callable[[int], float]
     bare: Callable[[int], float]
     against_bare: bool = False
 
@@ -72,9 +73,9 @@ PATHS = fresh_paths()
 
 
 def mkstemp(module: Any, calls: int) -> float:
-    """Time ``mkstemp``; the clearing away is not timed."""
-    seconds, made = timed(calls, module.mkstemp)
-    for descriptor, path in made:
+    """Time ``mkstemp``, without the removal of the files."""
+    seconds, created = timed(calls, module.mkstemp)
+    for descriptor, path in created:
         os.close(descriptor)
         os.unlink(path)
     return seconds
@@ -93,9 +94,9 @@ def bare_open(calls: int) -> float:
 
 
 def mkdtemp(module: Any, calls: int) -> float:
-    """Time ``mkdtemp``; the clearing away is not timed."""
-    seconds, made = timed(calls, module.mkdtemp)
-    for path in made:
+    """Time ``mkdtemp``, without the removal of the directories."""
+    seconds, created = timed(calls, module.mkdtemp)
+    for path in created:
         os.rmdir(path)
     return seconds
 
@@ -113,7 +114,7 @@ def bare_mkdir(calls: int) -> float:
 
 
 def open_and_close(factory: Callable[[], Any], calls: int) -> float:
-    """Time making a file object and closing it."""
+    """Time creating a file object and closing it."""
 
     def once() -> None:
         factory().close()
@@ -140,7 +141,7 @@ def bare_named(calls: int) -> float:
 
 
 def bare_memory(calls: int) -> float:
-    """Time making a ``BytesIO`` and closing it."""
+    """Time creating a ``BytesIO`` and closing it."""
     return open_and_close(io.BytesIO, calls)
 
 
@@ -165,7 +166,7 @@ def bare_directory(calls: int) -> float:
 
 
 def clear(module: Any, calls: int) -> float:
-    """Time the removal of a ``TemporaryDirectory`` that holds *calls* files."""
+    """Time the removal of a ``TemporaryDirectory`` that contains *calls* files."""
     directory = module.TemporaryDirectory()
     fill(directory.name, calls)
     started = process_time()
@@ -174,7 +175,7 @@ def clear(module: Any, calls: int) -> float:
 
 
 def bare_clear(calls: int) -> float:
-    """Time ``unlink`` for each name that ``listdir`` gives, and ``rmdir``."""
+    """Time ``unlink`` for each name that ``listdir`` returns, and ``rmdir``."""
     path = next(PATHS)
     os.mkdir(path)
     fill(path, calls)
@@ -188,15 +189,16 @@ def bare_clear(calls: int) -> float:
 
 
 def fill(path: str, calls: int) -> None:
-    """Make *calls* empty files in *path*."""
+    """Create *calls* empty files in *path*."""
     for number in range(calls):
         os.close(os.open(f"{path}/{number:05}", FLAGS, 0o600))
 
 
 def write_loop() -> Callable[[Any, int], float]:
-    """Return a loop of its own for each kind of file.
+    """Return a new loop function, for one kind of file.
 
-    The interpreter adapts bytecode to what it sees: one loop for all kinds would suit none.
+    The interpreter specializes bytecode for the types that it sees: a loop that is used for all
+    kinds of files would be slower for each.
     """
     source = (
         "def loop(file, calls):\n"
@@ -211,7 +213,7 @@ def write_loop() -> Callable[[Any, int], float]:
 
 
 def writes(factory: Callable[[], Any]) -> Callable[[int], float]:
-    """Return a function that times small writes to what *factory* makes."""
+    """Return a function that times small writes to the files that *factory* creates."""
     loop = write_loop()
 
     def run(calls: int) -> float:
@@ -228,7 +230,7 @@ def plain_file() -> Any:
 
 
 def rolled(module: Any) -> Callable[[], Any]:
-    """Return a factory of spooled files that are on disk already."""
+    """Return a factory of spooled files that have rolled over to disk."""
 
     def make() -> Any:
         file = module.SpooledTemporaryFile(max_size=1)
@@ -244,7 +246,7 @@ def large_spool(module: Any) -> Callable[[], Any]:
 
 
 def importing(statement: str) -> Callable[[int], float]:
-    """Return a function that times an import in a fresh interpreter, start-up included."""
+    """Return a function that times an import in a new interpreter, including its start."""
 
     def run(calls: int) -> float:
         before = getrusage(RUSAGE_CHILDREN)
@@ -261,10 +263,10 @@ CLEAN = {"PYTHONPATH": str(Path(primitives.__file__).parent.parent.parent)}
 
 def rows() -> list[Row]:
     """Return the table's rows."""
-    ours, theirs = primitives, tempfile
+    cpython, tempres = tempfile, primitives
 
     def pair(function: Callable[[Any, int], float]) -> Any:
-        return (lambda calls: function(theirs, calls)), (lambda calls: function(ours, calls))
+        return (lambda calls: function(cpython, calls)), (lambda calls: function(tempres, calls))
 
     def opened(name: str) -> Any:
         return pair(lambda module, calls: open_and_close(getattr(module, name), calls))
@@ -277,8 +279,8 @@ def rows() -> list[Row]:
         Row(
             "NamedTemporaryFile, a small write",
             50_000,
-            writes(theirs.NamedTemporaryFile),
-            writes(ours.NamedTemporaryFile),
+            writes(cpython.NamedTemporaryFile),
+            writes(tempres.NamedTemporaryFile),
             writes(plain_file),
             against_bare=True,
         ),
@@ -293,15 +295,15 @@ def rows() -> list[Row]:
         Row(
             "SpooledTemporaryFile, a small write in memory",
             20_000,
-            writes(large_spool(theirs)),
-            writes(large_spool(ours)),
+            writes(large_spool(cpython)),
+            writes(large_spool(tempres)),
             writes(io.BytesIO),
         ),
         Row(
             "SpooledTemporaryFile, a small write on disk",
             50_000,
-            writes(rolled(theirs)),
-            writes(rolled(ours)),
+            writes(rolled(cpython)),
+            writes(rolled(tempres)),
             writes(plain_file),
             against_bare=True,
         ),
@@ -317,18 +319,18 @@ def rows() -> list[Row]:
 
 def measure(row: Row, rounds: int) -> str:
     """Run *row* and return its line of the table."""
-    theirs, ours, bare = [], [], []
+    cpython, tempres, bare = [], [], []
     for number in range(rounds):
-        turn = [(row.theirs, theirs), (row.ours, ours), (row.bare, bare)]
+        turn = [(row.cpython, cpython), (row.tempres, tempres), (row.bare, bare)]
         for run, seconds in turn[number % 3 :] + turn[: number % 3]:
             seconds.append(run(row.calls))
-    ratio = median(mine / his for mine, his in zip(ours, theirs, strict=True))
-    limit = median(mine / least for mine, least in zip(ours, bare, strict=True))
+    ratio = median(mine / other for mine, other in zip(tempres, cpython, strict=True))
+    limit = median(mine / least for mine, least in zip(tempres, bare, strict=True))
     met = ratio <= BUDGET or (row.name.startswith("import") and ratio <= 1)
     if row.against_bare:
         met = met and limit <= WRITE_BUDGET
     figures = " | ".join(
-        f"{median(seconds) / row.calls * 1e6:,.3f}" for seconds in (theirs, ours, bare)
+        f"{median(seconds) / row.calls * 1e6:,.3f}" for seconds in (cpython, tempres, bare)
     )
     return f"| {row.name} | {figures} | {ratio:.2f} | {limit:.2f} | {'yes' if met else 'no'} |"
 
@@ -338,7 +340,7 @@ def table(place: str, rounds: int, only: str) -> Iterator[str]:
     version = sys.version.split()[0]
     yield f"CPython {version}, {place}; microseconds of CPU for one call"
     yield ""
-    yield "| | CPython | ours | bare | ratio | to bare | in budget |"
+    yield "| | CPython | tempres | bare calls | ratio | to bare calls | in budget |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row in rows():
         if only in row.name:
@@ -349,8 +351,8 @@ def table(place: str, rounds: int, only: str) -> Iterator[str]:
 def main() -> None:
     """Print a table for a memory file system and one for the disk."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=31, help="how often each row runs")
-    parser.add_argument("--only", default="", help="only the rows whose name holds this")
+    parser.add_argument("--rounds", type=int, default=31, help="rounds of each row")
+    parser.add_argument("--only", default="", help="only the rows whose name contains this")
     parser.add_argument("places", nargs="*", default=["/dev/shm", "/var/tmp"], help="directories")
     options = parser.parse_args()
     for place in options.places:

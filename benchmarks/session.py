@@ -1,17 +1,17 @@
-"""Measure what the plugin costs a test session, in CPU time, against the budgets.
+"""The CPU time that the plugin adds to a test session, compared with the budgets.
 
-    python benchmarks/session.py                    # all of it: about 10 minutes
+    python benchmarks/session.py                    # all parts: about 10 minutes
     python benchmarks/session.py --only start       # one part
     python benchmarks/session.py --growth 1000,10000,50000
 
-Runs are made side by side, in alternating order. "before" and "after" are the fastest runs of each
-kind and "best" is made from them; "median" is the median of what each round gave, and is held
-against the budget; the range says how far to trust it. CPU time is what the operating system
-charged the pytest process, user and system. What a fixture costs is measured test by test, against
-a test beside it that uses a fixture which does nothing.
+Each round runs all variants, in alternating order. "before" and "after" are the fastest runs of
+each variant, and "best" is computed from these; "median" is the median over the rounds and is
+compared with the budget; "range" shows how much the rounds differ. CPU time is the user and system
+time of the pytest process. The cost of a fixture is measured for each test, compared with the test
+before it that uses a fixture which does nothing.
 
-The suites are generated in a temporary directory, and every temporary directory of the measured
-sessions lies beside them: TMPDIR chooses the file system. Only pytest and this plugin are loaded.
+The suites are generated in a temporary directory, and the temp directory of the measured sessions
+is next to them: TMPDIR selects the file system. Only pytest and this plugin are loaded.
 Needs Linux or macOS.
 """
 
@@ -75,9 +75,9 @@ class Cost(NamedTuple):
     seconds: float
     """CPU time, user and system."""
     kib: float
-    """The most memory it held."""
+    """Its maximum memory."""
     added: float
-    """Seconds that a test with the fixture took more than the test without before it: the median
+    """Seconds that a test with the fixture takes longer than the test without it before: the median
     of the last 1,000 pairs."""
 
 
@@ -105,14 +105,14 @@ class Row(NamedTuple):
 
 
 class Bench:
-    """Makes suites below ``scratch`` and runs them."""
+    """Writes suites in ``scratch`` and runs them."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._env = {
             name: value
             for name, value in os.environ.items()
-            # Users have bytecode caches, and no options of ours.
+            # As for a user: with bytecode caches, and without this benchmark's own options.
             if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("PYTEST_")
         }
         self._env.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONHASHSEED="0")
@@ -123,7 +123,7 @@ class Bench:
     def rounds(self, variants: list[Variant], tests: int, runs: int) -> Iterator[list[Cost]]:
         """Yield the costs of ``variants``, in their order, ``runs`` times.
 
-        Each round starts with another variant, so that none is always first or always warm.
+        Each round starts with another variant, so that no variant always has warm caches.
         """
         for variant in variants:
             self._run(variant, tests)  # Fills the bytecode caches.
@@ -147,12 +147,12 @@ class Bench:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             output.seek(0)
-            told = output.read()
-        if process.returncode or f"{tests} passed" not in told:
-            sys.exit(f"{told}\n{variant} ended with exit status {process.returncode}")
-        held = usage.ru_maxrss / 1024 if sys.platform == "darwin" else usage.ru_maxrss
+            text = output.read()
+        if process.returncode or f"{tests} passed" not in text:
+            sys.exit(f"{text}\n{variant} ended with exit status {process.returncode}")
+        memory = usage.ru_maxrss / 1024 if sys.platform == "darwin" else usage.ru_maxrss
         added = float(self._added.read_text(encoding="ascii")) if variant.fixture else 0.0
-        return Cost(usage.ru_utime + usage.ru_stime, held, added)
+        return Cost(usage.ru_utime + usage.ru_stime, memory, added)
 
     def _suite(self, fixture: str, tests: int) -> Path:
         suite = self._scratch / f"{fixture or 'empty'}-{tests}"
@@ -171,7 +171,7 @@ class Bench:
 
 
 def main() -> None:
-    """Measure the chosen parts and print one table."""
+    """Measure the selected parts and print one table."""
     args = parse_arguments()
     sizes = [int(size) for size in args.growth.split(",")]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
@@ -189,7 +189,7 @@ def main() -> None:
 
 
 def measure_start(bench: Bench, runs: int) -> list[Row]:
-    """Run one empty test: what is added is what loading and starting the plugin takes."""
+    """Run one empty test: the difference is the time to load and start the plugin."""
     rounds = list(bench.rounds([Variant("", WITHOUT), Variant("", WITH)], 1, runs))
     added = [(plugin.seconds - plain.seconds) * 1000 for plain, plugin in rounds]
     before, after = fastest(rounds)
@@ -198,7 +198,7 @@ def measure_start(bench: Bench, runs: int) -> list[Row]:
 
 
 def measure_empty(bench: Bench, tests: int, runs: int) -> list[Row]:
-    """Run tests that use no fixture."""
+    """Run tests that request no fixture."""
     rounds = list(bench.rounds([Variant("", WITHOUT), Variant("", WITH)], tests, runs))
     ratios = [plugin.seconds / plain.seconds for plain, plugin in rounds]
     before, after = fastest(rounds)
@@ -207,9 +207,9 @@ def measure_empty(bench: Bench, tests: int, runs: int) -> list[Row]:
 
 
 def measure_fixture(bench: Bench, tests: int, runs: int) -> list[Row]:
-    """Compare what ``temp_dir`` and ``tmp_path`` each add to a fixture that does nothing.
+    """Compare ``temp_dir`` and ``tmp_path``: the time that each takes longer than an empty fixture.
 
-    ``tmp_path`` runs without the plugin, as its users run it.
+    The suite with ``tmp_path`` runs without the plugin.
     """
     variants = [Variant("tmp_path", WITHOUT + FAILED_ONLY), Variant("temp_dir", WITH)]
     rounds = list(bench.rounds(variants, tests, runs))
@@ -217,9 +217,9 @@ def measure_fixture(bench: Bench, tests: int, runs: int) -> list[Row]:
 
 
 def measure_growth(bench: Bench, sizes: list[int], runs: int) -> list[Row]:
-    """Compare what ``temp_dir`` adds to a test at the end of suites of growing size.
+    """Compare the time that ``temp_dir`` adds to a test at the end of suites of increasing size.
 
-    Memory is compared between runs with and without the plugin, of the same suites' empty form.
+    Memory is compared between runs with and without the plugin, of suites with empty tests.
     """
     rows = []
     used = [list(bench.rounds([Variant("temp_dir", WITH)], size, runs)) for size in sizes]
@@ -227,17 +227,17 @@ def measure_growth(bench: Bench, sizes: list[int], runs: int) -> list[Row]:
         both = [[few, many] for (few,), (many,) in zip(used[0], rounds, strict=True)]
         rows.append(compare(f"temp_dir at {sizes[0]:,} and {size:,}", both, 1.1))
     pair = [Variant("", WITHOUT), Variant("", WITH)]
-    held = [next(bench.rounds(pair, size, 1)) for size in sizes]
-    memory = [plugin.kib - plain.kib for plain, plugin in held]
+    costs = [next(bench.rounds(pair, size, 1)) for size in sizes]
+    memory = [plugin.kib - plain.kib for plain, plugin in costs]
     for (few, many), (low, high) in zip(pairwise(sizes), pairwise(memory), strict=True):
-        grown = (high - low) / (many - few)
+        growth = (high - low) / (many - few)
         name = f"memory per test, {few:,} to {many:,}"
-        rows.append(Row(name, f"{low:,.0f} KiB", f"{high:,.0f} KiB", [grown], grown, "KiB", None))
+        rows.append(Row(name, f"{low:,.0f} KiB", f"{high:,.0f} KiB", [growth], growth, "KiB", None))
     return rows
 
 
 def compare(name: str, rounds: list[list[Cost]], budget: float) -> Row:
-    """Compare what a test's fixture added in the two variants of ``rounds``."""
+    """Compare the time that the fixture added to a test in the two variants of ``rounds``."""
     ratios = [second.added / first.added for first, second in rounds]
     before, after = (min(cost.added for cost in costs) for costs in zip(*rounds, strict=True))
     shown = [f"{added * 1e6:.0f} us/test" for added in (before, after)]
@@ -251,7 +251,7 @@ def fastest(rounds: list[list[Cost]]) -> tuple[float, float]:
 
 
 def print_table(rows: list[Row]) -> None:
-    """Print the figures, and say which of them stay within their budget."""
+    """Print the figures, and which of them are within their budget."""
     system = f"{platform.system()} {platform.machine()}"
     print(f"Python {platform.python_version()}, pytest {pytest.__version__}, {system}")
     print(f"{'':36}{'before':>14}{'after':>14}{'median':>12}{'best':>9}  {'range':18}{'budget':>8}")

@@ -1,19 +1,19 @@
-"""Run very many tests with every fixture and see that workers do not grow and nothing is left.
+"""A soak test: many tests with every fixture, after which memory, time and files are checked.
 
     python benchmarks/soak.py                       # 50,000 tests, four workers: about 10 minutes
     python benchmarks/soak.py --tests 5000 --workers 2
 
-Needs pytest-xdist, and Linux for /proc. Every test uses each function-scoped fixture and makes a
+Needs pytest-xdist, and Linux for /proc. Every test uses each function-scoped fixture and creates a
 directory with the factory of its class; the factories of wider scopes are used once per class and
-once per module, since what they make is meant to stay. Each worker looks at itself from time to
-time, after a garbage collection: resident memory, the blocks that Python's allocator has given out
-(`sys.getallocatedblocks`, which no page and no arena rounds), and CPU time.
+once per module, because what they create exists until the scope ends. At intervals each worker
+measures itself after a garbage collection: resident memory, the blocks of Python's allocator
+(`sys.getallocatedblocks`, which is not rounded to pages or arenas), and CPU time.
 
-pytest grows with each test that has run, and more so in the controller, which keeps the reports. So
-the same tests run first without the plugin, with stand-ins for the fixtures that are made of the
-standard library; what grows beyond that is ours. Claimed, from a tenth of a worker's tests to the
-last: its resident memory grows by at most 5 % more than without us, and its tests slow down by at
-most 10 % more. The controller's figures stand beside them.
+pytest's memory grows with each test, most of all in the controller, which keeps the reports. So the
+same tests run first without the plugin, with substitutes for the fixtures that use the standard
+library; the plugin is responsible for what grows beyond that. From a tenth of a worker's tests to
+the last one, its resident memory must grow by at most 5 % more than without the plugin, and its
+tests must slow down by at most 10 % more. The controller's figures are printed too.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ import pytest
 STEP = int(os.environ["SOAK_STEP"])
 NAME = os.environ.get("PYTEST_XDIST_WORKER", "controller")
 run = 0
-looking = 0.0
+sampling = 0.0
 
 
-def look():
-    global looking
+def sample():
+    global sampling
     before = process_time()
     gc.collect()
     with open("/proc/self/statm") as file:
         rss = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    figures = [run, rss, sys.getallocatedblocks(), before - looking]
+    figures = [run, rss, sys.getallocatedblocks(), before - sampling]
     with open(os.path.join(os.environ["SOAK_LOGS"], NAME), "a") as file:
         file.write(json.dumps(figures) + "\\n")
-    looking += process_time() - before
+    sampling += process_time() - before
 
 
 @pytest.hookimpl(trylast=True)
@@ -67,9 +67,9 @@ def pytest_runtest_logfinish():
     global run
     run += 1
     if run % (STEP * (1 if NAME != "controller" else 4)) == 0:
-        look()
+        sample()
 """
-STAND_INS: Final = """
+SUBSTITUTES: Final = """
 
 import pathlib
 import shutil
@@ -102,21 +102,21 @@ def spooled_file():
 
 class Factory:
     def __init__(self):
-        self.made = []
+        self.created = []
 
     def dir(self):
-        self.made.append(tempfile.mkdtemp())
-        return pathlib.Path(self.made[-1])
+        self.created.append(tempfile.mkdtemp())
+        return pathlib.Path(self.created[-1])
 
 
 def factory(scope):
-    def make():
-        made = Factory()
-        yield made
-        for path in made.made:
+    def create():
+        factory = Factory()
+        yield factory
+        for path in factory.created:
             shutil.rmtree(path)
 
-    return pytest.fixture(scope=scope)(make)
+    return pytest.fixture(scope=scope)(create)
 
 
 temp_resources = factory("function")
@@ -153,8 +153,8 @@ TEST: Final = """
 """
 
 
-class Look(NamedTuple):
-    """What a process said of itself after so many tests."""
+class Sample(NamedTuple):
+    """The figures of a process after a number of tests."""
 
     tests: int
     rss: int
@@ -162,36 +162,36 @@ class Look(NamedTuple):
     seconds: float
 
 
-class Course(NamedTuple):
-    """How a process changed from a tenth of its tests to the last look."""
+class Trend(NamedTuple):
+    """How a process changed from a tenth of its tests to the last sample."""
 
     name: str
-    first: Look
-    last: Look
+    first: Sample
+    last: Sample
     early: float
     late: float
 
     @property
-    def grown(self) -> float:
-        """Resident memory at the end, in that of the beginning."""
+    def growth(self) -> float:
+        """Resident memory at the end, divided by that at the beginning."""
         return self.last.rss / self.first.rss
 
     @property
     def blocks(self) -> float:
-        """Blocks that each test has left behind."""
+        """Additional blocks for each test."""
         return (self.last.blocks - self.first.blocks) / (self.last.tests - self.first.tests)
 
     @property
-    def slower(self) -> float:
-        """CPU time of a test in the last quarter, in that of the first."""
+    def slowdown(self) -> float:
+        """CPU time of a test in the last quarter, divided by that in the first."""
         return self.late / self.early
 
 
-def write_suite(place: Path, tests: int, *, stand_ins: bool) -> None:
+def write_suite(place: Path, tests: int, *, substitutes: bool) -> None:
     """Write a suite of *tests* tests that use every fixture."""
     place.mkdir()
     (place / "pytest.ini").write_text("[pytest]\n", "utf-8")
-    (place / "conftest.py").write_text(CONFTEST + (STAND_INS if stand_ins else ""), "utf-8")
+    (place / "conftest.py").write_text(CONFTEST + (SUBSTITUTES if substitutes else ""), "utf-8")
     for first in range(0, tests, PER_FILE):
         text = HEAD
         for n in range(first, min(first + PER_FILE, tests)):
@@ -206,7 +206,7 @@ def environment(tmp: Path, logs: Path, step: int) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     env.update(
         PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
-        # Where pytest itself leaves the base directories of workers.
+        # pytest leaves the base temp directories of workers here.
         PYTEST_DEBUG_TEMPROOT=str(logs),
         TMPDIR=str(tmp),
         SOAK_LOGS=str(logs),
@@ -215,11 +215,11 @@ def environment(tmp: Path, logs: Path, step: int) -> dict[str, str]:
     return env
 
 
-def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, Course]:
-    """Run the suite and return how each process fared."""
+def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, Trend]:
+    """Run the suite and return the trend of each process."""
     kind = "with" if plugin else "without"
     suite, tmp, logs = (scratch / f"{kind}-{name}" for name in ("suite", "tmp", "logs"))
-    write_suite(suite, args.tests, stand_ins=not plugin)
+    write_suite(suite, args.tests, substitutes=not plugin)
     tmp.mkdir()
     logs.mkdir()
     env = environment(tmp, logs, step=max(args.tests // args.workers // 40, 10))
@@ -238,12 +238,12 @@ def soak(scratch: Path, args: argparse.Namespace, *, plugin: bool) -> dict[str, 
     return {path.name: read(path) for path in sorted(logs.iterdir()) if path.is_file()}
 
 
-def read(path: Path) -> Course:
-    """Read what a process wrote down."""
-    looks = [Look(*json.loads(line)) for line in path.read_text("ascii").splitlines()]
-    later = [look for look in looks if look.tests * 10 >= looks[-1].tests]
+def read(path: Path) -> Trend:
+    """Read the samples of a process."""
+    samples = [Sample(*json.loads(line)) for line in path.read_text("ascii").splitlines()]
+    later = [sample for sample in samples if sample.tests * 10 >= samples[-1].tests]
     quarter = max(len(later) // 4, 1)
-    return Course(
+    return Trend(
         path.name,
         later[0],
         later[-1],
@@ -252,33 +252,33 @@ def read(path: Path) -> Course:
     )
 
 
-def pace(first: Look, last: Look) -> float:
-    """Return the CPU time of a test between two looks."""
+def pace(first: Sample, last: Sample) -> float:
+    """Return the CPU time of a test between two samples."""
     return (last.seconds - first.seconds) / (last.tests - first.tests)
 
 
-def print_course(course: Course) -> None:
+def print_trend(trend: Trend) -> None:
     """Print one line for a process."""
-    first, last = course.first, course.last
+    first, last = trend.first, trend.last
     print(
-        f"  {course.name:11}{first.tests:>7,}{last.tests:>8,}"
-        f"{first.rss / 2**20:>9.1f}{last.rss / 2**20:>9.1f} MiB{course.grown:>8.3f}"
-        f"{course.blocks:>9.2f} blocks{course.early * 1e6:>8.0f}{course.late * 1e6:>8.0f} us"
-        f"{course.slower:>8.3f}"
+        f"  {trend.name:11}{first.tests:>7,}{last.tests:>8,}"
+        f"{first.rss / 2**20:>9.1f}{last.rss / 2**20:>9.1f} MiB{trend.growth:>8.3f}"
+        f"{trend.blocks:>9.2f} blocks{trend.early * 1e6:>8.0f}{trend.late * 1e6:>8.0f} us"
+        f"{trend.slowdown:>8.3f}"
     )
 
 
-def verdict(without: dict[str, Course], with_us: dict[str, Course]) -> bool:
-    """Print what is claimed and whether it holds."""
-    workers = sorted(name for name in with_us if name != "controller")
-    grown = [with_us[name].grown / without[name].grown for name in workers]
-    slower = [with_us[name].slower / without[name].slower for name in workers]
-    print(f"memory of a worker beyond that without us: {min(grown):.3f} to {max(grown):.3f}")
-    print(f"slowing down of its tests, likewise: {min(slower):.3f} to {max(slower):.3f}")
+def compare(without: dict[str, Trend], with_plugin: dict[str, Trend]) -> bool:
+    """Print the comparison and whether the limits are kept."""
+    workers = sorted(name for name in with_plugin if name != "controller")
+    growth = [with_plugin[name].growth / without[name].growth for name in workers]
+    slowdown = [with_plugin[name].slowdown / without[name].slowdown for name in workers]
+    print(f"growth of a worker's memory, relative: {min(growth):.3f} to {max(growth):.3f}")
+    print(f"slowdown of its tests, relative: {min(slowdown):.3f} to {max(slowdown):.3f}")
     for name in ("controller", workers[0]):
-        ours = with_us[name].blocks - without[name].blocks
-        print(f"blocks per test that we leave in {name}: {ours:+.2f}")
-    kept = max(grown) <= MEMORY_LIMIT and sum(slower) / len(slower) <= TIME_LIMIT
+        blocks = with_plugin[name].blocks - without[name].blocks
+        print(f"additional blocks per test in {name}: {blocks:+.2f}")
+    kept = max(growth) <= MEMORY_LIMIT and sum(slowdown) / len(slowdown) <= TIME_LIMIT
     print("kept" if kept else "MISSED")
     return kept
 
@@ -291,15 +291,15 @@ def main() -> None:
     args = parser.parse_args()
     print(f"Python {platform.python_version()}, pytest {pytest.__version__}, {args.tests:,} tests")
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
-        courses = []
+        trends = []
         for plugin in (False, True):
-            courses.append(soak(Path(directory), args, plugin=plugin))
+            trends.append(soak(Path(directory), args, plugin=plugin))
             print(
-                "  process      tests at first and last, memory, growth; left per test; CPU a test"
+                "  process     tests (first, last), memory, growth; blocks per test; CPU per test"
             )
-            for course in courses[-1].values():
-                print_course(course)
-    sys.exit(not verdict(*courses))
+            for trend in trends[-1].values():
+                print_trend(trend)
+    sys.exit(not compare(*trends))
 
 
 if __name__ == "__main__":
