@@ -17,36 +17,34 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-#: Whatever else is installed must not change an inner session, nor slow its start.
+#: Other installed plugins must not change an inner session or slow down its start.
 PLAIN = [
     *("-p", "no:randomly"),
     *("-p", "no:hypothesispytest"),
     *("-p", "no:pytest_cov"),
     *("-p", "no:platformdirs"),
 ]
-#: After this many seconds an inner session hangs.
+#: The time limit of an inner session.
 _SECONDS = 300
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    """Let pytest print the same on every machine, and take no inner session for an outer worker.
-
-    Where CI is set it cuts no line.
-    """
+    """Make the output of inner sessions the same everywhere, and independent of outer workers."""
+    # With CI and BUILD_NUMBER, pytest does not shorten lines.
     for name in ("CI", "BUILD_NUMBER", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def plain_options() -> list[str]:
-    """The options of every inner session, for those that need more than `run` can give."""
+    """The options of every inner session, for tests that start it without `run`."""
     return PLAIN
 
 
 @pytest.fixture(params=["plain", "xdist"])
 def how(request):
-    """How the inner session runs: what is seen from outside must not depend on it."""
+    """Run the test with an inner session without workers, and again with workers."""
     if request.param == "xdist":
         pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     return request.param
@@ -54,17 +52,17 @@ def how(request):
 
 @pytest.fixture
 def system_tmp(tmp_path_factory, monkeypatch) -> Path:
-    """The temp directory of inner sessions; empty, and close to the root for socket paths."""
+    """The temp directory of inner sessions: empty, with a short path for sockets."""
     path = tmp_path_factory.mktemp("sys", numbered=True)
     monkeypatch.setenv("TMPDIR", str(path))
-    # What the outer session says of the system is not true for the inner one.
+    # The outer session has set it; the inner session takes it from TMPDIR.
     monkeypatch.delenv("PYTEST_TEMPRES_SYSTEM_TMPDIR", raising=False)
     return path
 
 
 @pytest.fixture
 def tmpfs(tmp_path_factory) -> Iterator[Callable[..., Path]]:
-    """Mount small file systems; they are gone after the test, with what was mounted on them."""
+    """Mount small file systems, and unmount them after the test."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         pytest.skip("only root can mount a small file system, and only Linux has tmpfs")
     mounted = []
@@ -85,13 +83,13 @@ def tmpfs(tmp_path_factory) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture
 def obeying() -> tuple[str, ...]:
-    """The command before a program that makes modes count, for root too."""
+    """A command prefix that makes file modes effective for a program of root too."""
     if sys.platform == "win32":
-        pytest.skip("modes mean little on Windows")
+        pytest.skip("Windows ignores most of a file's mode")
     if os.geteuid() != 0:
         return ()
     if shutil.which("setpriv") is None:
-        pytest.skip("modes mean nothing to root, and there is no setpriv")
+        pytest.skip("file modes do not restrict root, and there is no setpriv")
     return ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 
 
@@ -107,13 +105,13 @@ def nothing_left(system_tmp) -> Callable[[], None]:
 
 @pytest.fixture
 def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
-    """Run an inner session in a subprocess of its own, plain or with two workers."""
+    """Run an inner session in a subprocess, without workers or with two."""
 
     def run(*args: str, workers: bool = True) -> pytest.RunResult:
         if how == "xdist" and workers:
             args = ("-n2", *args)
         elif how == "plain":
-            # It says how workers share the tests, and is theirs alone.
+            # Only pytest-xdist has this option.
             args = tuple(arg for arg in args if not arg.startswith("--dist"))
         return pytester.runpytest_subprocess(*PLAIN, *args, timeout=_SECONDS)
 
@@ -122,13 +120,13 @@ def run(pytester, system_tmp, how) -> Callable[..., pytest.RunResult]:
 
 @pytest.fixture
 def run_plain(pytester, system_tmp) -> Callable[..., pytest.RunResult]:
-    """Run an inner session in a subprocess of its own, without workers."""
+    """Run an inner session in a subprocess, without workers."""
     return lambda *args: pytester.runpytest_subprocess(*PLAIN, *args, timeout=_SECONDS)
 
 
 @pytest.fixture
 def run_here(pytester) -> Callable[..., pytest.RunResult]:
-    """Run an inner session in this process, and see that it leaves nothing behind."""
+    """Run an inner session in this process, and check that it leaves nothing behind."""
 
     def run_here(*args: str) -> pytest.RunResult:
         before = sorted(os.listdir(tempfile.gettempdir()))
@@ -158,7 +156,7 @@ def report(told) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def outcomes(pytester) -> Callable[[], dict[str, list[str]]]:
-    """Return what came of each test in the last inner session, by name."""
+    """Return the failures and errors of each test in the last inner session, by name."""
 
     def outcomes() -> dict[str, list[str]]:
         cases = ET.parse(pytester.path / "junit.xml").iter("testcase")
@@ -171,7 +169,7 @@ def outcomes(pytester) -> Callable[[], dict[str, list[str]]]:
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say how much of what suites leave behind was told, and how much of what was told is true."""
+    """Print the recall and precision of the leak reports of the suites in tests/corpus."""
     reports = [
         report for group in ("passed", "failed") for report in terminalreporter.getreports(group)
     ]
@@ -179,14 +177,14 @@ def pytest_terminal_summary(terminalreporter):
     runs = [value for name, value in properties if name == "corpus"]
     if not runs:
         return
-    names, wanted, said, right = zip(*runs, strict=True)
+    names, expected, reported, correct = zip(*runs, strict=True)
     terminalreporter.write_line(
-        f"corpus: {len(set(names))} suites in {len(runs)} runs, {sum(wanted)} expected leaks, "
-        f"recall {_percent(sum(right), sum(wanted))}, "
-        f"precision {_percent(sum(right), sum(said))}"
+        f"corpus: {len(set(names))} suites in {len(runs)} runs, {sum(expected)} expected leaks, "
+        f"recall {_percent(sum(correct), sum(expected))}, "
+        f"precision {_percent(sum(correct), sum(reported))}"
     )
 
 
 def _percent(part, whole):
-    # Rounded down: only all is 100 %.
+    # Rounded down, so that only all of them are 100 %.
     return f"{math.floor(1000 * part / whole) / 10 if whole else 100:g} %"

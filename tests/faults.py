@@ -1,4 +1,4 @@
-"""What the tests of faults share: sessions that must come to an orderly end."""
+"""Helpers for the tests of faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["kept_on_disk", "run_checked"]
 
 
 def run_checked(run, *args, junit=True):
-    """Run an inner session, which must end in order and with one warning of ours at most."""
+    """Run an inner session without internal errors; return its result and the plugin's warnings."""
     options = ("--junitxml=junit.xml",) if junit else ()
     result = run("-p", "no:cacheprovider", *options, *args)
     text = f"{result.stdout}\n{result.stderr}"
@@ -18,5 +18,5 @@ def run_checked(run, *args, junit=True):
 
 
 def kept_on_disk(place):
-    """Return the names of what is kept, without their random ends."""
+    """Return the names of the kept paths, without their random suffixes."""
     return sorted(path.name[:-8] for path in place.glob("tempres-*/*.d/*"))

@@ -1,4 +1,4 @@
-"""What others have in the temp directory, and how it is proved unharmed."""
+"""Files in the temp directory that the plugin must not touch, and snapshots to compare them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import stat
 from typing import NamedTuple
 
-__all__ = ["Snapshot", "snapshot", "sow"]
+__all__ = ["Snapshot", "populate", "snapshot"]
 
 LONG_AGO = 1_000_000_000
 
 
-class Thing(NamedTuple):
-    """All that can be told of a file without opening another's."""
+class FileState(NamedTuple):
+    """The type, metadata and content of a file."""
 
     mode: int
     uid: int
@@ -26,15 +26,15 @@ class Thing(NamedTuple):
     content: bytes | str | None
 
 
-Snapshot = dict[str, Thing]
+Snapshot = dict[str, FileState]
 
 
 def snapshot(*paths: str) -> Snapshot:
-    """Return what is at *paths* and below, to the byte and the nanosecond."""
-    return {path: thing for start in paths for path, thing in _walk(start)}
+    """Return the state of all files at *paths* and below."""
+    return {path: state for start in paths for path, state in _walk(start)}
 
 
-def _walk(path: str) -> Iterator[tuple[str, Thing]]:
+def _walk(path: str) -> Iterator[tuple[str, FileState]]:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -45,35 +45,35 @@ def _walk(path: str) -> Iterator[tuple[str, Thing]]:
     elif stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     is_directory = stat.S_ISDIR(status.st_mode)
-    # How large a directory is, is the file system's affair.
+    # The size of a directory depends on the file system.
     size = 0 if is_directory else status.st_size
     yield (
         path,
-        Thing(status.st_mode, status.st_uid, size, status.st_mtime_ns, status.st_ino, content),
+        FileState(status.st_mode, status.st_uid, size, status.st_mtime_ns, status.st_ino, content),
     )
     if is_directory:
         for name in sorted(os.listdir(path)):
             yield from _walk(os.path.join(path, name))
 
 
-def sow(tmp: Path, outside: Path) -> list[int]:
-    """Fill *tmp* with what is not ours to remove, and *outside* with what links lead to.
+def populate(tmp: Path, outside: Path) -> list[int]:
+    """Fill *tmp* with files that the plugin must not remove, and *outside* with targets of links.
 
-    :returns: The descriptors that hold the lock of a session that only seems to be one.
+    :returns: The descriptors that hold the locks of two simulated sessions.
     """
     outside.mkdir()
     _tree(outside / "precious")
     session(outside / "tempres-elsewher", "/elsewhere")
-    _sow_other_names(tmp, outside)
-    _sow_our_names(tmp, outside)
-    held = _sow_sessions(tmp)
+    _add_other_names(tmp, outside)
+    _add_session_names(tmp, outside)
+    held = _add_sessions(tmp)
     for path in (*tmp.iterdir(), *outside.iterdir()):
         with contextlib.suppress(OSError):
             os.utime(path, (LONG_AGO, LONG_AGO), follow_symlinks=False)
     return held
 
 
-def _sow_other_names(tmp: Path, outside: Path) -> None:
+def _add_other_names(tmp: Path, outside: Path) -> None:
     (tmp / "file").write_bytes(b"\0\xff precious")
     (tmp / "empty").touch()
     _tree(tmp / "directory")
@@ -85,7 +85,7 @@ def _sow_other_names(tmp: Path, outside: Path) -> None:
     session(tmp / "Tempres-12345678", "/elsewhere")
 
 
-def _sow_our_names(tmp: Path, outside: Path) -> None:
+def _add_session_names(tmp: Path, outside: Path) -> None:
     _tree(tmp / "tempres-no_crumb")
     (tmp / "tempres-a_file__").write_text("precious", "utf-8")
     os.mkfifo(tmp / "tempres-a_fifo__")
@@ -99,22 +99,22 @@ def _sow_our_names(tmp: Path, outside: Path) -> None:
             (tmp / name / ".tempres.json").mkdir()
         else:
             (tmp / name / ".tempres.json").symlink_to(outside / "precious" / "file")
-    # As of a session that has begun, but for what stands beside the lock.
+    # Like a session that is being created, except for the file next to the lock.
     (tmp / "tempres-half_one").mkdir()
     (tmp / "tempres-half_one" / ".lock").touch()
     (tmp / "tempres-half_one" / "precious").touch()
     (tmp / "tempres-dir_lock" / ".lock").mkdir(parents=True)
 
 
-def _sow_sessions(tmp: Path) -> list[int]:
-    # Another project's evidence, which only that project may remove.
-    kept = session(tmp / "tempres-evidence", "/another/project", kept=True)
+def _add_sessions(tmp: Path) -> list[int]:
+    # Kept by another project; only sessions of that project may remove it.
+    kept = session(tmp / "tempres-kept____", "/another/project", kept=True)
     os.utime(kept / "index.json", (LONG_AGO, LONG_AGO))
     if os.geteuid() == 0:
-        theirs = session(tmp / "tempres-somebody", "/elsewhere")
-        for path in (theirs, *theirs.rglob("*")):
+        other_user = session(tmp / "tempres-other_us", "/elsewhere")
+        for path in (other_user, *other_user.rglob("*")):
             os.chown(path, 65534, 65534)
-    import fcntl  # noqa: PLC0415 -- Windows has none, and is told so later
+    import fcntl  # noqa: PLC0415 -- Windows does not have it, and skips the test
 
     held = []
     session(tmp / "tempres-it_lives", "/elsewhere")
@@ -128,14 +128,14 @@ def _sow_sessions(tmp: Path) -> list[int]:
 
 
 def session(path: Path, rootdir: str, *, kept: bool = False) -> Path:
-    """Make what looks like the root of a session that has ended."""
-    evidence = path / "main.d" / "test-12345678"
-    evidence.mkdir(parents=True)
-    (evidence / "evidence").write_text("evidence", "utf-8")
+    """Create a directory that looks like the root of a session that has ended."""
+    fixture_dir = path / "main.d" / "test-12345678"
+    fixture_dir.mkdir(parents=True)
+    (fixture_dir / "file").write_text("content", "utf-8")
     (path / ".lock").touch()
     (path / ".tempres.json").write_text(json.dumps({"rootdir": rootdir}), "utf-8")
     if kept:
-        index = {"version": 1, "kept": {"t": [str(evidence)]}}
+        index = {"version": 1, "kept": {"t": [str(fixture_dir)]}}
         (path / "index.json").write_text(json.dumps(index), "utf-8")
     return path
 

@@ -1,12 +1,13 @@
-"""Kill many sessions of pytest at random instants and exact points, and see what remains.
+"""A program that kills many pytest sessions and checks what remains in the temp directory.
 
     python tests/killing/kill_harness.py                    # 300 kills: 5 to 10 minutes
     python tests/killing/kill_harness.py --kills 20 --seed 7
 
-Each session runs in one temp directory that is full of foreign things, a session of another project
-among them which lives all the while. After each kill the foreign things must be as they were to the
-byte, and the evidence of the last sessions too; after one clean session at the end nothing else may
-be there. A seed makes the same plans again; where a random instant falls is up to the machine.
+It kills them at random times and at exact points of the plugin's file operations. All sessions use
+one temp directory with many foreign files, among them those of another project's session that runs
+all the time. After each kill, the foreign files must be unchanged, and so must be what the last
+sessions kept; after one normal session at the end, nothing else may exist. The same seed makes the
+same plans, but the random times depend on the speed of the machine.
 Needs Linux.
 """
 
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 
-from kill_foreign import sow
+from kill_foreign import populate
 from kill_ledger import Ledger
 from kill_plans import STEPS
 from kill_plans import Figures
@@ -55,10 +56,10 @@ _OPTIONS = (
 
 
 class Harness:
-    """Runs and kills sessions below *scratch*.
+    """Runs and kills sessions in *scratch*.
 
     :param scratch: An empty directory.
-    :param seed: What all plans are drawn from.
+    :param seed: The seed of all plans.
     """
 
     def __init__(self, scratch: Path, seed: int) -> None:
@@ -69,67 +70,67 @@ class Harness:
         (scratch / "logs").mkdir()
         (scratch / "pytest").mkdir()
         self._has_xdist = importlib.util.find_spec("xdist") is not None
-        self._lives: dict[bool, tuple[float, float]] = {}
+        self._durations: dict[bool, tuple[float, float]] = {}
         self._points: dict[bool, list[Point]] = {}
-        self._held = sow(self._tmp, scratch / "outside")
+        self._held = populate(self._tmp, scratch / "outside")
         self.figures = Figures()
         write_project(scratch / "project")
         write_neighbour(scratch / "neighbour")
 
     def run(self, kills: int) -> str:
-        """Kill *kills* sessions, end one cleanly, and return the report.
+        """Kill *kills* sessions, run one normally, and return the report.
 
-        :raises AssertionError: When anything is there that should not be, or is not.
+        :raises AssertionError: When a file exists that should not, or the other way round.
         """
         before = set(os.listdir(self._tmp))
         with self._neighbour():
-            lives = set(os.listdir(self._tmp)) - before
-            assert len(lives) == 1, f"the neighbour has made {sorted(lives)}"
-            self._ledger = Ledger(self._tmp, before | lives)
-            self._ways = (False, True) if self._has_xdist else (False,)
-            self._get_to_know()
+            alive = set(os.listdir(self._tmp)) - before
+            assert len(alive) == 1, f"the neighbour has created {sorted(alive)}"
+            self._ledger = Ledger(self._tmp, before | alive)
+            self._with_workers = (False, True) if self._has_xdist else (False,)
+            self._calibrate()
             number = 0
             while self.figures.kills < kills:
                 number += 1
-                assert number < 3 * kills + 20, f"too few hits: {self.figures.missed} missed"
+                assert number < 3 * kills + 20, f"too few kills: {self.figures.missed} missed"
                 self._carry_out(self._plan(number))
-            self._clean_session()
+            self._run_to_the_end()
             self._ledger.check_last()
-        self._ledger.forget(*lives)
-        remains = self._ledger.check_last()
+        self._ledger.forget(*alive)
+        remaining = self._ledger.check_last()
         for fd in self._held:
             os.close(fd)
-        return "\n".join(self.figures.lines(self._ledger, self._seed, remains))
+        return "\n".join(self.figures.lines(self._ledger, self._seed, remaining))
 
     # -- plans
 
-    def _get_to_know(self) -> None:
-        """Measure how long sessions live, and which points they come to."""
-        # Somebody must be dead for a sweep to have work.
+    def _calibrate(self) -> None:
+        """Measure the duration of sessions, and log the points that they reach."""
+        # The next session's sweep needs a dead session.
         with self._session(0, False, ("passing",)) as session:
             self._until(session, lambda: "t" in self._progress(0))
             session.kill("all", 0)
-        for workers in self._ways:
+        for workers in self._with_workers:
             with self._session(0, workers, tuple(SUITES), log="points") as session:
                 self._until(session, lambda: self._progress(0) != "")
-                born = time.monotonic() - session.started
+                start = time.monotonic() - session.started
                 session.wait()
-                life = time.monotonic() - session.started
-            self._lives[workers] = (born, life)
+                duration = time.monotonic() - session.started
+            self._durations[workers] = (start, duration)
             self._points[workers] = self._read_points()
 
     def _read_points(self) -> list[Point]:
         times: Counter[tuple[str, str]] = Counter()
         for path in (self._scratch / "logs").glob("points.*"):
-            # Of several workers, one is as good as the other.
+            # Any of the workers may be killed, so the highest count of one worker is what matters.
             own = Counter(tuple(line.split("\t")) for line in path.read_text("utf-8").splitlines())
             times |= own
             path.unlink()
-        return [Point(*key, times[key]) for key in sorted(times) if key[0] != "nobody"]
+        return [Point(*key, times[key]) for key in sorted(times) if key[0] != "other"]
 
     def _plan(self, number: int) -> Plan:
         rng = random.Random(f"{self._seed}:{number}")
-        workers = rng.choice(self._ways)
+        workers = rng.choice(self._with_workers)
         suites = rng.choice((*((name,) for name in SUITES), tuple(SUITES)))
         point = None
         victim = rng.choice(("controller", "worker", "all")) if workers else "controller"
@@ -137,21 +138,21 @@ class Harness:
             points = [p for p in self._points[workers] if victim in (p.role, "all")]
             point = self._draw(points, rng)
             suites = tuple(SUITES)
-        born, life = self._lives[workers]
-        # Little of ours happens while Python and pytest start.
-        first = born / life if rng.random() < 0.85 else 0.0
+        start, duration = self._durations[workers]
+        # The plugin does little while Python and pytest start.
+        first = start / duration if rng.random() < 0.85 else 0.0
         instant = first + rng.random() * (1 - first)
         options = rng.choice(_OPTIONS) if point is None else ()
         return Plan(number, workers, suites, options, victim, instant, point, rng.random())
 
     def _draw(self, points: list[Point], rng: random.Random) -> Point:
-        """Draw a function first, or the busy ones would leave nothing to the others."""
+        """Choose a function first, so that functions with few points are chosen too."""
         by_function = defaultdict(list)
         for point in points:
             by_function[point.name.split()[0]].append(point)
         return rng.choice(by_function[rng.choice(sorted(by_function))])
 
-    # -- deeds
+    # -- kills
 
     def _carry_out(self, plan: Plan) -> None:
         try:
@@ -165,10 +166,10 @@ class Harness:
 
     def _kill_at_instant(self, plan: Plan) -> bool:
         with self._session(plan.number, plan.workers, plan.suites, plan.options) as session:
-            session.wait(plan.instant * self._lives[plan.workers][1])
+            session.wait(plan.instant * self._durations[plan.workers][1])
             hit = session.kill(plan.victim, plan.choice)
             step = self._progress(plan.number)[-1:]
-            # Who has lost a worker goes on.
+            # A session that has lost a worker continues.
             session.wait()
         if hit:
             self.figures.steps[STEPS[step]] += 1
@@ -177,22 +178,22 @@ class Harness:
     def _kill_at_point(self, plan: Plan) -> bool:
         role, name, times = plan.point
         token = self._scratch / "logs" / f"token-{plan.number}"
-        what = {
+        kill = {
             "role": role,
             "point": name,
             "count": 1 + int(plan.choice * times),
             "all": plan.victim == "all",
             "token": str(token),
         }
-        with self._session(plan.number, plan.workers, plan.suites, plan.options, **what) as session:
+        with self._session(plan.number, plan.workers, plan.suites, plan.options, **kill) as session:
             session.wait()
         if token.exists():
             self.figures.points[f"{role}: {name}"] += 1
         return token.exists()
 
-    def _clean_session(self) -> None:
+    def _run_to_the_end(self) -> None:
         with self._session(-1, self._has_xdist, ("passing",)) as session:
-            assert session.wait() == 0, session.told()
+            assert session.wait() == 0, session.printed()
 
     @contextlib.contextmanager
     def _session(
@@ -203,29 +204,29 @@ class Harness:
         options: tuple[str, ...] = (),
         **plan: object,
     ) -> Iterator[Session]:
-        """Run a session and, when its last process is gone, see what it has left."""
+        """Run a session and, when its last process has ended, check what it has left."""
         self._progress_file(number).unlink(missing_ok=True)
-        how = ["-pxdist", "-n2"] if workers else []
+        xdist = ["-pxdist", "-n2"] if workers else []
         files = [f"test_{name}.py" for name in suites]
         session = Session(
-            ["-ptempres", *how, *options, *files],
+            ["-ptempres", *xdist, *options, *files],
             directory=self._scratch / "project",
-            env=self._planned(number, plan),
+            env=self._environment_of_plan(number, plan),
             output=self._scratch / "logs" / f"out-{number}",
         )
         try:
             yield session
         finally:
-            orphans = session.gone()
+            orphans = session.wait_for_all()
         self.figures.sessions += 1
         self.figures.longest_orphan = max(self.figures.longest_orphan, orphans)
-        told = session.told()
-        # One of xdist's is due when a worker dies before it can be spoken to.
-        assert not re.search("INTERNALERROR.*pytest_tempres", told), told
-        self._ledger.check(told)
+        output = session.printed()
+        # pytest-xdist itself has an internal error when a worker dies while it starts.
+        assert not re.search("INTERNALERROR.*pytest_tempres", output), output
+        self._ledger.check(output)
 
-    def _planned(self, number: int, plan: dict[str, object]) -> dict[str, str]:
-        """Return the environment of a session that says how far it is, and does as planned."""
+    def _environment_of_plan(self, number: int, plan: dict[str, object]) -> dict[str, str]:
+        """Return the environment of a session that reports its progress and follows *plan*."""
         env = self._environment(KILLING_PROGRESS=str(self._progress_file(number)))
         if plan:
             if "log" in plan:
@@ -243,7 +244,7 @@ class Harness:
         }
         env.update(
             TMPDIR=str(self._tmp),
-            # What pytest itself keeps of dead sessions is no affair of ours.
+            # For pytest's own temp directories, which dead sessions leave.
             PYTEST_DEBUG_TEMPROOT=str(self._scratch / "pytest"),
             PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
             CI="1",
@@ -262,11 +263,11 @@ class Harness:
 
     def _until(self, session: Session, condition: Callable[[], bool]) -> None:
         while not condition():
-            assert session.wait(0.005) is None, session.told()
+            assert session.wait(0.005) is None, session.printed()
 
     @contextlib.contextmanager
     def _neighbour(self) -> Iterator[None]:
-        """Let a session of another project live meanwhile, and end as if nothing had happened."""
+        """Run a session of another project at the same time, which must not be disturbed."""
         ready, go = self._scratch / "ready", self._scratch / "go"
         os.mkfifo(go)
         session = Session(
@@ -278,20 +279,20 @@ class Harness:
         try:
             self._until(session, ready.exists)
             yield
-            assert not session.is_over(), f"the neighbour is dead\n{session.told()}"
+            assert not session.is_over(), f"the neighbour has ended\n{session.printed()}"
             go.write_text("go", "ascii")
-            assert session.wait() == 0, session.told()
+            assert session.wait() == 0, session.printed()
         finally:
             session.kill("all", 0)
-            session.gone()
-        assert "1 passed" in session.told(), session.told()
+            session.wait_for_all()
+        assert "1 passed" in session.printed(), session.printed()
 
 
 def main() -> None:
-    """Kill as many sessions as the command line says, and print the figures."""
+    """Kill the number of sessions that the command line says, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300, help="sessions to kill (300)")
-    parser.add_argument("--seed", type=int, help="what the plans are drawn from (random)")
+    parser.add_argument("--seed", type=int, help="the seed of the plans (random)")
     args = parser.parse_args()
     if why := unavailable():
         sys.exit(why)

@@ -1,4 +1,4 @@
-"""What is to be done to a session, and what was done to all of them."""
+"""The plan of a kill, and the figures of all kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kill_ledger import Ledger
 
 __all__ = ["STEPS", "Figures", "Plan", "Point"]
 
-#: How far a session came, by the last letter that it wrote.
+#: The step that a session had reached, by the last letter that it wrote.
 STEPS = {
     "": "before the tests are collected",
     "c": "collecting",
@@ -22,7 +22,7 @@ STEPS = {
 
 
 class Point(NamedTuple):
-    """An exact point that some process came to when nobody was killed."""
+    """An exact point that a process reached when it was not killed."""
 
     role: str
     name: str
@@ -30,29 +30,29 @@ class Point(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done to one session."""
+    """How one session is run and killed."""
 
     number: int
     workers: bool
     suites: tuple[str, ...]
     options: tuple[str, ...]
     victim: str
-    #: When, as a fraction of a session's life; or where.
+    #: The time of the kill, as a fraction of the session's duration; or its exact point.
     instant: float
     point: Point | None
-    #: Which time the point is come to, and which worker dies.
+    #: Selects the visit to the point, and the worker, as fractions of their numbers.
     choice: float
 
     def __str__(self) -> str:
-        """Say it in one line, for whoever looks for what went wrong."""
-        how = "-n2" if self.workers else "plain"
-        where = self.point.name if self.point else f"{self.instant:.0%} of its life"
+        """Describe the plan in one line, for the message of a failure."""
+        workers = "-n2" if self.workers else "plain"
+        where = self.point.name if self.point else f"{self.instant:.0%} of its duration"
         what = " ".join((*self.suites, *self.options))
-        return f"session {self.number} ({how}, {what}): {self.victim} killed at {where}"
+        return f"session {self.number} ({workers}, {what}): {self.victim} killed at {where}"
 
 
 class Figures:
-    """What happened."""
+    """The numbers of sessions and kills."""
 
     def __init__(self) -> None:
         self.sessions = 0
@@ -64,11 +64,11 @@ class Figures:
 
     @property
     def kills(self) -> int:
-        """How many sessions were hit."""
+        """The number of sessions that were killed."""
         return sum(self.victims.values())
 
-    def lines(self, ledger: Ledger, seed: int, remains: str) -> Iterator[str]:
-        """Yield the report."""
+    def lines(self, ledger: Ledger, seed: int, remaining: str) -> Iterator[str]:
+        """Yield the lines of the report."""
         yield f"seed {seed}: {self.sessions} sessions, {self.kills} killed"
         yield "  ended before it could be killed: " + str(self.missed)
         yield "  victims: " + _listed(self.victims)
@@ -76,13 +76,13 @@ class Figures:
         yield f"  exact points hit: {self.points.total()} kills at {len(self.points)} points"
         for name, times in sorted(self.points.items()):
             yield f"    {times:3} {name}"
-        yield f"  the longest life of an orphan: {self.longest_orphan:.1f} s"
+        yield f"  longest time that a worker outlived its controller: {self.longest_orphan:.1f} s"
         yield (
             f"  roots left by killed sessions or kept: {ledger.roots} "
-            f"(unfinished {len(ledger.unfinished)}, with evidence {ledger.kept_sessions}); "
+            f"(unfinished {len(ledger.unfinished)}, with kept paths {ledger.kept_sessions}); "
             f"reclaimed: {ledger.reclaimed}"
         )
-        yield "  what remained: " + remains
+        yield "  remaining: " + remaining
 
 
 def _listed(counter: Counter[str]) -> str:

@@ -1,4 +1,4 @@
-"""The processes of a session: who they are, how they die, and when they are gone."""
+"""The processes of a session: found, killed and awaited."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import NamedTuple
 
 __all__ = ["Session", "unavailable"]
 
-#: Longer than anything takes here; who passes it hangs.
+#: A session that takes more seconds than these hangs.
 _PATIENCE = 60.0
 
 
 def unavailable() -> str | None:
-    """Why sessions cannot be killed and watched here; None when they can."""
+    """Return why sessions cannot be killed and monitored on this system; None when they can."""
     if not (sys.platform == "linux" and Path("/proc/self/stat").exists()):
-        return "processes are found in Linux's /proc"
+        return "needs Linux's /proc to find processes"
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
-        return "the end of processes is seen through pidfd_open"
+        return "needs pidfd_open to wait for processes"
     return None
 
 
@@ -34,14 +34,14 @@ class _Member(NamedTuple):
 
 
 class Session:
-    """A pytest session and all its processes, which are a session of the system's as well."""
+    """A pytest session and all its processes, which are in one session of the operating system."""
 
     def __init__(
         self, args: list[str], *, directory: Path, env: dict[str, str], output: Path
     ) -> None:
         self.output = output
         self.started = time.monotonic()
-        # A file, since a pipe would stay open for as long as an orphan lives.
+        # A file, because an orphan would keep a pipe open.
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *args],
@@ -66,7 +66,7 @@ class Session:
             return None
 
     def kill(self, victim: str, choice: float) -> bool:
-        """Kill one or all; return whether there was anybody to kill.
+        """Kill one process or all; return whether there was a process to kill.
 
         :param victim: ``controller``, ``worker`` or ``all``.
         :param choice: Which worker, as a fraction of their number.
@@ -88,21 +88,21 @@ class Session:
             return False
         return True
 
-    def gone(self) -> float:
-        """Wait until no process of the session is left; return how long orphans outlived it."""
+    def wait_for_all(self) -> float:
+        """Wait for all processes of the session; return for how long orphans outlived it."""
         if self.wait() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
-            raise AssertionError(f"the session does not end\n{self.told()}")
+            raise AssertionError(f"the session does not end\n{self.printed()}")
         end = time.monotonic()
         while members := self._members():
             if time.monotonic() - end > _PATIENCE:
                 os.killpg(self.pid, signal.SIGKILL)
-                raise AssertionError(f"{len(members)} processes do not end\n{self.told()}")
+                raise AssertionError(f"{len(members)} processes do not end\n{self.printed()}")
             _await([member.pid for member in members])
         return time.monotonic() - end
 
-    def told(self) -> str:
+    def printed(self) -> str:
         """Return what the session has printed."""
         return self.output.read_text("utf-8", "replace")
 
@@ -118,14 +118,14 @@ class Session:
             text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
         except OSError:
             return None
-        # After the name, which may hold anything: state, parent, group, session.
+        # After the name, which may contain any character: state, parent, group, session.
         state, parent, _, session, *_ = text[text.rindex(")") + 2 :].split()
         alive = state not in "ZX" and int(session) == self.pid
         return _Member(pid, int(parent)) if alive else None
 
 
 def _await(pids: list[int]) -> None:
-    """Wait until one of *pids* has ended, a second at most."""
+    """Wait until one of *pids* has ended, for at most a second."""
     poll = select.poll()
     fds = []
     try:

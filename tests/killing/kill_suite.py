@@ -1,4 +1,4 @@
-"""The suites whose sessions are killed, with every fixture, evidence and leaks; and a neighbour."""
+"""The suites whose sessions are killed, and the suite of a session that runs at the same time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["NEIGHBOUR", "SUITES", "write_neighbour", "write_project"]
 
 _INI = "[pytest]\ntempres_keep_sessions = 3\naddopts = -p no:cacheprovider\n"
 
-#: Says how far a session came, in one letter for each step, in a file that is told by name.
+#: Writes a letter for each step that the session reaches to the file KILLING_PROGRESS.
 _CONFTEST = """\
 import os
 
@@ -77,10 +77,10 @@ import pytest
 
 @pytest.mark.parametrize("n", range(3))
 def test_failing(n, temp_dir, named_temp_file, temp_resources_module):
-    (temp_dir / "evidence").write_text(f"evidence {n}")
-    (temp_resources_module.dir() / "wide").write_text("evidence")
-    with open(os.path.join(tempfile.mkdtemp(), "stray"), "w") as stray:
-        stray.write("evidence")
+    (temp_dir / "own").write_text(f"own {n}")
+    (temp_resources_module.dir() / "wide").write_text("wide")
+    with open(os.path.join(tempfile.mkdtemp(), "left"), "w") as left:
+        left.write("left")
     assert n == 1
 
 
@@ -91,7 +91,7 @@ def broken(temp_resources):
 
 
 def test_broken(broken):
-    (broken / "evidence").write_text("evidence")
+    (broken / "own").write_text("own")
 """
 
 _LEAKING = """\
@@ -117,7 +117,7 @@ def test_leaking(n, careless, temp_dir):
 
 SUITES = {"passing": _PASSING, "failing": _FAILING, "leaking": _LEAKING}
 
-#: A test that waits in the middle, and sees then whether everything is still there.
+#: A test that waits until the kills are over, and then checks that its files still exist.
 NEIGHBOUR = """\
 import os
 import tempfile
@@ -151,7 +151,7 @@ def write_project(place: Path) -> None:
 
 
 def write_neighbour(place: Path) -> None:
-    """Write the project whose session must live through it all."""
+    """Write the project whose session must not be disturbed."""
     place.mkdir()
     (place / "pytest.ini").write_text(_INI, "utf-8")
     (place / "test_neighbour.py").write_text(NEIGHBOUR, "utf-8")

@@ -6,15 +6,15 @@ from kill_harness import Harness
 from kill_processes import unavailable
 import pytest
 
-#: The long form, with hundreds of kills, is a program: see kill_harness.py.
+#: To kill hundreds of sessions, run kill_harness.py.
 KILLS = 8
 
 
-def test_killed_sessions_leave_nothing_for_long_and_harm_nobody(tmp_path_factory):
-    """After kills at any instant, one clean session leaves only evidence and what is foreign."""
+def test_the_next_session_removes_what_killed_sessions_left_and_nothing_else(tmp_path_factory):
+    """The kills happen at random times and at exact points of the plugin's file operations."""
     if why := unavailable():
         pytest.skip(why)
-    # Another one each time: what goes wrong names the seed that shows it again.
+    # A new seed in each run; the message of a failure contains it.
     harness = Harness(tmp_path_factory.mktemp("kill"), secrets.randbelow(1_000_000))
     harness.run(KILLS)
     assert harness.figures.kills == KILLS

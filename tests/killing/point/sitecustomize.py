@@ -1,9 +1,9 @@
-"""Kills its own process at an exact point, or writes down which points there are.
+"""A module that kills its own process at an exact point, or logs the points.
 
-Python imports this at its start wherever the directory is on the path, and
-`KILLING_PLAN` says what to do. A point is a deed on the file system that
-pytest-tempres is about to do, seen through its audit event: the event comes
-before the deed, so between two points lies one deed. After a write there is one too.
+Python imports it at start-up when its directory is on the path; the environment variable
+`KILLING_PLAN` says what to do. A point is a file operation of pytest-tempres, recognized by its
+audit event. Python raises the event before the operation, so there is one operation between two
+points. There is also a point after each write.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class _Watch:
-    """Counts the points that this process comes to."""
+    """Counts the points that this process reaches."""
 
     def __init__(self, plan: dict[str, object], role: str) -> None:
         self._plan = plan
@@ -36,7 +36,7 @@ class _Watch:
         self._busy = False
         self._log = None
         if "log" in plan:
-            # Out of the way of whoever counts descriptors.
+            # Opened at start-up, so that the detector of descriptors does not report it.
             name = f"{plan['log']}.{os.getpid()}"
             self._log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -49,11 +49,11 @@ class _Watch:
         try:
             point = _point(event, sys._getframe(1))
             if point is not None:
-                self._arrive(point)
+                self._reach(point)
         finally:
             self._busy = False
 
-    def _arrive(self, point: str) -> None:
+    def _reach(self, point: str) -> None:
         if self._log is not None:
             os.write(self._log, f"{self._role}\t{point}\n".encode())
         if self._left and point == self._plan["point"]:
@@ -62,7 +62,7 @@ class _Watch:
                 self._die()
 
     def _is_first(self) -> bool:
-        # Two workers come to the same points, and one of them is to die.
+        # Several workers reach the same point, and only one of them must be killed.
         try:
             os.close(os.open(str(self._plan["token"]), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -76,7 +76,7 @@ class _Watch:
 
 
 def _point(event: str, frame: FrameType | None) -> str | None:
-    """Name the deed after the function of ours that does it; None when it is not ours."""
+    """Return the operation with the plugin's function that does it; None for other operations."""
     nearest = None
     sweeps = False
     while frame is not None:
@@ -85,7 +85,7 @@ def _point(event: str, frame: FrameType | None) -> str | None:
             nearest = nearest or f"{module.removeprefix(_PACKAGE)}.{frame.f_code.co_name}"
             sweeps = sweeps or module == _SWEEP
         frame = frame.f_back
-    # What an import does is no deed of ours.
+    # Ignore what an import does.
     if nearest is None or nearest.endswith(">"):
         return None
     return f"{nearest} {event}{' in a sweep' if sweeps else ''}"
@@ -96,23 +96,23 @@ def _start() -> None:
     if plan is None:
         return
     role = os.environ.get("KILLING_ROLE", "controller")
-    # The controller's children are workers, and theirs are nobody.
-    os.environ["KILLING_ROLE"] = "worker" if role == "controller" else "nobody"
+    # The children of the controller are workers; their children are not killed.
+    os.environ["KILLING_ROLE"] = "worker" if role == "controller" else "other"
     sys.addaudithook(_Watch(json.loads(plan), role))
-    _announce_writes()
+    _audit_writes()
 
 
-def _announce_writes() -> None:
-    """Raise the events that Python has not: what is half written is a state of its own."""
+def _audit_writes() -> None:
+    """Raise audit events for `os.write`, which has none, to kill between two writes."""
     write = os.write
 
-    def announced(fd: int, data: bytes) -> int:
+    def audited(fd: int, data: bytes) -> int:
         sys.audit("before os.write", fd)
         written = write(fd, data)
         sys.audit("after os.write", fd)
         return written
 
-    os.write = announced
+    os.write = audited
 
 
 _start()
