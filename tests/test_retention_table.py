@@ -458,7 +458,7 @@ def test_what_stays(ran, name, policy, how):
     if reason is not None:
         pytest.skip(reason)
     session = ran(*session_of(name, how))
-    row = Row(name, session.created(f"test_{name}.py"))
+    row = Row(name, session.made(f"test_{name}.py"))
     # A unittest.TestCase takes no parameter, so no session's factory would be its own.
     nobodys = {"session"} if name.startswith("unittest") else set()
     assert row.stays == ROWS[name][policy] - nobodys

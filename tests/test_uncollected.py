@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,14 +69,12 @@ def test_where_roots_stand_among_tests(tmp_path, place, among):
     (tmp_path / "project2").mkdir()
     (tmp_path / "link").symlink_to("project")
 
-    class State:
-        class config:  # noqa: N801 -- stands for an object
-            rootpath = tmp_path / "project"
-
-        class root:  # noqa: N801 -- as above
-            path = str(tmp_path / place / "tempres-abcdefgh")
-
-    assert stands_among_tests(State) is among
+    path = str(tmp_path / place / "tempres-abcdefgh")
+    state = SimpleNamespace(
+        config=SimpleNamespace(rootpath=tmp_path / "project"),
+        workspace=SimpleNamespace(root=SimpleNamespace(path=path)),
+    )
+    assert stands_among_tests(state) is among
 
 
 def test_what_was_kept_below_rootdir_is_not_collected(pytester, run, monkeypatch):

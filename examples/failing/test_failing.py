@@ -1,4 +1,4 @@
-"""One test fails on purpose: its directory stays, the other one's goes."""
+"""One test fails on purpose: its directory is kept, that of the other test is removed."""
 
 
 def test_report_is_complete(temp_dir):

@@ -44,7 +44,7 @@ def album(temp_resources_module):
 
 
 class TestAlbum:
-    """The album is made once, and goes when this module is done."""
+    """The fixture creates the album once; it is removed at the end of the module."""
 
     def test_holds_a_picture(self, album):
         assert [path.name for path in album.iterdir()] == ["1.bin"]
@@ -61,6 +61,6 @@ def test_wider_scopes(request, name):
 
 
 def test_contact_sheet(temp_dir):
-    """Passes, and leaves a directory behind: see the report."""
+    """Passes, but leaves a directory behind, which is in the report."""
     sheet = contact_sheet([b"abc", b"def"], temp_dir / "sheet.bin")
     assert sheet.read_bytes() == b"abcdef"

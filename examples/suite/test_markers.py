@@ -14,7 +14,7 @@ def test_name(temp_dir):
 
 @pytest.mark.tempdir(copy="pictures")
 def test_copy(temp_dir):
-    """The test works on a copy of ``pictures``, which stands beside this file."""
+    """The test works on a copy of ``pictures``, which is next to this file."""
     assert {path.name for path in temp_dir.rglob("*.bin")} == {"harbour.bin", "sunrise.bin"}
 
 

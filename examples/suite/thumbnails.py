@@ -1,4 +1,4 @@
-"""The module under test. One of its functions forgets a temporary directory."""
+"""The module under test. One of its functions does not remove its temporary directory."""
 
 from pathlib import Path
 import shutil
@@ -15,7 +15,7 @@ def shrink(picture: bytes, target: Path) -> Path:
 
 def contact_sheet(pictures: list[bytes], target: Path) -> Path:
     """Write all pictures to ``target``, one after the other."""
-    work = Path(tempfile.mkdtemp(prefix="sheet-"))  # Nobody removes it: this is the leak.
+    work = Path(tempfile.mkdtemp(prefix="sheet-"))  # Never removed: this is the leak.
     for number, picture in enumerate(pictures):
         (work / f"{number}.bin").write_bytes(picture)
     target.write_bytes(b"".join(path.read_bytes() for path in sorted(work.iterdir())))
