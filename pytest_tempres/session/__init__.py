@@ -1,1 +1,1 @@
-"""The life of a session and of a test, as pytest sees them."""
+"""A session and its tests: start, ownership, retention, verdict, cleanup."""

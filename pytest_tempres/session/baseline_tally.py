@@ -1,4 +1,4 @@
-"""Who ran to the end? A known leak is stale only when its owner did, and left nothing."""
+"""The count of tests that ran, and the known leaks of a baseline that are stale."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.state import SessionState
 
-__all__ = ["TallyHooks", "has_looked", "no_longer"]
+__all__ = ["TallyHooks", "has_searched", "stale_leaks"]
 
-#: Options that leave out tests before anybody can count them.
-_NARROWING = ("lf", "ignore", "ignore_glob")
-#: Which detector finds what only one of them does.
-_DETECTOR = {"descriptor": "fds", "changed": "watch", "deleted": "watch"}
+#: Options that leave out tests before `pytest_collection_modifyitems` can count them.
+_FILTER_OPTIONS = ("lf", "ignore", "ignore_glob")
+#: The detector that finds each kind of leak; "temp" finds all others.
+_DETECTOR_OF = {"descriptor": "fds", "changed": "watch", "deleted": "watch"}
 
 
 class TallyHooks:
-    """What counts tests and their variants, registered only where there is a baseline."""
+    """Hooks that count tests and their variants, registered only if there is a baseline."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -32,10 +32,10 @@ class TallyHooks:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Count the variants of each test before anybody deselects some."""
+        """Count the variants of each test before other plugins deselect some."""
         tally = self._state.result.tally
         before = len(items)
-        # A worker tells the controller of those alone that may turn out to be stale.
+        # A worker sends these counts to its controller, so only what may be stale is counted.
         known = {each.owner for each in self._state.leaks.baseline.values()}
         owners = (base_id(item.nodeid) for item in items)
         tally.collected = Counter(owner for owner in owners if owner in known)
@@ -44,7 +44,7 @@ class TallyHooks:
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count the variants that passed, in the process that knows all reports."""
+        """Count the variants that passed, in the process that receives all reports."""
         tally = self._state.result.tally
         if report.outcome != "passed":
             tally.failed_owners.add(report.nodeid)
@@ -52,27 +52,31 @@ class TallyHooks:
             tally.passed[base_id(report.nodeid)] += 1
 
 
-def no_longer(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> list[Known]:
-    """Return the known leaks that are gone, though their owners ran to the end."""
-    if not state.leaks.baseline or not has_looked(state):
+def stale_leaks(
+    state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]
+) -> list[Known]:
+    """Return the known leaks that are stale: their owners passed and left nothing."""
+    if not state.leaks.baseline or not has_searched(state):
         return []
-    over = _tests(state)
-    if _is_whole(state, session):
+    passed = _passed_tests(state)
+    if _is_full_run(state, session):
         known = state.leaks.baseline.values()
-        over |= {(each.owner_kind, each.owner) for each in known if each.owner_kind != "test"}
-    gone = stale(state.leaks.baseline, {leak.fingerprint for leak in leaks}, over)
-    return [known for known in gone if _DETECTOR.get(known.kind, "temp") in state.settings.detect]
+        passed |= {(each.owner_kind, each.owner) for each in known if each.owner_kind != "test"}
+    gone = stale(state.leaks.baseline, {leak.fingerprint for leak in leaks}, passed)
+    return [
+        known for known in gone if _DETECTOR_OF.get(known.kind, "temp") in state.settings.detect
+    ]
 
 
-def has_looked(state: SessionState) -> bool:
-    """Whether this run ran tests and looked at what they left."""
+def has_searched(state: SessionState) -> bool:
+    """Whether this session ran tests and searched for leaks."""
     option = state.config.getoption
-    pretended = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
-    return state.leaks.ledger is not None and not pretended
+    runs_no_tests = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
+    return state.leaks.ledger is not None and not runs_no_tests
 
 
-def _tests(state: SessionState) -> set[tuple[str, str]]:
-    """Return the tests of which every variant was collected and has passed."""
+def _passed_tests(state: SessionState) -> set[tuple[str, str]]:
+    """Return the tests of which all variants were collected and passed."""
     tally, config = state.result.tally, state.config
     if config.getoption("lf", False) or any("[" in arg.partition("::")[2] for arg in config.args):
         return set()
@@ -81,15 +85,15 @@ def _tests(state: SessionState) -> set[tuple[str, str]]:
     }
 
 
-def _is_whole(state: SessionState, session: pytest.Session) -> bool:
-    """Whether this run had every test of the project, and all of them passed."""
+def _is_full_run(state: SessionState, session: pytest.Session) -> bool:
+    """Whether this session ran all tests of the project, and all of them passed."""
     config = state.config
     if session.exitstatus != pytest.ExitCode.OK or state.result.tally.narrowed:
         return False
-    if any(config.getoption(name, None) for name in _NARROWING):
+    if any(config.getoption(name, None) for name in _FILTER_OPTIONS):
         return False
     if config.args_source is config.ArgsSource.TESTPATHS:
         return True
-    # What was given, or the directory where pytest was started.
+    # The arguments, or by default the directory where pytest was started.
     root = System.realpath(config.rootpath)
     return any(System.realpath(arg) == root for arg in config.args)

@@ -1,4 +1,4 @@
-"""What goes of a session's directory when the session is over, and what has to wait?"""
+"""The removal of what is left at the end of the session and at exit, and of dead sessions."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.sweep import Reclaimed
 from pytest_tempres.workspace.sweep import sweep
 
-__all__ = ["clear", "correct", "open_to_correction", "reclaim", "retire"]
+__all__ = ["clear", "correct", "correctable_paths", "reclaim", "retire"]
 
 
 def clear(state: SessionState) -> None:
-    """Remove all of our root but what is kept, and what others have promised to remove."""
-    whole = {each.path for each in state.retention.kept}
-    kept = set().union(*map(parents, whole))
-    left = [path for path in _contents(state.workspace.root, whole) if path not in kept]
-    judged = (
+    """Empty the session root, except for kept paths and paths that exit handlers will remove."""
+    kept_paths = {each.path for each in state.retention.kept}
+    kept = set().union(*map(parents, kept_paths))
+    left = [path for path in _contents(state.workspace.root, kept_paths) if path not in kept]
+    reported = (
         {leak.path for leak in state.result.summary.leaks}
         if state.result.summary is not None
         else set()
     )
-    if not judged.issuperset(left):
-        # Made after the verdict, or in a session that had none.
+    if not reported.issuperset(left):
+        # These paths were created after the verdict, or there was none.
         state.leaks.deferred |= deferred.removed_at_exit(state.leaks.callbacks)
-    leak_reported = _accused(state)
+    leak_reported = _reported_leaks(state)
     if leak_reported:
-        # Other plugins clean up after the verdict too.
+        # Other plugins may have removed reported paths after the verdict.
         _correct(state, leak_reported)
-    if left and not _somebody_may_come(state):
+    if left and not _is_exit_handler_pending(state):
         progress = Progress(state.config, "what was left", silent=not state.settings.prints)
         try:
             _remove_all(state, left, progress)
@@ -63,20 +63,20 @@ def clear(state: SessionState) -> None:
     if waiting or leak_reported:
         _process.call_at_exit(lambda: _at_exit(state, leak_reported, waiting, kept))
     else:
-        _end(state)
+        _end_session(state)
 
 
-def _somebody_may_come(state: SessionState) -> bool:
-    """Whether an exit handler may know a path in ways that nobody can tell, and want it there."""
+def _is_exit_handler_pending(state: SessionState) -> bool:
+    """Whether an exit handler that we cannot inspect may need some of the paths."""
     callbacks, ledger = state.leaks.callbacks, state.leaks.ledger
     return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
 
 
-def _accused(state: SessionState) -> set[str]:
+def _reported_leaks(state: SessionState) -> set[str]:
     """Return the paths that were reported as leaks."""
     if state.result.summary is None:
         return set()
-    return open_to_correction(state.result.summary)
+    return correctable_paths(state.result.summary)
 
 
 def _correct(state: SessionState, leak_reported: set[str]) -> None:
@@ -90,27 +90,27 @@ def _remove_all(
         if path not in state.leaks.deferred:
             remove(state, CreatedPath(path), tick)
     if state.retention.unindexed:
-        # There may be room for it now.
+        # The disk may have been full.
         index(state)
 
 
 def _at_exit(
     state: SessionState, leak_reported: set[str], waiting: list[str], kept: Collection[str]
 ) -> None:
-    """Do after all exit handlers what could not be done before them."""
+    """Finish the cleanup after all other exit handlers have run."""
     if leak_reported:
         _correct(state, leak_reported)
     _remove_all(state, [path for path in waiting if System.lexists(path)])
     if not kept:
         deferred.settle(state.workspace.root.path)
-    _end(state)
+    _end_session(state)
 
 
-def _end(state: SessionState) -> None:
-    """Let go of the root; it is gone then, or dead like any other."""
+def _end_session(state: SessionState) -> None:
+    """End the session: remove its root if it is empty, else leave it as a dead session."""
     state.retention.journal.close()
     if state.retention.kept and not state.retention.unindexed:
-        # It counts as one that still runs, if that cannot be noted.
+        # Without this record the session counts as one that still runs.
         with suppress(OSError):
             journal.end(state.workspace.root)
     state.workspace.root.remove_if_empty()
@@ -118,9 +118,9 @@ def _end(state: SessionState) -> None:
 
 
 def _contents(root: SessionRoot, kept: Collection[str]) -> list[str]:
-    """Return what is in all the worker roots, and in what a test has put beside them.
+    """Return what is in the worker roots, and in directories that a test created beside them.
 
-    :param kept: What stays as a whole.
+    :param kept: Paths that are kept with all that is in them.
     """
     found = []
     for worker in children(root.path):
@@ -129,11 +129,11 @@ def _contents(root: SessionRoot, kept: Collection[str]) -> list[str]:
     return found
 
 
-def open_to_correction(summary: Summary) -> set[str]:
-    """Return the paths that were called leaks, and that nobody of ours has removed yet.
+def correctable_paths(summary: Summary) -> set[str]:
+    """Return the reported paths that may turn out to be removed at exit after all.
 
-    What lies on another host's disk cannot be looked at, and of a deed or a description it
-    says nothing that nothing lies there.
+    Paths on another host cannot be checked. A missing path says nothing about a leak
+    that is a modification or that has no path.
     """
     return {
         leak.path
@@ -145,9 +145,9 @@ def open_to_correction(summary: Summary) -> set[str]:
 
 
 def correct(state: SessionState, paths: Collection[str]) -> None:
-    """Say which of *paths* somebody has removed since, and correct the JSON report.
+    """Report which of *paths* have been removed since, and correct the JSON report.
 
-    :param paths: What :func:`open_to_correction` returned, and nobody of ours has removed.
+    :param paths: The result of :func:`correctable_paths`, before this plugin removes any.
     """
     summary = state.result.summary
     if summary is None:
@@ -156,23 +156,23 @@ def correct(state: SessionState, paths: Collection[str]) -> None:
     if not gone:
         return
     state.result.summary = replace(
-        summary, leaks=tuple(_put_right(leak, gone) for leak in summary.leaks)
+        summary, leaks=tuple(_corrected(leak, gone) for leak in summary.leaks)
     )
     write_files(state, state.result.summary)
     lines = "".join(f"  {escaped(path, controls=True)}\n" for path in sorted(gone))
     write_late(f"pytest-tempres: reported as left, but removed at the end:\n{lines}")
 
 
-def _put_right(leak: Leak, gone: Collection[str]) -> Leak:
+def _corrected(leak: Leak, gone: Collection[str]) -> Leak:
     return leak._replace(status="deferred") if leak.path in gone else leak
 
 
-#: How long a session looks after dead ones, in seconds.
+#: The time budget of the sweep of dead sessions, in seconds.
 _SECONDS: Final = 2.0
 
 
 def reclaim(state: SessionState) -> Reclaimed:
-    """Remove what dead sessions left beside ours, once in each session."""
+    """Remove what dead sessions left beside this one; only the first call does anything."""
     if state.result.swept or state.workspace.joined or System.getpid() != state.workspace.pid:
         return Reclaimed()
     state.result.swept = True
@@ -184,7 +184,7 @@ def reclaim(state: SessionState) -> Reclaimed:
             keep_sessions=state.settings.keep_sessions,
             seconds=_SECONDS,
             run=str(state.workspace.metadata["run"] or state.workspace.root.path),
-            measure=_measured,
+            measure=_measure,
             tick=progress,
         )
     finally:
@@ -199,7 +199,7 @@ def reclaim(state: SessionState) -> Reclaimed:
 
 
 def retire(state: SessionState) -> None:
-    """See to it that no more kept sessions stay than should, once this one has ended."""
+    """Remove the oldest stored sessions if there are too many, now that this one has ended."""
     if state.retention.kept or state.result.any_kept:
         sweeping.retire(
             System.dirname(state.workspace.root.path),
@@ -209,6 +209,6 @@ def retire(state: SessionState) -> None:
         )
 
 
-def _measured(path: str, until: float) -> tuple[int, bool]:
+def _measure(path: str, until: float) -> tuple[int, bool]:
     found = measure(path, until)
     return (0, True) if found is None else (found.bytes, found.complete)

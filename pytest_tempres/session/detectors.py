@@ -1,4 +1,4 @@
-"""What is looked at besides the temp location? The detectors that the user asked for."""
+"""The optional detectors (open descriptors, watched directory): checked and added."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.session.state import Membership
 from pytest_tempres.session.state import SessionState
 
-__all__ = ["add", "refuse"]
+__all__ = ["add", "check_supported"]
 
 
-def refuse(settings: Settings) -> None:
-    """Refuse a detector that this platform has no means for.
+def check_supported(settings: Settings) -> None:
+    """Check that this platform supports the detectors asked for.
 
-    :raises pytest.UsageError: Naming it.
+    :raises pytest.UsageError: If it does not.
     """
     if "fds" in settings.detect:
         from pytest_tempres.leaks.fds import detector  # noqa: PLC0415 -- loads when used
@@ -34,7 +34,7 @@ def refuse(settings: Settings) -> None:
 
 
 def add(state: SessionState, ledger: Ledger, membership: Membership) -> None:
-    """Add the detectors to *ledger*; a worker's controller judges, and others run beside it."""
+    """Add the detectors asked for to *ledger*."""
     worker = membership.is_worker
     settings = state.settings
     ignore = Ignore(str(state.config.rootpath), settings.ignore)
@@ -59,17 +59,17 @@ def add(state: SessionState, ledger: Ledger, membership: Membership) -> None:
             folder=ledger.folder,
             ignored=ignore.matches,
             worker=state.workspace.worker.name,
-            # What others do at the same time must not be taken for the doing of who runs here.
+            # Other workers change files at the same time, so a new mtime has no certain owner.
             attributes_mtimes=not worker and not membership.has_workers,
             walks=not worker,
-            exclude=_wished_for(state),
+            exclude=_expected_paths(state),
             collect=state.leaks.gc_budget.collect,
         )
         ledger.add(state.leaks.watched)
 
 
-def _wished_for(state: SessionState) -> Iterator[str]:
-    """Yield our own paths, and the files that somebody named in an option: they are no litter."""
+def _expected_paths(state: SessionState) -> Iterator[str]:
+    """Yield the paths that this session writes, and those that the command line names."""
     yield state.workspace.root.path
     with suppress(ValueError):
         yield System.join(state.config.rootpath, state.config.getini("cache_dir"))
@@ -78,39 +78,40 @@ def _wished_for(state: SessionState) -> Iterator[str]:
             yield target.destination
     if state.settings.artifacts is not None:
         yield state.settings.artifacts
-        yield from _to_be_made(state.settings.artifacts)
+        yield from _path_to_create(state.settings.artifacts)
     if state.settings.baseline is not None:
         yield state.settings.baseline
-    # Whoever sends the output of pytest to a file in the repository wants it there.
+    # For example a file to which the output of pytest is redirected.
     yield from _open_files()
     yield from _named_files(state.config)
 
 
 def _named_files(config: pytest.Config) -> Iterator[str]:
-    """Yield what options name and no directory is yet, with the directory made for it."""
-    given = dict(vars(config.known_args_namespace))
-    given.pop("file_or_dir", None)
-    here = str(config.invocation_params.dir)
-    for value in _texts(given.values()):
-        yield from _to_be_made(System.join(here, os.path.expanduser(value)))
-    # The one file that pytest itself writes by its configuration file.
+    """Yield the paths that option values may name, unless they are directories."""
+    values = dict(vars(config.known_args_namespace))
+    values.pop("file_or_dir", None)
+    cwd = str(config.invocation_params.dir)
+    for value in _strings(values.values()):
+        yield from _path_to_create(System.join(cwd, os.path.expanduser(value)))
+    # The only ini option of pytest that names a file to write.
     with suppress(ValueError):
         log_file = config.getini("log_file")
         if log_file:
-            yield from _to_be_made(System.join(config.rootpath, log_file))
+            yield from _path_to_create(System.join(config.rootpath, log_file))
 
 
-def _texts(values: Iterable[object]) -> Iterator[str]:
+def _strings(values: Iterable[object]) -> Iterator[str]:
     for value in values:
         if isinstance(value, str):
             yield from filter(None, (value, value.partition(":")[2]))
         elif isinstance(value, dict):
-            yield from _texts(value.values())
+            yield from _strings(value.values())
         elif isinstance(value, (list, tuple)):
-            yield from _texts(value)
+            yield from _strings(value)
 
 
-def _to_be_made(path: str) -> Iterator[str]:
+def _path_to_create(path: str) -> Iterator[str]:
+    """Yield *path*, or its topmost missing parent; nothing if *path* is a directory."""
     if not System.isdir(path):
         while not System.lexists(System.dirname(path)):
             path = System.dirname(path)
@@ -118,7 +119,7 @@ def _to_be_made(path: str) -> Iterator[str]:
 
 
 def _open_files() -> Iterator[str]:
-    """Yield the paths of what is open in this process, as far as the system tells."""
+    """Yield the paths of the files that are open in this process, if the system lists them."""
     for directory in ("/proc/self/fd", "/dev/fd"):
         with suppress(OSError):
             for number in System.listdir(directory):
@@ -129,8 +130,8 @@ def _open_files() -> Iterator[str]:
 
 def _path_of(link: str, number: int) -> str:
     if sys.platform == "darwin":
-        import fcntl  # noqa: PLC0415 -- not everywhere
+        import fcntl  # noqa: PLC0415 -- not on Windows
 
-        # The most bytes that macOS gives a path.
+        # MAXPATHLEN on macOS.
         return System.fsdecode(fcntl.fcntl(number, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
     return System.readlink(link)

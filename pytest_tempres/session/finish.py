@@ -30,8 +30,8 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.session.baseline_tally import has_looked
-from pytest_tempres.session.baseline_tally import no_longer
+from pytest_tempres.session.baseline_tally import has_searched
+from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.ownership import scan
 from pytest_tempres.session.retention import finish_expired
 from pytest_tempres.session.retention import given_by_crashed
@@ -320,7 +320,7 @@ def write_summary(state: SessionState, session: pytest.Session, leaks: tuple[Lea
     """Set the exit status, write the files and tell other plugins."""
     gate = session.exitstatus == pytest.ExitCode.OK and may_not_pass(state, leaks)
     # Asks for the exit status that the tests have.
-    gone = no_longer(state, session, leaks)
+    gone = stale_leaks(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     summary = _summary(state, session, leaks, gone, gate=gate)
@@ -393,7 +393,7 @@ def _update_baseline(state: SessionState, summary: Summary) -> None:
         gone = {known.fingerprint for known in summary.stale}
         found = {key: known for key, known in state.leaks.baseline.items() if key not in gone}
     path = state.settings.baseline or ""
-    if not has_looked(state):
+    if not has_searched(state):
         state.messages.warn(
             "baseline", f"the baseline {path} was not written: nothing was looked for"
         )

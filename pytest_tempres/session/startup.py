@@ -71,7 +71,7 @@ def start(
     if settings.detect != {"temp"}:
         from pytest_tempres.session import detectors  # noqa: PLC0415 -- few look for more
 
-        detectors.refuse(settings)
+        detectors.check_supported(settings)
     try:
         system_tmpdir = _system_tmpdir(worker=membership.is_worker)
         about = {
