@@ -1,4 +1,4 @@
-"""The outermost hook at the end of a session: other plugins may raise there."""
+"""The outermost hook at the end of a session, and descriptors in reserve for it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["EndHooks", "hold", "prepare", "release"]
 
 
 class EndHooks:
-    """Sees whatever another plugin raises in `pytest_sessionfinish`.
+    """Completes the end of the session when another plugin raises in `pytest_sessionfinish`.
 
-    :param finish: What has to be done once at the end of each session.
+    :param finish: Gives the verdict, once in each session.
     """
 
     def __init__(self, state: SessionState, finish: Callable[[pytest.Session], object]) -> None:
@@ -29,21 +29,21 @@ class EndHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Do what is missing when the end of the session fails: the verdict and the report."""
+        """Give the verdict and print a short report if another plugin's hook raises."""
         try:
             return (yield)
         except BaseException as error:
             if System.getpid() == self._state.workspace.pid:
-                self._make_up_for(error, session)
+                self._finish_after(error, session)
             raise
 
-    def _make_up_for(self, error: BaseException, session: pytest.Session) -> None:
+    def _finish_after(self, error: BaseException, session: pytest.Session) -> None:
         # A wrapper that raises before its yield keeps the inner ones from being called.
         self._finish(session)
         summary = self._state.result.summary
         # pytest makes this number the exit status.
         if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
-            self._hold_gate(error)
+            self._set_returncode(error)
         if (
             not self._state.result.printed
             and self._state.settings.prints
@@ -55,23 +55,23 @@ class EndHooks:
             lines = terminal.in_short(summary, self._state.retention.kept)
             write_late("".join(f"{line}\n" for line in lines))
 
-    def _hold_gate(self, error: Any) -> None:
+    def _set_returncode(self, error: Any) -> None:
         summary = self._state.result.summary
         if summary is not None:
-            from pytest_tempres.session.finish import may_not_pass  # noqa: PLC0415 -- as below
+            from pytest_tempres.session.finish import must_fail  # noqa: PLC0415 -- as below
 
-            if may_not_pass(self._state, summary.leaks):
+            if must_fail(self._state, summary.leaks):
                 error.returncode = int(pytest.ExitCode.TESTS_FAILED)
 
 
 def prepare(state: SessionState) -> None:
-    """Import what the end needs, and hold some descriptors for it."""
-    _load(state)
+    """Import the modules that the end of the session needs, and reserve descriptors for it."""
+    _import_modules(state)
     hold(state)
 
 
-def _load(state: SessionState) -> None:
-    from pytest_tempres.session import finish  # noqa: F401, PLC0415 -- not where no test runs
+def _import_modules(state: SessionState) -> None:
+    from pytest_tempres.session import finish  # noqa: F401, PLC0415 -- only if tests run
 
     if state.workspace.joined:
         return
@@ -84,28 +84,28 @@ def _load(state: SessionState) -> None:
         from pytest_tempres.reports import json_report  # noqa: F401, PLC0415 -- as above
 
 
-#: As many as the end of a session ever has open at the same time.
-_NUMBER: Final = 6
+#: The most descriptors that the end of a session has open at the same time.
+_RESERVED: Final = 6
 
 
 def hold(state: SessionState) -> None:
-    """Open the descriptors; forked children and executed programs do not have them."""
+    """Open the reserved descriptors; forked children and executed programs do not have them."""
     if not System.by_descriptor:
         # Windows has no such limit.
         return
     try:
-        # Nobody else opens this directory, so it can be told from what tests open.
+        # Tests do not open this directory, so the descriptors detector can tell them apart.
         state.workspace.reserve.append(
             lock.guard(System.open(state.workspace.root.path, System.to_hold))
         )
-        while len(state.workspace.reserve) < _NUMBER:
+        while len(state.workspace.reserve) < _RESERVED:
             state.workspace.reserve.append(lock.guard(System.dup(state.workspace.reserve[0])))
     except OSError:
-        # There are too few already; the end does with what it finds.
+        # The limit is reached already; the end has to do with the descriptors that are free.
         return
 
 
 def release(state: SessionState) -> None:
-    """Close the descriptors, so that there are some again."""
+    """Close the reserved descriptors, so that the end of the session can open others."""
     while state.workspace.reserve:
         lock.release(state.workspace.reserve.pop())

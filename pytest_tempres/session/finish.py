@@ -1,4 +1,4 @@
-"""What is left when the tests are over, and what stays of it?"""
+"""The end of a session: leaks, kept paths, exit status, summary and report files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "finish",
     "is_ignored_by_hook",
-    "may_not_pass",
+    "must_fail",
     "without_ignored",
     "write_files",
     "write_summary",
@@ -58,34 +58,34 @@ _T = TypeVar("_T")
 
 
 def finish(state: SessionState, session: pytest.Session) -> None:
-    """Judge what is left once all fixtures are torn down and all local workers have exited."""
+    """Give the verdict, once all fixtures are torn down and all local workers have exited."""
     if System.getpid() != state.workspace.pid:
         return
     try:
         _finish(state, session)
     finally:
-        # Nobody knows how far this came when somebody pressed Ctrl-C.
-        _index(state)
+        # Ctrl-C may have interrupted this at any point.
+        _update_index(state)
 
 
 def _finish(state: SessionState, session: pytest.Session) -> None:
-    _attempt(state, finish_expired)
-    _attempt(state, _keep_reported)
-    # Before anything else is looked at: what goes wrong from here on costs no kept directory.
-    _index(state)
-    _attempt(state, _look_for_the_last_time)
-    detected = _attempt(state, _detected) or []
+    _run_step(state, finish_expired)
+    _run_step(state, _keep_reported)
+    # Before the scan, so that a failure in any later step loses no kept directory.
+    _update_index(state)
+    _run_step(state, _final_scan)
+    detected = _run_step(state, _run_detectors) or []
     if state.workspace.joined:
-        promised_here = _attempt(state, _promised_by_worker) or set()
+        at_exit = _run_step(state, _removed_at_exit_by_worker) or set()
         if state.reported.send is not None:
-            state.reported.send(state, promised_here, detected)
+            state.reported.send(state, at_exit, detected)
         return
-    # The root of a worker that crashed, for instance.
-    _attempt(state, _restore_modes)
-    leaks = _attempt(state, _judge, _is_broken(session)) or []
-    leaks += _attempt(state, without_ignored, detected) or []
-    _attempt(state, _keep_evidence, leaks)
-    _index(state)
+    # For example of the root of a worker that crashed.
+    _run_step(state, _restore_modes)
+    leaks = _run_step(state, _judge, _is_broken(session)) or []
+    leaks += _run_step(state, without_ignored, detected) or []
+    _run_step(state, _keep_left_by_failed, leaks)
+    _update_index(state)
     _copy_kept(state)
     if state.reported.send is not None:
         state.reported.send(state, set(), leaks)
@@ -94,38 +94,38 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
         or state.reported.remote_leaks
         or state.reported.remote_workers
         or state.retention.kept
-        or _is_wanted(state)
+        or _is_summary_needed(state)
     ):
-        _conclude(state, session, leaks)
+        _summarize(state, session, leaks)
 
 
-def _attempt(
+def _run_step(
     state: SessionState,
     function: Callable[Concatenate[SessionState, _P], _T],
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> _T | None:
-    """Call *function*; its failure becomes a warning, and the rest of the end goes on."""
+    """Call *function*; if it raises, warn and return None, so that the next steps still run."""
     try:
         return function(state, *args, **kwargs)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+    except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
         name = function.__name__.strip("_")
         state.messages.warn_of(error, name, f"internal error in {name}: {error!r}")
         return None
 
 
-def _index(state: SessionState) -> None:
-    """Write down what is kept, if there is more than was written."""
+def _update_index(state: SessionState) -> None:
+    """Write the index of kept paths if it lacks some of them."""
     if not state.workspace.joined and len(state.retention.kept) > state.retention.indexed:
         state.retention.indexed = len(state.retention.kept)
-        # Where it is not an `OSError`: a test's audit hook raises what it likes.
+        # For exceptions other than `OSError`: an audit hook of a test may raise anything.
         state.retention.unindexed = True
-        _attempt(state, index)
+        _run_step(state, index)
 
 
-def _look_for_the_last_time(state: SessionState) -> None:
+def _final_scan(state: SessionState) -> None:
     if state.leaks.ledger is not None:
-        # A worker may end while a test in another one still removes the session's directory.
+        # A worker may end while a test in another one is removing the session root.
         scan(state, state.leaks.ledger, final=True, needed=not state.workspace.joined)
 
 
@@ -139,38 +139,38 @@ def _is_broken(session: pytest.Session) -> bool:
 
 
 def _copy_kept(state: SessionState) -> None:
-    wanted = state.settings.artifacts is not None and not state.is_worker
-    if wanted and (
+    is_asked_for = state.settings.artifacts is not None and not state.is_worker
+    if is_asked_for and (
         state.retention.kept or any(each.kept for each in state.reported.remote_workers.values())
     ):
-        from pytest_tempres.session import retention  # noqa: PLC0415 -- most sessions want no copies
+        from pytest_tempres.session import retention  # noqa: PLC0415 -- few sessions copy artifacts
 
         retention.export(state)
 
 
-def _conclude(state: SessionState, session: pytest.Session, leaks: list[Leak]) -> None:
+def _summarize(state: SessionState, session: pytest.Session, leaks: list[Leak]) -> None:
     leaks += without_ignored(state, state.reported.remote_leaks)
     for each in state.reported.remote_workers.values():
         leaks += without_ignored(state, each.found(state.reported.failed))
     write_summary(state, session, tuple(leaks))
 
 
-def _is_wanted(state: SessionState) -> bool:
-    """Whether somebody wants to be told even that nothing was left."""
-    asked = any(target.type != "term" for target in state.settings.reports)
-    asked = asked or bool(state.leaks.baseline) or state.settings.update_baseline is not None
-    return asked or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
+def _is_summary_needed(state: SessionState) -> bool:
+    """Whether a report, a baseline or another plugin needs a summary without leaks too."""
+    needed = any(target.type != "term" for target in state.settings.reports)
+    needed = needed or bool(state.leaks.baseline) or state.settings.update_baseline is not None
+    return needed or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
 
 
-def _promised_by_worker(state: SessionState) -> set[str]:
+def _removed_at_exit_by_worker(state: SessionState) -> set[str]:
     if state.leaks.ledger is None or not state.leaks.ledger.paths():
         return set()
     gc.collect()
     return removed_at_exit(state.leaks.callbacks)
 
 
-def _detected(state: SessionState) -> list[Leak]:
-    """Return what the other detectors found in this process."""
+def _run_detectors(state: SessionState) -> list[Leak]:
+    """Return what the optional detectors found in this process."""
     ledger = state.leaks.ledger
     if ledger is None:
         return []
@@ -178,17 +178,17 @@ def _detected(state: SessionState) -> list[Leak]:
     for detector in ledger.detectors:
         try:
             leaks += detector.judge()
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
             name = type(detector).__name__
             state.messages.warn(name, f"internal error in {name}: {error!r}", TempresLeakWarning)
 
-    def stands(leak: Leak) -> Leak:
+    def with_status(leak: Leak) -> Leak:
         failed = leak.owner in ledger.failed_owners or is_from_failed(
             leak.entry, state.reported.failed
         )
         return leak._replace(status="failed-test") if failed else leak
 
-    return [stands(leak) for leak in leaks if not state.leaks.is_allowed(leak)]
+    return [with_status(leak) for leak in leaks if not state.leaks.is_allowed(leak)]
 
 
 def _judge(state: SessionState, broken: bool) -> list[Leak]:
@@ -200,7 +200,7 @@ def _judge(state: SessionState, broken: bool) -> list[Leak]:
     for entry in _unreported(state, broken=broken):
         state.leaks.entries.setdefault(entry.path, entry)
     kept = {kept.path for kept in state.retention.kept}
-    # What lies in a directory that a fixture gave is kept with it.
+    # What is in a kept directory is kept with it.
     there = [
         e
         for e in suspects(state.leaks.entries.values(), state.leaks.gc_budget.collect)
@@ -211,7 +211,7 @@ def _judge(state: SessionState, broken: bool) -> list[Leak]:
     return judge(
         there,
         deferred=state.leaks.deferred,
-        # What came from workers is marked: where each runs all tests, a name says too little.
+        # Workers mark their entries themselves: if each runs all tests, a node id is ambiguous.
         failed=() if state.reported.workers else state.reported.failed,
         is_ignored_by_hook=lambda leak: is_ignored_by_hook(state, leak),
         known=state.leaks.baseline,
@@ -219,12 +219,12 @@ def _judge(state: SessionState, broken: bool) -> list[Leak]:
 
 
 def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
-    """Return what lies in the roots of workers that did not tell of it.
+    """Return what is in the roots of workers and was not reported.
 
-    :param broken: Whether it may have been told in a report that nobody has read.
+    :param broken: Whether the controller may not have read all reports.
     """
     found = []
-    for worker in _names(state.workspace.root.path):
+    for worker in _list_names(state.workspace.root.path):
         path = System.join(state.workspace.root.path, worker)
         if worker == state.workspace.worker.name or worker.endswith(".d") or not System.isdir(path):
             continue
@@ -234,12 +234,12 @@ def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
         died = broken or worker not in state.reported.ended
         found += [
             Entry(System.join(path, name), owner, test, from_failed=died, worker=worker)
-            for name in _names(path)
+            for name in _list_names(path)
         ]
     return found
 
 
-def _names(path: str) -> list[str]:
+def _list_names(path: str) -> list[str]:
     try:
         return sorted(System.listdir(path))
     except OSError:
@@ -247,27 +247,27 @@ def _names(path: str) -> list[str]:
 
 
 def _keep_reported(state: SessionState) -> None:
-    """Add what workers kept that did not come to their end, as their reports say."""
+    """Add the kept paths of workers that did not finish, as their reports say."""
     if state.workspace.joined:
         return
     known = {kept.path for kept in state.retention.kept}
     state.retention.kept += [
         kept
         for path, kept in state.reported.created.items()
-        # A worker that came to its end has told what it kept.
+        # A worker that finished has sent its kept paths.
         if path not in known and kept.worker not in state.reported.ended and System.lexists(path)
     ]
 
 
-def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
-    """Complete the list of what is kept: what failed tests left, and what crashed ones had."""
+def _keep_left_by_failed(state: SessionState, leaks: list[Leak]) -> None:
+    """Add to the kept paths what failed tests left, and what fixtures created for crashed ones."""
     if state.settings.keep == "none":
         return
     inside = System.join(state.workspace.root.path, "")
     left = [leak.entry for leak in leaks if leak.status == "failed-test"]
     state.retention.kept += [
         Kept(entry.test, entry.path, "failed", entry.worker)
-        for entry in (*left, *_ignored_evidence(state))
+        for entry in (*left, *_ignored_from_failed(state))
         if entry.test in state.reported.failed
         and entry.path not in state.tests.from_earlier_attempts
         and entry.path.startswith(inside)
@@ -278,10 +278,10 @@ def _keep_evidence(state: SessionState, leaks: list[Leak]) -> None:
         state.retention.kept += [Kept(test, path, "crashed", worker) for path in paths]
 
 
-def _ignored_evidence(state: SessionState) -> list[Entry]:
-    """Return what failed tests left that is no leak by its name, such as what a nested pytest kept.
+def _ignored_from_failed(state: SessionState) -> list[Entry]:
+    """Return the ignored paths that failed tests left, such as those that a nested pytest kept.
 
-    The path of that may have been printed.
+    The nested pytest may have printed these paths.
     """
     failed = () if state.reported.workers else state.reported.failed
     kept = {kept.path for kept in state.retention.kept}
@@ -299,7 +299,7 @@ def _ignored_evidence(state: SessionState) -> list[Entry]:
 
 
 def without_ignored(state: SessionState, leaks: Iterable[Leak]) -> list[Leak]:
-    """Return *leaks* without those that a plugin lets pass, the known ones marked."""
+    """Return *leaks* without those that a hook ignores, and mark the known ones."""
     return excuse(
         leaks,
         is_ignored_by_hook=lambda leak: is_ignored_by_hook(state, leak),
@@ -308,22 +308,22 @@ def without_ignored(state: SessionState, leaks: Iterable[Leak]) -> list[Leak]:
 
 
 def is_ignored_by_hook(state: SessionState, leak: Leak) -> bool:
-    """Ask other plugins; one that fails must not silence the report, nor open the gate."""
+    """Whether another plugin ignores *leak*; if its hook fails, the leak is reported."""
     try:
         return bool(state.config.hook.pytest_tempres_ignore_leak(leak=leak))
-    except Exception as error:  # noqa: BLE001 -- it is somebody else's code
+    except Exception as error:  # noqa: BLE001 -- another plugin's code
         state.messages.warn("ignore_leak", f"pytest_tempres_ignore_leak failed: {error!r}")
         return False
 
 
 def write_summary(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
-    """Set the exit status, write the files and tell other plugins."""
-    gate = session.exitstatus == pytest.ExitCode.OK and may_not_pass(state, leaks)
-    # Asks for the exit status that the tests have.
-    gone = stale_leaks(state, session, leaks)
+    """Set the exit status, write the report files and call `pytest_tempres_summary`."""
+    gate = session.exitstatus == pytest.ExitCode.OK and must_fail(state, leaks)
+    # This reads the exit status before the gate changes it.
+    stale = stale_leaks(state, session, leaks)
     if gate:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    summary = _summary(state, session, leaks, gone, gate=gate)
+    summary = _summary(state, session, leaks, stale, gate=gate)
     state.result.summary = summary
     if state.settings.update_baseline is not None:
         _update_baseline(state, summary)
@@ -331,8 +331,8 @@ def write_summary(state: SessionState, session: pytest.Session, leaks: tuple[Lea
     state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
 
 
-def may_not_pass(state: SessionState, leaks: Iterable[Leak]) -> bool:
-    """Whether a run with these leaks must not end with status 0."""
+def must_fail(state: SessionState, leaks: Iterable[Leak]) -> bool:
+    """Whether a session with these leaks must not end with status 0."""
     return (
         state.settings.leaks in ("fail", "strict")
         and state.settings.update_baseline != "all"
@@ -344,18 +344,18 @@ def _summary(
     state: SessionState,
     session: pytest.Session,
     leaks: tuple[Leak, ...],
-    gone: list[Known],
+    stale: list[Known],
     *,
     gate: bool,
 ) -> Summary:
     remote_workers = state.reported.remote_workers.values()
     return Summary(
-        session=_facts(state, int(session.exitstatus)),
+        session=_session_facts(state, int(session.exitstatus)),
         root=state.workspace.root.path,
         leaks=leaks,
         kept=(*state.retention.kept, *(kept for each in remote_workers for kept in each.kept)),
         artifacts=state.retention.artifacts,
-        stale=tuple(gone),
+        stale=tuple(stale),
         hosts={each.worker: each.host for each in remote_workers},
         other_roots=tuple(each.root for each in remote_workers if each.root),
         abandoned=tuple(each.root for each in remote_workers if each.root and not each.judged),
@@ -363,7 +363,7 @@ def _summary(
     )
 
 
-def _facts(state: SessionState, status: int) -> SessionFacts:
+def _session_facts(state: SessionState, status: int) -> SessionFacts:
     return SessionFacts(
         id=System.basename(state.workspace.root.path),
         rootdir=str(state.config.rootpath),

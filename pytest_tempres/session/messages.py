@@ -1,4 +1,4 @@
-"""How is a failure of ours told? As one warning that changes nothing else."""
+"""Warnings about failures of this plugin, and the progress of long removals."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pytest_tempres.reports.summary import escaped
 
 __all__ = ["Messages", "Progress", "warn_late", "warn_user", "write_late"]
 
-#: What a test that uses up all descriptors does to everything else.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE})
+#: The errors after a test has used up all descriptors.
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Messages:
     """The warnings of a session, each topic once.
 
-    :param config: Where pytest records them.
+    :param config: The configuration whose hooks record them.
     :param root: The session root.
     """
 
     def __init__(self, config: pytest.Config, root: str) -> None:
-        #: Whether pytest has printed its warnings.
-        self.over = False
+        #: Whether pytest has printed its warnings summary.
+        self.warnings_printed = False
         self._config = config
         self._root = root
         self._topics: set[str] = set()
@@ -40,11 +40,11 @@ class Messages:
     def warn(
         self, topic: str, message: str, kind: type[TempresWarning] = TempresCleanupWarning
     ) -> None:
-        """Warn of a failure of ours, once for each *topic*: a full disk fails a thousand times."""
+        """Warn once for each *topic*: a full disk causes thousands of failures."""
         if topic in self._topics:
             return
         self._topics.add(topic)
-        if self.over:
+        if self.warnings_printed:
             warn_late(message)
         else:
             warn_user(self._config, kind(message))
@@ -56,22 +56,22 @@ class Messages:
         message: str,
         kind: type[TempresWarning] = TempresCleanupWarning,
     ) -> None:
-        """Warn of *error*, once where everything else fails for the same reason."""
+        """Warn of *error*, once for all topics if it is one that makes everything else fail."""
         if isinstance(error, NotOurDirectoryError) and error.path == self._root:
             topic, message = "place", f"{error}; what is kept may be removed by another session"
-        elif getattr(error, "errno", None) in _EXHAUSTED:
+        elif getattr(error, "errno", None) in _NO_DESCRIPTORS:
             topic = "descriptors"
             message = f"{message}; no look and no removal until descriptors are closed"
         self.warn(topic, message, kind)
 
 
 def warn_user(config: pytest.Config, warning: TempresWarning) -> None:
-    """Have *warning* in pytest's summary, under the filters of the moment.
+    """Record *warning* for pytest's warnings summary, subject to the current filters.
 
-    A filter that turns warnings into errors must not make a failure of ours one
-    of the test or of the session, so what it raises is recorded all the same.
+    If a filter turns it into an error, it is recorded as a warning all the same: a failure
+    of this plugin must not fail a test or the session.
     """
-    # On one line, which any terminal shows and xdist can send.
+    # On one line, so that every terminal can show it and xdist can send it.
     warning = type(warning)(escaped(str(warning), controls=True))
     with warnings.catch_warnings(record=True) as caught:
         try:
@@ -90,50 +90,50 @@ def warn_user(config: pytest.Config, warning: TempresWarning) -> None:
 
 
 def warn_late(message: str) -> None:
-    """Say *message* on standard error, when pytest has printed its last warning."""
+    """Write *message* to standard error, after pytest has printed its warnings summary."""
     write_late(f"pytest-tempres: {escaped(message, controls=True)}\n")
 
 
 def write_late(text: str) -> None:
     """Write *text* to standard error, if there is one."""
-    # A stream that a test has closed, or taken away, is nobody's to write to.
+    # A test may have closed or replaced the stream.
     with suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(text)
 
 
-#: A removal is worth a line after this many seconds, and a new one as often.
+#: The progress line is shown after this many seconds, and updated as often.
 _SECONDS: Final = 0.5
-#: How many items may pass between two looks at the clock.
-_STRIDE: Final = 256
+#: The number of items between two checks of the clock.
+_ITEMS_PER_CHECK: Final = 256
 
 
 class Progress:
-    """Counts what is removed, and shows the count on a terminal when it takes long.
+    """Counts removed items, and shows the count on a terminal if the removal takes long.
 
     :param what: What is being removed.
-    :param silent: Whether nothing is to be shown after all.
+    :param silent: Whether to show nothing.
     """
 
     def __init__(self, config: pytest.Config, what: str, *, silent: bool) -> None:
         terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
-        seen = terminal is not None and terminal.isatty and not silent
-        self._terminal: Any = terminal if seen else None
+        is_visible = terminal is not None and terminal.isatty and not silent
+        self._terminal: Any = terminal if is_visible else None
         self._what = what
         self._count = 0
-        self._shown = System.monotonic()
+        self._updated = System.monotonic()
         self._is_shown = False
 
     def __call__(self) -> None:
         """Count one item."""
         self._count += 1
-        if self._count % _STRIDE == 0 and self._terminal is not None:
+        if self._count % _ITEMS_PER_CHECK == 0 and self._terminal is not None:
             now = System.monotonic()
-            if now - self._shown > _SECONDS:
-                self._shown = now
+            if now - self._updated > _SECONDS:
+                self._updated = now
                 self._show(f"removing {self._what}: {self._count:,} items")
 
     def close(self) -> None:
-        """Take the line away again."""
+        """Erase the progress line."""
         if self._is_shown:
             self._terminal.rewrite("", erase=True)
             self._terminal.rewrite("")

@@ -251,7 +251,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         audit.deactivate(state.leaks.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
-    state.messages.over = True
+    state.messages.warnings_printed = True
     if state.workspace.joined:
         state.retention.journal.close()
         state.workspace.root.release()
