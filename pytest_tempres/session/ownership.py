@@ -1,4 +1,4 @@
-"""Who is running? pytest's hooks, as the ledger sees them."""
+"""The current owner of new paths: the test, fixture or collector that pytest is running."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pytest_tempres.session.state import SessionState
 
 __all__ = ["begin_test", "collecting", "end_test", "recreate", "scan", "setting_up"]
 
-#: What pytest takes as one.
+#: A finalizer, as pytest takes it.
 Finalizer = Callable[[], object]
-#: pytest runs xunit and unittest set-up through fixtures that it names so.
+#: The prefixes of the fixtures through which pytest runs xunit and unittest set-up.
 _XUNIT: Final = {
     "_xunit_setup_module_fixture_": (
         *("setup_module", "setUpModule"),
@@ -40,9 +40,10 @@ _XUNIT: Final = {
 def scan(
     state: SessionState, ledger: Ledger, *, final: bool = False, needed: bool = False
 ) -> list[Entry]:
-    """Book what is new in the worker root; one that was closed is opened again.
+    """Record what is new in the worker root; restore its mode if a test changed that.
 
-    :param needed: Make it again if it is gone; else it may come back, from where it was moved.
+    :param needed: Whether to create the worker root again if it is gone. A test that has
+        renamed it may still rename it back.
     """
     try:
         if ledger.origins.error is not None:
@@ -56,22 +57,22 @@ def scan(
     except FileNotFoundError:
         if needed:
             recreate(state, ledger)
-    except Exception as error:  # noqa: BLE001 -- no look may change a test's outcome
+    except Exception as error:  # noqa: BLE001 -- a scan must not change a test's outcome
         text = f"leaks may be missed: {error!r}"
         state.messages.warn_of(error, "look", text, TempresLeakWarning)
     return []
 
 
 def recreate(state: SessionState, ledger: Ledger) -> None:
-    """Make the directories of this worker again, in which nothing is known."""
-    # A forked child may outlive the session, and would leave them behind.
+    """Create the directories of this worker again, and forget what was in them."""
+    # A forked child may outlive the session, and would leave the directories behind.
     if System.getpid() == state.workspace.pid:
         ledger.forget()
         state.workspace.recreate()
 
 
 def begin_test(state: SessionState, item: pytest.Item) -> None:
-    """Let *item* own what appears from here on."""
+    """Make *item* the current owner."""
     state.tests.current = CurrentTest(item)
     state.workspace.hold_lock()
     ledger = state.leaks.ledger
@@ -84,7 +85,7 @@ def begin_test(state: SessionState, item: pytest.Item) -> None:
 
 
 def end_test(state: SessionState) -> None:
-    """Let the session own what appears from here on."""
+    """Make the session the current owner."""
     if state.leaks.ledger is not None:
         state.leaks.ledger.enter(SESSION, test=None)
 
@@ -92,14 +93,14 @@ def end_test(state: SessionState) -> None:
 def collecting(
     state: SessionState, collector: pytest.Collector
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Let *collector* own what its import makes, and refuse wrong marker arguments."""
+    """Make *collector* the owner of what its import creates, and reject wrong marker arguments."""
     ledger = state.leaks.ledger
     if ledger is None:
         report = yield
-        return _refuse_markers(report)
+        return _reject_markers(report)
     scan(state, ledger)
     if isinstance(collector, pytest.Package):
-        _own_package(state, collector)
+        _wrap_package_setup(state, collector)
     owner = Owner("collection", collector.nodeid or ".")
     before = ledger.enter(owner, test=None)
     try:
@@ -110,10 +111,10 @@ def collecting(
     if report.failed:
         ledger.failed_owners.add(owner)
         ledger.mark_as_from_failed(found)
-    return _refuse_markers(report)
+    return _reject_markers(report)
 
 
-def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
+def _reject_markers(report: pytest.CollectReport) -> pytest.CollectReport:
     if report.passed:
         problems = [text for node in report.result or () for text in markers.problems(node)]
         if problems:
@@ -126,24 +127,24 @@ def _refuse_markers(report: pytest.CollectReport) -> pytest.CollectReport:
 def setting_up(
     state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Let a fixture own what its setup makes, and its teardown when that comes.
+    """Make a fixture the owner of what its setup and its teardown create.
 
-    A finalizer registered before the fixture's own ones runs after them, and
-    one registered later runs before them, so the teardown is bracketed too.
+    A finalizer that is registered before the fixture's own ones runs after them, and one that
+    is registered later runs before them, so these two show when the teardown begins and ends.
     """
     ledger = state.leaks.ledger
-    owner = _fixture_owner(state, fixturedef, request)
+    owner = _try_owner_of_fixture(state, fixturedef, request)
     if ledger is None or owner is None:
         return (yield)
-    with _owning(state, ledger, owner, fixturedef.addfinalizer):
+    with _as_current_owner(state, ledger, owner, fixturedef.addfinalizer):
         return (yield)
 
 
 @contextlib.contextmanager
-def _owning(
+def _as_current_owner(
     state: SessionState, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
 ) -> Generator[None, None, None]:
-    """Let *owner* own what its setup, which runs inside, and its teardown make."""
+    """Make *owner* the current owner in the context, which is its setup, and in its teardown."""
     scan(state, ledger)
     teardown = _Teardown(state, ledger, owner)
     addfinalizer(teardown.end)
@@ -152,7 +153,7 @@ def _owning(
     try:
         yield
     except BaseException as error:
-        failed = _shows_failure(error, owner.scope)
+        failed = _is_failure(error, owner.scope)
         raise
     finally:
         found = scan(state, ledger)
@@ -163,25 +164,25 @@ def _owning(
             ledger.mark_as_from_failed(found)
 
 
-def _own_package(state: SessionState, package: pytest.Package) -> None:
-    """Let the set-up of a package own what it makes: pytest runs it outside all fixtures."""
+def _wrap_package_setup(state: SessionState, package: pytest.Package) -> None:
+    """Wrap `Package.setup`, which pytest calls outside all fixtures."""
     original = package.setup
     owner = Owner("fixture", "setup_module", "package")
 
     def setup() -> None:
         if state.leaks.ledger is None:
             return original()
-        with _owning(state, state.leaks.ledger, owner, package.addfinalizer):
+        with _as_current_owner(state, state.leaks.ledger, owner, package.addfinalizer):
             return original()
 
     package.setup = setup  # type: ignore[method-assign]
 
 
-def _shows_failure(error: BaseException, scope: str | None) -> bool:
-    """Whether what a fixture left that raised *error* is evidence, whatever comes of the test.
+def _is_failure(error: BaseException, scope: str | None) -> bool:
+    """Whether to mark what a fixture left as left by a failed test, after it raised *error*.
 
-    A test that fails marks what its own fixtures left, so those of wider scope need
-    it here, and those that were interrupted: no report comes of that.
+    A failed test marks what its function-scoped fixtures left. That does not cover wider
+    scopes, nor an interrupted fixture, for which there is no report.
     """
     unittest = sys.modules.get("unittest")
     skips = (pytest.skip.Exception, pytest.xfail.Exception)
@@ -191,7 +192,7 @@ def _shows_failure(error: BaseException, scope: str | None) -> bool:
 
 
 class _Teardown:
-    """The bracket around one fixture's teardown."""
+    """The finalizers that run before and after a fixture's own ones."""
 
     def __init__(self, state: SessionState, ledger: Ledger, owner: Owner) -> None:
         self._state = state
@@ -213,14 +214,14 @@ class _Teardown:
                 self._ledger.provisional.over(self._owner, self._ledger.not_yet_sent)
 
 
-def _fixture_owner(
+def _try_owner_of_fixture(
     state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Owner | None:
     if state.leaks.ledger is None:
         return None
     try:
-        return _fixture(fixturedef, request, state.leaks.ledger)
-    except Exception as error:  # noqa: BLE001 -- to name an owner may not fail a test
+        return _owner_of_fixture(fixturedef, request, state.leaks.ledger)
+    except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
         _warn_of_owner(state, error)
         return None
 
@@ -231,13 +232,13 @@ def _warn_of_owner(state: SessionState, error: Exception) -> None:
     )
 
 
-def _fixture(
+def _owner_of_fixture(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest, ledger: Ledger
 ) -> Owner | None:
-    """Return the owner for a fixture; None where the test itself owns what it makes.
+    """Return the owner for a fixture; None if the current owner does not change.
 
-    pytest's own fixtures and ours create nothing in the worker root, and what
-    `setUp` or `setup_method` make is made for one test.
+    The fixtures of pytest and of this plugin create nothing in the worker root themselves.
+    What `setUp` and `setup_method` create belongs to their test.
     """
     func = fixturedef.func
     name = fixturedef.argname
@@ -245,24 +246,24 @@ def _fixture(
     if module.startswith("_pytest."):
         for prefix, methods in _XUNIT.items():
             if name.startswith(prefix):
-                return _xunit(fixturedef, request, ledger, methods)
+                return _xunit_owner(fixturedef, request, ledger, methods)
         return None
     if module == "pytest_tempres.fixtures":
         return None
     return Owner("fixture", name, fixturedef.scope, _location(func, ledger))
 
 
-def _xunit(
+def _xunit_owner(
     fixturedef: pytest.FixtureDef[Any],
     request: pytest.FixtureRequest,
     ledger: Ledger,
     methods: tuple[str, ...],
 ) -> Owner:
     """Return the owner for the set-up of a module or class, named after its method."""
-    # A wider request has no class, and says so by an error.
+    # `request.cls` raises in a module-scoped fixture.
     holder = request.cls if fixturedef.scope == "class" else request.module
     for method in methods:
-        # A class inherits from unittest what it does not define itself.
+        # Methods that a class inherits from `unittest.TestCase` have no location.
         location = _location(getattr(holder, method, None), ledger)
         if location is not None:
             return Owner("fixture", method, fixturedef.scope, location)
@@ -270,7 +271,7 @@ def _xunit(
 
 
 def _location(func: Any, ledger: Ledger) -> str | None:
-    """Return where *func* is written; None for what the standard library wrote."""
+    """Return the file and line of *func*; None if it is in the standard library."""
     func = getattr(func, "__func__", func)
     code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
     if code is None:

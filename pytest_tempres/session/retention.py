@@ -1,4 +1,4 @@
-"""What a fixture gave is removed or kept; the only way to a removal from the front."""
+"""The retention policy applied to what fixtures created, the index and the artifacts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def used(state: SessionState, item: pytest.Item) -> list[ScopedFactory]:
-    """Return the wider factories that *item* asked for, directly or through a fixture."""
+    """Return the factories of wider scope that *item* uses, directly or through a fixture."""
     names = getattr(item, "fixturenames", ())
     return [
         factory
@@ -50,7 +50,7 @@ def used(state: SessionState, item: pytest.Item) -> list[ScopedFactory]:
 
 
 def write_at_once(state: SessionState) -> None:
-    """Write down what the test that runs is given and was given: it may end the process."""
+    """Record created paths at once from now on, since the current test may end the process."""
     state.retention.at_once = True
     current = state.tests.current
     if current is not None:
@@ -60,19 +60,25 @@ def write_at_once(state: SessionState) -> None:
 
 
 def finish_expired(state: SessionState) -> None:
-    """Remove or keep what factories gave whose scope has ended."""
+    """Apply the retention policy to the expired factories."""
     while state.tests.expired_factories:
-        due = state.tests.expired_factories.pop()
-        apply_policy(state, due.nodeid, due.created, failed=due.failed, policy=state.settings.keep)
+        factory = state.tests.expired_factories.pop()
+        apply_policy(
+            state,
+            factory.nodeid,
+            factory.created,
+            failed=factory.failed,
+            policy=state.settings.keep,
+        )
 
 
 def given_by_crashed(state: SessionState, worker: str) -> list[str]:
-    """Return what a crashed *worker* had given when it could no longer decide what stays of it."""
-    given = System.join(state.workspace.root.path, f"{worker}.d")
+    """Return what fixtures had created in a crashed *worker* and no report names."""
+    fixture_dir = System.join(state.workspace.root.path, f"{worker}.d")
     try:
-        paths = [System.join(given, name) for name in sorted(System.listdir(given))]
+        paths = [System.join(fixture_dir, name) for name in sorted(System.listdir(fixture_dir))]
     except OSError:
-        # It has a disk of its own.
+        # The worker is on another host.
         return []
     return [path for path in paths if path not in state.reported.created]
 
@@ -80,9 +86,9 @@ def given_by_crashed(state: SessionState, worker: str) -> list[str]:
 def apply_policy(
     state: SessionState, nodeid: str, created: Iterable[CreatedPath], *, failed: bool, policy: str
 ) -> None:
-    """Remove each path, or note that it is kept.
+    """Remove each path, or record that it is kept.
 
-    :param nodeid: The test that the index will name beside the path.
+    :param nodeid: The test that the index names for the path.
     :param failed: Whether a test that used them failed.
     """
 
@@ -97,20 +103,20 @@ def apply_policy(
             state.retention.kept.append(Kept(nodeid, each.path, why, state.workspace.worker.name))
             state.retention.protected |= parents(each.path)
     for each in created:
-        # What is kept may lie in what would go, by `dir=`.
+        # With `dir=`, a kept path may be inside a path that would be removed.
         if reason(each) is None and each.path not in state.retention.protected:
             remove(state, each)
 
 
 def renamed(state: SessionState, created: Iterable[CreatedPath]) -> list[CreatedPath]:
-    """Return, under its new name, what of *made* has got another one in our root."""
+    """Return, with their new paths, those of *created* that a test has renamed."""
     created = list(created)
     there = {each.inode for each in created if each.inode == identity(each.path)}
     gone = {each.inode: each for each in created if each.inode is not None}
     inodes = gone.keys() - there
     if not inodes:
         return []
-    # What stands there by its own name only bears a number that was given back.
+    # A path that is known by its own name only has an inode number that was used again.
     known = {
         each.path
         for factory in (*state.tests.open_factories, *state.tests.expired_factories)
@@ -127,20 +133,20 @@ def renamed(state: SessionState, created: Iterable[CreatedPath]) -> list[Created
 def remove(
     state: SessionState, created: CreatedPath, tick: Callable[[], object] | None = None
 ) -> None:
-    """Remove what a fixture gave, or what was left; what cannot go becomes one warning."""
+    """Remove a path that a fixture created or that was left; a failure becomes a warning."""
     path, identity = created.path, created.identity
     if System.getpid() != state.workspace.pid:
         return
-    _leave(state, path)
+    _leave_working_directory(state, path)
     try:
         failures = _remove(state, path, identity, tick)
         if failures and failures[0].error.errno == errno.EACCES and state.workspace.restore_modes():
             failures = _remove(state, path, identity, tick)
-    except OSError as refusal:
-        state.messages.warn_of(refusal, "remove", f"could not remove {path}: {refusal}")
+    except OSError as error:
+        state.messages.warn_of(error, "remove", f"could not remove {path}: {error}")
         return
     if failures:
-        state.messages.warn_of(failures[0].error, "remove", _remaining(path, failures))
+        state.messages.warn_of(failures[0].error, "remove", _failure_message(path, failures))
 
 
 def _remove(
@@ -157,7 +163,7 @@ def _remove(
 
 
 def index(state: SessionState) -> None:
-    """Write down what is kept; a disk that is full is tried again when leaks are gone."""
+    """Write the index of kept paths; if the disk is full, `cleanup` tries again later."""
     try:
         write_index(
             state.workspace.root,
@@ -167,44 +173,46 @@ def index(state: SessionState) -> None:
         )
     except OSError as error:
         state.retention.unindexed = True
-        fate = (
+        consequence = (
             "the next session removes what was kept, unless it can be written once leaks are gone"
         )
         if all(
             state.retention.write_down(each.nodeid, [each.path]) for each in state.retention.kept
         ):
-            fate = "what was kept stands in the journal"
-        state.messages.warn_of(error, "index", f"the index could not be written: {error}; {fate}")
+            consequence = "what was kept stands in the journal"
+        state.messages.warn_of(
+            error, "index", f"the index could not be written: {error}; {consequence}"
+        )
     else:
         state.retention.unindexed = False
 
 
-def _remaining(path: str, failures: list[Failure]) -> str:
+def _failure_message(path: str, failures: list[Failure]) -> str:
     first = failures[0]
     more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     return f"could not remove {path}: {first.path}: {first.error.strerror}{more}"
 
 
-def _leave(state: SessionState, path: str) -> None:
-    """Leave *path* if a test made it the working directory: its removal would leave us nowhere."""
+def _leave_working_directory(state: SessionState, path: str) -> None:
+    """Change the working directory if it is in *path*, which is about to be removed."""
     try:
         here = System.getcwd()
     except OSError:
-        # A test has removed it under itself.
+        # A test has removed its own working directory.
         here = System.realpath(path)
-    # getcwd resolves the links on which the temp location may lie.
-    if System.basename(path) in here and _is_in(here, System.realpath(path)):
+    # getcwd returns a path without symbolic links; the temp location may contain some.
+    if System.basename(path) in here and _is_inside(here, System.realpath(path)):
         with suppress(OSError):
             System.chdir(state.config.invocation_params.dir)
 
 
-def _is_in(path: str, directory: str) -> bool:
+def _is_inside(path: str, directory: str) -> bool:
     return System.join(path, "").startswith(System.join(directory, ""))
 
 
 def export(state: SessionState) -> None:
-    """Copy what was kept, now that the list is complete; what fails becomes one warning."""
-    from pytest_tempres.artifacts import export  # noqa: PLC0415 -- few sessions keep something
+    """Copy the kept paths to the artifacts directory; a failure becomes a warning."""
+    from pytest_tempres.artifacts import export  # noqa: PLC0415 -- few sessions keep paths
 
     directory = state.settings.artifacts or ""
     remote_workers = state.reported.remote_workers.values()
@@ -216,7 +224,7 @@ def export(state: SessionState) -> None:
             session=System.basename(state.workspace.root.path),
             other_roots=[each.root for each in remote_workers if each.root],
         )
-    except Exception as error:  # noqa: BLE001 -- the reports are made after this
+    except Exception as error:  # noqa: BLE001 -- the reports must still be written
         state.messages.warn("artifacts", f"internal error while artifacts were copied: {error!r}")
         return
     state.retention.kept[:] = done.kept[: len(state.retention.kept)]
@@ -226,16 +234,16 @@ def export(state: SessionState) -> None:
 
 
 class ArtifactsHooks:
-    """What the directory of artifacts needs while tests run.
+    """Hooks that keep pytest from collecting artifacts.
 
-    :param directory: Its absolute path.
+    :param directory: The absolute path of the artifacts directory.
     """
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Collect nothing from copies of what tests made, which may look like tests."""
+        """Ignore artifacts: copies of what tests created may look like tests."""
         directory, name = System.split(collection_path)
-        # Somebody may have named a directory with tests of his own in it.
+        # The artifacts directory may contain the tests of the project too.
         return True if directory == self._directory and names_a_test(name) else None
