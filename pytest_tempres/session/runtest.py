@@ -1,4 +1,4 @@
-"""What has an attempt at a test left, and what of it is booked?"""
+"""One test: its attempts, what each has left, and what happens after its last report."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from pytest_tempres.workspace.retention import CreatedPath
 __all__ = ["FINDINGS", "after_crash", "begin_attempt", "book", "own_entries", "settle", "unload"]
 
 
-#: The attribute of a teardown report that carries findings to another process.
+#: The attribute of a teardown report that sends findings to another process.
 FINDINGS: Final = "tempres"
 
 
 def begin_attempt(state: SessionState) -> None:
-    """Start an attempt; an earlier one of the same test is over then, reported or not."""
+    """Start an attempt, which ends any earlier attempt of the same test."""
     current = state.tests.current
     if current is None:
         return
     if current.started:
         book(state, current)
-        _supersede(state, current)
+        _record_earlier_attempts(state, current)
         current.earlier += current.created
         current.created = []
         current.failed = current.leak_reported = False
     current.started = True
 
 
-def _supersede(state: SessionState, current: CurrentTest) -> None:
-    """Note what attempts have left that were not the last: it is evidence, but not kept."""
+def _record_earlier_attempts(state: SessionState, current: CurrentTest) -> None:
+    """Record what earlier attempts left: it counts as left by a failed test, but is not kept."""
     ledger = state.leaks.ledger
     if ledger is not None:
         current.from_earlier_attempts = ledger.left_by(current.item.nodeid)
@@ -54,8 +54,8 @@ def _supersede(state: SessionState, current: CurrentTest) -> None:
 
 
 def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> list[Entry]:
-    """Return what the attempt that is just over has left and may not leave."""
-    _look_and_judge(state, ledger, current)
+    """Return what the attempt that has just ended left, except for ignored paths."""
+    _scan_and_judge(state, ledger, current)
     nodeid = current.item.nodeid
     return [
         entry
@@ -65,44 +65,44 @@ def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> li
 
 
 def book(state: SessionState, current: CurrentTest) -> None:
-    """Book what the attempt that is over has left."""
+    """Record what the attempt that has just ended left."""
     ledger = state.leaks.ledger
     if ledger is None:
         return
-    _look_and_judge(state, ledger, current)
+    _scan_and_judge(state, ledger, current)
     if ledger.not_yet_sent and not state.is_sent:
         state.leaks.entries.update((entry.path, entry) for entry in ledger.not_yet_sent)
         ledger.not_yet_sent.clear()
 
 
-def _look_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
+def _scan_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
     scan(state, ledger)
     if ledger.detectors:
-        _allow(state, current)
+        _allow_for_detectors(state, current)
     if ledger.origins.goes_on():
-        _allow_later(ledger, current)
+        _allow_for_threads(ledger, current)
     if ledger.not_yet_sent:
         _judge_attempt(state, ledger, current)
 
 
-def _allow(state: SessionState, current: CurrentTest) -> None:
-    """Note what a test's markers let detectors find, for when they judge."""
+def _allow_for_detectors(state: SessionState, current: CurrentTest) -> None:
+    """Store the ignore patterns of a test's markers for the findings of detectors."""
     patterns = markers.ignored_patterns(current.item)
     if patterns:
         state.leaks.allowed[current.item.nodeid] = patterns
 
 
-def _allow_later(ledger: Ledger, current: CurrentTest) -> None:
-    """Note what a test's markers let stay, for what its threads make when it is over."""
+def _allow_for_threads(ledger: Ledger, current: CurrentTest) -> None:
+    """Store the ignore patterns of a test's markers for what its threads create after its end."""
     patterns = markers.ignored_patterns(current.item)
     if patterns:
         ledger.allowed[current.item.nodeid] = Ignore(ledger.worker_root, patterns).matches
 
 
 def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
-    """Mark what an attempt left as evidence if it failed, as ignored if a marker says so.
+    """Mark what an attempt left as left by a failed test, or as ignored by a marker.
 
-    What tests before it have left may have been found only now.
+    The scan may also have found what earlier tests left.
     """
     nodeid = current.item.nodeid
     ignore = Ignore(ledger.worker_root, markers.ignored_patterns(current.item))
@@ -121,7 +121,7 @@ def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) ->
 
 
 def after_crash(state: SessionState, current: CurrentTest) -> None:
-    """Find what a forked child left that died before it could report."""
+    """Add what fixtures created in a forked child that died before it could report."""
     known = {
         created.path
         for factory in (*state.tests.open_factories, *state.tests.expired_factories)
@@ -134,10 +134,10 @@ def after_crash(state: SessionState, current: CurrentTest) -> None:
 
 
 def settle(state: SessionState, completed: bool) -> None:
-    """Remove what a test was given, or keep it: after its last report, outside all teardown.
+    """Finish a test after its last report: record leaks and apply the retention policy.
 
-    :param completed: False when the test was interrupted: its fixtures are torn
-        down at the end of the session then, and what it was given has to wait.
+    :param completed: False if the test was interrupted. Its fixtures are torn down at the
+        end of the session then, and the policy is applied after that.
     """
     current, state.tests.current = state.tests.current, None
     if current is None:
@@ -146,9 +146,9 @@ def settle(state: SessionState, completed: bool) -> None:
     for report in current.reports:
         unload(report)
     if current.failed:
-        _settle_failure(state, current)
+        _record_failure(state, current)
     if not completed and state.leaks.ledger is not None:
-        # It had no chance to clean up.
+        # The interrupted test or fixture could not clean up.
         state.leaks.ledger.failed_owners.add(state.leaks.ledger.running.owner)
         state.leaks.ledger.mark_as_from_failed(scan(state, state.leaks.ledger))
     if not state.is_sent:
@@ -168,7 +168,7 @@ def settle(state: SessionState, completed: bool) -> None:
     end_test(state)
 
 
-def _settle_failure(state: SessionState, current: CurrentTest) -> None:
+def _record_failure(state: SessionState, current: CurrentTest) -> None:
     nodeid = current.item.nodeid
     if not current.leak_reported:
         state.reported.failed.add(nodeid)
@@ -180,17 +180,17 @@ def _settle_failure(state: SessionState, current: CurrentTest) -> None:
 
 def _policy(state: SessionState, current: CurrentTest) -> str:
     if not current.reports:
-        # They are collected only where somebody wants to decide.
+        # Reports are collected only if a plugin implements `pytest_tempres_keep`.
         return state.settings.keep
     item = current.item
     try:
         answers = item.ihook.pytest_tempres_keep(item=item, reports=tuple(current.reports))
-    except Exception as error:  # noqa: BLE001 -- it is somebody else's code
+    except Exception as error:  # noqa: BLE001 -- another plugin's code
         state.messages.warn("keep", f"pytest_tempres_keep failed: {error!r}")
         answers = []
     return "hook" if any(answers) else state.settings.keep
 
 
 def unload(report: pytest.TestReport) -> None:
-    """Take from a report what it carried: pytest keeps each one to the end of the session."""
+    """Delete the findings from a report: pytest keeps all reports until the session ends."""
     report.__dict__.pop(FINDINGS, None)

@@ -1,4 +1,4 @@
-"""How does a session start and stop? What is between is the hooks' business."""
+"""The start and the stop of a session: settings, directories, temp location, detectors."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ if TYPE_CHECKING:
 
 __all__ = ["CollectionHooks", "leave_basetemp_alone", "stands_among_tests", "start"]
 
-#: Set once a start was tried: what cannot be made early cannot be made later either.
+#: Set at the first attempt to start; after a failure there is no second attempt.
 _tried_key: Final = pytest.StashKey[bool]()
 
 
 def start(
     config: pytest.Config, find_membership: Callable[[pytest.Config], Membership]
 ) -> SessionState | None:
-    """Make the session's directories and move the temp location into them.
+    """Create the directories of the session and move the temp location into them.
 
-    :returns: None when nothing will run, or when the directories cannot be made:
-        the suite then runs as it would without us, but for one warning.
-    :raises pytest.UsageError: For an option that is wrong.
+    :returns: None if no tests will run, or if the directories cannot be created: the tests
+        then run as without this plugin, and there is one warning.
+    :raises pytest.UsageError: If an option is wrong.
     """
     namespace = config.known_args_namespace
     if namespace.help or namespace.version or config.stash.get(_tried_key, False):
@@ -69,18 +69,18 @@ def start(
     settings = options.read(config, namespace, joined=membership.is_worker)
     baseline = _read_baseline(settings, joined=membership.is_worker)
     if settings.detect != {"temp"}:
-        from pytest_tempres.session import detectors  # noqa: PLC0415 -- few look for more
+        from pytest_tempres.session import detectors  # noqa: PLC0415 -- few sessions use others
 
         detectors.check_supported(settings)
     try:
         system_tmpdir = _system_tmpdir(worker=membership.is_worker)
-        about = {
+        metadata = {
             "rootdir": str(config.rootpath),
             "started": System.time(),
             "run": membership.run,
         }
         parent = settings.root or system_tmpdir
-        root, worker = _make_place(config, settings, parent, about, membership)
+        root, worker = _create_directories(config, settings, parent, metadata, membership)
     except OSError as error:
         if settings.root is not None and not membership.is_worker:
             raise pytest.UsageError(str(error)) from error
@@ -90,7 +90,7 @@ def start(
     workspace = Workspace(
         root=root,
         worker=worker,
-        metadata=about,
+        metadata=metadata,
         mode=settings.root_mode,
         system_tmpdir=system_tmpdir,
         messages=messages,
@@ -105,14 +105,14 @@ def start(
         leaks=LeakDetection(str(config.rootpath), ledger, baseline),
     )
     state.retention.open_journal()
-    _begin(state)
+    _move_temp_location(state)
     if state.leaks.ledger is not None:
-        _listen(state, state.leaks.ledger, membership)
+        _start_detection(state, state.leaks.ledger, membership)
     return state
 
 
-def _begin(state: SessionState) -> None:
-    """Move the temp location, and see to it that it is restored whatever comes."""
+def _move_temp_location(state: SessionState) -> None:
+    """Move the temp location, and register the cleanup that restores it."""
     redirect = Redirect()
     if state.settings.redirect:
         state.leaks.callbacks = redirect.callbacks
@@ -121,13 +121,13 @@ def _begin(state: SessionState) -> None:
     state.config.stash[session_key] = state
 
 
-def _listen(state: SessionState, ledger: Ledger, membership: Membership) -> None:
+def _start_detection(state: SessionState, ledger: Ledger, membership: Membership) -> None:
     if state.settings.detect != {"temp"}:
-        from pytest_tempres.session import detectors  # noqa: PLC0415 -- few look for more
+        from pytest_tempres.session import detectors  # noqa: PLC0415 -- few sessions use others
 
         try:
             detectors.add(state, ledger, membership)
-        except Exception as error:  # noqa: BLE001 -- no look may end the session
+        except Exception as error:  # noqa: BLE001 -- a detector must not end the session
             state.messages.warn(
                 "detectors", f"a detector could not start: {error!r}", TempresLeakWarning
             )
@@ -141,10 +141,10 @@ def _listen(state: SessionState, ledger: Ledger, membership: Membership) -> None
 
 def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
     path = settings.baseline
-    # A worker on another host does without: it accuses nobody that its controller pardons.
+    # A worker on another host has no such file; its controller marks the known leaks.
     if path is None or not System.exists(path):
         return {}
-    from pytest_tempres.leaks import baseline  # noqa: PLC0415 -- few have one
+    from pytest_tempres.leaks import baseline  # noqa: PLC0415 -- few sessions have a baseline
 
     try:
         return baseline.read(path)
@@ -155,27 +155,27 @@ def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
 
 
 def _system_tmpdir(*, worker: bool) -> str:
-    """Return where the temp location is without us; a worker inherits one that has moved."""
+    """Return the temp location without this plugin; a worker inherits one that was moved."""
     system = os.environ.get(SYSTEM_TMPDIR, "") if worker else ""
     return system if System.isdir(system) else tempfile.gettempdir()
 
 
-def _make_place(
+def _create_directories(
     config: pytest.Config,
     settings: Settings,
     parent: str,
-    about: dict[str, object],
+    metadata: dict[str, object],
     membership: Membership,
 ) -> tuple[SessionRoot, WorkerRoot]:
-    shared = membership.root
-    if shared is not None:
-        return shared, shared.add_worker(membership.name, settings.root_mode)
+    joined = membership.root
+    if joined is not None:
+        return joined, joined.add_worker(membership.name, settings.root_mode)
     if membership.is_worker:
-        # The same for all workers there, so that pytest tells it once.
+        # All workers on that host send the same text, so pytest shows it once.
         text = f"{membership.host} does not see {membership.announced}: "
         warn_user(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
     mode = settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711
-    root = create(parent, mode=mode, about=about)
+    root = create(parent, mode=mode, about=metadata)
     try:
         return root, root.add_worker(membership.name, settings.root_mode)
     except OSError:
@@ -199,7 +199,7 @@ def _open_ledger(
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
     )
-    # Without pytest's cache plugin there is no such option, and no cache.
+    # Without pytest's cacheprovider plugin there is no such option, and no cache.
     with suppress(ValueError):
         ledger.origins.exclude(System.join(config.rootpath, config.getini("cache_dir")))
     if settings.artifacts is not None:
@@ -208,11 +208,11 @@ def _open_ledger(
 
 
 def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
-    """Let `tmp_path` have the place that pytest would give it.
+    """Keep the base directory of `tmp_path` where it is without this plugin.
 
-    pytest asks `tempfile` for it when it is first needed, so the answer of that
-    one moment has to be the system's. The factory's name is private to pytest;
-    pytest-xdist relies on it as we do.
+    pytest calls `tempfile.gettempdir` when the first test uses `tmp_path`, so that call must
+    return the system's temp location. `_tmp_path_factory` is private to pytest, but
+    pytest-xdist uses it too.
     """
     factory: Any = getattr(config, "_tmp_path_factory", None)
     if factory is None:
@@ -236,14 +236,14 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
 
 
 def stands_among_tests(state: SessionState) -> bool:
-    """Whether session roots stand below rootdir, where kept ones would be collected."""
+    """Whether session roots are below rootdir, where pytest would collect kept ones."""
     parent = System.realpath(System.dirname(state.workspace.root.path))
     rootdir = System.realpath(state.config.rootpath)
     return System.join(parent, "").startswith(System.join(rootdir, ""))
 
 
 def _stop(state: SessionState, redirect: Redirect) -> None:
-    """Put the temp location back, and leave nothing behind but what is kept."""
+    """Restore the temp location, and remove everything but the kept paths."""
     if System.getpid() != state.workspace.pid:
         return
     end.release(state)
@@ -256,30 +256,30 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         state.retention.journal.close()
         state.workspace.root.release()
         return
-    for deed in (_reclaim, clear):
+    for step in (_sweep, clear):
         try:
-            deed(state)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            step(state)
+        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
             state.messages.warn_of(error, "stop", f"what was left could not be removed: {error!r}")
 
 
-def _reclaim(state: SessionState) -> None:
-    """Look after dead sessions where no report did it: nobody is told of it then."""
+def _sweep(state: SessionState) -> None:
+    """Sweep dead sessions if the terminal report has not done so; this reports nothing."""
     from pytest_tempres.session import cleanup  # noqa: PLC0415 -- needed at the end alone
 
     cleanup.reclaim(state)
 
 
 class CollectionHooks:
-    """Registered only where roots stand among tests: pytest asks for each file and directory."""
+    """The hook that ignores session roots; registered only if needed: it runs for each path."""
 
     @pytest.hookimpl
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
-        """Pass session roots by, whoever made them: nothing is removed here."""
+        """Ignore session roots, also those of other users."""
         if not bears_our_name(collection_path.name):
             return None
         path = str(collection_path)
         if System.lexists(System.join(path, BREADCRUMB)):
             return True
-        # In another user's root not even the breadcrumb can be seen.
+        # The breadcrumb in another user's session root cannot be seen.
         return None if System.access(path, os.R_OK | os.X_OK) else True
