@@ -1,4 +1,4 @@
-"""What does a session carry? One record behind one stash key."""
+"""The state of a session and of its current test, in `config.stash`."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ __all__ = [
 
 
 class CurrentTest:
-    """The test in whose protocol this process is, and how far its last attempt has come."""
+    """The test whose protocol is running, and the state of its current attempt."""
 
-    # Every test pays for one of these, and a dataclass with factories costs twice as much.
+    # One is created for each test, and a dataclass with default factories takes twice as long.
     __slots__ = (
         *("leak_reported", "earlier", "failed", "failures", "item", "nodeid"),
         *("created", "reports", "started", "from_earlier_attempts"),
@@ -65,30 +65,30 @@ class CurrentTest:
     def __init__(self, item: pytest.Item) -> None:
         self.item = item
         self.nodeid = item.nodeid
-        #: What fixtures gave: to the attempt that goes on, and to those before it.
+        #: What fixtures created for the current attempt, and for earlier ones.
         self.created: list[CreatedPath] = []
         self.earlier: list[CreatedPath] = []
-        #: What the attempts before it have left.
+        #: What earlier attempts have left.
         self.from_earlier_attempts: list[str] = []
         self.reports: list[pytest.TestReport] = []
-        #: Whether the attempt that goes on has failed so far.
+        #: Whether the current attempt has failed so far.
         self.failed = False
-        #: Whether it failed only because we said so: what it left is a leak all the same.
+        #: Whether it failed only by the leak error of strict mode; what it left is still a leak.
         self.leak_reported = False
-        #: How many failures there were before; pytest counts those of subtests too.
+        #: The number of failures before this test; pytest counts those of subtests too.
         self.failures = item.session.testsfailed
-        #: Whether its setup began, or its report came, in this process.
+        #: Whether its setup began, or its report was received, in this process.
         self.started = False
 
 
 class Tally:
-    """What has run of the tests that a baseline names."""
+    """The counts of the tests that a baseline names."""
 
     def __init__(self) -> None:
-        #: The variants of each test (by its id without parameters), and those that passed.
+        #: The number of variants of each test (by its id without parameters), and of passed ones.
         self.collected: Counter[str] = Counter()
         self.passed: Counter[str] = Counter()
-        #: The node ids of those that did not pass straight away.
+        #: The node ids of the tests with a report that is not "passed".
         self.failed_owners: set[str] = set()
         #: Whether some tests were deselected.
         self.narrowed = False
@@ -96,43 +96,43 @@ class Tally:
 
 @dataclass(eq=False, repr=False)
 class ScopedFactory:
-    """What a factory of a wider scope gave."""
+    """What a factory fixture of wider scope created."""
 
     fixture: str
     created: list[CreatedPath] = field(default_factory=list)
-    #: The test that asked for it first, then the one that failed with it.
+    #: The first test that used it; after a failure, the test that failed.
     nodeid: str = ""
     failed: bool = False
-    #: The test whose setup ended it: that test has got another one, for another parameter.
+    #: The test whose setup ended it, because that test uses another parameter.
     replaced_for: str = ""
-    #: How many of `created` reports have told another process of.
+    #: How many of `created` were sent to another process in reports.
     carried: int = 0
 
 
 @dataclass(eq=False, repr=False)
 class RemoteWorker:
-    """A worker with a session root of its own, and what it has told."""
+    """A worker with a session root of its own, and what it has reported."""
 
     worker: str
     host: str
     #: The session root, as `host:path`.
     root: str = ""
-    #: The leaks by their paths there: the verdict, or before that what single tests left.
+    #: The leaks by path: those of the verdict, or before it those that tests reported.
     leaks: dict[str, Leak] = field(default_factory=dict)
     kept: list[Kept] = field(default_factory=list)
-    #: Whether the verdict has come; nobody clears up after a worker that crashed before.
+    #: Whether the verdict was received; if a worker crashes before, its root is not cleaned up.
     judged: bool = False
 
     def left(self, root: str, leaks: Iterable[Leak]) -> None:
-        """Note what a test left, in case no verdict comes.
+        """Record what a test left, in case the worker sends no verdict.
 
-        :param root: The session root, as the worker calls it.
+        :param root: The path of the session root on the worker's host.
         """
         self.root = at(self.host, root)
-        self.leaks.update((leak.path, self._from_there(leak)) for leak in leaks)
+        self.leaks.update((leak.path, self._with_host(leak)) for leak in leaks)
 
     def judge(self, root: str, leaks: Iterable[Leak], kept: Iterable[Kept]) -> None:
-        """Take the verdict in place of what was noted before."""
+        """Replace what was recorded before by the verdict."""
         self.judged = True
         self.leaks.clear()
         self.left(root, leaks)
@@ -141,9 +141,9 @@ class RemoteWorker:
         ]
 
     def found(self, failed: Iterable[str]) -> list[Leak]:
-        """Return what is known to have been left there.
+        """Return the leaks that the worker has reported.
 
-        :param failed: The tests that have failed: what they left is evidence.
+        :param failed: The failed tests; what they left has the status "failed-test".
         """
         if self.judged:
             return list(self.leaks.values())
@@ -153,7 +153,7 @@ class RemoteWorker:
             for leak in self.leaks.values()
         ]
 
-    def _from_there(self, leak: Leak) -> Leak:
+    def _with_host(self, leak: Leak) -> Leak:
         entry = leak.entry._replace(worker=self.worker)
         if leak.kind in WITHOUT_PATH:
             return leak._replace(entry=entry)
@@ -162,21 +162,21 @@ class RemoteWorker:
 
 
 def at(host: str, path: str) -> str:
-    """Return how *path* on another host is written, as for scp(1)."""
+    """Return *path* on another host in the syntax of scp(1)."""
     return f"{host}:{path}"
 
 
 class Membership(NamedTuple):
-    """What pytest-xdist says of this process; nothing of one that it did not start."""
+    """The place of this process in a run of pytest-xdist."""
 
-    #: The controller's session root as it was announced, and the root if this process sees it.
+    #: The controller's session root as sent to this worker, and the root if it is accessible here.
     announced: str | None
     root: SessionRoot | None
-    #: The name among the workers.
+    #: The name of this worker.
     name: str
-    #: What all workers of one run have in common.
+    #: The id of the run, the same in all its workers.
     run: str
-    #: What this host calls itself, if it does not see the controller's root.
+    #: The name of this host, if the controller's session root is not accessible here.
     host: str
     #: Whether the command line asks for workers.
     has_workers: bool
@@ -197,7 +197,7 @@ class Workspace:
 
     root: SessionRoot
     worker: WorkerRoot
-    #: What the breadcrumb says of the session.
+    #: The session metadata in the breadcrumb file.
     metadata: dict[str, object]
     #: The permission bits of worker roots.
     mode: int
@@ -205,7 +205,7 @@ class Workspace:
     system_tmpdir: str
     messages: Messages
     pid: int = field(default_factory=os.getpid)
-    #: Descriptors that are held for the end of the session, all of the same file.
+    #: Descriptors reserved for the end of the session, all of the same directory.
     reserve: list[int] = field(default_factory=list)
 
     @property
@@ -234,9 +234,9 @@ class Workspace:
         self.messages.warn("lock", f"a test has closed {what}; {outcome}")
 
     def restore_modes(self) -> bool:
-        """Give back the modes that a test took away from the session's directories, and warn.
+        """Restore the modes of the session's directories if a test has changed them, and warn.
 
-        :returns: Whether there was something to give back.
+        :returns: Whether a mode was changed.
         """
         if not self.root.restore_modes(self.mode):
             return False
@@ -253,13 +253,13 @@ class Tests:
     open_factories: list[ScopedFactory] = field(default_factory=list)
     #: Factories whose scope has ended.
     expired_factories: list[ScopedFactory] = field(default_factory=list)
-    #: Paths that attempts left that were not the last of their test.
+    #: Paths left by attempts that were not the last of their test.
     from_earlier_attempts: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False, repr=False)
 class Retention:
-    """What is kept, and where that is recorded."""
+    """The kept paths, and where they are recorded."""
 
     workspace: Workspace
     #: The value of ``--tempres-keep``.
@@ -269,7 +269,7 @@ class Retention:
     #: The kept paths of this process, and every directory above them.
     protected: set[str] = field(default_factory=set)
     artifacts: Artifacts | None = None
-    #: How many of the kept paths the index names, or was to name.
+    #: How many kept paths there were when the index was last written, or failed to be.
     indexed: int = 0
     #: Whether writing the index failed.
     unindexed: bool = False
@@ -277,16 +277,16 @@ class Retention:
     at_once: bool = False
 
     def open_journal(self) -> None:
-        """Open the journal while there are descriptors."""
+        """Open the journal early, before a test may use up all descriptors."""
         try:
             self.journal.open(self.workspace.root)
         except OSError as error:
             self._warn_of_journal(error)
 
     def write_down(self, nodeid: str, paths: Iterable[str]) -> bool:
-        """Record at once that *paths* are kept, so that nothing can undo it.
+        """Record at once that *paths* are kept, in case the process ends early.
 
-        :returns: Whether that was possible.
+        :returns: Whether they were recorded.
         """
         try:
             self.journal.add(self.workspace.root, nodeid, paths)
@@ -315,11 +315,11 @@ class LeakDetection:
     """What is known about leaks in this process."""
 
     rootdir: str
-    #: None where leaks are not looked for.
+    #: None if leak detection is off.
     ledger: Ledger | None
     #: The known leaks, by fingerprint.
     baseline: dict[str, Known]
-    #: The stand-ins for `atexit.register` and `atexit.unregister`.
+    #: The replacements for `atexit.register` and `atexit.unregister`.
     callbacks: ExitCallbacks | None = None
     #: The entries of this process and of all reports, by path.
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -333,7 +333,7 @@ class LeakDetection:
     allowed: dict[str, list[str]] = field(default_factory=dict)
 
     def is_allowed(self, leak: Leak) -> bool:
-        """Whether the marker of the test that left it allows it."""
+        """Whether a marker of the test that left *leak* allows it."""
         entry = leak.entry
         patterns = self.allowed.get(entry.test or "")
         if not patterns or entry.owner.scope not in (None, "function"):
@@ -343,47 +343,47 @@ class LeakDetection:
 
 @dataclass(eq=False, repr=False)
 class Reported:
-    """What reports say, of workers for the most part."""
+    """What was reported, mostly by workers."""
 
     #: The failed tests.
     failed: set[str] = field(default_factory=set)
-    #: The paths that fixtures created in workers, as they are kept should their worker crash.
+    #: The paths that fixtures created in workers, to keep those of a worker that crashes.
     created: dict[str, Kept] = field(default_factory=dict)
-    #: What workers found themselves, in our root or with other detectors.
+    #: The leaks that workers found with their own scans and detectors.
     remote_leaks: list[Leak] = field(default_factory=list)
-    #: Workers that do not see our root and have one of their own, by name.
+    #: Workers that have a session root of their own, by name.
     remote_workers: dict[str, RemoteWorker] = field(default_factory=dict)
     #: The test that each crashed worker was running.
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
-    #: The workers that came to their end and sent what they knew.
+    #: The workers that have finished and sent their findings.
     ended: set[str] = field(default_factory=set)
-    #: Sends the controller what no test's report could carry; None where there is no controller.
+    #: Sends the controller what is not in test reports; None if there is no controller.
     send: Callable[[SessionState, set[str], Sequence[Leak]], None] | None = None
 
 
 @dataclass(eq=False, repr=False)
 class Result:
-    """How far the session has come, and what came of it."""
+    """The progress and the result of the session."""
 
-    #: When the session began, in ISO 8601; and on a clock that nobody sets back.
+    #: When the session began, in ISO 8601; and by the monotonic clock.
     started: str = field(default_factory=_now)
     began: float = field(default_factory=time.monotonic)
     tally: Tally = field(default_factory=Tally)
     summary: Summary | None = None
-    #: Whether leaks were judged, or that was tried.
+    #: Whether leaks were judged, successfully or not.
     finished: bool = False
     #: Whether the terminal report was printed.
     printed: bool = False
     #: Whether dead sessions were swept.
     swept: bool = False
-    #: Whether other sessions of the project have kept something.
+    #: Whether there are stored sessions of the project.
     any_kept: bool = False
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SessionState:
-    """The parts of a session, each with what it knows."""
+    """The state of a session, in parts."""
 
     config: pytest.Config
     settings: Settings
@@ -397,19 +397,19 @@ class SessionState:
 
     @property
     def is_worker(self) -> bool:
-        """Whether a controller receives what is found here."""
+        """Whether this process is a worker of pytest-xdist."""
         return hasattr(self.config, "workerinput")
 
     @property
     def is_remote(self) -> bool:
-        """Whether this is a worker that does not see its controller's session root."""
+        """Whether this is a worker with a session root of its own."""
         return self.is_worker and not self.workspace.joined
 
     @property
     def is_sent(self) -> bool:
-        """Whether another process receives the reports that are made here."""
+        """Whether the reports of this process are sent to another one."""
         return self.is_worker or System.getpid() != self.workspace.pid
 
 
-# By name: `typing` would keep the class, and with it all our modules of a session that is over.
+# A string: `typing` caches a class, which would keep all modules of a finished session alive.
 session_key = pytest.StashKey["SessionState"]()

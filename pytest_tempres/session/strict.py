@@ -1,4 +1,4 @@
-"""What does a test get that leaves something behind, in strict mode? An error at teardown."""
+"""Strict mode: an error at the teardown of each test that leaks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["StrictHooks"]
 
 
 class StrictHooks:
-    """The hooks of strict mode, registered only there."""
+    """The hooks of strict mode, registered only in that mode."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -29,7 +29,7 @@ class StrictHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
-        """Know which objects are younger than the test."""
+        """Start and end the collection budget of the test."""
         self._state.leaks.gc_budget.begin()
         try:
             return (yield)
@@ -38,25 +38,25 @@ class StrictHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, object, object]:
-        """Judge a test once its last finalizer has run."""
+        """Judge what a test left, once its last finalizer has run."""
         try:
             result = yield
         except Exception as error:
-            # The test has failed: what it left is evidence, and its own error comes first.
+            # The error of the teardown itself is raised, with the leak error as its context.
             leaks = self._leaks()
             if leaks:
-                _chain(error, self._complaint(leaks))
+                _chain(error, self._leak_error(leaks))
             raise
         leaks = self._leaks()
         if leaks and self._state.tests.current is not None:
             self._state.tests.current.leak_reported = True
-            self._raised = self._complaint(leaks)
+            self._raised = self._leak_error(leaks)
             raise self._raised
         return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        """Spare pytest a traceback that it takes long to filter, and does not show."""
+        """Shorten the traceback of the leak error: pytest would filter it, but does not show it."""
         raised = call.excinfo
         if raised is None or raised.value is not self._raised:
             return
@@ -66,80 +66,80 @@ class StrictHooks:
 
     def _leaks(self) -> list[Leak]:
         current = self._state.tests.current
-        if current is None or _failed(current):
+        if current is None or _has_failed(current):
             return []
         try:
-            return _due(self._state, current)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+            return _find_leaks(self._state, current)
+        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
             self._state.messages.warn("strict", f"internal error at a test's due: {error!r}")
             return []
 
-    def _complaint(self, leaks: list[Leak]) -> BaseException:
+    def _leak_error(self, leaks: list[Leak]) -> BaseException:
         from pytest_tempres.reports.terminal import describe  # noqa: PLC0415 -- loads when used
 
         text = "\n".join(describe(leaks, self._state.workspace.root.path))
         return pytest.fail.Exception(f"{text}\n(--tempres-leaks=strict)", pytrace=False)
 
 
-def _failed(current: CurrentTest) -> bool:
-    """Whether the attempt has failed so far, or a subtest of it, or was expected to.
+def _has_failed(current: CurrentTest) -> bool:
+    """Whether the attempt or a subtest has failed so far, or was expected to.
 
-    pytest takes any failure of a test with the marker for the expected one.
+    pytest takes any failure of a test with the marker `xfail` for the expected one.
     """
     failed = current.failed or current.item.session.testsfailed != current.failures
     return failed or "xfail" in current.item.keywords
 
 
-def _due(state: SessionState, current: CurrentTest) -> list[Leak]:
+def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     ledger = state.leaks.ledger
     if ledger is None:
         return []
     entries = own_entries(state, ledger, current)
-    leaks = _without_excuse(
-        state, judge(entries, deferred=set(), failed=(), is_ignored_by_hook=_nobody)
+    leaks = _only_leaks(
+        state, judge(entries, deferred=set(), failed=(), is_ignored_by_hook=_ignore_none)
     )
-    # What follows is dearer step by step, and not done for what is known or may stay.
-    leaks = not_scheduled(leaks, _promises(state))
-    leaks = _unpromised_by_files(state, leaks)
+    # Each further step is more expensive, so known and ignored leaks are filtered out first.
+    leaks = not_scheduled(leaks, _scheduled_removals(state))
+    leaks = _not_removed_by_files(state, leaks)
     if leaks:
         suspected = {leak.path for leak in leaks}
         there = suspects((e for e in entries if e.path in suspected), state.leaks.gc_budget.collect)
-        leaks = judge(there, deferred=set(), failed=(), is_ignored_by_hook=_nobody)
+        leaks = judge(there, deferred=set(), failed=(), is_ignored_by_hook=_ignore_none)
     found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
-    return leaks + _without_excuse(
-        state, [leak for leak in found if _is_due(leak) and not state.leaks.is_allowed(leak)]
+    return leaks + _only_leaks(
+        state, [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
     )
 
 
-def _promises(state: SessionState) -> Iterator[str]:
+def _scheduled_removals(state: SessionState) -> Iterator[str]:
     yield from state.leaks.directories.scheduled_removals()
     if state.leaks.callbacks is not None:
         yield from state.leaks.callbacks.scheduled_removals()
 
 
-def _unpromised_by_files(state: SessionState, leaks: list[Leak]) -> list[Leak]:
-    """Return those of *leaks* that no named temporary file will remove, since that takes a file."""
+def _not_removed_by_files(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+    """Return those of *leaks* that no `NamedTemporaryFile` object will remove with its file."""
     files = [leak for leak in leaks if leak.kind != "directory"]
     left = not_scheduled(files, removed_by_objects(state.leaks.gc_budget.objects()))
     kept = {leak.path for leak in left}
     return [leak for leak in leaks if leak.kind == "directory" or leak.path in kept]
 
 
-def _is_due(leak: Leak) -> bool:
-    """Whether a detector's finding is judged now: pytest lets go of a fixture's value later."""
+def _is_final(leak: Leak) -> bool:
+    """Whether a detector's finding can be judged now; pytest releases fixture values later."""
     return leak.kind != "descriptor" or leak.owner.kind == "test"
 
 
-def _without_excuse(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+def _only_leaks(state: SessionState, leaks: list[Leak]) -> list[Leak]:
     return [leak for leak in without_ignored(state, leaks) if leak.status == "leak"]
 
 
-def _nobody(_: Leak) -> bool:
+def _ignore_none(_: Leak) -> bool:
     return False
 
 
-def _chain(error: BaseException, complaint: BaseException) -> None:
-    """Let *error* be shown after *complaint*, which happened before it was known."""
+def _chain(error: BaseException, leak_error: BaseException) -> None:
+    """Make *leak_error* the context of *error*, at the end of its chain, so that both are shown."""
     seen = {id(error)}
     while True:
         earlier = error.__cause__ or error.__context__
@@ -147,4 +147,4 @@ def _chain(error: BaseException, complaint: BaseException) -> None:
             break
         seen.add(id(earlier))
         error = earlier
-    error.__context__ = complaint
+    error.__context__ = leak_error

@@ -15,27 +15,27 @@ from pytest_tempres.leaks.deferred import ExitCallbacks
 
 __all__ = ["SYSTEM_TMPDIR", "Redirect"]
 
-#: Where a test can still read the system's own location.
+#: The environment variable with the system's own temp location, for tests that need it.
 SYSTEM_TMPDIR: Final = "PYTEST_TEMPRES_SYSTEM_TMPDIR"
 
 
-class StandIn:
-    """Stands in the place of a function in its module, and answers all questions as that does.
+class FunctionProxy:
+    """A replacement for a function in its module, with the attributes of the original.
 
-    :param original: What is called once the session is over: a test may have kept us.
-    :param deed: What is called till then.
+    :param original: Called after the session: a test may have kept a reference to this.
+    :param replacement: Called during the session.
     """
 
-    def __init__(self, original: Any, deed: Callable[..., Any]) -> None:
+    def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
         self._original = original
-        self._deed = deed
-        # A class has these itself, so that nothing would ask the original.
+        self._deed = replacement
+        # This class has these attributes itself, so `__getattr__` is not called for them.
         self.__module__ = original.__module__
         self.__doc__ = original.__doc__
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        # What asks for the kind of a function, as `inspect` does, is told that of the original.
+        # Then `isinstance`, as used by `inspect`, sees the type of the original.
         return self._original.__class__  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +51,7 @@ class StandIn:
         return repr(self._original)
 
     def __eq__(self, other: object) -> bool:
-        # Who imported the function before the session has the original.
+        # Code that imported the function before the session has the original.
         return _original_of(self) is _original_of(other)
 
     def __hash__(self) -> int:
@@ -62,55 +62,55 @@ class StandIn:
         name: str = self.__qualname__
         if getattr(sys.modules.get(module), name, None) is self:
             return name
-        import pkgutil  # noqa: PLC0415 -- nobody pickles what a session has left
+        import pkgutil  # noqa: PLC0415 -- it is rarely pickled after the session
 
         return pkgutil.resolve_name, (f"{module}:{name}",)
 
     def retire(self) -> None:
-        """Be the original from now on."""
+        """Call the original from now on."""
         self._deed = self._original
 
 
 def _original_of(function: Any) -> Any:
-    # A session inside another one stands before the outer one.
-    while type(function) is StandIn:
-        function = function._original  # noqa: SLF001 -- our own
+    # An inner session replaces the replacement of the outer one.
+    while type(function) is FunctionProxy:
+        function = function._original  # noqa: SLF001 -- an attribute of this class
     return function
 
 
 class Redirect:
-    """Moves `tempfile.tempdir`, TMPDIR and their like, and `atexit.register` with them."""
+    """Changes and restores the temp location, and replaces `atexit.register` and `unregister`."""
 
     def __init__(self) -> None:
         self.callbacks = ExitCallbacks(atexit.register, atexit.unregister)
         self._undo: list[Callable[[], object]] = []
 
     def move(self, target: str, system: str) -> None:
-        """Let the temp location of this process and its children be *target*.
+        """Make *target* the temp location of this process and its children.
 
-        :param system: Where it is now, for tests that need to know.
+        :param system: The system's temp location, for tests that need it.
         """
         self._set_variable("TMPDIR", target)
         for name in ("TEMP", "TMP"):
             if name in os.environ or os.name == "nt":
                 self._set_variable(name, target)
-        # A session inside another one leaves what the outer one says, and restores that too.
+        # An inner session keeps the value that the outer one has set.
         self._set_variable(SYSTEM_TMPDIR, os.environ.get(SYSTEM_TMPDIR, system))
         for module in (tempfile, primitives):
             self._set(module, "tempdir", target)
         self.callbacks.exempt(target)
-        self._stand_in(atexit, "register", self.callbacks.register)
-        self._stand_in(atexit, "unregister", self.callbacks.unregister)
+        self._replace(atexit, "register", self.callbacks.register)
+        self._replace(atexit, "unregister", self.callbacks.unregister)
 
     def restore(self) -> None:
-        """Put everything back, whatever the tests have done to it. Safe to call twice."""
+        """Restore everything, also after tests have changed it. Safe to call twice."""
         while self._undo:
             self._undo.pop()()
 
-    def _stand_in(self, module: Any, name: str, deed: Callable[..., Any]) -> None:
-        stand_in = StandIn(getattr(module, name), deed)
-        self._undo.append(stand_in.retire)
-        self._set(module, name, stand_in)
+    def _replace(self, module: Any, name: str, replacement: Callable[..., Any]) -> None:
+        function = FunctionProxy(getattr(module, name), replacement)
+        self._undo.append(function.retire)
+        self._set(module, name, function)
 
     def _set(self, module: Any, name: str, value: object) -> None:
         before = getattr(module, name)
