@@ -1,1 +1,1 @@
-"""Everything that knows pytest-xdist or another host."""
+"""The integration with pytest-xdist, remote workers and forked tests."""

@@ -1,4 +1,4 @@
-"""What does a test's report tell, here and in the process that it arrives in?"""
+"""The payload of test reports: packed where a test runs, unpacked where its report arrives."""
 
 from __future__ import annotations
 
@@ -41,60 +41,60 @@ _SECTION: Final = "temporary resources"
 
 
 def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
-    """Let a report carry to another process what stands only in this one."""
+    """Put the findings about a test into its report, if that goes to another process."""
     current = state.tests.current
     if current is None or current.item is not item or not state.is_sent:
         return
     if report.outcome == "failed":
         current.failed = True
         _add_section(state, current, report)
-        xdist.tell_host(state, report)
+        xdist.set_node_name(state, report)
     if report.when == "teardown":
         book(state, current)
         found = _findings(state, current)
         if any(found.values()):
             if state.is_remote:
-                xdist.tell_host(state, report)
-                found.update(root=state.workspace.root.path, left=_left_so_far(found["entries"]))
+                xdist.set_node_name(state, report)
+                found.update(root=state.workspace.root.path, leaks=_leaks_so_far(found["entries"]))
             setattr(report, FINDINGS, dumps(found))
 
 
 def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
-    """Return what another process is told of the test that is over."""
+    """Return the findings about a finished test, as plain data."""
     return {
-        "made": current.created,
-        "lent": _created_by_factories(state, current),
+        "created": current.created,
+        "created_by_factories": _created_by_factories(state, current),
         "failed": current.failed,
-        "superseded": current.from_earlier_attempts,
-        "entries": _reported(state),
+        "from_earlier_attempts": current.from_earlier_attempts,
+        "entries": _entries_to_send(state),
         "changed": state.leaks.watched.travelling() if state.leaks.watched is not None else [],
         "allowed": state.leaks.allowed.get(current.item.nodeid, []),
-        "accused": current.leak_reported,
+        "leak_reported": current.leak_reported,
     }
 
 
-def _reported(state: SessionState) -> list[Entry]:
-    """Return what a controller, or the parent of a forked child, is told of."""
+def _entries_to_send(state: SessionState) -> list[Entry]:
+    """Return the entries to send to the controller, or to the parent of a forked child."""
     ledger = state.leaks.ledger
     if ledger is None:
         return []
-    # What a forked child leaves open nobody closes: its exit handlers never run.
+    # The exit handlers of a forked child never run, so nothing that it leaves is removed later.
     if ledger.provisional is None or System.getpid() != state.workspace.pid:
         return ledger.not_yet_sent
     return ledger.provisional.told(ledger.not_yet_sent)
 
 
-def _left_so_far(entries: list[Entry]) -> list[Leak]:
-    """Return what is left of *entries*, which nobody can look after once this worker crashes."""
-    there = [entry for entry in entries if not entry.ignored]
-    return judge(there, deferred=set(), failed=(), is_ignored_by_hook=lambda _: False)
+def _leaks_so_far(entries: list[Entry]) -> list[Leak]:
+    """Return the leaks among *entries*: no other process can find them if this worker crashes."""
+    not_ignored = [entry for entry in entries if not entry.ignored]
+    return judge(not_ignored, deferred=set(), failed=(), is_ignored_by_hook=lambda _: False)
 
 
 def _created_by_factories(state: SessionState, current: CurrentTest) -> list[CreatedPath]:
-    """Return what factories of wider scopes gave that the receiver has to know of by now.
+    """Return the paths of factories with a wider scope that the receiver needs already now.
 
-    A parent does not know what its forked child was given; a controller hears of the rest when
-    the worker ends, or takes it for the crashed test's.
+    A forked child can send its paths only now. A worker sends the other paths when it ends; if it
+    crashes, the controller attributes them to the test that was running.
     """
     if System.getpid() != state.workspace.pid:
         return list(_newly_created_by_factories(state))
@@ -109,7 +109,7 @@ def _newly_created_by_factories(state: SessionState) -> Iterator[CreatedPath]:
 
 
 def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
-    """Take note of a failure in this process, as soon as pytest knows of it."""
+    """Record a failure in this process, as soon as pytest reports it."""
     current = state.tests.current
     if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
@@ -119,18 +119,18 @@ def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport
 
 
 def received(state: SessionState, report: pytest.TestReport) -> None:
-    """Take what a report tells, in whichever process it arrives."""
+    """Record the outcome and the payload of a report that arrives in this process."""
     data = _read(state, report)
     if state.tests.current is not None:
         state.tests.current.reports.append(report)
     elif report.outcome == "failed" and not _is_interrupt(report):
-        if not data.get("accused"):
+        if not data.get("leak_reported"):
             state.reported.failed.add(report.nodeid)
         worker = xdist.sender(report)
         if worker is not None and _is_crash(report):
-            _crashed(state, worker, report)
+            _record_crash(state, worker, report)
     if report.outcome == "failed":
-        xdist.name_host(state, report, _SECTION)
+        xdist.add_host(state, report, _SECTION)
     if data:
         _unpack(state, report, data)
     if state.tests.current is None:
@@ -138,7 +138,7 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
 
 
 def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
-    """Return what a report carries, if anything."""
+    """Return the payload of a report; empty if it has none."""
     text = report.__dict__.get(FINDINGS)
     if text is None:
         return {}
@@ -149,111 +149,111 @@ def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
         problem: Exception = TypeError(f"not a record: {data!r}")
     except (ValueError, TypeError) as error:
         problem = error
-    _unreadable(state, report, problem)
+    _warn_unreadable(state, report, problem)
     return {}
 
 
-def _unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
+def _warn_unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
     text = f"the findings of {report.nodeid} could not be read: {problem}"
     state.messages.warn("carried", text, TempresLeakWarning)
 
 
 def _is_crash(report: pytest.TestReport) -> bool:
-    """Whether the process died that ran the test: pytest-xdist and pytest-forked say it so."""
+    """Whether pytest-xdist or pytest-forked created this report because the process died."""
     return str(report.when) == "???"
 
 
 def _is_interrupt(report: pytest.TestReport) -> bool:
-    """Whether pytest-xdist calls a crash what was an interrupt: the worker has come to its end."""
+    """Whether pytest-xdist reports an interrupt as a crash: the worker has sent its output."""
     node = getattr(report, "node", None)
     return _is_crash(report) and getattr(node, "workeroutput", None) is not None
 
 
-def _crashed(state: SessionState, worker: str, report: pytest.TestReport) -> None:
-    """Attribute what a worker had given, and nobody decided on, to the test that it crashed in."""
+def _record_crash(state: SessionState, worker: str, report: pytest.TestReport) -> None:
+    """Attribute the paths that a crashed worker has not decided on to the test that was running."""
     state.reported.crashed[worker] = report.nodeid
     if state.settings.keep != "none":
-        _name_in(state, report, given_by_crashed(state, worker))
+        _add_kept_paths(state, report, given_by_crashed(state, worker))
 
 
 def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
-    """Name in a failure's own section what will be kept because of it."""
+    """Add a section to a failed report that lists the paths kept because of the failure."""
     if any(name == _SECTION for name, _ in report.sections):
         return
-    # Here, so that it is written down by the name that it has now.
+    # Before the index is written, so that it has the current names.
     groups = [current.created, *(factory.created for factory in used(state, current.item))]
     for group in groups:
         group.extend(renamed(state, group))
     created = [each for group in groups for each in group]
     policy = state.settings.keep
     kept = [m.path for m in created if reason_to_keep(policy, failed=True, asked=m.keep)]
-    _name_in(state, report, kept)
+    _add_kept_paths(state, report, kept)
 
 
-def _name_in(state: SessionState, report: pytest.TestReport, paths: Iterable[str]) -> None:
-    """Name *paths* in a failure's own section, but for those that the test has removed."""
-    there = [path for path in paths if exists(path)]
-    # A lone surrogate would kill the channel on which xdist sends the report.
-    lines = [f"kept: {escaped(path, controls=True)}" for path in there]
+def _add_kept_paths(state: SessionState, report: pytest.TestReport, paths: Iterable[str]) -> None:
+    """List those of *paths* that still exist in a section of a failed report."""
+    existing = [path for path in paths if exists(path)]
+    # execnet cannot encode a lone surrogate: the connection to the worker would end.
+    lines = [f"kept: {escaped(path, controls=True)}" for path in existing]
     if lines:
-        state.retention.write_down(report.nodeid, there)
+        state.retention.write_down(report.nodeid, existing)
         report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:
     try:
-        created = [created_from_plain(record) for record in data["made"]]
-        open_factories = [created_from_plain(record) for record in data["lent"]]
+        created = [created_from_plain(record) for record in data["created"]]
+        by_factories = [created_from_plain(record) for record in data["created_by_factories"]]
         entries = [entry_from_plain(record) for record in data["entries"]]
-        there = xdist.remote_workers(state, report)
-        if there is not None:
-            left = [leak_from_plain(record) for record in data["left"]]
-            there.left(data["root"], left)
+        remote_worker = xdist.remote_worker_of(state, report)
+        if remote_worker is not None:
+            leaks = [leak_from_plain(record) for record in data["leaks"]]
+            remote_worker.left(data["root"], leaks)
             return
         if state.leaks.watched is not None and not state.is_worker:
             state.leaks.watched.adopt(data["changed"])
             state.leaks.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
-        _unreadable(state, report, problem)
+        _warn_unreadable(state, report, problem)
         return
     if not state.workspace.joined:
         state.leaks.entries.update((entry.path, entry) for entry in entries)
-    state.tests.from_earlier_attempts.update(data["superseded"])
+    state.tests.from_earlier_attempts.update(data["from_earlier_attempts"])
     if state.tests.current is None:
-        # Of reports by the same name, another worker's may be the one that failed.
+        # With the same node id, the report of another worker may be the one that failed.
         failed = report.nodeid in state.reported.failed and data["failed"]
         failed = failed or report.outcome == "failed"
-        asks = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
-        _note(state, report, created, failed=failed, otherwise="hook" if asks else None)
-        # No single test decides on what was lent, so nobody is asked about it.
-        _note(state, report, open_factories, failed=failed)
+        has_hook = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
+        _record_kept(state, report, created, failed=failed, default="hook" if has_hook else None)
+        # The hook decides for one test; these paths belong to the tests of a wider scope.
+        _record_kept(state, report, by_factories, failed=failed)
     else:
-        _take_back(state, state.tests.current, [*created, *open_factories], entries)
+        _record_sent_or_returned(state, state.tests.current, [*created, *by_factories], entries)
 
 
-def _note(
+def _record_kept(
     state: SessionState,
     report: pytest.TestReport,
     created: list[CreatedPath],
     *,
     failed: bool,
-    otherwise: str | None = None,
+    default: str | None = None,
 ) -> None:
-    """Note what a worker keeps by now: should it crash, it will never say so itself.
+    """Record which paths a worker keeps, for the case that it crashes before it sends them.
 
-    :param otherwise: The reason to keep what neither the policy nor the call keeps.
+    :param default: The reason to keep a path that neither the policy nor the call keeps.
     """
     worker = xdist.sender(report) or state.workspace.worker.name
     for each in created:
-        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or otherwise
+        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or default
         if reason is not None:
             state.reported.created[each.path] = Kept(report.nodeid, each.path, reason, worker)
 
 
-def _take_back(
+def _record_sent_or_returned(
     state: SessionState, current: CurrentTest, created: list[CreatedPath], entries: list[Entry]
 ) -> None:
-    """Take a report that leaves for the controller, or that came back from a forked child."""
+    """Record what a worker has sent to the controller, or what a forked child has sent back."""
     ledger = state.leaks.ledger
     if current.started:
         if ledger is not None:

@@ -1,4 +1,4 @@
-"""The only module that knows pytest-xdist."""
+"""The hooks and the data exchange of a controller and its workers under pytest-xdist."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ControllerHooks",
+    "add_host",
     "membership",
-    "name_host",
-    "remote_workers",
+    "remote_worker_of",
     "send",
     "sender",
-    "tell_host",
+    "set_node_name",
 ]
 
 _getframe: Final = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
-#: Set in a worker's environment alone.
+#: The environment variable with the controller's session root, set in workers only.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
-#: The attribute of a report that comes from a worker with a session root of its own.
+#: The attribute of a report from a remote worker: the name of its host.
 _NODE: Final = "tempres_node"
 _KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 
 def membership(config: pytest.Config) -> Membership:
-    """Return what pytest-xdist says of this process."""
+    """Return the role of this process under pytest-xdist."""
     announced, root = _shared_root(config)
     worker = announced is not None
     return Membership(
         announced,
         root,
         name=os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main",
-        # A session that a worker's test starts inherits this, and is a run of its own.
+        # A session that a test of a worker starts inherits the variable, but is a separate run.
         run=os.environ.get("PYTEST_XDIST_TESTRUNUID", "") if worker else "",
         host=_node_name() if worker and root is None else "",
         has_workers=_has_workers(config.known_args_namespace),
@@ -73,11 +73,11 @@ def membership(config: pytest.Config) -> Membership:
 
 
 def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]:
-    """Return the controller's session root: its path as announced, and the root if it is seen.
+    """Return the value of the environment variable, and the session root if it exists here.
 
-    The announcement is taken out of the environment, since a pytest that a test
-    starts is a session of its own. One that does not come from pytest-xdist counts for
-    nothing: whoever sets it would switch off report and gate.
+    The variable is removed from the environment, since a pytest that a test starts is a separate
+    session. It is ignored unless pytest-xdist has set it: otherwise anybody who can set it could
+    switch off the report and the exit status.
     """
     announced = os.environ.pop(_SESSION, None)
     if announced is None:
@@ -91,25 +91,25 @@ def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]
 
 
 def _is_started_by_xdist() -> bool:
-    """Whether this process is a worker; those that its tests start inherit the variables."""
+    """Whether this process is a worker: the variables alone are inherited by its children too."""
     if not {"PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"} <= os.environ.keys():
         return False
-    # `workerinput` comes too late. execnet promises this name to what it runs.
+    # `config.workerinput` is set too late. execnet documents this name for the code that it runs.
     frame: FrameType | None = _getframe()
     while frame is not None:
         name = frame.f_globals.get("__name__")
         if name in ("__channelexec__", "_pytest.runner"):
-            # What a worker's test starts in process is a session of its own too.
+            # A session that a test of a worker starts in process is separate too.
             return bool(name == "__channelexec__")
         frame = frame.f_back
     return False
 
 
 def _path_in(announced: str) -> str | None:
-    """Return the path that a controller may have announced; None for anything else."""
+    """Return the path that a controller has announced; None if the text is not such a path."""
     try:
         path = loads(announced) if announced.startswith('"') else announced
-        # Not every text that JSON can carry is the name of a file.
+        # Not every string that JSON can express can be encoded as a path.
         System.fsencode(path)
     except ValueError:
         return None
@@ -117,23 +117,23 @@ def _path_in(announced: str) -> str | None:
 
 
 def _has_workers(namespace: argparse.Namespace) -> bool:
-    """Whether the command line asks for workers; it may still turn out to be for none."""
+    """Whether the command line has an option for workers; their number may still be 0."""
     options = ("numprocesses", "tx", "distload", "looponfail")
     named = any(getattr(namespace, name, None) for name in options)
     return named or getattr(namespace, "dist", "no") != "no"
 
 
 def sender(report: Any) -> str | None:
-    """Return the worker that a report came from, as its directory is called; None for no worker."""
+    """Return the directory name of the worker that a report came from; None if from no worker."""
     node = getattr(report, "node", None)
     return None if node is None else worker_directory(node.gateway.id)
 
 
 def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
-    """Hand the controller what no test's report could carry.
+    """Put what no test's report contains into `workeroutput`, which the controller receives.
 
-    :param deferred: What this worker will remove at its exit.
-    :param leaks: The verdict of a worker whose disk the controller does not see.
+    :param deferred: The paths that this worker removes at exit.
+    :param leaks: The leaks that a remote worker has found itself.
     """
     output = getattr(state.config, "workeroutput", None)
     if output is None:
@@ -144,7 +144,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "entries": [as_from_failed(entry, state.reported.failed) for entry in entries],
             "deferred": sorted(deferred),
             "kept": state.retention.kept,
-            "stumbled": list(state.leaks.ledger.failed_owners)
+            "failed_owners": list(state.leaks.ledger.failed_owners)
             if state.leaks.ledger is not None
             else [],
             "root": None if state.workspace.joined else state.workspace.root.path,
@@ -163,32 +163,32 @@ def _node_name() -> str:
     return node_name()
 
 
-def tell_host(state: SessionState, report: pytest.TestReport) -> None:
-    """Let *report* say where it comes from, if the paths in it mean nothing to the controller."""
+def set_node_name(state: SessionState, report: pytest.TestReport) -> None:
+    """Store the name of this host in *report*, if this is a remote worker."""
     if state.is_remote:
         setattr(report, _NODE, _node_name())
 
 
-def remote_workers(state: SessionState, report: pytest.TestReport) -> RemoteWorker | None:
-    """Return the worker that *report* comes from, if it has a session root of its own."""
+def remote_worker_of(state: SessionState, report: pytest.TestReport) -> RemoteWorker | None:
+    """Return the remote worker that *report* comes from; None if it is from another process."""
     name = getattr(report, _NODE, None)
-    # Other than in the controller, a report has no node.
-    return _at_node(state, report.node, name) if name and hasattr(report, "node") else None
+    # Reports have the attribute `node` in the controller only.
+    return _remote_worker(state, report.node, name) if name and hasattr(report, "node") else None
 
 
-def name_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
-    """Write the host beside the paths that a failure's *section* names, if it is another one."""
-    there = remote_workers(state, report) if report.outcome != "passed" else None
-    if there is not None:
-        line = at(f"kept: {there.host}", "")
+def add_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
+    """Add the host to the paths in *section* of a failed report, if it is from a remote worker."""
+    worker = remote_worker_of(state, report) if report.outcome != "passed" else None
+    if worker is not None:
+        line = at(f"kept: {worker.host}", "")
         report.sections = [
             (name, _KEPT_LINE.sub(lambda _: line, text) if name == section else text)
             for name, text in report.sections
         ]
 
 
-def _at_node(state: SessionState, node: Any, name: str) -> RemoteWorker:
-    from pytest_tempres.workers.remote import host_of  # noqa: PLC0415 -- as above
+def _remote_worker(state: SessionState, node: Any, name: str) -> RemoteWorker:
+    from pytest_tempres.workers.remote import host_of  # noqa: PLC0415 -- few are on other hosts
 
     worker, spec = node.gateway.id, node.gateway.spec
     if worker not in state.reported.remote_workers:
@@ -198,47 +198,47 @@ def _at_node(state: SessionState, node: Any, name: str) -> RemoteWorker:
 
 
 class ControllerHooks:
-    """What a controller does for its workers."""
+    """The hooks of a controller for its workers."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
-        #: Workers whose end has not been heard of.
+        #: Workers that have not ended.
         self._nodes: list[Any] = []
 
     @pytest.hookimpl
     def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
-        """Tell each worker where the session root is, before it starts."""
+        """Set the environment variable with the session root, before a worker starts."""
         path = self._state.workspace.root.path
         try:
             path.encode()
         except UnicodeEncodeError:
-            # execnet carries UTF-8 alone. No absolute path begins as this does.
+            # execnet sends UTF-8 only. JSON starts with a quote, an absolute path never does.
             path = dumps(path)
         for spec in specs:
             spec.env[_SESSION] = path
 
     @pytest.hookimpl
     def pytest_configure_node(self, node: Any) -> None:
-        """Know the workers."""
+        """Remember the worker."""
         self._nodes.append(node)
 
     @pytest.hookimpl
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker sends at its end; one that crashed sends nothing."""
-        # It may have made the lock again, and held it for all.
+        """Receive what a worker has sent at its end; a crashed worker has sent nothing."""
+        # A worker may have created the session root again, with a lock that ends with the worker.
         self._state.workspace.root = self._state.workspace.root.hold()
-        # After an interrupt it comes twice.
+        # After an interrupt pytest-xdist calls this twice.
         if node in self._nodes:
             self._nodes.remove(node)
-            self._take(node)
+            self._receive_output(node)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Take what came while xdist stopped the workers, as it does without a word for `-x`."""
+        """Receive from the workers for which pytest-xdist calls no hook, as after `-x`."""
         while self._nodes:
-            self._take(self._nodes.pop(0))
+            self._receive_output(self._nodes.pop(0))
 
-    def _take(self, node: Any) -> None:
+    def _receive_output(self, node: Any) -> None:
         output = getattr(node, "workeroutput", None) or {}
         text = output.get(_OUTPUT)
         name = node.gateway.id
@@ -261,12 +261,12 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     leaks = [leak_from_plain(record) for record in data["leaks"]]
     kept = [Kept(*record) for record in data["kept"]]
     if state.leaks.ledger is not None:
-        state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["stumbled"])
+        state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["failed_owners"])
     # Every worker collects the same tests.
     state.result.tally.collected |= Counter(data["collected"])
     state.result.tally.narrowed |= data["narrowed"]
     if data["root"] is not None:
-        _at_node(state, node, data["node"]).judge(data["root"], leaks, kept)
+        _remote_worker(state, node, data["node"]).judge(data["root"], leaks, kept)
         return
     for record in data["entries"]:
         entry: Entry = entry_from_plain(record)
