@@ -1,9 +1,10 @@
-"""Our own modules are imported as they are written.
+"""The exclusion of this package from the assertion rewriting of pytest.
 
-pytest rewrites the assertions of every installed plugin. Here are none to
-rewrite, and the hook would read, hash and compile forty modules of ours at the
-start of each session, at more than half of what that start costs. It is told by
-a private name: where another version of pytest has none, nothing changes.
+pytest rewrites the assertions of every installed plugin. This package contains
+none, and the import hook would read, hash and compile forty modules at the start
+of each session, which takes more than half of the time of that start. There is
+no public way to exclude a package, so this uses a private attribute of the hook;
+with a version of pytest that lacks it, the modules are rewritten as usual.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 __all__: Final[list[str]] = []
 
 
-def _spare(package: str) -> None:
+def _exclude_from_rewriting(package: str) -> None:
     for finder in sys.meta_path:
         marked = getattr(finder, "_must_rewrite", None)
         if isinstance(marked, set):
@@ -22,4 +23,4 @@ def _spare(package: str) -> None:
             getattr(finder, "_marked_for_rewrite_cache", {}).clear()
 
 
-_spare(__name__.partition(".")[0])
+_exclude_from_rewriting(__name__.partition(".")[0])

@@ -1,4 +1,4 @@
-"""The fixtures, and the factory behind all of them."""
+"""The fixtures, and `TempResources`, the factory that creates their files and directories."""
 
 from __future__ import annotations
 
@@ -44,45 +44,45 @@ __all__ = [
     "temp_resources_session",
 ]
 
-_Made = TypeVar("_Made")
+_Created = TypeVar("_Created")
 
-#: Bytes of a test's name that stay in the name of its directory.
+#: How many bytes of a test's name are used in the name of its directory.
 _NAME_BYTES = 24
 
 
 class TempResources:
     """A factory of temporary directories and files; any number of each, from any thread.
 
-    What it gives is closed and removed when the scope of its fixture ends,
+    What it creates is closed and removed when the scope of its fixture ends,
     unless it is kept.
     """
 
     def __init__(
-        self, state: SessionState, created: Callable[[CreatedPath], None], name: str, base: Path
+        self, state: SessionState, record: Callable[[CreatedPath], None], name: str, base: Path
     ) -> None:
         self._state = state
-        self._made = created
+        self._record = record
         self._name = f"{safe_name(name, _NAME_BYTES)}-"
         self._base = base
         self._closing: list[Callable[[], object]] = []
 
     def dir(self, **options: Any) -> Path:
-        """Make an empty directory with mode 0700.
+        """Create an empty directory with mode 0700.
 
-        :param prefix: (str) In place of the test's name.
-        :param suffix: (str) After the random characters.
-        :param dir: (path) The directory to make it in.
-        :param keep: (bool) Keep it, or not, whatever the outcome.
+        :param prefix: (str) The start of its name; the test's name if not given.
+        :param suffix: (str) The end of its name, after the random characters.
+        :param dir: (path) The directory to create it in.
+        :param keep: (bool) Keep or remove it, whatever the outcome of the test.
         :param copy: (path) A directory or file to copy into it; relative to the test file.
         :param chdir: (bool) Make it the working directory until the scope ends.
-        :raises TypeError: For an argument that is unknown or of a wrong type.
-        :raises OSError: When it cannot be made or the copy fails.
+        :raises TypeError: An argument is unknown or has a wrong type.
+        :raises OSError: The directory cannot be created, or the copy fails.
         """
         if not options:
             path = self._create(
                 make_directory, self._state.workspace.worker.fixture_dir, self._name, ""
             )
-            self._made(CreatedPath(path, inode=inode_of(path)))
+            self._record(CreatedPath(path, inode=inode_of(path)))
             return Path(path)
         markers.checked("tempdir", options)
         prefix = options.get("prefix")
@@ -102,7 +102,8 @@ class TempResources:
     def file(self, **options: Any) -> IO[Any]:
         """Open a temporary file without a name.
 
-        :param options: Those of `TemporaryFile`, and `content` (str or bytes) to begin with.
+        :param options: Those of `TemporaryFile`, and `content` (str or bytes), its initial
+            contents.
         """
         markers.checked("tempfile", options)
         options = {"dir": self._state.workspace.worker.fixture_dir, **options}
@@ -111,9 +112,10 @@ class TempResources:
         return self._open(TemporaryFile, options)
 
     def named_file(self, **options: Any) -> IO[Any]:
-        """Open a temporary file with a name, beside the directories of this factory.
+        """Open a temporary file with a name, in the same directory as those of `dir`.
 
-        :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes) to begin with.
+        :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes), its initial
+            contents.
         """
         markers.checked("tempfile", options)
         options = {"dir": self._state.workspace.worker.fixture_dir, "prefix": self._name, **options}
@@ -121,33 +123,34 @@ class TempResources:
         _match_content(options.get("mode", "w+b"), content)
         file: Any = self._create(NamedTemporaryFile, **options)
         self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
-        # What a failed test wrote is evidence: retention removes the path, not the close.
+        # A failed test's file may be kept: the retention policy removes the path, not the close.
         self._closing.append(lambda: close_and_keep(file))
-        return _begin_with(file, content)
+        return _write_content(file, content)
 
     def spooled(self, **options: Any) -> IO[Any]:
-        """Open a file that stays in memory until it grows or its descriptor is asked for.
+        """Open a file that stays in memory until it grows or its `fileno` is called.
 
-        :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes).
+        :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes), its initial
+            contents.
         """
         markers.checked("spooled", options)
         return self._open(
             SpooledTemporaryFile, {"dir": self._state.workspace.worker.fixture_dir, **options}
         )
 
-    def _create(self, make: Callable[..., _Made], *args: Any, **options: Any) -> _Made:
-        """Call *make*; once more where a test has removed or closed the directory for it."""
+    def _create(self, create: Callable[..., _Created], *args: Any, **options: Any) -> _Created:
+        """Call *create*; again if a test has removed the parent directory or changed its mode."""
         try:
-            return make(*args, **options)
+            return create(*args, **options)
         except PermissionError:
             if not self._state.workspace.restore_modes():
                 raise
-            return make(*args, **options)
+            return create(*args, **options)
         except FileNotFoundError:
             if System.isdir(self._state.workspace.worker.fixture_dir):
                 raise
             self._state.workspace.recreate()
-            return make(*args, **options)
+            return create(*args, **options)
 
     def _register(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
         identity = None
@@ -155,10 +158,10 @@ class TempResources:
             identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
             if self._state.leaks.ledger is not None:
                 self._state.leaks.ledger.origins.outside.pop(path, None)
-        self._made(CreatedPath(path, keep, identity, inode_of(path)))
+        self._record(CreatedPath(path, keep, identity, inode_of(path)))
 
     def close(self) -> None:
-        """Close what is open, last first. Nothing complains if the test did so before."""
+        """Close what is open, in reverse order; what the test has closed already is no error."""
         while self._closing:
             close = self._closing.pop()
             try:
@@ -175,7 +178,7 @@ class TempResources:
         _match_content(options.get("mode", "w+b"), content)
         file = self._create(kind, **options)
         self._closing.append(file.close)
-        return _begin_with(file, content)
+        return _write_content(file, content)
 
 
 def _match_content(mode: str, content: str | bytes | None) -> None:
@@ -184,7 +187,7 @@ def _match_content(mode: str, content: str | bytes | None) -> None:
         raise TypeError(f"content={content!r} must be {kind} for mode {mode!r}")
 
 
-def _begin_with(file: Any, content: str | bytes | None) -> IO[Any]:
+def _write_content(file: Any, content: str | bytes | None) -> IO[Any]:
     if content is not None:
         file.write(content)
         file.seek(0)
@@ -193,7 +196,7 @@ def _begin_with(file: Any, content: str | bytes | None) -> IO[Any]:
 
 
 def _copy_into(source: Path, target: str) -> None:
-    import shutil  # noqa: PLC0415 -- dear to import, and few tests copy anything
+    import shutil  # noqa: PLC0415 -- expensive to import, and rarely used
 
     if source.is_dir():
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
@@ -205,11 +208,11 @@ def _change_directory(path: str) -> Callable[[], None]:
     before = System.getcwd()
     System.chdir(path)
 
-    def back() -> None:
+    def restore() -> None:
         with suppress(FileNotFoundError):
             System.chdir(before)
 
-    return back
+    return restore
 
 
 def _state(request: pytest.FixtureRequest) -> SessionState:
@@ -222,27 +225,27 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
     return state
 
 
-def _noting(
+def _record_at_once(
     state: SessionState, factory: CurrentTest | ScopedFactory
 ) -> Callable[[CreatedPath], None]:
-    """Return what takes a path that is given, and writes it down in case the process ends here."""
+    """Return a callback that records a created path, and writes it to the index immediately."""
 
-    def created(each: CreatedPath) -> None:
-        factory.created.append(each)
-        state.retention.write_down_created(factory.nodeid, [each])
+    def record(path: CreatedPath) -> None:
+        factory.created.append(path)
+        state.retention.write_down_created(factory.nodeid, [path])
 
-    return created
+    return record
 
 
-def _for_test(request: pytest.FixtureRequest) -> TempResources:
+def _factory_for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
     current = state.tests.current
     factory = current if current is not None else ScopedFactory("")
-    created = _noting(state, factory) if state.retention.at_once else factory.created.append
-    return TempResources(state, created, request.node.name, request.path.parent)
+    record = _record_at_once(state, factory) if state.retention.at_once else factory.created.append
+    return TempResources(state, record, request.node.name, request.path.parent)
 
 
-def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
+def _factory_for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state = _state(request)
     nodeid = (
         state.tests.current.item.nodeid if state.tests.current is not None else request.node.nodeid
@@ -251,8 +254,8 @@ def _for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state.tests.open_factories.append(factory)
     name = System.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
-    created = _noting(state, factory) if state.retention.at_once else factory.created.append
-    resources = TempResources(state, created, name, base if base.is_dir() else base.parent)
+    record = _record_at_once(state, factory) if state.retention.at_once else factory.created.append
+    resources = TempResources(state, record, name, base if base.is_dir() else base.parent)
     yield resources
     resources.close()
     state.tests.open_factories.remove(factory)
@@ -269,17 +272,17 @@ def temp_dir(request: pytest.FixtureRequest) -> Path:
 
     Removed after the test, or kept when it failed; see the marker `tempdir`.
     """
-    resources = _for_test(request)
+    resources = _factory_for_test(request)
     options = markers.arguments(request.node, "tempdir")
     if options.get("chdir"):
-        request.addfinalizer(resources.close)  # noqa: PT021 -- a generator costs each test more
+        request.addfinalizer(resources.close)  # noqa: PT021 -- a generator fixture is slower
     return resources.dir(**options)
 
 
 @pytest.fixture
 def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file without a name; see the marker `tempfile`."""
-    resources = _for_test(request)
+    resources = _factory_for_test(request)
     yield resources.file(**markers.arguments(request.node, "tempfile"))
     resources.close()
 
@@ -287,7 +290,7 @@ def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 @pytest.fixture
 def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file with a name, not in `temp_dir`; see the marker `tempfile`."""
-    resources = _for_test(request)
+    resources = _factory_for_test(request)
     yield resources.named_file(**markers.arguments(request.node, "tempfile"))
     resources.close()
 
@@ -295,7 +298,7 @@ def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 @pytest.fixture
 def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file that stays in memory while it is small; see the marker `spooled`."""
-    resources = _for_test(request)
+    resources = _factory_for_test(request)
     yield resources.spooled(**markers.arguments(request.node, "spooled"))
     resources.close()
 
@@ -303,7 +306,7 @@ def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 @pytest.fixture
 def temp_resources(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     """A factory of any number of temporary directories and files for this test."""
-    resources = _for_test(request)
+    resources = _factory_for_test(request)
     yield resources
     resources.close()
 
@@ -311,22 +314,22 @@ def temp_resources(request: pytest.FixtureRequest) -> Iterator[TempResources]:
 @pytest.fixture(scope="class")
 def temp_resources_class(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     """The factory `temp_resources` for as long as the test class."""
-    yield from _for_scope(request)
+    yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="module")
 def temp_resources_module(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     """The factory `temp_resources` for as long as the test module."""
-    yield from _for_scope(request)
+    yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="package")
 def temp_resources_package(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     """The factory `temp_resources` for as long as the test package."""
-    yield from _for_scope(request)
+    yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="session")
 def temp_resources_session(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     """The factory `temp_resources` for as long as the session."""
-    yield from _for_scope(request)
+    yield from _factory_for_scope(request)

@@ -1,4 +1,4 @@
-"""The entry point: hooks that delegate."""
+"""The entry point: the hooks of pytest, which delegate to the other modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_tempres import as_written  # noqa: F401 -- first: the imports below are spared by it
+from pytest_tempres import as_written  # noqa: F401 -- before the imports that it affects
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
 from pytest_tempres import options
@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare our own hooks."""
+    """Declare the hooks of this plugin."""
     pluginmanager.add_hookspecs(hookspecs)
 
 
@@ -67,7 +67,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers, and start late where a conftest loaded the plugin."""
+    """Declare the markers, and start the session if a conftest has loaded the plugin."""
     markers.register(config)
     state = config.stash.get(session_key, None) or _start(config)
     if state is None:
@@ -75,30 +75,30 @@ def pytest_configure(config: pytest.Config) -> None:
     if state.is_worker:
         state.reported.send = xdist.send
     sessions.leave_basetemp_alone(config, state)
-    _register_wanted(config, state)
+    _register_optional_hooks(config, state)
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
     if sessions.stands_among_tests(state):
-        from pytest_tempres.session.startup import CollectionHooks  # noqa: PLC0415 -- few need them
+        from pytest_tempres.session.startup import CollectionHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(CollectionHooks(), "tempres-uncollected")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(xdist.ControllerHooks(state), "tempres-xdist")
 
 
-def _register_wanted(config: pytest.Config, state: SessionState) -> None:
-    """Register the hooks that take an option which few give."""
+def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None:
+    """Register the hooks of options that are rarely used."""
     if state.settings.leaks == "strict":
-        from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- few are so strict
+        from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(StrictHooks(state), "tempres-strict")
     if state.leaks.baseline:
-        from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- few have a baseline
+        from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(TallyHooks(state), "tempres-course")
     if state.settings.artifacts is not None:
-        from pytest_tempres.session.retention import ArtifactsHooks  # noqa: PLC0415 -- few want copies
+        from pytest_tempres.session.retention import ArtifactsHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
 
@@ -116,7 +116,7 @@ def _receive_reports(state: SessionState) -> None:
 
 
 class SessionHooks:
-    """The hooks of a session that has started: one object, so that none has to look it up."""
+    """The hooks of a started session; they share its state without a look-up in the stash."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -125,18 +125,18 @@ class SessionHooks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Know who imports."""
+        """Record which collector is running: it imports modules."""
         return (yield from ownership.collecting(self._state, collector))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        """Stand around the hooks of all plugins that are there by now, when the session ends."""
+        """Register the wrapper of the session's end after all plugins, so that it is outermost."""
         hooks = EndHooks(self._state, self._finish)
         self._state.config.pluginmanager.register(hooks, "tempres-end")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Know which test runs, and decide what stays after its last report."""
+        """Record which test is running, and apply the retention policy after its last report."""
         self._try(ownership.begin_test, item)
         completed = False
         try:
@@ -150,40 +150,40 @@ class SessionHooks:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        """Know which fixture runs."""
+        """Record which fixture is running."""
         return (yield from ownership.setting_up(self._state, fixturedef, request))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        """Know each attempt of a test that is run again."""
+        """Begin an attempt: a plugin may run a test several times."""
         self._try(runtest.begin_attempt)
 
     def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
-        """Know of a failure at once, and name in its report what will be kept."""
+        """Record a failure immediately, and list in its report the paths that are kept."""
         self._try(payload.failed, report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Do the same for failures without an exception, as that of a strict xfail."""
+        """Do the same for failures without an exception, such as a strict xfail that passes."""
         if report.outcome == "failed":
             self._try(payload.failed, report)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, settings: Any) -> None:
-        """Know of a timer of pytest-timeout that ends the process, without any report."""
+        """Write created paths to disk at once: this timer ends the process without a report."""
         if settings.method == "thread":
             self._try(retention.write_at_once)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """Prepare for the end; give a conftest the reports that wants to decide what is kept."""
+        """Prepare for the end of the session; the hook `pytest_tempres_keep` needs the reports."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
         self._try(end.prepare)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Judge once all is torn down, before the terminal and xdist say the last word."""
+        """Find leaks after all teardown, before the terminal and pytest-xdist finish."""
         try:
             return (yield)
         finally:
@@ -197,22 +197,22 @@ class SessionHooks:
             self._try(_finish, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the report, then look after sessions that died."""
+        """Print the report, then sweep dead sessions."""
         if self._state.result.summary is not None and self._state.settings.prints:
             self._try(_print_report, terminalreporter)
         self._try(_reclaim, terminalreporter)
 
-    def _try(self, deed: Callable[..., object], *args: Any) -> None:
-        """Do *deed*; a failure of ours is told and changes nothing else."""
+    def _try(self, function: Callable[..., object], *args: Any) -> None:
+        """Call *function*; an error in this plugin is a warning and does not stop pytest."""
         try:
-            deed(self._state, *args)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
-            name = deed.__name__.strip("_")
+            function(self._state, *args)
+        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
+            name = function.__name__.strip("_")
             self._state.messages.warn_of(error, name, f"internal error in {name}: {error!r}")
 
 
 class ReportHooks:
-    """What is needed besides where reports are made in another process, or somebody wants them."""
+    """The hooks for reports from other processes, and for a plugin that decides what is kept."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -221,31 +221,31 @@ class ReportHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let the report carry what the attempt made and left."""
+        """Put what the attempt created and left behind into the report."""
         report = yield
         try:
             payload.pack(self._state, item, report)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
             self._state.messages.warn("pack", f"internal error in pack: {error!r}")
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take what a report tells."""
+        """Record the outcome and the payload of a report."""
         try:
             payload.received(self._state, report)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is ours
+        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
             self._state.messages.warn("received", f"internal error in received: {error!r}")
 
 
 def _finish(state: SessionState, session: pytest.Session) -> None:
-    from pytest_tempres.session.finish import finish  # noqa: PLC0415 -- needed at the end alone
+    from pytest_tempres.session.finish import finish  # noqa: PLC0415 -- needed at the end only
 
     finish(state, session)
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
+    from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
     if state.result.summary is not None:
         terminal.write(state.result.summary, terminalreporter)
@@ -253,10 +253,10 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
 
 
 def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    from pytest_tempres.session.cleanup import reclaim  # noqa: PLC0415 -- needed at the end alone
+    from pytest_tempres.session.cleanup import reclaim  # noqa: PLC0415 -- needed at the end only
 
     found = reclaim(state)
     if found.sessions and state.settings.prints:
-        from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
+        from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         terminal.write_reclaimed(found, terminalreporter)
