@@ -49,13 +49,14 @@ TMP_MAX: Final[int] = getattr(os, "TMP_MAX", 10_000)
 
 _TEXT_FLAGS: Final = OPEN_FLAGS & ~getattr(os, "O_BINARY", 0)
 
-# Unlike a name that is to be created, the directory may be a link. O_EXCL: nobody can ever give
-# the file a name.
+# No O_NOFOLLOW: with O_TMPFILE the path is the parent directory, which may be a link. O_EXCL:
+# linkat can never give the file a name.
 _UNNAMED_FLAGS: Final[int] = os.O_TMPFILE | os.O_RDWR | os.O_EXCL if hasattr(os, "O_TMPFILE") else 0
 
-# A Windows directory that an ACL closes looks writable, so a denial there can't be told from a
-# name that is taken. Names collide once in 10**12: so many denials in a row are denials (gh-66305).
-_DENIALS_TO_BEAR: Final = 20
+# On Windows os.access ignores access control lists, so for a directory that one of them protects a
+# denial looks like a name that is taken. Names collide once in 10**12: after this many denials in a
+# row the directory is not writable (gh-66305).
+_MAX_DENIALS: Final = 20
 
 
 @overload
@@ -77,10 +78,10 @@ def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool 
 
     :param suffix: The end of its name, ``str`` or ``bytes``; nothing if not given.
     :param prefix: The start of its name; ``tmp`` if not given.
-    :param dir: The directory to make it in; :func:`gettempdir` if not given.
+    :param dir: The directory to create it in; :func:`gettempdir` if not given.
     :param text: On Windows, translate line ends on the descriptor; no difference elsewhere.
     :returns: The descriptor, which children do not inherit, and the absolute path.
-    :raises OSError: It can't be made; the error names the path.
+    :raises OSError: It can't be created; the error names the path.
     :raises TypeError: ``str`` and ``bytes`` are mixed.
 
     The caller closes the descriptor and removes the file.
@@ -106,9 +107,9 @@ def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
 
     :param suffix: The end of its name, ``str`` or ``bytes``; nothing if not given.
     :param prefix: The start of its name; ``tmp`` if not given.
-    :param dir: The directory to make it in; :func:`gettempdir` if not given.
+    :param dir: The directory to create it in; :func:`gettempdir` if not given.
     :returns: The absolute path.
-    :raises OSError: It can't be made; the error names the path.
+    :raises OSError: It can't be created; the error names the path.
     :raises TypeError: ``str`` and ``bytes`` are mixed.
 
     The caller removes the directory.
@@ -123,7 +124,7 @@ def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
 def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | None = None) -> str:
     """Return a path at which nothing exists at this moment, and create nothing.
 
-    Unsafe: before the caller uses the path, somebody else may. :func:`mkstemp` is the cure.
+    Unsafe: another process may create the path before the caller does. Use :func:`mkstemp` instead.
 
     :param suffix: The end of the name.
     :param prefix: The start of the name.
@@ -141,11 +142,11 @@ def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | Non
 def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
     """Create a directory of mode 0700 in *parent*, with all arguments given.
 
-    :param parent: Taken as it is: the path returned is absolute only if this is.
+    :param parent: Used unchanged: the path returned is absolute only if this is.
     :param prefix: The start of the name.
     :param suffix: The end of the name.
     :returns: The path.
-    :raises OSError: It can't be made; the error names the path.
+    :raises OSError: It can't be created; the error names the path.
     """
     return _create(_DIRECTORY, (), parent, prefix, suffix)[1]
 
@@ -161,7 +162,7 @@ def make_file(
     :param suffix: The end of the name.
     :param flags: Those of ``os.open``.
     :returns: The open file, which children do not inherit, and its absolute path.
-    :raises OSError: It can't be made; the error names the path.
+    :raises OSError: It can't be created; the error names the path.
     """
     where: Any = parent
     if not _is_plain(where):
@@ -172,18 +173,18 @@ def make_file(
 def make_unnamed_file(kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P) -> Any:
     """Create and open a file that has no name; the arguments are those of :func:`make_file`.
 
-    The name is used for a moment where the system or the file system can't do without.
+    Where the system or the file system can't create one, the file has a name for a moment.
     """
-    made: list[Any] = []
+    created: list[Any] = []
     try:
         if _UNNAMED_FLAGS:
-            made.extend(kind.make(parent, _UNNAMED_FLAGS))
-            return made[0]
+            created.extend(kind.make(parent, _UNNAMED_FLAGS))
+            return created[0]
     except OSError:
-        # A directory that is no good does no better below, where the error names the path.
+        # If the directory is unusable, make_file fails too, and its error names the path.
         pass
     except BaseException:
-        _discard(kind, made)
+        _discard(kind, created)
         raise
     file, path = make_file(kind, parent, prefix, suffix)
     try:
@@ -197,21 +198,21 @@ def make_unnamed_file(kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P)
 _PROCESS: Final = [object()]
 
 
-def current_process(marks: list[object] = _PROCESS) -> object:
-    """Return a mark of this process: another one than in the process that it was forked from."""
-    # Bound as a default, since at interpreter exit the module may be gone before the last file is.
-    return marks[0]
+def current_process(marker: list[object] = _PROCESS) -> object:
+    """Return an object that identifies this process: a forked child gets a new one."""
+    # A default, since at interpreter exit the globals may be gone before the last file is.
+    return marker[0]
 
 
-def _mark_child() -> None:
+def _renew_marker() -> None:
     _PROCESS[0] = object()
 
 
-after_fork_in_child(_mark_child)
+after_fork_in_child(_renew_marker)
 
 
 def remove_if_there(path: str | bytes) -> None:
-    """Remove the file *path*, unless somebody did (on Windows it may be the system)."""
+    """Remove the file *path* if it exists (on Windows, the system may have removed it)."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -219,10 +220,10 @@ def remove_if_there(path: str | bytes) -> None:
 
 
 class Kind(NamedTuple):
-    """What can be created, and how it is made and undone.
+    """A kind of path, with the functions that create, close and remove it.
 
-    ``make`` returns an iterator over its one result, which C code alone runs: the signal handlers
-    of Python wait until the result has reached whoever is to undo it.
+    ``make`` returns an iterator over its one result, which only C code runs: no signal handler of
+    Python can run before the result is in the list from which the caller removes it.
     """
 
     noun: str
@@ -264,44 +265,43 @@ def _create(
             name = name.encode()
         path = start + name + suffix
         audit(kind.event, path)
-        made: list[Any] = []
+        created: list[Any] = []
         try:
-            made.extend(kind.make(path, *arguments))
-            return made[0], path
+            created.extend(kind.make(path, *arguments))
+            return created[0], path
         except FileExistsError:
             continue
         except PermissionError:
             denials += 1
-            if denials > _DENIALS_TO_BEAR or not taken_on_windows(fspath(parent)):
+            if denials > _MAX_DENIALS or not taken_on_windows(fspath(parent)):
                 raise
         except BaseException:
-            _discard(kind, made, path)
+            _discard(kind, created, path)
             raise
     message = f"No usable temporary {kind.noun} name found"
     raise FileExistsError(errno.EEXIST, message, fspath(parent))
 
 
-def _discard(kind: Kind, made: list[Any], path: str | bytes | None = None) -> None:
-    for result in made:
+def _discard(kind: Kind, created: list[Any], path: str | bytes | None = None) -> None:
+    for result in created:
         kind.close(result)
         if path is not None:
             kind.remove(path)
 
 
 def _start(parent: Any, prefix: P) -> P:
-    """Return what ``os.path.join`` would, sooner where that is simple."""
+    """Return what ``os.path.join`` would, faster for simple paths."""
     if type(prefix) is str and _is_plain(parent) and "/" not in prefix:
         return f"{parent}/{prefix}"
-    # Adding nothing refuses what is no string: join would take a PathLike, as CPython does not.
+    # The slice raises TypeError for a PathLike, as CPython does; join would accept it.
     return join(parent, prefix + prefix[:0])
 
 
 @lru_cache(maxsize=64)
 def _is_plain(directory: Any) -> bool:
-    """Return whether *directory* is a ``str`` and ``os.path.abspath`` of what is in it no news.
+    """Return whether *directory* is a ``str`` that ``os.path.abspath`` does not change.
 
-    True can't become false: a path that is its own absolute path does not depend on the working
-    directory.
+    The cache is safe: such a path does not depend on the working directory.
     """
     if type(directory) is not str or os.sep != "/":
         return False

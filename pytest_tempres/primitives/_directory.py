@@ -25,19 +25,18 @@ __all__ = ["TemporaryDirectory"]
 
 
 class TemporaryDirectory(Generic[AnyStr]):
-    """A directory that is removed with all it holds when its context ends.
+    """A directory that is removed with its contents at the end of its context.
 
     :param suffix: The end of its name, ``str`` or ``bytes``; nothing if not given.
     :param prefix: The start of its name; ``tmp`` if not given.
-    :param dir: The directory to make it in; the temp location if not given.
-    :param ignore_cleanup_errors: Keep silent about what can't be removed (gh-135812: about all of
-        it).
-    :param delete: Whether it is removed by itself; may be changed at any time (gh-128397).
-    :raises OSError: It can't be made; the error names the path.
+    :param dir: The directory to create it in; the temp location if not given.
+    :param ignore_cleanup_errors: Ignore all errors of the removal (gh-135812).
+    :param delete: Whether it is removed automatically; may be changed at any time (gh-128397).
+    :raises OSError: It can't be created; the error names the path.
 
-    If it is never entered nor cleaned up, it is removed with a ``ResourceWarning`` when the object
-    goes or the interpreter ends. In a child forked later none of this happens by itself: there,
-    the directory is the parent's.
+    If it is neither entered nor cleaned up, it is removed with a ``ResourceWarning`` when the
+    object is collected or the interpreter exits. A child forked later removes it only if it calls
+    ``cleanup``: the directory belongs to the parent.
     """
 
     name: AnyStr
@@ -75,19 +74,19 @@ class TemporaryDirectory(Generic[AnyStr]):
         self._ignore_cleanup_errors = ignore_cleanup_errors
         self._delete = delete
         self._process = current_process()
-        self._finalizer = self._registered()
+        self._finalizer = self._register_finalizer()
 
     @property
     def delete(self) -> bool:
-        """Whether the directory is removed by itself."""
+        """Whether the directory is removed automatically."""
         return self._delete
 
     @delete.setter
     def delete(self, wanted: bool) -> None:
         self._delete = wanted
-        # A finalizer can't be changed; one that has run or was detached must not come back.
+        # A finalizer can't be changed. One that has run or is detached must not be replaced.
         if self._finalizer.detach():
-            self._finalizer = self._registered()
+            self._finalizer = self._register_finalizer()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -105,19 +104,19 @@ class TemporaryDirectory(Generic[AnyStr]):
             self.cleanup()
 
     def cleanup(self) -> None:
-        """Remove the directory now, in whatever process and whatever ``delete`` says.
+        """Remove the directory now, in any process and whatever ``delete`` is.
 
-        To call it again is no error.
+        A second call is no error.
 
-        :raises RemovalError: Something is left, unless errors are to be ignored. It says what and
-            why, and is a ``PermissionError`` too if that is the reason, as in CPython.
+        :raises RemovalError: Something could not be removed, and errors are not ignored. It says
+            what and why, and is a ``PermissionError`` too if that is the reason, as in CPython.
         """
         self._finalizer.detach()
         self._remove(self.name, ignore_errors=self._ignore_cleanup_errors)
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
-    def _registered(self) -> weakref.finalize[Any, Any]:
+    def _register_finalizer(self) -> weakref.finalize[Any, Any]:
         return weakref.finalize(
             self,
             self._cleanup,
@@ -152,4 +151,4 @@ class TemporaryDirectory(Generic[AnyStr]):
 
 
 class _RemovalDeniedError(RemovalError, PermissionError):
-    """What CPython's callers catch as ``PermissionError``."""
+    """A ``RemovalError`` for code that catches ``PermissionError``, which CPython raises."""

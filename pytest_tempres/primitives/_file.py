@@ -42,9 +42,9 @@ __all__ = [
     "close_and_keep",
 ]
 
-# Bound at import, since tests like to replace the builtin.
+# Captured at import, since tests replace the builtin.
 _open: Final = io.open
-# What open would make of these we make ourselves: it asks whether a new file is a terminal.
+# With these arguments the file object is created without open, which calls isatty for each file.
 _DEFAULT: Final = ("w+b", -1, None, None, None)
 _HAS_UNNAMED_FILES: Final = os.name == "posix" and sys.platform != "cygwin"
 
@@ -109,15 +109,15 @@ def NamedTemporaryFile(
     :param mode: That of ``open``; so are *buffering*, *encoding*, *newline* and *errors*.
     :param suffix: The end of its name, ``str`` or ``bytes``; nothing if not given.
     :param prefix: The start of its name; ``tmp`` if not given.
-    :param dir: The directory to make it in; the temp location if not given.
-    :param delete: Whether it is removed by itself; may be changed later.
+    :param dir: The directory to create it in; the temp location if not given.
+    :param delete: Whether it is removed automatically; may be changed later.
     :param delete_on_close: If not, it is removed at the end of its context, or when the object
-        goes, instead of on close.
+        is collected, instead of on close.
     :returns: A file-like object whose ``name`` is the path and whose ``file`` the file itself.
-    :raises OSError: It can't be made; the error names the path.
+    :raises OSError: It can't be created; the error names the path.
 
-    A ``ResourceWarning`` says so if it had to be closed for want of a reference (gh-126639). A
-    process killed by a signal leaves it behind.
+    A file that is collected while it is open is closed with a ``ResourceWarning`` (gh-126639). A
+    process that a signal kills leaves the file behind.
     """
     prefix, suffix, dir = resolve(prefix, suffix, dir)
     if "b" not in mode:
@@ -220,13 +220,13 @@ def TemporaryFile(
     *,
     errors: str | None = None,
 ) -> Any:
-    """Create and open a file that has no name and is gone when it is closed.
+    """Create and open a file that has no name and ceases to exist when it is closed.
 
     :param mode: That of ``open``; so are *buffering*, *encoding*, *newline* and *errors*.
-    :param suffix: The end of the name that the file has for a moment where the system can't
-        create one without; so are *prefix* and *dir*, the directory, its start and its place.
-    :returns: An ordinary file object. On Windows it is :func:`NamedTemporaryFile`'s.
-    :raises OSError: It can't be made; the error names the path.
+    :param suffix: The end of the name that the file has for a moment where the system can't create
+        a file without one; *prefix* is its start, and *dir* its directory.
+    :returns: An ordinary file object; on Windows that of :func:`NamedTemporaryFile`.
+    :raises OSError: It can't be created; the error names the path.
     """
     if "b" not in mode:
         encoding = text_encoding(encoding)
@@ -284,5 +284,5 @@ def _open_named(
 
 
 def _named_flags(*, delete: bool) -> int:
-    # Windows removes such a file even if the process is killed.
+    # With O_TEMPORARY, Windows removes the file even if the process is killed.
     return OPEN_FLAGS | getattr(os, "O_TEMPORARY", 0) if delete else OPEN_FLAGS

@@ -37,20 +37,20 @@ __all__ = [
 
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
-# 37 does not divide 256, so three characters come up 6 times in 256 instead of 7. That costs
-# 0.002 of 5.209 bits a character and turns a name into one call of bytes.translate.
+# 37 does not divide 256, so three characters have a probability of 6 in 256 instead of 7. That
+# costs 0.002 of 5.209 bits for each character, and a name takes only one call of bytes.translate.
 _CHARACTERS: Final = frozenset(ALPHABET)
 _CHARACTER_OF_BYTE: Final = (ALPHABET * 7)[:256].encode()
 
 
 def random_name() -> str:
-    """Return a name that nobody can guess.
+    """Return an unpredictable name.
 
-    The characters come from the kernel at each call. There is no state that a forked child could
-    share with its parent, that two threads could disturb or that ``random.seed`` could reset.
+    The random bytes come from the kernel at each call: there is no state that a forked child shares
+    with its parent, that threads must lock or that ``random.seed`` resets.
 
-    :returns: 8 characters of CPython's alphabet, lower case so that they stay distinct on a file
-        system that folds case.
+    :returns: 8 characters of CPython's alphabet, in lower case, so that they are distinct on a file
+        system that ignores case.
     """
     return urandom(8).translate(_CHARACTER_OF_BYTE).decode("ascii")
 
@@ -62,15 +62,15 @@ def is_random_name(text: str) -> bool:
 
 P = TypeVar("P", str, bytes)
 
-# O_NOFOLLOW: what stands under the chosen name must not send the file elsewhere.
+# O_NOFOLLOW: a link with the chosen name must not be followed.
 OPEN_FLAGS: Final = (
     os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
 
 _NAMES_TO_TRY: Final = 100
 
-_POSIX_PLACES: Final = ("/tmp", "/var/tmp", "/usr/tmp")
-_WINDOWS_PLACES: Final = (
+_POSIX_DIRS: Final = ("/tmp", "/var/tmp", "/usr/tmp")
+_WINDOWS_DIRS: Final = (
     r"~\AppData\Local\Temp",
     r"%SYSTEMROOT%\Temp",
     r"c:\temp",
@@ -79,27 +79,27 @@ _WINDOWS_PLACES: Final = (
     r"\tmp",
 )
 
-# Callers assign ``tempdir``, ``template`` and ``TMP_MAX`` on the facade, so that is where they are
-# read. Its namespace exists already: a package is in sys.modules before its modules are.
+# Callers assign ``tempdir``, ``template`` and ``TMP_MAX`` in the package, so they are read there.
+# The namespace exists already: a package is in sys.modules before its modules are.
 SETTINGS: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
 
 
 def candidate_directories(system: str = os.name) -> list[str]:
-    """Return the places that may become the temp location, best first.
+    """Return the directories that may become the temp location, best first.
 
     :param system: A value of ``os.name``.
     """
     named = [os.environ.get(variable, "") for variable in ("TMPDIR", "TEMP", "TMP")]
-    usual = [_expanded(place) for place in _WINDOWS_PLACES] if system == "nt" else _POSIX_PLACES
+    usual = [_expanded(path) for path in _WINDOWS_DIRS] if system == "nt" else _POSIX_DIRS
     try:
         here = os.getcwd()
     except OSError:
         here = os.curdir
-    return [place for place in named if place] + [*usual, here]
+    return [path for path in named if path] + [*usual, here]
 
 
 def first_usable(directories: Sequence[str]) -> str:
-    """Return the first directory in which a file can be made, written and removed.
+    """Return the first directory in which a file can be created, written and removed.
 
     :param directories: Candidates, best first; relative ones are made absolute.
     :raises FileNotFoundError: None of them is usable.
@@ -113,16 +113,16 @@ def first_usable(directories: Sequence[str]) -> str:
 
 
 def taken_on_windows(parent: str | bytes, system: str = os.name) -> bool:
-    """Return whether a ``PermissionError`` may only mean that the name is a directory's.
+    """Return whether a ``PermissionError`` may mean that the name is that of a directory.
 
-    :param parent: The directory in which something was to be made.
-    :param system: A value of ``os.name``; elsewhere than on Windows the answer is no.
+    :param parent: The directory in which a path was to be created.
+    :param system: A value of ``os.name``; on systems other than Windows the result is False.
     """
     return system == "nt" and os.path.isdir(parent) and os.access(parent, os.W_OK)
 
 
 def gettempdir() -> str:
-    """Return the directory for temporary things; found at the first call if nobody set it.
+    """Return the temp location: ``tempdir``, which the first call sets if it is None.
 
     :raises FileNotFoundError: No candidate is usable.
     """
@@ -135,7 +135,7 @@ def gettempdirb() -> bytes:
 
 
 def gettempprefix() -> str:
-    """Return the prefix of names for which the caller gave none."""
+    """Return the default prefix of names."""
     return fsdecode(SETTINGS["template"])
 
 
@@ -145,24 +145,24 @@ def gettempprefixb() -> bytes:
 
 
 def path_type(*parts: object) -> type[str | bytes]:
-    """Return the type of path that *parts* ask for.
+    """Return the type of the path that *parts* make up.
 
-    :param parts: Prefix, suffix, directory; None asks for nothing, and when all are None the type
-        of ``tempdir`` decides (CPython issue 40701).
-    :raises TypeError: Some ask for ``str``, others for ``bytes``.
+    :param parts: Prefix, suffix, directory; None is ignored, and if all are None the type of
+        ``tempdir`` is used (CPython issue 40701).
+    :raises TypeError: ``str`` and ``bytes`` are mixed.
     """
-    asked: type[str | bytes] | None = None
+    found: type[str | bytes] | None = None
     for part in parts:
         if part is None:
             continue
-        kind = str if type(part) is str else _type_asked_by(part)
-        if asked not in (None, kind):
+        kind = str if type(part) is str else _type_of_part(part)
+        if found not in (None, kind):
             raise TypeError("Can't mix bytes and non-bytes in path components.")
-        asked = kind
-    if asked is None:
+        found = kind
+    if found is None:
         location = SETTINGS.get("tempdir")
-        asked = str if location is None or isinstance(location, str) else bytes
-    return asked
+        found = str if location is None or isinstance(location, str) else bytes
+    return found
 
 
 def resolve(
@@ -172,26 +172,26 @@ def resolve(
 
     :raises TypeError: ``str`` and ``bytes`` are mixed.
     """
-    answer: Any
+    resolved: Any
     location, template = SETTINGS.get("tempdir"), SETTINGS["template"]
     if prefix is suffix is directory is None and type(location) is type(template) is str:
-        answer = (template, "", location)
+        resolved = (template, "", location)
     elif path_type(prefix, suffix, directory) is str:
-        answer = (
+        resolved = (
             gettempprefix() if prefix is None else prefix,
             "" if suffix is None else suffix,
             gettempdir() if directory is None else directory,
         )
     else:
-        answer = (
+        resolved = (
             gettempprefixb() if prefix is None else prefix,
             b"" if suffix is None else suffix,
             gettempdirb() if directory is None else directory,
         )
-    return answer  # type: ignore[no-any-return]
+    return resolved  # type: ignore[no-any-return]
 
 
-def _type_asked_by(part: object) -> type[str | bytes]:
+def _type_of_part(part: object) -> type[str | bytes]:
     if isinstance(part, PathLike):
         part = fspath(part)
     return bytes if isinstance(part, bytes) else str
@@ -204,8 +204,8 @@ def _temp_location() -> Any:
     return location
 
 
-def _expanded(place: str) -> str:
-    return os.path.expandvars(os.path.expanduser(place))
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def _is_usable(directory: str) -> bool:

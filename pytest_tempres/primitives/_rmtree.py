@@ -1,4 +1,4 @@
-"""The removal of a file or a directory tree, whatever is in it.
+"""The removal of a file or a directory tree, whatever its contents.
 
 This is the one removal routine of the package. It works relative to directory descriptors and
 follows no link, so another process cannot lead it out of the tree by swapping a directory for a
@@ -30,7 +30,7 @@ __all__ = ["Failure", "mount_of", "remove_by_path", "remove_tree"]
 
 
 class Failure(NamedTuple):
-    """A path that could not be removed, and why."""
+    """A path that could not be removed, and the error."""
 
     path: str
     error: OSError
@@ -39,16 +39,16 @@ class Failure(NamedTuple):
 _LINUX: Final = sys.platform == "linux"
 _CHMOD_AT: Final = os.chmod in os.supports_dir_fd and os.chmod in os.supports_follow_symlinks
 
-_DIRECTORY: Final = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_TO_LIST: Final = os.O_RDONLY | _DIRECTORY | getattr(os, "O_NOFOLLOW", 0)
-# A directory that may be searched but not read has no other way to be opened.
-_TO_SEARCH: Final = _DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
-_TO_HOLD: Final = _TO_SEARCH | getattr(os, "O_NOFOLLOW", 0)
+_DIRECTORY_FLAGS: Final = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_LIST_FLAGS: Final = os.O_RDONLY | _DIRECTORY_FLAGS | getattr(os, "O_NOFOLLOW", 0)
+# Only O_PATH can open a directory that may be searched but not read.
+_SEARCH_FLAGS: Final = _DIRECTORY_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)
+_HOLD_FLAGS: Final = _SEARCH_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 
-# Somebody else is at work in the tree: worth another look, but not for ever.
-_PASSING: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
-_ROUNDS: Final = 5
-# What rmdir says only after it has seen that nothing is mounted there.
+# Errors caused by another process that changes the tree: the removal is tried again, up to a limit.
+_RETRIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
+_MAX_ATTEMPTS: Final = 5
+# The errors that rmdir reports only after it has checked that nothing is mounted there.
 _NOT_MOUNTED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
@@ -59,19 +59,19 @@ def remove_tree(
     tick: Callable[[], object] | None = None,
     identity: tuple[int, int] | None = None,
 ) -> list[Failure]:
-    """Remove whatever *name* is: a directory with all it holds, a file, a link, a fifo, a socket.
+    """Remove *name*: a directory with its contents, a file, a link, a fifo or a socket.
 
-    :param name: A path. What is missing counts as removed; a link is removed, never followed.
-    :param dir_fd: The descriptor of the directory that a relative *name* starts from.
-    :param tick: Called for each item in the tree; what it raises ends the work where it stands.
-    :param identity: Device and inode: no other directory is emptied, even if *name* leads to
-        another one from one moment to the next.
-    :returns: What is left and why; nothing is left if the list is empty.
+    :param name: A path. A missing path is no error; a link is removed, never followed.
+    :param dir_fd: The descriptor of the directory to which a relative *name* refers.
+    :param tick: Called for each item in the tree; an exception that it raises stops the removal.
+    :param identity: Device and inode: no other directory is emptied, even if another process
+        replaces *name* at any moment.
+    :returns: The paths that could not be removed, and why; empty after a complete removal.
 
-    Directories that are in the way by their mode get mode 0700, in the tree alone. Mount points
-    are left alone with what is on them, and BSD file flags are not cleared: both are failures.
-    Where the platform can't work relative to descriptors (Windows), it goes by path, and
-    ``shutil.rmtree`` removes what is hard to.
+    Directories in the tree whose mode prevents the removal get mode 0700. Mount points are not
+    removed or entered, and BSD file flags are not cleared: both are failures. Where the platform
+    has no functions relative to descriptors (Windows), the removal goes by path, with
+    ``shutil.rmtree`` for what is harder to remove.
     """
     try:
         System.rmdir(name, dir_fd=dir_fd)
@@ -102,9 +102,9 @@ def _remove_contents(
     if not System.by_descriptor:
         return [Failure(*each) for each in remove_by_path(path, tick)]
     failures: list[Failure] = []
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ATTEMPTS):
         failures = _remove_from_parent(path, dir_fd, tick, identity)
-        if not any(failure.error.errno in _PASSING for failure in failures):
+        if not any(failure.error.errno in _RETRIED for failure in failures):
             break
     return failures
 
@@ -119,7 +119,7 @@ def _remove_from_parent(
     if not name:
         return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
     try:
-        base = System.open(parent or ".", _TO_SEARCH, dir_fd=dir_fd)
+        base = System.open(parent or ".", _SEARCH_FLAGS, dir_fd=dir_fd)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -131,7 +131,7 @@ def _remove_from_parent(
 
 
 class _Level:
-    """A directory on the way from the top to where the removal is at work."""
+    """A directory between the top of the tree and the current directory of the removal."""
 
     __slots__ = ("failed", "identity", "name", "pending")
 
@@ -143,7 +143,7 @@ class _Level:
 
 
 class _Removal:
-    """One walk through a tree; the first level is the directory that the tree stands in."""
+    """One walk through a tree; the first level is the parent directory of the tree."""
 
     def __init__(
         self,
@@ -167,9 +167,9 @@ class _Removal:
                 if self._levels[-1].pending:
                     self._remove(self._levels[-1].pending.pop())
                 else:
-                    self._leave()
+                    self._ascend()
         finally:
-            self._stand_in(self._base)
+            self._change_to(self._base)
         return self._failures
 
     def _remove(self, name: str) -> None:
@@ -179,91 +179,92 @@ class _Removal:
             return
         except OSError as error:
             if error.errno in _NOT_MOUNTED or not self._may_be_mounted(name, error):
-                self._enter(name)
+                self._descend(name)
             else:
                 self._fail(name, error)
 
     def _may_be_mounted(self, name: str, error: OSError) -> bool:
         """Whether something may be mounted on *name*, which could not be removed.
 
-        A directory that may not be changed, or a read-only file system, is told before a mount.
+        rmdir reports a directory without write permission, or a read-only file system, before it
+        reports a mount.
         """
         if error.errno == errno.EBUSY:
             return True
         try:
-            held = System.open(name, _TO_HOLD, dir_fd=self._here)
+            held = System.open(name, _HOLD_FLAGS, dir_fd=self._here)
         except OSError:
-            # Opening it to remove what is in it will say the same.
+            # To open it for the removal of its contents will fail with the same error.
             return False
         try:
             return mount_of(held) != mount_of(self._here)
         finally:
             System.close(held)
 
-    def _enter(self, name: str) -> None:
+    def _descend(self, name: str) -> None:
         try:
             below = self._open(name)
         except FileNotFoundError:
             return
         except OSError as error:
             if error.errno in {errno.ENOTDIR, errno.ELOOP}:
-                self._try(System.unlink, name)
+                self._remove_or_fail(System.unlink, name)
             else:
                 self._fail(name, error)
             return
         status = System.fstat(below)
         if self._device is None:
             self._device = status.st_dev
-        self._stand_in(below)
+        self._change_to(below)
         self._levels.append(_Level(name, (status.st_dev, status.st_ino), []))
         try:
-            self._levels[-1].pending = self._sweep()
+            self._levels[-1].pending = self._unlink_files()
         except OSError as error:
             self._fail("", error)
 
     def _open(self, name: str) -> int:
         try:
-            below = System.open(name, _TO_LIST, dir_fd=self._here)
+            below = System.open(name, _LIST_FLAGS, dir_fd=self._here)
         except PermissionError as error:
-            below = self._unlock(name, error)
+            below = self._open_denied(name, error)
         try:
-            self._refuse_others(System.fstat(below), name)
+            self._check_identity(System.fstat(below), name)
         except OSError:
             System.close(below)
             raise
         return below
 
-    def _refuse_others(self, status: os.stat_result, name: str) -> None:
+    def _check_identity(self, status: os.stat_result, name: str) -> None:
         if self._device not in {None, status.st_dev}:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
         # The first directory that is opened is the one to be removed.
         if self._device is None and self._identity not in {None, (status.st_dev, status.st_ino)}:
             raise OSError(errno.ESTALE, "another directory has taken its place", name)
 
-    def _unlock(self, name: str, error: PermissionError) -> int:
+    def _open_denied(self, name: str, error: PermissionError) -> int:
         """Give the directory *name* mode 0700 and open it; links are never followed."""
         if not _LINUX:
             if not _CHMOD_AT:
                 raise error
             here = System.stat(name, dir_fd=self._here, follow_symlinks=False)
-            self._refuse_others(here, name)
+            self._check_identity(here, name)
             System.chmod(name, 0o700, dir_fd=self._here, follow_symlinks=False)
-            return System.open(name, _TO_LIST, dir_fd=self._here)
-        held = System.open(name, _TO_HOLD, dir_fd=self._here)
+            return System.open(name, _LIST_FLAGS, dir_fd=self._here)
+        held = System.open(name, _HOLD_FLAGS, dir_fd=self._here)
         try:
-            self._refuse_others(System.fstat(held), name)
-            # fchmod refuses such a descriptor, and a second look-up of the name could be tricked.
+            self._check_identity(System.fstat(held), name)
+            # fchmod accepts no O_PATH descriptor, and another process could replace the name.
             System.chmod(f"/proc/self/fd/{held}", 0o700)
-            return System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY)
+            return System.open(f"/proc/self/fd/{held}", os.O_RDONLY | _DIRECTORY_FLAGS)
         except FileNotFoundError:
             raise error from None
         finally:
             System.close(held)
 
-    def _sweep(self) -> list[str]:
-        """Remove what is no directory from here; return the names of the rest."""
+    def _unlink_files(self) -> list[str]:
+        """Unlink all but the directories in this directory; return the names that are left."""
         left, denied = self._unlink_each(System.listdir(self._here))
-        if denied and self._repair():
+        if denied and self._make_writable():
             left, _ = self._unlink_each(left)
         return left
 
@@ -285,12 +286,12 @@ class _Removal:
                 left.append(name)
         return left, denied
 
-    def _leave(self) -> None:
+    def _ascend(self) -> None:
         done = self._levels.pop()
         if not self._levels:
             return
         if len(self._levels) == 1:
-            self._stand_in(self._base)
+            self._change_to(self._base)
         else:
             above = self._parent()
             if above is None:
@@ -299,14 +300,14 @@ class _Removal:
                 self._fail("", error)
                 self._levels.clear()
                 return
-            self._stand_in(above)
+            self._change_to(above)
         if done.failed:
             self._levels[-1].failed = True
         else:
-            self._try(System.rmdir, done.name)
+            self._remove_or_fail(System.rmdir, done.name)
 
     def _parent(self) -> int | None:
-        """Open the directory above, if it is still the one that the removal came from."""
+        """Open the parent directory; None if it is not the one that the removal came from."""
         try:
             above = self._open_above()
         except OSError:
@@ -319,18 +320,18 @@ class _Removal:
 
     def _open_above(self) -> int:
         try:
-            return System.open("..", _TO_LIST, dir_fd=self._here)
+            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
         except PermissionError:
-            if not self._repair():
+            if not self._make_writable():
                 raise
-            return System.open("..", _TO_LIST, dir_fd=self._here)
+            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
 
-    def _try(self, remove: Callable[..., None], name: str) -> None:
+    def _remove_or_fail(self, remove: Callable[..., None], name: str) -> None:
         try:
             try:
                 remove(name, dir_fd=self._here)
             except PermissionError:
-                if not self._repair():
+                if not self._make_writable():
                     raise
                 remove(name, dir_fd=self._here)
         except FileNotFoundError:
@@ -338,8 +339,8 @@ class _Removal:
         except OSError as error:
             self._fail(name, error)
 
-    def _repair(self) -> bool:
-        """Make this directory writable, unless it is the one that the tree stands in."""
+    def _make_writable(self) -> bool:
+        """Make this directory writable, unless it is the parent of the tree."""
         if self._here == self._base:
             return False
         try:
@@ -348,7 +349,7 @@ class _Removal:
             return False
         return True
 
-    def _stand_in(self, directory: int) -> None:
+    def _change_to(self, directory: int) -> None:
         here, self._here = self._here, directory
         if here != self._base:
             System.close(here)
@@ -360,10 +361,10 @@ class _Removal:
 
 
 def mount_of(descriptor: int) -> tuple[int, bytes]:
-    """Return what tells the mount that *descriptor* is open on from all others.
+    """Return an identifier of the mount on which *descriptor* is open.
 
-    A bind mount may lie on the same device as what is around it, so Linux is asked for the number
-    of the mount too (``proc_pid_fdinfo(5)``); where it can't be told, the device alone must do.
+    A bind mount may have the same device as the directory around it, so on Linux the identifier has
+    the id of the mount too (``proc_pid_fdinfo(5)``); if that is unknown, it is the device only.
 
     :raises OSError: The descriptor is not open.
     """
@@ -386,36 +387,36 @@ _JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
 def remove_by_path(
     path: str, tick: Callable[[], object] | None = None
 ) -> list[tuple[str, OSError]]:
-    """Remove *path* as ``shutil`` does; it knows the links and junctions of Windows.
+    """Remove *path* with ``shutil``, which handles the links and junctions of Windows.
 
-    :param path: A directory with all it holds, a file or a link, which is not followed.
-    :param tick: As `remove_tree` takes it.
-    :returns: The paths that are left, and why.
+    :param path: A directory with its contents, a file, or a link, which is not followed.
+    :param tick: As for `remove_tree`.
+    :returns: The paths that could not be removed, and why.
     """
-    import shutil  # noqa: PLC0415 - its own imports are dear, and it is rarely needed
+    import shutil  # noqa: PLC0415 - expensive to import, and rarely needed
 
     failures: list[tuple[str, OSError]] = []
 
-    def note(function: Callable[[str], None], at: str, caught: Any) -> None:
+    def on_error(function: Callable[[str], None], at: str, caught: Any) -> None:
         error = caught if isinstance(caught, OSError) else caught[1]
         if isinstance(error, PermissionError) and function in {os.unlink, os.rmdir}:
-            error = _force(function, at)
+            error = _remove_read_only(function, at)
         if error is not None and not isinstance(error, FileNotFoundError):
             failures.append((at, error))
 
     if os.path.islink(path) or not os.path.isdir(path):
-        note(os.unlink, path, PermissionError())
+        on_error(os.unlink, path, PermissionError())
         return failures
-    # It would not say how far it has come, nor stop.
-    if tick is not None and _thin_out(path, tick):
+    # shutil.rmtree reports no progress and cannot be stopped.
+    if tick is not None and _remove_one_by_one(path, tick):
         return failures
-    handler: Any = {"onexc" if sys.version_info >= (3, 12) else "onerror": note}
+    handler: Any = {"onexc" if sys.version_info >= (3, 12) else "onerror": on_error}
     shutil.rmtree(path, **handler)
     return failures
 
 
-def _thin_out(path: str, tick: Callable[[], object]) -> bool:
-    """Remove what is easily removed of a tree, item by item; return whether that was all."""
+def _remove_one_by_one(path: str, tick: Callable[[], object]) -> bool:
+    """Remove the simple items of a tree one by one; return whether nothing is left."""
     directories: list[str] = []
     with contextlib.suppress(OSError):
         if _is_directory(os.lstat(path)):
@@ -452,11 +453,11 @@ def _unlink(path: str) -> None:
     try:
         System.unlink(path)
     except PermissionError:
-        _force(System.unlink, path)
+        _remove_read_only(System.unlink, path)
 
 
-def _force(function: Callable[[str], None], path: str) -> OSError | None:
-    """Try again without the read-only attribute, which keeps Windows from removing a file."""
+def _remove_read_only(function: Callable[[str], None], path: str) -> OSError | None:
+    """Clear the read-only attribute, with which Windows removes no file, and try again."""
     try:
         if not os.path.islink(path):
             System.chmod(path, 0o700)

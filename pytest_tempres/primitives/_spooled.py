@@ -13,8 +13,8 @@ from typing import overload
 import warnings
 
 from pytest_tempres.primitives._file import TemporaryFile
+from pytest_tempres.primitives._wrapper import call_if_unclosed
 from pytest_tempres.primitives._wrapper import observable
-from pytest_tempres.primitives._wrapper import tell_when_unclosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     class _FileBase(IO[AnyStr], io.IOBase):  # type: ignore[misc]
-        """What a type checker is told."""
+        """The base class for type checkers."""
 
         def __iter__(self) -> Iterator[AnyStr]: ...  # type: ignore[override]
         def __next__(self) -> AnyStr: ...  # type: ignore[override]
 else:
-    # At run time the base is io.IOBase alone; this makes the same line of code say both.
+    # At run time the base is only io.IOBase: the dict makes `_FileBase[AnyStr]` return it.
     _FileBase = {AnyStr: io.IOBase}
 
 __all__ = ["SpooledTemporaryFile"]
 
 
 class SpooledTemporaryFile(_FileBase[AnyStr]):
-    """A temporary file that is kept in memory until it grows or somebody needs a descriptor.
+    """A temporary file that is kept in memory until it grows or the caller needs a descriptor.
 
     :param max_size: How many bytes may stay in memory; with 0, any number.
     :param mode: That of ``open``; so are *buffering*, *encoding*, *newline* and *errors*.
     :param suffix: As for :func:`TemporaryFile`; so are *prefix* and *dir*.
 
-    ``_rolled`` says whether the contents are on disk, ``_file`` is the file that has them. A
-    rollover that fails leaves them in memory, complete. Iteration goes on in the file on disk when
-    a rollover comes between (gh-87034).
+    ``_rolled`` is whether the contents are on disk, and ``_file`` is the file with the contents. If
+    a rollover fails, they are still in memory, complete. Iteration continues in the file on disk
+    after a rollover (gh-87034).
     """
 
-    # The method of a file on disk, for the class that uses it.
+    # The method `write` of the file on disk, used by _RolledTemporaryFile.
     __slots__ = ("_write_on_disk",)
 
     _file: IO[AnyStr] = None  # type: ignore[assignment]
@@ -169,7 +169,7 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
                 self._mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors
             )
         )
-        tell_when_unclosed(file, _say_nothing)
+        call_if_unclosed(file, _ignore_unclosed)
         return file
 
     def __enter__(self) -> Self:
@@ -190,13 +190,13 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         if file is None or file.closed:
             return
         warnings.warn(f"Unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
-        self._let_go()
+        self._release_file()
 
-    def _let_go(self) -> None:
+    def _release_file(self) -> None:
         self._file.close()
 
     def close(self) -> None:
-        """Close the file, and with that remove it."""
+        """Close the file, which removes it."""
         self._file.close()
 
     @property
@@ -232,13 +232,13 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return getattr(self._file, "name", None)
 
     def fileno(self) -> int:
-        """Return the descriptor of the file on disk, which is made if need be."""
+        """Return the descriptor of the file on disk, which is created if necessary."""
         self.rollover()
         descriptor: int = self._file.fileno()
         return descriptor
 
     def write(self, s: Any) -> int:
-        """Write *s*, and move the contents to disk if they are too many by now."""
+        """Write *s*, and move the contents to disk if they exceed the limit."""
         file = self._file
         written: int = file.write(s)
         limit = self._limit
@@ -247,7 +247,7 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return written
 
     def writelines(self, iterable: Iterable[Any]) -> None:
-        """Write each item; from a rollover on, straight to disk."""
+        """Write each item; after a rollover, directly to disk."""
         if self._max_size == 0 or self._rolled:
             self._file.writelines(iterable)
             return
@@ -258,12 +258,12 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
                 self._file.writelines(lines)
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut or extend the file; on disk, if *size* is over the limit."""
+        """Truncate or extend the file; on disk, if *size* exceeds the limit."""
         if size is not None and size > self._max_size:
             self.rollover()
         return self._file.truncate() if size is None else self._file.truncate(size)
 
-    # Found at each call, since a rollover puts another file in the place of the first.
+    # These look up `_file` at each call, since a rollover replaces it.
 
     def __iter__(self) -> Iterator[AnyStr]:  # type: ignore[override]
         return iter(self._file) if self._rolled else super().__iter__()  # type: ignore[return-value]
@@ -273,7 +273,7 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return self._file.read(*size)
 
     def read1(self, *size: int) -> AnyStr:
-        """Read up to *size* bytes with one call of the system at most; binary mode only."""
+        """Read up to *size* bytes with at most one system call; binary mode only."""
         return self._file.read1(*size)  # type: ignore[attr-defined, no-any-return]
 
     def readinto(self, b: Any) -> int:
@@ -281,7 +281,7 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return self._file.readinto(b)  # type: ignore[attr-defined, no-any-return]
 
     def readinto1(self, b: Any) -> int:
-        """Read into *b* with one call of the system at most; binary mode only."""
+        """Read into *b* with at most one system call; binary mode only."""
         return self._file.readinto1(b)  # type: ignore[attr-defined, no-any-return]
 
     def readline(self, *size: int) -> AnyStr:  # type: ignore[override]
@@ -301,7 +301,7 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return self._file.tell()
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write the buffer."""
         self._file.flush()
 
     def isatty(self) -> bool:
@@ -321,26 +321,26 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         return self._file.writable()
 
     def detach(self) -> Any:
-        """Take away and return what is below the file; the rest is of no use then."""
+        """Detach and return the underlying file; this file is unusable afterwards."""
         return self._file.detach()  # type: ignore[attr-defined]
 
 
 class _RolledTemporaryFile(SpooledTemporaryFile):  # type: ignore[type-arg]
-    """What a spooled file is once it is on disk: no step of Python stands before a write."""
+    """A spooled file that is on disk: its `write` is that of the file itself, which is faster."""
 
     __slots__ = ()
 
-    # Not an attribute of the instance: Python 3.13 finds a slot at once, but not what hides a
-    # method of the class.
+    # A slot, not an instance attribute: Python 3.13 is slow if an instance attribute hides a method
+    # of the class.
     write = vars(SpooledTemporaryFile)["_write_on_disk"]
 
-    def _let_go(self) -> None:
-        # Its method write may live on elsewhere, and with it the file (CPython issue 18879).
+    def _release_file(self) -> None:
+        # A caller may still use the bound method `write` and its file (CPython issue 18879).
         self._file = _CLOSED
         del self._write_on_disk
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The file on disk refuses, in the words of this Python.
+        # The file on disk raises the TypeError of this version of Python.
         return self._file.__reduce_ex__(protocol)
 
 
@@ -351,5 +351,5 @@ _CLOSED: Any = io.BytesIO()
 _CLOSED.close()
 
 
-def _say_nothing(file: object) -> None:
-    """The spooled file has warned already."""
+def _ignore_unclosed(file: object) -> None:
+    """Do nothing: the spooled file has warned already."""

@@ -15,19 +15,19 @@ from typing import Protocol
 
 __all__ = ["honours_mode", "make_private_directory", "private_mkdir"]
 
-# The system, administrators and the owner have all rights, inherited by what is made inside;
-# nobody else has any, and nothing is inherited from the parent. It is CPython's list.
-_OWNER_ALONE: Final = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;OW)"
+# The system, administrators and the owner have all rights, which paths created inside inherit. No
+# other user has any, and nothing is inherited from the parent. This is CPython's list.
+_OWNER_ONLY: Final = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;OW)"
 
 # The first releases in which os.mkdir honours mode 0700 on Windows.
 _FIXED_IN: Final[dict[tuple[int, ...], int]] = {(3, 10): 15, (3, 11): 10, (3, 12): 4}
 
 
 class Api(Protocol):
-    """What it takes of Windows."""
+    """The functions of Windows that this module uses."""
 
     def access_list(self, text: str) -> Any:
-        """Return the access list that *text* describes, which has to be freed."""
+        """Return the access list that *text* describes; the caller must free it."""
 
     def create(self, path: str, access_list: Any) -> None:
         """Create the directory *path*, or raise ``OSError``."""
@@ -46,16 +46,16 @@ def honours_mode(system: str = os.name, version: tuple[int, ...] = sys.version_i
 
 
 def make_private_directory(path: str | bytes, mode: int, api: Api | None = None) -> None:
-    """Do what ``os.mkdir`` does in newer Pythons, its audit event included.
+    """Create a directory as ``os.mkdir`` of newer Pythons does, its audit event included.
 
     :param path: The directory.
     :param mode: 0700.
-    :param api: Windows, or what stands in for it.
-    :raises OSError: It can't be made; the error names the path.
+    :param api: The Windows API, or a replacement for it in tests.
+    :raises OSError: It can't be created; the error names the path.
     """
     sys.audit("os.mkdir", path, mode, -1)
     windows = api or _Windows()
-    access_list = windows.access_list(_OWNER_ALONE)
+    access_list = windows.access_list(_OWNER_ONLY)
     try:
         windows.create(os.fsdecode(path), access_list)
     except OSError as error:
@@ -66,7 +66,7 @@ def make_private_directory(path: str | bytes, mode: int, api: Api | None = None)
 
 
 def private_mkdir() -> Any:
-    """Return the function that makes a directory which only its creator can enter."""
+    """Return the function that creates a directory which only its creator can enter."""
     return os.mkdir if honours_mode() else make_private_directory
 
 
@@ -74,7 +74,7 @@ class _Windows:
     if sys.platform == "win32":
 
         def __init__(self) -> None:
-            import ctypes  # noqa: PLC0415 - nobody else needs it
+            import ctypes  # noqa: PLC0415 - needed on old versions only
 
             self._types = ctypes
             self._kernel = ctypes.WinDLL("kernel32", use_last_error=True)

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
     from typing_extensions import Self
 else:
-    # To a type checker a wrapper is a file; at run time nothing must hide the file's attributes.
+    # Type checkers treat a wrapper as a file. At run time a base class of `IO` would hide the
+    # attributes of the file.
     from typing import Generic as _FileLike
 
-__all__ = ["TemporaryFileCloser", "close_and_keep", "observable", "raw_file", "tell_when_unclosed"]
+__all__ = ["TemporaryFileCloser", "call_if_unclosed", "close_and_keep", "observable", "raw_file"]
 
 
 def raw_file(file: Any) -> Any:
@@ -39,22 +40,22 @@ def raw_file(file: Any) -> Any:
 
 
 def observable(file: Any) -> Any:
-    """Return *file*, or a file in its place, for which :func:`tell_when_unclosed` works.
+    """Return *file*, or a file in its place, for which :func:`call_if_unclosed` works.
 
-    Files keep the exact ``io`` classes, for which the interpreter writes fastest; only a raw file
-    that stands alone needs a class of its own.
+    Files keep the exact ``io`` classes, which are the fastest; only an unbuffered file needs a
+    class of its own.
     """
     return _Unbuffered(file) if isinstance(file, io.FileIO) else file
 
 
-def tell_when_unclosed(file: Any, tell: Callable[[Any], None]) -> None:
-    """Have *tell* called, instead of a ``ResourceWarning``, if *file* goes without a close.
+def call_if_unclosed(file: Any, callback: Callable[[Any], None]) -> None:
+    """Call *callback*, instead of a ``ResourceWarning``, if *file* is collected while it is open.
 
-    :param file: What :func:`observable` returned. The ``io`` classes ask the raw file at the bottom
-        to warn, so an attribute there is all it takes.
-    :param tell: Gets the file. It lives as long as the file does, so it must not hold the file.
+    :param file: What :func:`observable` returned. The ``io`` classes call ``_dealloc_warn`` of the
+        raw file, which an attribute of that file replaces.
+    :param callback: Called with the file. It lives as long as the file, so it must not refer to it.
     """
-    raw_file(file)._dealloc_warn = tell  # noqa: SLF001 - there is no public hook
+    raw_file(file)._dealloc_warn = callback  # noqa: SLF001 - there is no public hook
 
 
 class _Unbuffered(io.FileIO):
@@ -68,15 +69,16 @@ class _Unbuffered(io.FileIO):
             self.close()
 
 
-_Unbuffered.__name__ = "_io.FileIO"  # what its repr says
+_Unbuffered.__name__ = "_io.FileIO"  # shown in its repr
 
 
 class TemporaryFileCloser:
-    """Closes a named temporary file, removes it, and warns if nobody else did.
+    """Closes and removes a named temporary file; warns if the caller has not closed it.
 
-    The file holds its closer, so that both live until the last method taken from the file is gone
-    (CPython issue 18879); the closer holds the file weakly, so that no cycle delays their end.
-    In a child forked later it closes the file and leaves the path to the parent.
+    The file refers to its closer, so that both live until the last bound method of the file is
+    collected (CPython issue 18879). The closer has only a weak reference to the file, since a cycle
+    would delay their collection. In a child forked later it closes the file but does not remove the
+    path, which belongs to the parent.
 
     :param file: The open file.
     :param name: Its path.
@@ -96,12 +98,12 @@ class TemporaryFileCloser:
         self._process = current_process()
         self._description: str | None = None
         self._file = ref(file)
-        tell_when_unclosed(file, self._describe)
+        call_if_unclosed(file, self._describe)
 
     def cleanup(self) -> None:
-        """Close the file and remove its path, if it is to be removed at all.
+        """Close the file and, if ``delete`` is set, remove its path.
 
-        :raises OSError: The file could not be flushed, or its path not be removed.
+        :raises OSError: The file could not be flushed, or its path could not be removed.
         """
         if not self.cleanup_called:
             self.cleanup_called = True
@@ -111,7 +113,7 @@ class TemporaryFileCloser:
                 self._remove()
 
     def close(self) -> None:
-        """Close the file; remove its path if that is to happen on close."""
+        """Close the file; if ``delete_on_close`` is set, remove its path."""
         if self.close_called:
             return
         self.close_called = True
@@ -124,14 +126,14 @@ class TemporaryFileCloser:
                 self.cleanup_called = self.delete
                 self._remove()
 
-    # Bound here, since at interpreter exit the module may be gone before the last file is.
+    # Defaults, since at interpreter exit the globals may be gone before the last file is.
     def _remove(
         self,
         unlink: Callable[[str | bytes], None] = os.unlink,
         process: Callable[[], object] = current_process,
         system: str = os.name,
     ) -> None:
-        # What Windows opened with O_TEMPORARY it removes itself.
+        # Windows itself removes a file that was opened with O_TEMPORARY.
         removed = system == "nt" and self.delete_on_close
         if self.delete and not removed and self._process is process():
             try:
@@ -153,14 +155,14 @@ class TemporaryFileCloser:
 
 
 class _TemporaryFileWrapper(_FileLike[AnyStr]):
-    """A named temporary file: it behaves as the file in its attribute ``file`` does.
+    """A named temporary file that behaves like the file in its attribute ``file``.
 
-    Methods of the file become attributes of the wrapper, so that calling them costs nothing extra.
+    Methods of the file become attributes of the wrapper, so that calling them is as fast.
 
     :param file: The open file, as :func:`observable` returned it.
     :param name: Its path.
     :param delete: Whether the path is removed.
-    :param delete_on_close: Whether that happens on close.
+    :param delete_on_close: Whether it is removed on close.
     """
 
     file: IO[AnyStr]
@@ -191,8 +193,8 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         self._closer.cleanup()
 
     def __iter__(self) -> Iterator[AnyStr]:
-        # The wrapper has to live as long as the loop (CPython issue 23700); ``yield from`` would
-        # close the file when the loop is left early.
+        # The wrapper must live as long as the loop (CPython issue 23700). ``yield from`` would
+        # close the file when the loop ends early.
         for line in self.file:  # noqa: UP028
             yield line
 
@@ -206,7 +208,7 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         self._closer.delete = wanted
 
     def close(self) -> None:
-        """Close the file and, unless told otherwise, remove its path."""
+        """Close the file and, unless the arguments say otherwise, remove its path."""
         self._closer.close()
 
     if TYPE_CHECKING:
@@ -245,11 +247,11 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         def writelines(self, lines: Iterable[Any], /) -> None: ...
 
 
-class _Lent:
-    """An attribute of the file; a method is bound once and kept.
+class _FileAttribute:
+    """A descriptor for an attribute of the wrapped file; a method is looked up once and stored.
 
-    ``__getattr__`` would do with less, but while a class has one, Python 3.11 and older look up
-    every attribute the slow way.
+    ``__getattr__`` would be simpler, but in Python 3.11 and older it makes every attribute of its
+    class slower.
     """
 
     def __init__(self, name: str) -> None:
@@ -264,22 +266,22 @@ class _Lent:
         return value
 
 
-def _lend_attributes() -> None:
+def _add_file_attributes() -> None:
     kinds = (io.FileIO, io.BufferedReader, io.BufferedRandom, io.BufferedWriter, io.TextIOWrapper)
     names = {name for kind in kinds for name in dir(kind) if not name.startswith("__")}
-    # Without a class attribute in its way, what __init__ puts into the instance is found fastest.
+    # `name` and `write` are set in __init__: an instance attribute that the class lacks is fastest.
     for name in names - {"name", "write", *vars(_TemporaryFileWrapper)}:
-        setattr(_TemporaryFileWrapper, name, _Lent(name))
+        setattr(_TemporaryFileWrapper, name, _FileAttribute(name))
 
 
-_lend_attributes()
+_add_file_attributes()
 
 
 def close_and_keep(file: _TemporaryFileWrapper[Any]) -> None:
     """Close *file* and leave its path on disk.
 
     :param file: What ``NamedTemporaryFile`` returned; may be closed already. On Windows it must
-        have been made with ``delete_on_close=False``: else the system itself removes it.
+        have been created with ``delete_on_close=False``, or the system removes it.
     """
     file.delete = False
     file.close()
