@@ -268,7 +268,7 @@ def _factory_for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources
 
 @pytest.fixture
 def temp_dir(request: pytest.FixtureRequest) -> Path:
-    """A pathlib.Path to an empty directory for this test alone.
+    """A pathlib.Path to an empty directory for this test only.
 
     Removed after the test, or kept when it failed; see the marker `tempdir`.
     """

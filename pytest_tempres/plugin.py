@@ -74,12 +74,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if state.is_worker:
         state.reported.send = xdist.send
-    sessions.leave_basetemp_alone(config, state)
+    sessions.keep_basetemp(config, state)
     _register_optional_hooks(config, state)
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
-    if sessions.stands_among_tests(state):
+    if sessions.is_root_below_rootdir(state):
         from pytest_tempres.session.startup import CollectionHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(CollectionHooks(), "tempres-uncollected")

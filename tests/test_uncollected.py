@@ -8,7 +8,7 @@ import pytest
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.startup import CollectionHooks
-from pytest_tempres.session.startup import stands_among_tests
+from pytest_tempres.session.startup import is_root_below_rootdir
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.retention import Kept
@@ -74,7 +74,7 @@ def test_where_roots_stand_among_tests(tmp_path, place, among):
         config=SimpleNamespace(rootpath=tmp_path / "project"),
         workspace=SimpleNamespace(root=SimpleNamespace(path=path)),
     )
-    assert stands_among_tests(state) is among
+    assert is_root_below_rootdir(state) is among
 
 
 def test_what_was_kept_below_rootdir_is_not_collected(pytester, run, monkeypatch):

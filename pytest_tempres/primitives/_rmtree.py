@@ -194,7 +194,7 @@ class _Removal:
         try:
             held = System.open(name, _HOLD_FLAGS, dir_fd=self._here)
         except OSError:
-            # To open it for the removal of its contents will fail with the same error.
+            # Opening it to remove its contents will fail with the same error.
             return False
         try:
             return mount_of(held) != mount_of(self._here)

@@ -140,7 +140,7 @@ class System:
 
     #: The flags to open a directory that the user chose, and that may be a link.
     to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-    #: The flags to open a directory of ours.
+    #: The flags to open a directory that this package has created.
     to_hold: Final = to_reach | getattr(os, "O_NOFOLLOW", 0)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
     from typing_extensions import Self
 else:
-    # Type checkers treat a wrapper as a file. At run time a base class of `IO` would hide the
+    # Type checkers treat a wrapper as a file. At run time the base class `IO` would hide the
     # attributes of the file.
     from typing import Generic as _FileLike
 
@@ -208,7 +208,7 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         self._closer.delete = wanted
 
     def close(self) -> None:
-        """Close the file and, unless the arguments say otherwise, remove its path."""
+        """Close the file and, if ``delete_on_close`` is set, remove its path."""
         self._closer.close()
 
     if TYPE_CHECKING:

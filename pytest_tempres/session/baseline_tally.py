@@ -47,8 +47,8 @@ class TallyHooks:
         """Count the variants that passed, in the process that receives all reports."""
         tally = self._state.result.tally
         if report.outcome != "passed":
-            tally.failed_owners.add(report.nodeid)
-        elif report.when == "teardown" and report.nodeid not in tally.failed_owners:
+            tally.failed.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid not in tally.failed:
             tally.passed[base_id(report.nodeid)] += 1
 
 

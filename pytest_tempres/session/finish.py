@@ -33,8 +33,8 @@ from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.baseline_tally import has_searched
 from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.ownership import scan
+from pytest_tempres.session.retention import created_by_crashed
 from pytest_tempres.session.retention import finish_expired
-from pytest_tempres.session.retention import given_by_crashed
 from pytest_tempres.session.retention import index
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
@@ -274,7 +274,7 @@ def _keep_left_by_failed(state: SessionState, leaks: list[Leak]) -> None:
     ]
     known = {kept.path for kept in state.retention.kept}
     for worker, test in state.reported.crashed.items():
-        paths = (path for path in given_by_crashed(state, worker) if path not in known)
+        paths = (path for path in created_by_crashed(state, worker) if path not in known)
         state.retention.kept += [Kept(test, path, "crashed", worker) for path in paths]
 
 

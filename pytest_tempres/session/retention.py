@@ -27,9 +27,9 @@ from pytest_tempres.workspace.root import remove_created
 __all__ = [
     "ArtifactsHooks",
     "apply_policy",
+    "created_by_crashed",
     "export",
     "finish_expired",
-    "given_by_crashed",
     "index",
     "remove",
     "renamed",
@@ -72,7 +72,7 @@ def finish_expired(state: SessionState) -> None:
         )
 
 
-def given_by_crashed(state: SessionState, worker: str) -> list[str]:
+def created_by_crashed(state: SessionState, worker: str) -> list[str]:
     """Return what fixtures had created in a crashed *worker* and no report names."""
     fixture_dir = System.join(state.workspace.root.path, f"{worker}.d")
     try:

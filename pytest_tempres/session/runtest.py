@@ -79,7 +79,7 @@ def _scan_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -
     scan(state, ledger)
     if ledger.detectors:
         _allow_for_detectors(state, current)
-    if ledger.origins.goes_on():
+    if ledger.origins.any_running():
         _allow_for_threads(ledger, current)
     if ledger.not_yet_sent:
         _judge_attempt(state, ledger, current)

@@ -38,7 +38,7 @@ from pytest_tempres.session.state import session_key
 from pytest_tempres.session.temp_location import SYSTEM_TMPDIR
 from pytest_tempres.session.temp_location import Redirect
 from pytest_tempres.workspace.proof import BREADCRUMB
-from pytest_tempres.workspace.proof import bears_our_name
+from pytest_tempres.workspace.proof import has_root_name
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
@@ -46,7 +46,7 @@ from pytest_tempres.workspace.root import create
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
 
-__all__ = ["CollectionHooks", "leave_basetemp_alone", "stands_among_tests", "start"]
+__all__ = ["CollectionHooks", "is_root_below_rootdir", "keep_basetemp", "start"]
 
 #: Set at the first attempt to start; after a failure there is no second attempt.
 _tried_key: Final = pytest.StashKey[bool]()
@@ -207,7 +207,7 @@ def _open_ledger(
     return ledger
 
 
-def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
+def keep_basetemp(config: pytest.Config, state: SessionState) -> None:
     """Keep the base directory of `tmp_path` where it is without this plugin.
 
     pytest calls `tempfile.gettempdir` when the first test uses `tmp_path`, so that call must
@@ -235,7 +235,7 @@ def leave_basetemp_alone(config: pytest.Config, state: SessionState) -> None:
     factory.getbasetemp = getbasetemp
 
 
-def stands_among_tests(state: SessionState) -> bool:
+def is_root_below_rootdir(state: SessionState) -> bool:
     """Whether session roots are below rootdir, where pytest would collect kept ones."""
     parent = System.realpath(System.dirname(state.workspace.root.path))
     rootdir = System.realpath(state.config.rootpath)
@@ -276,7 +276,7 @@ class CollectionHooks:
     @pytest.hookimpl
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Ignore session roots, also those of other users."""
-        if not bears_our_name(collection_path.name):
+        if not has_root_name(collection_path.name):
             return None
         path = str(collection_path)
         if System.lexists(System.join(path, BREADCRUMB)):

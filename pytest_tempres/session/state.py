@@ -89,7 +89,7 @@ class Tally:
         self.collected: Counter[str] = Counter()
         self.passed: Counter[str] = Counter()
         #: The node ids of the tests with a report that is not "passed".
-        self.failed_owners: set[str] = set()
+        self.failed: set[str] = set()
         #: Whether some tests were deselected.
         self.narrowed = False
 
@@ -106,7 +106,7 @@ class ScopedFactory:
     #: The test whose setup ended it, because that test uses another parameter.
     replaced_for: str = ""
     #: How many of `created` were sent to another process in reports.
-    carried: int = 0
+    sent_count: int = 0
 
 
 @dataclass(eq=False, repr=False)

@@ -20,7 +20,7 @@ from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import escaped
-from pytest_tempres.session.retention import given_by_crashed
+from pytest_tempres.session.retention import created_by_crashed
 from pytest_tempres.session.retention import renamed
 from pytest_tempres.session.retention import used
 from pytest_tempres.session.runtest import FINDINGS
@@ -67,7 +67,7 @@ def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
         "failed": current.failed,
         "from_earlier_attempts": current.from_earlier_attempts,
         "entries": _entries_to_send(state),
-        "changed": state.leaks.watched.travelling() if state.leaks.watched is not None else [],
+        "changed": state.leaks.watched.take_changes() if state.leaks.watched is not None else [],
         "allowed": state.leaks.allowed.get(current.item.nodeid, []),
         "leak_reported": current.leak_reported,
     }
@@ -91,10 +91,10 @@ def _leaks_so_far(entries: list[Entry]) -> list[Leak]:
 
 
 def _created_by_factories(state: SessionState, current: CurrentTest) -> list[CreatedPath]:
-    """Return the paths of factories with a wider scope that the receiver needs already now.
+    """Return the paths created by factories of wider scopes that must be sent with this report.
 
-    A forked child can send its paths only now. A worker sends the other paths when it ends; if it
-    crashes, the controller attributes them to the test that was running.
+    A forked child can only send them now. A worker sends them now if the test has failed, or else
+    when it ends; if it crashes, the controller attributes them to the test that was running.
     """
     if System.getpid() != state.workspace.pid:
         return list(_newly_created_by_factories(state))
@@ -104,8 +104,8 @@ def _created_by_factories(state: SessionState, current: CurrentTest) -> list[Cre
 
 def _newly_created_by_factories(state: SessionState) -> Iterator[CreatedPath]:
     for factory in (*state.tests.open_factories, *state.tests.expired_factories):
-        yield from factory.created[factory.carried :]
-        factory.carried = len(factory.created)
+        yield from factory.created[factory.sent_count :]
+        factory.sent_count = len(factory.created)
 
 
 def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
@@ -173,7 +173,7 @@ def _record_crash(state: SessionState, worker: str, report: pytest.TestReport) -
     """Attribute the paths that a crashed worker has not decided on to the test that was running."""
     state.reported.crashed[worker] = report.nodeid
     if state.settings.keep != "none":
-        _add_kept_paths(state, report, given_by_crashed(state, worker))
+        _add_kept_paths(state, report, created_by_crashed(state, worker))
 
 
 def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:

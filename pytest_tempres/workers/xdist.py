@@ -48,7 +48,7 @@ __all__ = [
     "set_node_name",
 ]
 
-_getframe: Final = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+_getframe: Final = sys._getframe  # noqa: SLF001 -- the only way to the stack; only CPython is supported
 #: The environment variable with the controller's session root, set in workers only.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
@@ -76,8 +76,8 @@ def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]
     """Return the value of the environment variable, and the session root if it exists here.
 
     The variable is removed from the environment, since a pytest that a test starts is a separate
-    session. It is ignored unless pytest-xdist has set it: otherwise anybody who can set it could
-    switch off the report and the exit status.
+    session. It is ignored unless pytest-xdist has started this process: a worker prints no report
+    and does not fail the run because of leaks.
     """
     announced = os.environ.pop(_SESSION, None)
     if announced is None:
@@ -91,7 +91,7 @@ def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]
 
 
 def _is_started_by_xdist() -> bool:
-    """Whether this process is a worker: the variables alone are inherited by its children too."""
+    """Whether this process is a worker. Its child processes inherit the variables too."""
     if not {"PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"} <= os.environ.keys():
         return False
     # `config.workerinput` is set too late. execnet documents this name for the code that it runs.
@@ -150,7 +150,9 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "root": None if state.workspace.joined else state.workspace.root.path,
             "node": None if state.workspace.joined else _node_name(),
             "leaks": leaks,
-            "changed": state.leaks.watched.travelling() if state.leaks.watched is not None else [],
+            "changed": state.leaks.watched.take_changes()
+            if state.leaks.watched is not None
+            else [],
             "collected": state.result.tally.collected,
             "narrowed": state.result.tally.narrowed,
         }

@@ -25,7 +25,7 @@ __all__ = [
     "JOURNAL",
     "LOCK",
     "PREFIX",
-    "bears_our_name",
+    "has_root_name",
     "identity_of",
     "is_own",
     "make_with_mode",
@@ -43,7 +43,7 @@ INDEX: Final = "index.json"
 JOURNAL: Final = ".kept.jsonl"
 
 
-def bears_our_name(name: str) -> bool:
+def has_root_name(name: str) -> bool:
     """Whether *name* has the form of a session root's name, which proves nothing."""
     return name.startswith(PREFIX) and is_random_name(name[len(PREFIX) :])
 

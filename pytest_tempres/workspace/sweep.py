@@ -23,7 +23,7 @@ from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
-from pytest_tempres.workspace.proof import bears_our_name
+from pytest_tempres.workspace.proof import has_root_name
 from pytest_tempres.workspace.proof import is_own
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
@@ -187,7 +187,7 @@ class _Sweep:
         paths = []
         with suppress(OSError), System.scandir(parent) as entries:
             for entry in entries:
-                if bears_our_name(entry.name):
+                if has_root_name(entry.name):
                     paths.append(entry.path)
                 if self._is_over(0.25):
                     break

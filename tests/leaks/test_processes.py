@@ -283,7 +283,7 @@ def test_a_process_that_failed_to_start_is_not_listed(suite):
     """The event comes before the start."""
     with suite.run(ONE), pytest.raises(FileNotFoundError):
         subprocess.Popen(["/nowhere/program"])
-    assert not suite.ledger.origins.goes_on()
+    assert not suite.ledger.origins.any_running()
 
 
 def test_ended_processes_are_dropped_during_a_test(suite):

@@ -291,7 +291,7 @@ def test_the_record_of_a_thread_is_dropped_with_its_object(suite):
             thread.start()
             thread.join()
         del thread
-    assert not suite.ledger.origins.goes_on()
+    assert not suite.ledger.origins.any_running()
 
 
 def test_a_hint_survives_a_scan_before_the_operation(suite, root):

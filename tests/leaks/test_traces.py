@@ -33,7 +33,7 @@ def change(path: str, modification: str = "created", **fields) -> Change:
 
 def send(sender: Changes, receiver: Changes) -> None:
     """Send the changes of *sender* to *receiver*, as JSON."""
-    receiver.adopt(json.loads(json.dumps(sender.travelling())))
+    receiver.adopt(json.loads(json.dumps(sender.take_changes())))
 
 
 def record(*found: Change, worker: str = "gw0") -> Changes:
@@ -87,12 +87,12 @@ def test_a_change_is_sent_once():
     known = record(change("/a"), change("/b"))
     known.drop("/b")
     known.drop("/none")
-    assert [plain[0] for _, plain in known.travelling()] == ["/a"]
-    assert known.travelling() == []
+    assert [plain[0] for _, plain in known.take_changes()] == ["/a"]
+    assert known.take_changes() == []
     known.drop("/a")
-    assert [modification for modification, _ in known.travelling()] == ["undone"]
+    assert [modification for modification, _ in known.take_changes()] == ["undone"]
     known.drop("/a")
-    assert known.travelling() == []
+    assert known.take_changes() == []
 
 
 def test_the_first_worker_to_report_a_path_counts():

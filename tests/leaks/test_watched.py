@@ -463,7 +463,7 @@ def test_a_path_removed_without_an_event_and_recreated_has_changed(suite, top, m
     assert controller.judged() == {"a.txt": ("changed", TWO.id)}
     fresh = Suite(top)
     fresh.watched._tree = suite.watched._tree
-    fresh.watched.adopt(json.loads(json.dumps(worker.watched.travelling())))
+    fresh.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
     assert fresh.judged() == {"a.txt": ("changed", TWO.id)}
 
 
@@ -733,8 +733,8 @@ def test_changes_of_workers_explain_the_walk_of_the_controller(top, make):
         (top / "two").mkdir()
         (top / "one").write_text("two")
     for worker in reversed(workers.values()):
-        controller.watched.adopt(json.loads(json.dumps(worker.watched.travelling())))
-        assert worker.watched.travelling() == []
+        controller.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
+        assert worker.watched.take_changes() == []
         assert worker.judged() == {}
     assert controller.judged() == {
         "one": ("file", ONE.id),
@@ -768,11 +768,11 @@ def test_a_sent_change_may_be_undone(top, make):
     controller, worker = make(), make(worker="gw0", walks=False)
     with worker.run(ONE):
         (top / "new").touch()
-    controller.watched.adopt(worker.watched.travelling())
+    controller.watched.adopt(worker.watched.take_changes())
     assert controller.judged() == {"new": ("file", ONE.id)}
     with worker.run(TWO):
         (top / "new").unlink()
-    controller.watched.adopt(json.loads(json.dumps(worker.watched.travelling())))
+    controller.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
     (top / "new").touch()
     assert controller.judged() == {"new": ("file", "session")}
 
@@ -785,7 +785,7 @@ def test_forked_children_send_changes_by_events_only(suite, top, monkeypatch):
     assert suite.watched._notes
     assert suite.watched.judge() == []
     assert suite.due(ONE) == {"new": ("file", ONE.id)}
-    assert [modification for modification, _ in suite.watched.travelling()] == ["created"]
+    assert [modification for modification, _ in suite.watched.take_changes()] == ["created"]
 
 
 # -- memory and errors
@@ -801,7 +801,7 @@ def test_removed_paths_take_no_memory(suite, top):
         assert len(suite.watched._notes) <= module._MAX_NOTES
     assert suite.watched._notes == {}
     assert suite.watched._changes._changes == {}
-    assert suite.watched.travelling() == []
+    assert suite.watched.take_changes() == []
 
 
 def test_contents_of_new_directories_take_no_memory(suite, top):

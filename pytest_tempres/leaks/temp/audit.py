@@ -183,7 +183,7 @@ class Origins:
         """The last error while the owner of an event was determined."""
         return self.threads.error or self.processes.error
 
-    def goes_on(self) -> bool:
+    def any_running(self) -> bool:
         """Whether threads or processes of an owner that has finished may still run."""
         return self.threads.any_running() or self.processes.any_running()
 

@@ -83,7 +83,7 @@ class Changes:
                     self.drop(path)
         self._prune_at = _PRUNE_AT + 2 * len(self._changes)
 
-    def travelling(self) -> list[Any]:
+    def take_changes(self) -> list[Any]:
         """Return the changes since the last call, as JSON data."""
         not_yet_sent, self._not_yet_sent = self._not_yet_sent, {}
         payload: list[Any] = []
@@ -98,7 +98,7 @@ class Changes:
         return payload
 
     def adopt(self, payload: Iterable[Any]) -> None:
-        """Add the changes that :meth:`travelling` returned in another process.
+        """Add the changes that :meth:`take_changes` returned in another process.
 
         If two processes report the same change of a path, the first to arrive counts.
 

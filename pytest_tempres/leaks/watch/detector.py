@@ -74,7 +74,7 @@ class Watched:
     :param attributes_mtimes: Whether paths that appear in or disappear from a watched directory
         without an event belong to the current owner: only if no other process runs tests.
     :param walks: Whether this process walks the directories and reports leaks. The workers of a
-        controller do not; they only send changes, by :meth:`travelling`.
+        controller do not; they only send changes, by :meth:`take_changes`.
     :param exclude: Directories and files to leave out.
     :param collect: Collects garbage before leaks are reported.
     """
@@ -276,16 +276,16 @@ class Watched:
 
     # -- changes for and from other processes
 
-    def travelling(self) -> list[Any]:
+    def take_changes(self) -> list[Any]:
         """Return the changes since the last call, as JSON data.
 
         Works in a forked child too, for the changes made there.
         """
         self._process_notes()
-        return self._changes.travelling()
+        return self._changes.take_changes()
 
     def adopt(self, payload: Iterable[Any]) -> None:
-        """Add the changes that :meth:`travelling` returned in another process.
+        """Add the changes that :meth:`take_changes` returned in another process.
 
         :raises ValueError, TypeError: When *payload* is malformed.
         """
