@@ -96,7 +96,7 @@ def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None
     if state.leaks.baseline:
         from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- rarely needed
 
-        config.pluginmanager.register(TallyHooks(state), "tempres-course")
+        config.pluginmanager.register(TallyHooks(state), "tempres-tally")
     if state.settings.artifacts is not None:
         from pytest_tempres.session.retention import ArtifactsHooks  # noqa: PLC0415 -- rarely needed
 
@@ -144,7 +144,7 @@ class SessionHooks:
             completed = True
             return result
         finally:
-            self._try(runtest.settle, completed)
+            self._try(runtest.finish_test, completed)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(

@@ -34,10 +34,10 @@ __all__ = [
     "ExitCallbacks",
     "LiveDirectories",
     "Provisional",
+    "delete_open_files",
     "removed_at_exit",
     "removed_by_handlers",
     "removed_by_objects",
-    "settle",
 ]
 
 _CLOSERS: Final = tuple(
@@ -252,7 +252,7 @@ def _removes(directory: Any) -> bool:
     return bool(wanted) and finalizer is not None and finalizer.alive
 
 
-def settle(root: str) -> None:
+def delete_open_files(root: str) -> None:
     """Close and delete the named temporary files in *root* that are still open.
 
     Otherwise they are deleted while the interpreter clears modules, and that is too late to
@@ -295,7 +295,7 @@ class Provisional:
         self._started = System.monotonic()
         self._spent = 0.0
 
-    def told(self, entries: Iterable[Entry]) -> list[Entry]:
+    def to_send(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries to send now, in the form that is right if this process dies.
 
         :param entries: Entries that were not sent before.

@@ -207,7 +207,7 @@ class Detector(Protocol):
     def scan(self) -> None:
         """Record what is new for the current owner. Called before the owner changes."""
 
-    def due(self, test: str) -> list[Leak]:
+    def leaks_of(self, test: str) -> list[Leak]:
         """Return the leaks of *test* and its function-scoped fixtures after their teardown."""
 
     def judge(self) -> list[Leak]:

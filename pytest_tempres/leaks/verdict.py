@@ -25,7 +25,7 @@ __all__ = [
     "CollectionBudget",
     "Ignore",
     "as_from_failed",
-    "excuse",
+    "drop_ignored",
     "is_deferred",
     "is_from_failed",
     "judge",
@@ -72,10 +72,10 @@ def judge(
         status = _status(entry, deferred, failed)
         kind, size, items, complete = found
         leaks.append(Leak(kind, entry.path, size, items, complete, status, entry))
-    return excuse(leaks, is_ignored_by_hook=is_ignored_by_hook, known=known)
+    return drop_ignored(leaks, is_ignored_by_hook=is_ignored_by_hook, known=known)
 
 
-def excuse(
+def drop_ignored(
     leaks: Iterable[Leak], *, is_ignored_by_hook: Callable[[Leak], bool], known: Collection[str]
 ) -> list[Leak]:
     """Return *leaks* without those that a hook ignores, and with known leaks marked."""

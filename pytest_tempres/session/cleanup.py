@@ -51,7 +51,7 @@ def clear(state: SessionState) -> None:
     leak_reported = _reported_leaks(state)
     if leak_reported:
         # Other plugins may have removed reported paths after the verdict.
-        _correct(state, leak_reported)
+        correct(state, leak_reported)
     if left and not _is_exit_handler_pending(state):
         progress = Progress(state.config, "what was left", silent=not state.settings.prints)
         try:
@@ -79,10 +79,6 @@ def _reported_leaks(state: SessionState) -> set[str]:
     return correctable_paths(state.result.summary)
 
 
-def _correct(state: SessionState, leak_reported: set[str]) -> None:
-    correct(state, leak_reported)
-
-
 def _remove_all(
     state: SessionState, paths: list[str], tick: Callable[[], object] | None = None
 ) -> None:
@@ -99,10 +95,10 @@ def _at_exit(
 ) -> None:
     """Finish the cleanup after all other exit handlers have run."""
     if leak_reported:
-        _correct(state, leak_reported)
+        correct(state, leak_reported)
     _remove_all(state, [path for path in waiting if System.lexists(path)])
     if not kept:
-        deferred.settle(state.workspace.root.path)
+        deferred.delete_open_files(state.workspace.root.path)
     _end_session(state)
 
 

@@ -20,7 +20,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.temp.scan import exists
-from pytest_tempres.leaks.verdict import excuse
+from pytest_tempres.leaks.verdict import drop_ignored
 from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import is_from_failed
 from pytest_tempres.leaks.verdict import judge
@@ -300,7 +300,7 @@ def _ignored_from_failed(state: SessionState) -> list[Entry]:
 
 def without_ignored(state: SessionState, leaks: Iterable[Leak]) -> list[Leak]:
     """Return *leaks* without those that a hook ignores, and mark the known ones."""
-    return excuse(
+    return drop_ignored(
         leaks,
         is_ignored_by_hook=lambda leak: is_ignored_by_hook(state, leak),
         known=state.leaks.baseline,

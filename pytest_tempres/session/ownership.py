@@ -228,7 +228,7 @@ def _try_owner_of_fixture(
 
 def _warn_of_owner(state: SessionState, error: Exception) -> None:
     state.messages.warn(
-        "owner", f"leaks may be told of the wrong owner: {error!r}", TempresLeakWarning
+        "owner", f"leaks may be reported for the wrong owner: {error!r}", TempresLeakWarning
     )
 
 

@@ -95,16 +95,18 @@ def apply_policy(
     def reason(each: CreatedPath) -> str | None:
         return reason_to_keep(policy, failed=failed, asked=each.keep)
 
-    created = list(created)
-    wanted = [each for each in created if reason(each) is not None]
+    wanted: list[CreatedPath] = []
+    unwanted: list[CreatedPath] = []
+    for each in created:
+        (unwanted if reason(each) is None else wanted).append(each)
     for each in (*wanted, *renamed(state, wanted)):
         why = reason(each)
         if why is not None and System.lexists(each.path):
             state.retention.kept.append(Kept(nodeid, each.path, why, state.workspace.worker.name))
             state.retention.protected |= parents(each.path)
-    for each in created:
+    for each in unwanted:
         # With `dir=`, a kept path may be inside a path that would be removed.
-        if reason(each) is None and each.path not in state.retention.protected:
+        if each.path not in state.retention.protected:
             remove(state, each)
 
 

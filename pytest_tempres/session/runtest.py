@@ -24,7 +24,15 @@ from pytest_tempres.session.state import ScopedFactory
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import CreatedPath
 
-__all__ = ["FINDINGS", "after_crash", "begin_attempt", "book", "own_entries", "settle", "unload"]
+__all__ = [
+    "FINDINGS",
+    "after_crash",
+    "begin_attempt",
+    "finish_test",
+    "own_entries",
+    "record_attempt",
+    "unload",
+]
 
 
 #: The attribute of a teardown report that sends findings to another process.
@@ -37,7 +45,7 @@ def begin_attempt(state: SessionState) -> None:
     if current is None:
         return
     if current.started:
-        book(state, current)
+        record_attempt(state, current)
         _record_earlier_attempts(state, current)
         current.earlier += current.created
         current.created = []
@@ -64,7 +72,7 @@ def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> li
     ]
 
 
-def book(state: SessionState, current: CurrentTest) -> None:
+def record_attempt(state: SessionState, current: CurrentTest) -> None:
     """Record what the attempt that has just ended left."""
     ledger = state.leaks.ledger
     if ledger is None:
@@ -133,7 +141,7 @@ def after_crash(state: SessionState, current: CurrentTest) -> None:
         current.created += [CreatedPath(entry.path) for entry in entries if entry.path not in known]
 
 
-def settle(state: SessionState, completed: bool) -> None:
+def finish_test(state: SessionState, completed: bool) -> None:
     """Finish a test after its last report: record leaks and apply the retention policy.
 
     :param completed: False if the test was interrupted. Its fixtures are torn down at the
@@ -152,7 +160,7 @@ def settle(state: SessionState, completed: bool) -> None:
         state.leaks.ledger.failed_owners.add(state.leaks.ledger.running.owner)
         state.leaks.ledger.mark_as_from_failed(scan(state, state.leaks.ledger))
     if not state.is_sent:
-        book(state, current)
+        record_attempt(state, current)
     for created in current.earlier:
         remove(state, created)
     if current.created and completed:

@@ -71,7 +71,7 @@ class StrictHooks:
         try:
             return _find_leaks(self._state, current)
         except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
-            self._state.messages.warn("strict", f"internal error at a test's due: {error!r}")
+            self._state.messages.warn("strict", f"internal error in strict mode: {error!r}")
             return []
 
     def _leak_error(self, leaks: list[Leak]) -> BaseException:
@@ -105,7 +105,9 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
         suspected = {leak.path for leak in leaks}
         there = suspects((e for e in entries if e.path in suspected), state.leaks.gc_budget.collect)
         leaks = judge(there, deferred=set(), failed=(), is_ignored_by_hook=_ignore_none)
-    found = [leak for detector in ledger.detectors for leak in detector.due(current.item.nodeid)]
+    found = [
+        leak for detector in ledger.detectors for leak in detector.leaks_of(current.item.nodeid)
+    ]
     return leaks + _only_leaks(
         state, [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
     )

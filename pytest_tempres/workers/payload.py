@@ -25,7 +25,7 @@ from pytest_tempres.session.retention import renamed
 from pytest_tempres.session.retention import used
 from pytest_tempres.session.runtest import FINDINGS
 from pytest_tempres.session.runtest import after_crash
-from pytest_tempres.session.runtest import book
+from pytest_tempres.session.runtest import record_attempt
 from pytest_tempres.session.runtest import unload
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -50,7 +50,7 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _add_section(state, current, report)
         xdist.set_node_name(state, report)
     if report.when == "teardown":
-        book(state, current)
+        record_attempt(state, current)
         found = _findings(state, current)
         if any(found.values()):
             if state.is_remote:
@@ -81,7 +81,7 @@ def _entries_to_send(state: SessionState) -> list[Entry]:
     # The exit handlers of a forked child never run, so nothing that it leaves is removed later.
     if ledger.provisional is None or System.getpid() != state.workspace.pid:
         return ledger.not_yet_sent
-    return ledger.provisional.told(ledger.not_yet_sent)
+    return ledger.provisional.to_send(ledger.not_yet_sent)
 
 
 def _leaks_so_far(entries: list[Entry]) -> list[Leak]:

@@ -188,8 +188,7 @@ class SessionRoot:
     ) -> list[Failure]:
         fd = System.open(self.path, System.to_hold)
         try:
-            self._check_identity(fd)
-            prove(self.path, self.uid, fd)
+            self._prove(fd)
             for part in parts[:-1]:
                 inner = self._open_below(part, fd)
                 System.close(fd)
@@ -201,9 +200,13 @@ class SessionRoot:
     @contextlib.contextmanager
     def proved(self) -> Iterator[int | None]:
         """Keep the directory open as :meth:`opened` does, and check the breadcrumb too."""
-        with self.opened() as fd:
-            prove(self.path, self.uid, fd)
+        with open_directory(self.path) as fd:
+            self._prove(fd)
             yield fd
+
+    def _prove(self, fd: int | None) -> None:
+        self._check_identity(fd)
+        prove(self.path, self.uid, fd)
 
     def _open_below(self, name: str, fd: int) -> int:
         """Open a parent of the path to remove; refuse a link and a mount point."""

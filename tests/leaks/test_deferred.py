@@ -14,8 +14,8 @@ from pytest_tempres import primitives
 from pytest_tempres.leaks import deferred as module
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.deferred import LiveDirectories
+from pytest_tempres.leaks.deferred import delete_open_files
 from pytest_tempres.leaks.deferred import removed_at_exit
-from pytest_tempres.leaks.deferred import settle
 
 LIBRARIES = [tempfile, primitives]
 
@@ -403,7 +403,7 @@ def test_settle_deletes_open_files_in_a_root(library, place, tmp_path):
     inside = library.NamedTemporaryFile(dir=tmp_path / "root")
     beside = library.NamedTemporaryFile(dir=tmp_path / "root2")
     kept = library.NamedTemporaryFile(dir=tmp_path / "root", delete=False)
-    settle(str(tmp_path / "root"))
+    delete_open_files(str(tmp_path / "root"))
     assert not os.path.exists(inside.name)
     assert os.path.exists(beside.name)
     assert os.path.exists(kept.name)
@@ -418,7 +418,7 @@ def test_settle_continues_after_an_error(library, place):
     other = library.NamedTemporaryFile(dir=place)
     os.unlink(stuck.name)
     os.mkdir(stuck.name)
-    settle(place)
+    delete_open_files(place)
     assert not os.path.exists(other.name)
     assert os.path.isdir(stuck.name)
 

@@ -413,7 +413,7 @@ def test_a_descriptor_that_is_closed_later_is_no_leak(suite, tmp_path):
         file = (tmp_path / "a").open()
     with suite.run(NARROW, ONE.id):
         file.close()
-    assert suite.detector.due(ONE.id) == []
+    assert suite.detector.leaks_of(ONE.id) == []
     assert suite.detector.judge() == []
 
 
@@ -423,7 +423,7 @@ def test_a_wider_fixture_owns_the_descriptors_of_its_setup(suite, tmp_path, keep
         keep((tmp_path / "server.log").open("w"))
     with suite.run(ONE):
         pass
-    assert suite.detector.due(ONE.id) == []
+    assert suite.detector.leaks_of(ONE.id) == []
     assert [leak.owner for leak in suite.detector.judge()] == [WIDE]
 
 
@@ -435,8 +435,8 @@ def test_leaks_of_a_test_include_function_scoped_fixtures(suite, tmp_path, keep)
         keep((tmp_path / "b").open("w"))
     with suite.run(TWO):
         keep((tmp_path / "c").open("w"))
-    assert [leak.owner for leak in suite.detector.due(ONE.id)] == [NARROW, ONE]
-    assert [leak.owner for leak in suite.detector.due(TWO.id)] == [TWO]
+    assert [leak.owner for leak in suite.detector.leaks_of(ONE.id)] == [NARROW, ONE]
+    assert [leak.owner for leak in suite.detector.leaks_of(TWO.id)] == [TWO]
     assert [leak.owner for leak in suite.detector.judge()] == [NARROW, ONE, TWO]
 
 
@@ -445,14 +445,14 @@ def test_connections_are_reported_at_the_end(suite, keep, pauses):
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
         keep(socket.create_connection(server.getsockname()))
-    (leak,) = suite.detector.due(ONE.id)
+    (leak,) = suite.detector.leaks_of(ONE.id)
     assert leak.path.startswith(f"fd {server.fileno()}: ")
     assert leak.path.endswith(", listening")
     assert len(suite.detector.judge()) == 2
     with suite.run(TWO):
         keep(socket.create_connection(server.getsockname()))
     pauses.clear()
-    assert suite.detector.due(TWO.id) == pauses == []
+    assert suite.detector.leaks_of(TWO.id) == pauses == []
     assert len(suite.detector.judge()) == 3
 
 
@@ -488,7 +488,7 @@ def test_another_file_with_the_same_number_is_another_descriptor(suite, tmp_path
     with suite.run(TWO):
         os.close(number)
         assert os.open(tmp_path / "b", os.O_CREAT) == number
-    assert suite.detector.due(ONE.id) == []
+    assert suite.detector.leaks_of(ONE.id) == []
     (leak,) = suite.detector.judge()
     assert (leak.path, leak.owner) == (f"fd {number}: {tmp_path / 'b'}", TWO)
 
@@ -546,7 +546,7 @@ def test_a_descriptor_from_the_thread_of_a_fixture_belongs_to_the_fixture(suite,
         go.set()
         done.wait()
         thread.join()
-    assert suite.detector.due(TWO.id) == []
+    assert suite.detector.leaks_of(TWO.id) == []
     assert [leak.owner for leak in suite.detector.judge()] == [WIDE]
 
 
@@ -914,7 +914,7 @@ def test_descriptors_that_a_c_library_keeps_are_no_leaks(suite, library, keep, p
         library.write_bytes(b"made by Python, and closed")
         for path in (library, "/dev/urandom", "/dev/random"):
             keep(_native("open", os.fsencode(path), os.O_RDONLY))
-    assert suite.detector.due(ONE.id) == suite.detector.judge() == []
+    assert suite.detector.leaks_of(ONE.id) == suite.detector.judge() == []
     assert pauses == []
 
 
@@ -960,7 +960,7 @@ def test_the_ini_file_ignores_paths_and_descriptions(suite, keep, pauses):
         keep(reading)
         os.close(writing)
         keep(os.open("/dev/null", 0))
-    assert suite.detector.due(ONE.id) == suite.detector.judge() == []
+    assert suite.detector.leaks_of(ONE.id) == suite.detector.judge() == []
     assert pauses == []
 
 
@@ -1005,7 +1005,7 @@ def test_a_descriptor_that_a_garbage_collection_closes_is_no_leak(suite, tmp_pat
             holder.itself, holder.file = holder, os.fdopen(os.open(tmp_path / "a", os.O_CREAT))
             del holder
         with pytest.warns(ResourceWarning):
-            assert suite.detector.due(ONE.id) == []
+            assert suite.detector.leaks_of(ONE.id) == []
     finally:
         gc.enable()
     assert pauses == []
@@ -1018,12 +1018,12 @@ def test_without_a_suspect_no_garbage_is_collected(suite, tmp_path, keep, monkey
     with suite.run():
         (tmp_path / "a").touch()
         keep(os.open(os.__file__, 0))
-    suite.detector.due(ONE.id)
+    suite.detector.leaks_of(ONE.id)
     suite.detector.judge()
     assert collected == []
     with suite.run():
         keep((tmp_path / "a").open())
-    suite.detector.due(ONE.id)
+    suite.detector.leaks_of(ONE.id)
     assert collected == [1]
 
 
@@ -1039,7 +1039,7 @@ def test_other_threads_get_time_to_close_a_descriptor(suite, tmp_path, monkeypat
             os.close(number)
 
     monkeypatch.setattr(System, "sleep", staticmethod(sleep))
-    assert suite.detector.due(ONE.id) == []
+    assert suite.detector.leaks_of(ONE.id) == []
     assert slept == PAUSES[:3]
 
 
@@ -1048,7 +1048,7 @@ def test_without_threads_and_children_there_is_no_wait(suite, tmp_path, keep, pa
     monkeypatch.setattr(module, "_has_threads_or_children", lambda: False)
     with suite.run():
         keep((tmp_path / "a").open("w"))
-    assert len(suite.detector.due(ONE.id)) == 1
+    assert len(suite.detector.leaks_of(ONE.id)) == 1
     assert pauses == []
 
 
@@ -1103,7 +1103,7 @@ def test_a_number_that_is_reused_during_the_wait_is_no_leak(suite, tmp_path, kee
         assert os.open(tmp_path / "b", os.O_CREAT) == number
 
     monkeypatch.setattr(System, "sleep", staticmethod(sleep))
-    assert suite.detector.due(ONE.id) == []
+    assert suite.detector.leaks_of(ONE.id) == []
 
 
 # -- unusual conditions
@@ -1124,7 +1124,7 @@ def test_scans_work_while_a_test_has_replaced_functions(suite, tmp_path, keep, m
         patch.setattr(socket, "socket", broken)
         patch.setattr(gc, "collect", broken)
         suite.detector.scan()
-        assert texts(suite.detector.due(ONE.id)) == [str(tmp_path / "a")]
+        assert texts(suite.detector.leaks_of(ONE.id)) == [str(tmp_path / "a")]
 
 
 # Python warns about a fork in a process with threads, such as a worker.
@@ -1139,7 +1139,7 @@ def test_a_forked_child_reports_nothing(suite, tmp_path, keep):
         try:
             with suite.run(TWO):
                 os.open(tmp_path / "b", os.O_CREAT)
-            found = [suite.detector.due(ONE.id), suite.detector.due(TWO.id)]
+            found = [suite.detector.leaks_of(ONE.id), suite.detector.leaks_of(TWO.id)]
             os.write(writing, repr([*found, suite.detector.judge()]).encode())
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -1175,7 +1175,7 @@ def test_no_descriptor_is_needed_to_scan(suite, keep, exhausted):
     with suite.run():
         server = keep(socket.create_server(("127.0.0.1", 0)))
         opened = exhausted()
-    leaks = suite.detector.due(ONE.id)
+    leaks = suite.detector.leaks_of(ONE.id)
     assert sorted(leak.path for leak in leaks) == sorted(
         [f"fd {server.fileno()}: socket"]
         + [f"fd {each}: character device /dev/null" for each in opened]
@@ -1193,7 +1193,7 @@ def test_notes_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
         patch.setattr(System, "listdir", staticmethod(fail))
         with suite.run(ONE):
             keep((tmp_path / "a").open("w"))
-        assert suite.detector.due(ONE.id) == []
+        assert suite.detector.leaks_of(ONE.id) == []
     with suite.run(TWO):
         pass
     assert [leak.owner for leak in suite.detector.judge()] == [ONE]

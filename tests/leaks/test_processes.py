@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 
+from owner_suite import OwnerSuite
 import pytest
 
 from pytest_tempres.leaks import processes as module
-from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.processes import command_line
@@ -63,35 +63,8 @@ class Server:
             self.popen.wait()
 
 
-class Suite:
-    """Runs owners one after the other, with a scan before each change, as a session does."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.ledger = Ledger(
-            str(root),
-            worker="main",
-            rootdir=os.path.dirname(__file__),
-            prefixes=(),
-            inside=(),
-            ignored=lambda path: False,
-        )
-
-    @contextlib.contextmanager
-    def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
-        """Make *owner* the current owner."""
-        self.ledger.scan()
-        before = self.ledger.enter(owner, test=test or owner.id, phase="call")
-        try:
-            yield
-        finally:
-            self.ledger.scan()
-            self.ledger.leave(before)
-
-    def owners(self) -> dict[str, str]:
-        """Return the owner of each entry by name."""
-        self.ledger.scan(final=True)
-        return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
+class ProcessSuite(OwnerSuite):
+    """Knows the processes of the last entry too."""
 
     def others(self) -> list[tuple[str, str]]:
         """Return program and owner of the processes of the last entry."""
@@ -100,11 +73,11 @@ class Suite:
 
 
 @pytest.fixture
-def suite(tmp_path) -> Iterator[Suite]:
+def suite(tmp_path) -> Iterator[ProcessSuite]:
     """A suite whose ledger receives audit events."""
     root = tmp_path / "main"
     root.mkdir()
-    suite = Suite(root)
+    suite = ProcessSuite(root)
     activate(suite.ledger.origins)
     yield suite
     deactivate(suite.ledger.origins)

@@ -43,7 +43,7 @@ def left(tmp_path):
 
 def sent(provisional: Provisional, *entries: Entry) -> list[tuple[str, bool]]:
     """Return the paths that are sent, and whether as left by a failed test."""
-    return [(entry.path, entry.from_failed) for entry in provisional.told(entries)]
+    return [(entry.path, entry.from_failed) for entry in provisional.to_send(entries)]
 
 
 @pytest.mark.parametrize("owner", [TEST, NARROW], ids=["test", "fixture"])
@@ -100,7 +100,7 @@ def test_an_entry_is_final_when_nothing_can_remove_it_any_more(provisional, left
 def test_marked_entries_are_sent_unchanged(provisional, left):
     """They are from a failed test, or ignored."""
     of_failed, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
-    assert provisional.told([of_failed, ignored]) == [of_failed, ignored]
+    assert provisional.to_send([of_failed, ignored]) == [of_failed, ignored]
     assert provisional.rest() == []
 
 

@@ -4,17 +4,16 @@ import _thread
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 from multiprocessing.pool import ThreadPool
 import os
 from pathlib import Path
 import sys
 import threading
 
+from owner_suite import OwnerSuite
 import pytest
 
 from pytest_tempres.leaks import threads as module
-from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.temp.audit import activate
@@ -37,41 +36,10 @@ def root(tmp_path) -> Path:
     return path
 
 
-class Suite:
-    """Runs owners one after the other, with a scan before each change, as a session does."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.ledger = Ledger(
-            str(root),
-            worker="main",
-            rootdir=os.path.dirname(__file__),
-            prefixes=(),
-            inside=(),
-            ignored=lambda path: False,
-        )
-
-    @contextlib.contextmanager
-    def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
-        """Make *owner* the current owner."""
-        self.ledger.scan()
-        before = self.ledger.enter(owner, test=test or owner.id, phase="call")
-        try:
-            yield
-        finally:
-            self.ledger.scan()
-            self.ledger.leave(before)
-
-    def owners(self) -> dict[str, str]:
-        """Return the owner of each entry by name."""
-        self.ledger.scan(final=True)
-        return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
-
-
 @pytest.fixture
-def suite(root) -> Iterator[Suite]:
+def suite(root) -> Iterator[OwnerSuite]:
     """A suite whose ledger receives audit events."""
-    suite = Suite(root)
+    suite = OwnerSuite(root)
     activate(suite.ledger.origins)
     yield suite
     deactivate(suite.ledger.origins)
@@ -476,5 +444,5 @@ def test_an_internal_error_is_one_warning(pytester, run_plain):
     result = run_plain()
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(
-        ["*TempresLeakWarning: leaks may be told of the wrong owner: *boom*"]
+        ["*TempresLeakWarning: leaks may be reported for the wrong owner: *boom*"]
     )

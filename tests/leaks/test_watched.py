@@ -95,9 +95,9 @@ class Suite:
         """Return kind and owner of each leak, by path relative to the watched directory."""
         return by_path(self.watched.judge(), self.top)
 
-    def due(self, owner: Owner) -> dict[str, tuple[str, str]]:
+    def leaks_of(self, owner: Owner) -> dict[str, tuple[str, str]]:
         """Return the same for the leaks at the end of the test *owner*."""
-        return by_path(self.watched.due(owner.id), self.top)
+        return by_path(self.watched.leaks_of(owner.id), self.top)
 
 
 def by_path(leaks: list[Leak], top: Path) -> dict[str, tuple[str, str]]:
@@ -180,7 +180,7 @@ def test_ways_to_create_a_path(suite, top, kind, modify):
     with suite.run(ONE):
         modify(top / "new")
     assert suite.judged()["new"] == (kind, ONE.id)
-    assert suite.due(ONE)["new"] == (kind, ONE.id)
+    assert suite.leaks_of(ONE)["new"] == (kind, ONE.id)
 
 
 def test_temporary_files_in_a_watched_directory(suite, top):
@@ -213,7 +213,7 @@ def test_ways_to_change_a_path(suite, top, modify):
         modify(top / "a.txt")
         gc.collect()
     assert suite.judged()["a.txt"] == ("changed", ONE.id)
-    assert suite.due(ONE)["a.txt"] == ("changed", ONE.id)
+    assert suite.leaks_of(ONE)["a.txt"] == ("changed", ONE.id)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_ways_to_delete_a_path(suite, top, name, modify):
     with suite.run(ONE):
         modify(top / name)
     assert suite.judged()[name] == ("deleted", ONE.id)
-    assert suite.due(ONE)[name] == ("deleted", ONE.id)
+    assert suite.leaks_of(ONE)[name] == ("deleted", ONE.id)
 
 
 def test_a_created_or_deleted_directory_is_one_leak(suite, top):
@@ -241,7 +241,7 @@ def test_a_created_or_deleted_directory_is_one_leak(suite, top):
         (top / "new/deep/x").write_text("123")
         (top / "src/c.py").unlink()
         (top / "src").rmdir()
-    for leaks in (suite.watched.judge(), suite.watched.due(ONE.id)):
+    for leaks in (suite.watched.judge(), suite.watched.leaks_of(ONE.id)):
         assert by_path(leaks, top) == {"new": ("directory", ONE.id), "src": ("deleted", ONE.id)}
     new, gone = suite.watched.judge()
     assert (new.bytes, new.items) == (3, 1)
@@ -256,7 +256,7 @@ def test_contents_of_a_deleted_directory_are_part_of_it_with_similar_names(suite
         for name in ("src/c.py", "src-x"):
             (top / name).unlink()
         (top / "src").rmdir()
-    assert suite.due(ONE) == {"src": ("deleted", ONE.id), "src-x": ("deleted", ONE.id)}
+    assert suite.leaks_of(ONE) == {"src": ("deleted", ONE.id), "src-x": ("deleted", ONE.id)}
 
 
 def test_a_file_belongs_to_the_first_test_that_created_it(suite, top):
@@ -266,7 +266,7 @@ def test_a_file_belongs_to_the_first_test_that_created_it(suite, top):
     with suite.run(TWO):
         (top / "new").write_text("longer")
     assert suite.judged() == {"new": ("file", ONE.id)}
-    assert suite.due(TWO) == {}
+    assert suite.leaks_of(TWO) == {}
 
 
 def test_a_changed_file_belongs_to_the_first_test_that_changed_it(suite, top):
@@ -276,7 +276,7 @@ def test_a_changed_file_belongs_to_the_first_test_that_changed_it(suite, top):
     with suite.run(TWO):
         (top / "a.txt").write_text("longer")
     assert suite.judged() == {"a.txt": ("changed", ONE.id)}
-    assert suite.due(TWO) == {}
+    assert suite.leaks_of(TWO) == {}
 
 
 def test_a_deleted_file_belongs_to_the_last_test_that_deleted_it(suite, top):
@@ -372,7 +372,7 @@ def test_an_event_without_an_effect_does_not_count(suite, top):
     (top / "none").mkdir()
     expected = {"a.txt": "changed", "b.txt": "deleted", "none": "directory"}
     assert suite.judged() == {name: (kind, "session") for name, kind in expected.items()}
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
 
 
 def test_relative_paths_are_resolved(suite, top, monkeypatch):
@@ -410,7 +410,7 @@ def test_paths_behind_a_link_have_no_owner(suite, top, tmp_path):
         (top / "out/new").touch()
         (top / "alias/new").touch()
     assert suite.judged() == {"src/new": ("file", "session")}
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
 
 
 def test_names_may_contain_any_bytes(suite, top):
@@ -583,7 +583,7 @@ def test_changes_found_by_a_listing_are_reported_at_the_end_only(top, make):
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         os.mkfifo(top / "one")
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
 
 
 def test_names_that_come_back_are_forgotten(top, make):
@@ -641,7 +641,7 @@ def test_events_of_ignored_paths_give_no_leaks(top, make):
         (top / "src/new").touch()
         (top / "logs").mkdir()
         (top / "logs/x.log").touch()
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
     assert suite.judged() == {}
 
 
@@ -650,7 +650,7 @@ def test_a_path_may_be_excluded_after_its_creation(suite, top):
     with suite.run(ONE):
         (top / "basetemp").mkdir()
     suite.watched.exclude(str(top / "basetemp"))
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
     assert suite.judged() == {}
 
 
@@ -666,9 +666,9 @@ def test_leaks_of_a_test_include_function_scoped_fixtures(suite, top):
             (top / name).touch()
     with suite.run(TWO):
         (top / "two").touch()
-    assert suite.due(ONE) == {"test": ("file", ONE.id), "fixture": ("file", "one")}
+    assert suite.leaks_of(ONE) == {"test": ("file", ONE.id), "fixture": ("file", "one")}
     (top / "test").unlink()
-    assert suite.due(ONE) == {"fixture": ("file", "one")}
+    assert suite.leaks_of(ONE) == {"fixture": ("file", "one")}
     assert suite.judged().keys() == {"fixture", "wide", "two"}
 
 
@@ -683,7 +683,7 @@ def test_restored_paths_are_no_leaks_of_a_test(top, tmp_path, make, walks):
         (top / "new").mkdir()
         (top / "new/x").touch()
         shutil.rmtree(top / "new")
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
     assert suite.judged() == {}
 
 
@@ -693,7 +693,7 @@ def test_a_path_removed_without_an_event_and_restored_is_no_leak(suite, top, tmp
     with suite.run(ONE):
         subprocess.run(["rm", str(top / "a.txt")], check=True)
         shutil.copy2(tmp_path / "copy", top / "a.txt")
-    assert suite.due(ONE) == {}
+    assert suite.leaks_of(ONE) == {}
 
 
 def test_a_path_that_a_garbage_collection_removes_is_no_leak(suite, top):
@@ -759,8 +759,8 @@ def test_changes_of_another_worker_are_not_recorded(top, make):
             (top / "a.txt").write_text("other")
         (top / "new").mkdir(exist_ok=True)
         (top / "a.txt").open("r+").close()
-    assert here.due(ONE) == {}
-    assert there.due(TWO) == {"new": ("directory", TWO.id), "a.txt": ("changed", TWO.id)}
+    assert here.leaks_of(ONE) == {}
+    assert there.leaks_of(TWO) == {"new": ("directory", TWO.id), "a.txt": ("changed", TWO.id)}
 
 
 def test_a_sent_change_may_be_undone(top, make):
@@ -784,7 +784,7 @@ def test_forked_children_send_changes_by_events_only(suite, top, monkeypatch):
         (top / "new").touch()
     assert suite.watched._notes
     assert suite.watched.judge() == []
-    assert suite.due(ONE) == {"new": ("file", ONE.id)}
+    assert suite.leaks_of(ONE) == {"new": ("file", ONE.id)}
     assert [modification for modification, _ in suite.watched.take_changes()] == ["created"]
 
 
@@ -906,7 +906,7 @@ def test_a_path_from_a_thread_belongs_to_its_finished_test(suite, top):
         suite.running.owner, suite.running.test = TWO, TWO.id
         go.set()
         thread.join()
-    assert suite.due(TWO) == {}
+    assert suite.leaks_of(TWO) == {}
     assert suite.judged() == {"late.txt": ("file", ONE.id)}
 
 

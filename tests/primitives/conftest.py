@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import pytest
 
@@ -92,7 +93,10 @@ def in_child():
     """Call a function in a forked child and return its exit status; 0 if it did not raise."""
 
     def run(function) -> int:
-        child = os.fork()
+        with warnings.catch_warnings():
+            # A worker of pytest-xdist has a second thread, which the child does without.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
         if child == 0:
             status = 1
             try:

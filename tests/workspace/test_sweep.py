@@ -378,14 +378,18 @@ def test_a_file_named_like_a_root_stays(place, sweep):
 
 def test_a_lock_file_that_cannot_be_removed_is_released(place, sweep, monkeypatch):
     """After a failed removal no lock is held."""
-    make_unfinished(place)
+    path = make_unfinished(place)
+    asked = []
 
-    def refuse(path):
+    def refuse(path, **options):
+        asked.append(path)
         raise PermissionError
 
     held = set(lock._held)
-    monkeypatch.setattr(module.os, "unlink", refuse)
+    monkeypatch.setattr(module.System, "unlink", refuse)
     sweep()
+    assert asked == [LOCK]
+    assert (path / LOCK).exists()
     assert lock._held == held
 
 

@@ -231,7 +231,7 @@ class Descriptors:
 
     # -- leaks
 
-    def due(self, test: str) -> list[Leak]:
+    def leaks_of(self, test: str) -> list[Leak]:
         """Return what *test* and its function-scoped fixtures left open, as of the last scan.
 
         Connections are checked only at the end of the session: the pool of a wider fixture opens

@@ -293,7 +293,7 @@ class Watched:
 
     # -- leaks
 
-    def due(self, test: str) -> list[Leak]:
+    def leaks_of(self, test: str) -> list[Leak]:
         """Return the lasting changes by events of *test* and its function-scoped fixtures.
 
         Works in a forked child too, for the changes made there.

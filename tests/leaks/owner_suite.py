@@ -1,0 +1,44 @@
+"""Owners that run one after the other, for the tests of who owns what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import Owner
+
+__all__ = ["OwnerSuite"]
+
+
+class OwnerSuite:
+    """Runs owners one after the other, with a scan before each change, as a session does."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ledger = Ledger(
+            str(root),
+            worker="main",
+            rootdir=os.path.dirname(__file__),
+            prefixes=(),
+            inside=(),
+            ignored=lambda path: False,
+        )
+
+    @contextlib.contextmanager
+    def run(self, owner: Owner, test: str | None = None) -> Iterator[None]:
+        """Make *owner* the current owner."""
+        self.ledger.scan()
+        before = self.ledger.enter(owner, test=test or owner.id, phase="call")
+        try:
+            yield
+        finally:
+            self.ledger.scan()
+            self.ledger.leave(before)
+
+    def owners(self) -> dict[str, str]:
+        """Return the owner of each entry by name."""
+        self.ledger.scan(final=True)
+        return {os.path.basename(e.path): e.owner.id for e in self.ledger.not_yet_sent}
