@@ -102,7 +102,7 @@ def write_late(text: str) -> None:
 
 
 #: The progress line is shown after this many seconds, and updated as often.
-_SECONDS: Final = 0.5
+_INTERVAL: Final = 0.5
 #: The number of items between two checks of the clock.
 _ITEMS_PER_CHECK: Final = 256
 
@@ -128,7 +128,7 @@ class Progress:
         self._count += 1
         if self._count % _ITEMS_PER_CHECK == 0 and self._terminal is not None:
             now = System.monotonic()
-            if now - self._updated > _SECONDS:
+            if now - self._updated > _INTERVAL:
                 self._updated = now
                 self._show(f"removing {self._what}: {self._count:,} items")
 
