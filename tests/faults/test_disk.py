@@ -4,8 +4,8 @@ import json
 import subprocess
 from typing import Any
 
-from faults import kept_on_disk
-from faults import run_checked
+from fault_sessions import kept_on_disk
+from fault_sessions import run_checked
 import pytest
 
 #: Our fixture for the session without the plugin.

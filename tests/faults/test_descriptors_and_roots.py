@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import sys
 
-from faults import run_checked
+from fault_sessions import run_checked
 import pytest
 
 EATS = """

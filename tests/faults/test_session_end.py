@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from faults import run_checked
+from fault_sessions import run_checked
 import pytest
 
 from pytest_tempres.workspace.proof import INDEX

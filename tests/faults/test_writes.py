@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 import re
 
-from faults import kept_on_disk
-from faults import run_checked
+from fault_sessions import kept_on_disk
+from fault_sessions import run_checked
 import pytest
 
 #: Stops a function of `os` or `open` at paths that match, as a full disk would.
