@@ -22,8 +22,8 @@ from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
 from pytest_tempres.primitives._system import System
+from pytest_tempres.session.retention import ScopedFactory
 from pytest_tempres.session.state import CurrentTest
-from pytest_tempres.session.state import ScopedFactory
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.session.state import session_key
 from pytest_tempres.workspace.proof import identity_of
@@ -219,51 +219,49 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
     state = request.config.stash.get(session_key, None)
     if state is None:
         pytest.fail(
-            "no temporary resources: the session directory could not be made (see the warnings)",
+            "no temporary resources: the session directory could not be created (see the warnings)",
             pytrace=False,
         )
     return state
 
 
-def _record_at_once(
+def _recorder(
     state: SessionState, factory: CurrentTest | ScopedFactory
 ) -> Callable[[CreatedPath], None]:
-    """Return a callback that records a created path, and writes it to the index immediately."""
+    """Return a function that records a created path, in the journal too if that is needed."""
+    if not state.retention.journals_created:
+        return factory.created.append
 
     def record(path: CreatedPath) -> None:
         factory.created.append(path)
-        state.retention.write_down_created(factory.nodeid, [path])
+        state.retention.add_created_to_journal(factory.nodeid, [path])
 
     return record
 
 
 def _factory_for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
-    current = state.tests.current
-    factory = current if current is not None else ScopedFactory("")
-    record = _record_at_once(state, factory) if state.retention.at_once else factory.created.append
-    return TempResources(state, record, request.node.name, request.path.parent)
+    factory = state.current if state.current is not None else ScopedFactory("")
+    return TempResources(state, _recorder(state, factory), request.node.name, request.path.parent)
 
 
 def _factory_for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
     state = _state(request)
-    nodeid = (
-        state.tests.current.item.nodeid if state.tests.current is not None else request.node.nodeid
-    )
+    nodeid = state.current.nodeid if state.current is not None else request.node.nodeid
     factory = ScopedFactory(request.fixturename or "", nodeid=nodeid)
-    state.tests.open_factories.append(factory)
+    state.retention.open_factories.append(factory)
     name = System.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
-    record = _record_at_once(state, factory) if state.retention.at_once else factory.created.append
-    resources = TempResources(state, record, name, base if base.is_dir() else base.parent)
+    resources = TempResources(
+        state, _recorder(state, factory), name, base if base.is_dir() else base.parent
+    )
     yield resources
     resources.close()
-    state.tests.open_factories.remove(factory)
-    if state.tests.current is not None and os.environ.get("PYTEST_CURRENT_TEST", "").endswith(
-        "(setup)"
-    ):
-        factory.replaced_for = state.tests.current.item.nodeid
-    state.tests.expired_factories.append(factory)
+    state.retention.open_factories.remove(factory)
+    in_setup = os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(setup)")
+    if state.current is not None and in_setup:
+        factory.replaced_for = state.current.nodeid
+    state.retention.expired_factories.append(factory)
 
 
 @pytest.fixture

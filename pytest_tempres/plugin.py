@@ -22,13 +22,15 @@ from pytest_tempres.fixtures import temp_resources_module
 from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.primitives import _process
-from pytest_tempres.primitives._system import System
-from pytest_tempres.session import end
 from pytest_tempres.session import ownership
-from pytest_tempres.session import retention
 from pytest_tempres.session import runtest
-from pytest_tempres.session import startup as sessions
-from pytest_tempres.session.end import EndHooks
+from pytest_tempres.session import startup
+from pytest_tempres.session.baseline_tally import TallyHooks
+from pytest_tempres.session.cleanup import reclaim
+from pytest_tempres.session.finish import finish
+from pytest_tempres.session.finish import must_fail
+from pytest_tempres.session.messages import write_late
+from pytest_tempres.session.retention import ArtifactsHooks
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.session.state import session_key
 from pytest_tempres.workers import payload
@@ -72,39 +74,34 @@ def pytest_configure(config: pytest.Config) -> None:
     state = config.stash.get(session_key, None) or _start(config)
     if state is None:
         return
-    if state.is_worker:
-        state.reported.send = xdist.send
-    sessions.keep_basetemp(config, state)
+    startup.keep_basetemp(config, state)
     _register_optional_hooks(config, state)
     forked = config.pluginmanager.hasplugin("pytest_forked")
     if state.is_worker or forked or config.getoption("dist", "no") != "no":
         _receive_reports(state)
-    if sessions.is_root_below_rootdir(state):
-        from pytest_tempres.session.startup import CollectionHooks  # noqa: PLC0415 -- rarely needed
-
-        config.pluginmanager.register(CollectionHooks(), "tempres-uncollected")
+    if state.is_worker:
+        state.send = xdist.send
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(xdist.ControllerHooks(state), "tempres-xdist")
 
 
 def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None:
-    """Register the hooks of options that are rarely used."""
+    """Register the hooks that are rarely needed."""
+    register = config.pluginmanager.register
+    if startup.is_root_below_rootdir(state):
+        register(startup.CollectionHooks(), "tempres-collection")
+    if state.settings.artifacts is not None:
+        register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
+    if state.leaks.baseline:
+        register(TallyHooks(state), "tempres-tally")
     if state.settings.leaks == "strict":
         from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- rarely needed
 
-        config.pluginmanager.register(StrictHooks(state), "tempres-strict")
-    if state.leaks.baseline:
-        from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- rarely needed
-
-        config.pluginmanager.register(TallyHooks(state), "tempres-tally")
-    if state.settings.artifacts is not None:
-        from pytest_tempres.session.retention import ArtifactsHooks  # noqa: PLC0415 -- rarely needed
-
-        config.pluginmanager.register(ArtifactsHooks(state.settings.artifacts), "tempres-artifacts")
+        register(StrictHooks(state), "tempres-strict")
 
 
 def _start(config: pytest.Config) -> SessionState | None:
-    state = sessions.start(config, xdist.membership)
+    state = startup.start(config, xdist.membership)
     if state is not None:
         config.pluginmanager.register(SessionHooks(state), "tempres-session")
     return state
@@ -120,13 +117,14 @@ class SessionHooks:
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
+        self._call = state.messages.call_safely
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         """Record which collector is running: it imports modules."""
-        return (yield from ownership.collecting(self._state, collector))
+        return (yield from ownership.collecting(self._state.leaks, collector))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
@@ -137,49 +135,49 @@ class SessionHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Record which test is running, and apply the retention policy after its last report."""
-        self._try(ownership.begin_test, item)
+        self._call(runtest.begin_test, self._state, item)
         completed = False
         try:
             result = yield
             completed = True
             return result
         finally:
-            self._try(runtest.finish_test, completed)
+            self._call(runtest.finish_test, self._state, completed)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """Record which fixture is running."""
-        return (yield from ownership.setting_up(self._state, fixturedef, request))
+        return (yield from ownership.setting_up(self._state.leaks, fixturedef, request))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
         """Begin an attempt: a plugin may run a test several times."""
-        self._try(runtest.begin_attempt)
+        self._call(runtest.begin_attempt, self._state)
 
     def pytest_exception_interact(self, report: pytest.CollectReport | pytest.TestReport) -> None:
         """Record a failure immediately, and list in its report the paths that are kept."""
-        self._try(payload.failed, report)
+        self._call(payload.record_failure, self._state, report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Do the same for failures without an exception, such as a strict xfail that passes."""
         if report.outcome == "failed":
-            self._try(payload.failed, report)
+            self._call(payload.record_failure, self._state, report)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, settings: Any) -> None:
         """Write created paths to disk at once: this timer ends the process without a report."""
         if settings.method == "thread":
-            self._try(retention.write_at_once)
+            self._call(runtest.journal_created_paths, self._state)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         """Prepare for the end of the session; the hook `pytest_tempres_keep` needs the reports."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
-        self._try(end.prepare)
+        self._call(startup.prepare_end, self._state)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -190,25 +188,15 @@ class SessionHooks:
             self._finish(session)
 
     def _finish(self, session: pytest.Session) -> None:
-        if not self._state.result.finished:
+        if not self._state.result.finished and not self._state.workspace.is_forked:
             self._state.result.finished = True
-            if System.getpid() == self._state.workspace.pid:
-                end.release(self._state)
-            self._try(_finish, session)
+            self._state.workspace.release_descriptors()
+            self._call(finish, self._state, session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then sweep dead sessions."""
-        if self._state.result.summary is not None and self._state.settings.prints:
-            self._try(_print_report, terminalreporter)
-        self._try(_reclaim, terminalreporter)
-
-    def _try(self, function: Callable[..., object], *args: Any) -> None:
-        """Call *function*; an error in this plugin is a warning and does not stop pytest."""
-        try:
-            function(self._state, *args)
-        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
-            name = function.__name__.strip("_")
-            self._state.messages.warn_of(error, name, f"internal error in {name}: {error!r}")
+        self._call(_print_report, self._state, terminalreporter)
+        self._call(_reclaim, self._state, terminalreporter)
 
 
 class ReportHooks:
@@ -223,38 +211,67 @@ class ReportHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put what the attempt created and left behind into the report."""
         report = yield
-        try:
-            payload.pack(self._state, item, report)
-        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
-            self._state.messages.warn("pack", f"internal error in pack: {error!r}")
+        self._state.messages.call_safely(payload.pack, self._state, item, report)
         return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the outcome and the payload of a report."""
+        self._state.messages.call_safely(payload.receive, self._state, report)
+
+
+class EndHooks:
+    """Completes the end of the session when another plugin raises in `pytest_sessionfinish`.
+
+    :param finish_session: Gives the verdict, once in each session.
+    """
+
+    def __init__(
+        self, state: SessionState, finish_session: Callable[[pytest.Session], object]
+    ) -> None:
+        self._state = state
+        self._finish_session = finish_session
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Give the verdict and print a short report if another plugin's hook raises."""
         try:
-            payload.received(self._state, report)
-        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop the tests
-            self._state.messages.warn("received", f"internal error in received: {error!r}")
+            return (yield)
+        except BaseException as error:
+            if not self._state.workspace.is_forked:
+                # A wrapper that raises before its yield keeps the inner ones from being called.
+                self._finish_session(session)
+                _set_returncode(self._state, error)
+                _print_short_report(self._state)
+            raise
 
 
-def _finish(state: SessionState, session: pytest.Session) -> None:
-    from pytest_tempres.session.finish import finish  # noqa: PLC0415 -- needed at the end only
+def _set_returncode(state: SessionState, error: BaseException) -> None:
+    """Change the number that pytest makes the exit status, if leaks must fail the session."""
+    if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
+        summary = state.result.summary
+        if summary is not None and must_fail(state.settings, summary.leaks):
+            error.returncode = int(pytest.ExitCode.TESTS_FAILED)
 
-    finish(state, session)
+
+def _print_short_report(state: SessionState) -> None:
+    if not state.result.printed and state.settings.prints and not state.is_worker:
+        from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
+
+        state.result.printed = True
+        lines = terminal.in_short(state.result.summary, state.retention.kept)
+        write_late("".join(f"{line}\n" for line in lines))
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
+    if state.result.summary is not None and state.settings.prints:
+        from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
-    if state.result.summary is not None:
         terminal.write(state.result.summary, terminalreporter)
         state.result.printed = True
 
 
 def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    from pytest_tempres.session.cleanup import reclaim  # noqa: PLC0415 -- needed at the end only
-
     found = reclaim(state)
     if found.sessions and state.settings.prints:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used

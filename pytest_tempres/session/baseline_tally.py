@@ -7,14 +7,16 @@ from collections.abc import Generator
 
 import pytest
 
+from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.baseline import base_id
 from pytest_tempres.leaks.baseline import stale
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.state import SessionState
 
-__all__ = ["TallyHooks", "has_searched", "stale_leaks"]
+__all__ = ["TallyHooks", "stale_leaks", "update_baseline"]
 
 #: Options that leave out tests before `pytest_collection_modifyitems` can count them.
 _FILTER_OPTIONS = ("lf", "ignore", "ignore_glob")
@@ -56,7 +58,7 @@ def stale_leaks(
     state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]
 ) -> list[Known]:
     """Return the known leaks that are stale: their owners passed and left nothing."""
-    if not state.leaks.baseline or not has_searched(state):
+    if not state.leaks.baseline or not _has_searched(state):
         return []
     passed = _passed_tests(state)
     if _is_full_run(state, session):
@@ -68,7 +70,27 @@ def stale_leaks(
     ]
 
 
-def has_searched(state: SessionState) -> bool:
+def update_baseline(state: SessionState, summary: Summary) -> None:
+    """Rewrite the baseline as `--tempres-update-baseline` says; a failure becomes a warning."""
+    path = state.settings.baseline or ""
+    if state.settings.update_baseline == "shrink":
+        gone = {known.fingerprint for known in summary.stale}
+        known = [each for key, each in state.leaks.baseline.items() if key not in gone]
+    else:
+        leaks = [leak for leak in summary.leaks if leak.status in ("leak", "known")]
+        known = list({leak.fingerprint: Known.of(leak) for leak in leaks}.values())
+    if not _has_searched(state):
+        state.messages.warn(
+            "baseline", f"the baseline {path} was not written: leak detection did not run"
+        )
+        return
+    try:
+        baseline.write(path, known)
+    except OSError as error:
+        state.messages.warn("baseline", f"the baseline {path} was not written: {error}")
+
+
+def _has_searched(state: SessionState) -> bool:
     """Whether this session ran tests and searched for leaks."""
     option = state.config.getoption
     runs_no_tests = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))

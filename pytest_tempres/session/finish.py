@@ -2,135 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 import gc
 import sys
-from typing import TYPE_CHECKING
-from typing import TypeVar
 
 import pytest
 
-from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.deferred import removed_at_exit
-from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.temp.scan import exists
-from pytest_tempres.leaks.verdict import drop_ignored
 from pytest_tempres.leaks.verdict import is_deferred
 from pytest_tempres.leaks.verdict import is_from_failed
-from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
+from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.session.baseline_tally import has_searched
 from pytest_tempres.session.baseline_tally import stale_leaks
-from pytest_tempres.session.ownership import scan
-from pytest_tempres.session.retention import created_by_crashed
-from pytest_tempres.session.retention import finish_expired
-from pytest_tempres.session.retention import index
+from pytest_tempres.session.baseline_tally import update_baseline
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 
-if TYPE_CHECKING:
-    from typing import Concatenate
-    from typing import ParamSpec
-
-    _P = ParamSpec("_P")
-
-__all__ = [
-    "finish",
-    "is_ignored_by_hook",
-    "must_fail",
-    "without_ignored",
-    "write_files",
-    "write_summary",
-]
-
-_T = TypeVar("_T")
+__all__ = ["finish", "must_fail", "write_files"]
 
 
 def finish(state: SessionState, session: pytest.Session) -> None:
     """Give the verdict, once all fixtures are torn down and all local workers have exited."""
-    if System.getpid() != state.workspace.pid:
-        return
     try:
         _finish(state, session)
     finally:
         # Ctrl-C may have interrupted this at any point.
-        _update_index(state)
+        state.messages.call_safely(state.retention.update_index)
 
 
 def _finish(state: SessionState, session: pytest.Session) -> None:
-    _run_step(state, finish_expired)
-    _run_step(state, _keep_reported)
+    """Run each step even if an earlier one fails."""
+    run_step, retention, detection = state.messages.call_safely, state.retention, state.leaks
+    joined = state.workspace.joined
+    run_step(retention.finish_expired)
+    run_step(_keep_reported, state)
     # Before the scan, so that a failure in any later step loses no kept directory.
-    _update_index(state)
-    _run_step(state, _final_scan)
-    detected = _run_step(state, _run_detectors) or []
-    if state.workspace.joined:
-        at_exit = _run_step(state, _removed_at_exit_by_worker) or set()
-        if state.reported.send is not None:
-            state.reported.send(state, at_exit, detected)
-        return
-    # For example of the root of a worker that crashed.
-    _run_step(state, _restore_modes)
-    leaks = _run_step(state, _judge, _is_broken(session)) or []
-    leaks += _run_step(state, without_ignored, detected) or []
-    _run_step(state, _keep_left_by_failed, leaks)
-    _update_index(state)
-    _copy_kept(state)
-    if state.reported.send is not None:
-        state.reported.send(state, set(), leaks)
-    elif (
-        leaks
-        or state.reported.remote_leaks
-        or state.reported.remote_workers
-        or state.retention.kept
-        or _is_summary_needed(state)
-    ):
+    run_step(retention.update_index)
+    # A worker may end while a test in another one is removing the session root.
+    run_step(detection.scan, final=True, needed=not joined)
+    leaks = run_step(detection.findings, state.reported.failed) or []
+    at_exit: set[str] = set()
+    if joined:
+        at_exit = run_step(_removed_at_exit_by_worker, state) or set()
+    else:
+        # For example of the root of a worker that crashed.
+        run_step(state.workspace.restore_modes)
+        found = run_step(_judge, state, broken=_is_broken(session)) or []
+        leaks = found + (run_step(detection.without_ignored, leaks) or [])
+        run_step(_keep_left_by_failed, state, leaks)
+        run_step(retention.update_index)
+        _copy_kept(state)
+    if state.send is not None:
+        state.send(state, at_exit, leaks)
+    elif not joined and _is_summary_needed(state, leaks):
         _summarize(state, session, leaks)
-
-
-def _run_step(
-    state: SessionState,
-    function: Callable[Concatenate[SessionState, _P], _T],
-    *args: _P.args,
-    **kwargs: _P.kwargs,
-) -> _T | None:
-    """Call *function*; if it raises, warn and return None, so that the next steps still run."""
-    try:
-        return function(state, *args, **kwargs)
-    except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
-        name = function.__name__.strip("_")
-        state.messages.warn_of(error, name, f"internal error in {name}: {error!r}")
-        return None
-
-
-def _update_index(state: SessionState) -> None:
-    """Write the index of kept paths if it lacks some of them."""
-    if not state.workspace.joined and len(state.retention.kept) > state.retention.indexed:
-        state.retention.indexed = len(state.retention.kept)
-        # For exceptions other than `OSError`: an audit hook of a test may raise anything.
-        state.retention.unindexed = True
-        _run_step(state, index)
-
-
-def _final_scan(state: SessionState) -> None:
-    if state.leaks.ledger is not None:
-        # A worker may end while a test in another one is removing the session root.
-        scan(state, state.leaks.ledger, final=True, needed=not state.workspace.joined)
-
-
-def _restore_modes(state: SessionState) -> None:
-    state.workspace.restore_modes()
 
 
 def _is_broken(session: pytest.Session) -> bool:
@@ -139,27 +73,27 @@ def _is_broken(session: pytest.Session) -> bool:
 
 
 def _copy_kept(state: SessionState) -> None:
-    is_asked_for = state.settings.artifacts is not None and not state.is_worker
-    if is_asked_for and (
-        state.retention.kept or any(each.kept for each in state.reported.remote_workers.values())
-    ):
-        from pytest_tempres.session import retention  # noqa: PLC0415 -- few sessions copy artifacts
-
-        retention.export(state)
-
-
-def _summarize(state: SessionState, session: pytest.Session, leaks: list[Leak]) -> None:
-    leaks += without_ignored(state, state.reported.remote_leaks)
-    for each in state.reported.remote_workers.values():
-        leaks += without_ignored(state, each.found(state.reported.failed))
-    write_summary(state, session, tuple(leaks))
+    settings, reported = state.settings, state.reported
+    if settings.artifacts is None or state.is_worker:
+        return
+    of_remote = reported.remote_kept()
+    if state.retention.kept or of_remote:
+        roots = [each.root for each in reported.remote_workers.values() if each.root]
+        state.retention.export(settings.artifacts, settings.artifacts_max_size, of_remote, roots)
 
 
-def _is_summary_needed(state: SessionState) -> bool:
-    """Whether a report, a baseline or another plugin needs a summary without leaks too."""
-    needed = any(target.type != "term" for target in state.settings.reports)
-    needed = needed or bool(state.leaks.baseline) or state.settings.update_baseline is not None
-    return needed or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
+def _is_summary_needed(state: SessionState, leaks: list[Leak]) -> bool:
+    """Whether there is anything to report, or a summary is asked for in any case."""
+    return bool(
+        leaks
+        or state.reported.leaks
+        or state.reported.remote_workers
+        or state.retention.kept
+        or any(target.type != "term" for target in state.settings.reports)
+        or state.leaks.baseline
+        or state.settings.update_baseline is not None
+        or state.config.hook.pytest_tempres_summary.get_hookimpls()
+    )
 
 
 def _removed_at_exit_by_worker(state: SessionState) -> set[str]:
@@ -169,81 +103,31 @@ def _removed_at_exit_by_worker(state: SessionState) -> set[str]:
     return removed_at_exit(state.leaks.callbacks)
 
 
-def _run_detectors(state: SessionState) -> list[Leak]:
-    """Return what the optional detectors found in this process."""
-    ledger = state.leaks.ledger
-    if ledger is None:
-        return []
-    leaks = []
-    for detector in ledger.detectors:
-        try:
-            leaks += detector.judge()
-        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
-            name = type(detector).__name__
-            state.messages.warn(name, f"internal error in {name}: {error!r}", TempresLeakWarning)
-
-    def with_status(leak: Leak) -> Leak:
-        failed = leak.owner in ledger.failed_owners or is_from_failed(
-            leak.entry, state.reported.failed
-        )
-        return leak._replace(status="failed-test") if failed else leak
-
-    return [with_status(leak) for leak in leaks if not state.leaks.is_allowed(leak)]
-
-
-def _judge(state: SessionState, broken: bool) -> list[Leak]:
-    ledger = state.leaks.ledger
-    if ledger is None or "temp" not in state.settings.detect:
-        return []
-    state.leaks.entries.update((entry.path, entry) for entry in ledger.remaining())
-    ledger.not_yet_sent.clear()
-    for entry in _unreported(state, broken=broken):
-        state.leaks.entries.setdefault(entry.path, entry)
-    kept = {kept.path for kept in state.retention.kept}
-    # What is in a kept directory is kept with it.
-    there = [
-        e
-        for e in suspects(state.leaks.entries.values(), state.leaks.gc_budget.collect)
-        if kept.isdisjoint(parents(e.path))
-    ]
-    if there:
-        state.leaks.deferred |= removed_at_exit(state.leaks.callbacks)
-    return judge(
-        there,
-        deferred=state.leaks.deferred,
-        # Workers mark their entries themselves: if each runs all tests, a node id is ambiguous.
-        failed=() if state.reported.workers else state.reported.failed,
-        is_ignored_by_hook=lambda leak: is_ignored_by_hook(state, leak),
-        known=state.leaks.baseline,
-    )
-
-
-def _unreported(state: SessionState, *, broken: bool) -> list[Entry]:
-    """Return what is in the roots of workers and was not reported.
+def _judge(state: SessionState, *, broken: bool) -> list[Leak]:
+    """Return the leaks in the temp locations of this process and of its workers.
 
     :param broken: Whether the controller may not have read all reports.
     """
-    found = []
-    for worker in _list_names(state.workspace.root.path):
-        path = System.join(state.workspace.root.path, worker)
-        if worker == state.workspace.worker.name or worker.endswith(".d") or not System.isdir(path):
-            continue
-        test = state.reported.crashed.get(worker)
-        owner = SESSION if test is None else Owner("test", test)
-        # A worker that was killed had no chance to clean up.
-        died = broken or worker not in state.reported.ended
-        found += [
-            Entry(System.join(path, name), owner, test, from_failed=died, worker=worker)
-            for name in _list_names(path)
-        ]
-    return found
-
-
-def _list_names(path: str) -> list[str]:
-    try:
-        return sorted(System.listdir(path))
-    except OSError:
+    leaks, ledger, workspace = state.leaks, state.leaks.ledger, state.workspace
+    if ledger is None or "temp" not in state.settings.detect:
         return []
+    leaks.add(ledger.remaining())
+    ledger.not_yet_sent.clear()
+    for entry in state.reported.unreported_entries(
+        workspace.root.path, workspace.worker.name, broken=broken
+    ):
+        leaks.entries.setdefault(entry.path, entry)
+    there = suspects(leaks.entries.values(), leaks.gc_budget.collect)
+    there = _without_kept(state, there)
+    if there:
+        leaks.find_deferred()
+    return leaks.judge(there, state.reported.failed_here())
+
+
+def _without_kept(state: SessionState, entries: Iterable[Entry]) -> list[Entry]:
+    """Return *entries* without those that are kept, or are in a kept directory."""
+    kept = {each.path for each in state.retention.kept}
+    return [entry for entry in entries if kept.isdisjoint(parents(entry.path))]
 
 
 def _keep_reported(state: SessionState) -> None:
@@ -263,19 +147,23 @@ def _keep_left_by_failed(state: SessionState, leaks: list[Leak]) -> None:
     """Add to the kept paths what failed tests left, and what fixtures created for crashed ones."""
     if state.settings.keep == "none":
         return
-    inside = System.join(state.workspace.root.path, "")
+    reported, root = state.reported, state.workspace.root.path
+    inside = System.join(root, "")
     left = [leak.entry for leak in leaks if leak.status == "failed-test"]
     state.retention.kept += [
         Kept(entry.test, entry.path, "failed", entry.worker)
         for entry in (*left, *_ignored_from_failed(state))
-        if entry.test in state.reported.failed
-        and entry.path not in state.tests.from_earlier_attempts
+        if entry.test in reported.failed
+        and entry.path not in reported.from_earlier_attempts
         and entry.path.startswith(inside)
     ]
     known = {kept.path for kept in state.retention.kept}
-    for worker, test in state.reported.crashed.items():
-        paths = (path for path in created_by_crashed(state, worker) if path not in known)
-        state.retention.kept += [Kept(test, path, "crashed", worker) for path in paths]
+    state.retention.kept += [
+        Kept(test, path, "crashed", worker)
+        for worker, test in reported.crashed.items()
+        for path in reported.created_by_crashed(worker, root)
+        if path not in known
+    ]
 
 
 def _ignored_from_failed(state: SessionState) -> list[Entry]:
@@ -283,42 +171,27 @@ def _ignored_from_failed(state: SessionState) -> list[Entry]:
 
     The nested pytest may have printed these paths.
     """
-    failed = () if state.reported.workers else state.reported.failed
-    kept = {kept.path for kept in state.retention.kept}
-    there = [
-        entry
-        for entry in state.leaks.entries.values()
-        if entry.ignored
-        and is_from_failed(entry, failed)
-        and exists(entry.path)
-        and kept.isdisjoint(parents(entry.path))
-    ]
+    failed = state.reported.failed_here()
+    there = _without_kept(
+        state,
+        (
+            entry
+            for entry in state.leaks.entries.values()
+            if entry.ignored and is_from_failed(entry, failed) and exists(entry.path)
+        ),
+    )
     if there:
-        state.leaks.deferred |= removed_at_exit(state.leaks.callbacks)
+        state.leaks.find_deferred()
     return [entry for entry in there if not is_deferred(entry, state.leaks.deferred)]
 
 
-def without_ignored(state: SessionState, leaks: Iterable[Leak]) -> list[Leak]:
-    """Return *leaks* without those that a hook ignores, and mark the known ones."""
-    return drop_ignored(
-        leaks,
-        is_ignored_by_hook=lambda leak: is_ignored_by_hook(state, leak),
-        known=state.leaks.baseline,
-    )
-
-
-def is_ignored_by_hook(state: SessionState, leak: Leak) -> bool:
-    """Whether another plugin ignores *leak*; if its hook fails, the leak is reported."""
-    try:
-        return bool(state.config.hook.pytest_tempres_ignore_leak(leak=leak))
-    except Exception as error:  # noqa: BLE001 -- another plugin's code
-        state.messages.warn("ignore_leak", f"pytest_tempres_ignore_leak failed: {error!r}")
-        return False
-
-
-def write_summary(state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]) -> None:
+def _summarize(state: SessionState, session: pytest.Session, found: list[Leak]) -> None:
     """Set the exit status, write the report files and call `pytest_tempres_summary`."""
-    gate = session.exitstatus == pytest.ExitCode.OK and must_fail(state, leaks)
+    reported = list(state.reported.leaks)
+    for each in state.reported.remote_workers.values():
+        reported += each.found(state.reported.failed)
+    leaks = (*found, *state.leaks.without_ignored(reported))
+    gate = session.exitstatus == pytest.ExitCode.OK and must_fail(state.settings, leaks)
     # This reads the exit status before the gate changes it.
     stale = stale_leaks(state, session, leaks)
     if gate:
@@ -326,16 +199,16 @@ def write_summary(state: SessionState, session: pytest.Session, leaks: tuple[Lea
     summary = _summary(state, session, leaks, stale, gate=gate)
     state.result.summary = summary
     if state.settings.update_baseline is not None:
-        _update_baseline(state, summary)
+        update_baseline(state, summary)
     write_files(state, summary)
     state.config.hook.pytest_tempres_summary(config=state.config, summary=summary)
 
 
-def must_fail(state: SessionState, leaks: Iterable[Leak]) -> bool:
+def must_fail(settings: Settings, leaks: Iterable[Leak]) -> bool:
     """Whether a session with these leaks must not end with status 0."""
     return (
-        state.settings.leaks in ("fail", "strict")
-        and state.settings.update_baseline != "all"
+        settings.leaks in ("fail", "strict")
+        and settings.update_baseline != "all"
         and any(leak.status == "leak" for leak in leaks)
     )
 
@@ -353,7 +226,7 @@ def _summary(
         session=_session_facts(state, int(session.exitstatus)),
         root=state.workspace.root.path,
         leaks=leaks,
-        kept=(*state.retention.kept, *(kept for each in remote_workers for kept in each.kept)),
+        kept=(*state.retention.kept, *state.reported.remote_kept()),
         artifacts=state.retention.artifacts,
         stale=tuple(stale),
         hosts={each.worker: each.host for each in remote_workers},
@@ -364,6 +237,7 @@ def _summary(
 
 
 def _session_facts(state: SessionState, status: int) -> SessionFacts:
+    system, _, release, machine = uname()
     return SessionFacts(
         id=System.basename(state.workspace.root.path),
         rootdir=str(state.config.rootpath),
@@ -372,36 +246,9 @@ def _session_facts(state: SessionState, status: int) -> SessionFacts:
         exit_status=status,
         python=sys.version.split(maxsplit=1)[0],
         pytest=pytest.__version__,
-        platform=_platform(),
+        platform="-".join(filter(None, (system, release, machine))),
         workers=tuple(state.reported.workers) or (state.workspace.worker.name,),
     )
-
-
-def _platform() -> str:
-    """Return the operating system, its release and the machine, in one word."""
-    system, _, release, machine = uname()
-    return "-".join(part for part in (system, release, machine) if part)
-
-
-def _update_baseline(state: SessionState, summary: Summary) -> None:
-    found = {
-        leak.fingerprint: baseline.Known.of(leak)
-        for leak in summary.leaks
-        if leak.status in ("leak", "known")
-    }
-    if state.settings.update_baseline == "shrink":
-        gone = {known.fingerprint for known in summary.stale}
-        found = {key: known for key, known in state.leaks.baseline.items() if key not in gone}
-    path = state.settings.baseline or ""
-    if not has_searched(state):
-        state.messages.warn(
-            "baseline", f"the baseline {path} was not written: nothing was looked for"
-        )
-        return
-    try:
-        baseline.write(path, found.values())
-    except OSError as error:
-        state.messages.warn("baseline", f"the baseline {path} was not written: {error}")
 
 
 def write_files(state: SessionState, summary: Summary) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 import errno
 import sys
 from typing import Any
 from typing import Final
+from typing import ParamSpec
+from typing import TypeVar
 import warnings
 
 import pytest
@@ -18,6 +21,9 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import escaped
 
 __all__ = ["Messages", "Progress", "warn_late", "warn_user", "write_late"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: The errors after a test has used up all descriptors.
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -49,6 +55,17 @@ class Messages:
         else:
             warn_user(self._config, kind(message))
 
+    def call_safely(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T | None:
+        """Call *function*; if it raises, warn and return None: no bug here may stop the tests."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
+            name = function.__name__.strip("_")
+            self.warn_of(error, name, f"internal error in {name}: {error!r}")
+            return None
+
     def warn_of(
         self,
         error: Exception,
@@ -58,10 +75,11 @@ class Messages:
     ) -> None:
         """Warn of *error*, once for all topics if it is one that makes everything else fail."""
         if isinstance(error, NotOurDirectoryError) and error.path == self._root:
-            topic, message = "place", f"{error}; what is kept may be removed by another session"
+            topic = "root"
+            message = f"{error}; another session may remove what this session keeps"
         elif getattr(error, "errno", None) in _NO_DESCRIPTORS:
             topic = "descriptors"
-            message = f"{message}; no look and no removal until descriptors are closed"
+            message = f"{message}; nothing is detected or removed until descriptors are closed"
         self.warn(topic, message, kind)
 
 

@@ -12,17 +12,13 @@ from typing import Final
 import pytest
 
 from pytest_tempres import markers
-from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.ledger import State
-from pytest_tempres.leaks.model import SESSION
-from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.primitives._system import System
-from pytest_tempres.session.state import CurrentTest
-from pytest_tempres.session.state import SessionState
+from pytest_tempres.session.detection import LeakDetection
 
-__all__ = ["begin_test", "collecting", "end_test", "recreate", "scan", "setting_up"]
+__all__ = ["collecting", "setting_up"]
 
 #: A finalizer, as pytest takes it.
 Finalizer = Callable[[], object]
@@ -37,76 +33,23 @@ _XUNIT: Final = {
 }
 
 
-def scan(
-    state: SessionState, ledger: Ledger, *, final: bool = False, needed: bool = False
-) -> list[Entry]:
-    """Record what is new in the worker root; restore its mode if a test changed that.
-
-    :param needed: Whether to create the worker root again if it is gone. A test that has
-        renamed it may still rename it back.
-    """
-    try:
-        if ledger.origins.error is not None:
-            _warn_of_owner(state, ledger.origins.error)
-        try:
-            return ledger.scan(final=final)
-        except PermissionError:
-            if not state.workspace.restore_modes():
-                raise
-            return ledger.scan(final=final)
-    except FileNotFoundError:
-        if needed:
-            recreate(state, ledger)
-    except Exception as error:  # noqa: BLE001 -- a scan must not change a test's outcome
-        text = f"leaks may be missed: {error!r}"
-        state.messages.warn_of(error, "look", text, TempresLeakWarning)
-    return []
-
-
-def recreate(state: SessionState, ledger: Ledger) -> None:
-    """Create the directories of this worker again, and forget what was in them."""
-    # A forked child may outlive the session, and would leave the directories behind.
-    if System.getpid() == state.workspace.pid:
-        ledger.forget()
-        state.workspace.recreate()
-
-
-def begin_test(state: SessionState, item: pytest.Item) -> None:
-    """Make *item* the current owner."""
-    state.tests.current = CurrentTest(item)
-    state.workspace.hold_lock()
-    ledger = state.leaks.ledger
-    if ledger is None:
-        return
-    scan(state, ledger, needed=True)
-    file, line, _ = item.location
-    location = file if line is None else f"{file}:{line + 1}"
-    ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
-
-
-def end_test(state: SessionState) -> None:
-    """Make the session the current owner."""
-    if state.leaks.ledger is not None:
-        state.leaks.ledger.enter(SESSION, test=None)
-
-
 def collecting(
-    state: SessionState, collector: pytest.Collector
+    leaks: LeakDetection, collector: pytest.Collector
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Make *collector* the owner of what its import creates, and reject wrong marker arguments."""
-    ledger = state.leaks.ledger
+    ledger = leaks.ledger
     if ledger is None:
         report = yield
         return _reject_markers(report)
-    scan(state, ledger)
+    leaks.scan()
     if isinstance(collector, pytest.Package):
-        _wrap_package_setup(state, collector)
+        _wrap_package_setup(leaks, ledger, collector)
     owner = Owner("collection", collector.nodeid or ".")
     before = ledger.enter(owner, test=None)
     try:
         report = yield
     finally:
-        found = scan(state, ledger)
+        found = leaks.scan()
         ledger.leave(before)
     if report.failed:
         ledger.failed_owners.add(owner)
@@ -125,28 +68,34 @@ def _reject_markers(report: pytest.CollectReport) -> pytest.CollectReport:
 
 
 def setting_up(
-    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    leaks: LeakDetection, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Make a fixture the owner of what its setup and its teardown create.
 
     A finalizer that is registered before the fixture's own ones runs after them, and one that
     is registered later runs before them, so these two show when the teardown begins and ends.
     """
-    ledger = state.leaks.ledger
-    owner = _try_owner_of_fixture(state, fixturedef, request)
-    if ledger is None or owner is None:
+    ledger = leaks.ledger
+    if ledger is None:
         return (yield)
-    with _as_current_owner(state, ledger, owner, fixturedef.addfinalizer):
+    try:
+        owner = _owner_of_fixture(fixturedef, request, ledger)
+    except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
+        leaks.warn_of_owner(error)
+        owner = None
+    if owner is None:
+        return (yield)
+    with _as_current_owner(leaks, ledger, owner, fixturedef.addfinalizer):
         return (yield)
 
 
 @contextlib.contextmanager
 def _as_current_owner(
-    state: SessionState, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
+    leaks: LeakDetection, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
 ) -> Generator[None, None, None]:
     """Make *owner* the current owner in the context, which is its setup, and in its teardown."""
-    scan(state, ledger)
-    teardown = _Teardown(state, ledger, owner)
+    leaks.scan()
+    teardown = _Teardown(leaks, ledger, owner)
     addfinalizer(teardown.end)
     before = ledger.enter(owner, test=ledger.running.test, phase="setup")
     failed = False
@@ -156,7 +105,7 @@ def _as_current_owner(
         failed = _is_failure(error, owner.scope)
         raise
     finally:
-        found = scan(state, ledger)
+        found = leaks.scan()
         ledger.leave(before)
         addfinalizer(teardown.begin)
         if failed:
@@ -164,15 +113,13 @@ def _as_current_owner(
             ledger.mark_as_from_failed(found)
 
 
-def _wrap_package_setup(state: SessionState, package: pytest.Package) -> None:
+def _wrap_package_setup(leaks: LeakDetection, ledger: Ledger, package: pytest.Package) -> None:
     """Wrap `Package.setup`, which pytest calls outside all fixtures."""
     original = package.setup
     owner = Owner("fixture", "setup_module", "package")
 
     def setup() -> None:
-        if state.leaks.ledger is None:
-            return original()
-        with _as_current_owner(state, state.leaks.ledger, owner, package.addfinalizer):
+        with _as_current_owner(leaks, ledger, owner, package.addfinalizer):
             return original()
 
     package.setup = setup  # type: ignore[method-assign]
@@ -194,42 +141,24 @@ def _is_failure(error: BaseException, scope: str | None) -> bool:
 class _Teardown:
     """The finalizers that run before and after a fixture's own ones."""
 
-    def __init__(self, state: SessionState, ledger: Ledger, owner: Owner) -> None:
-        self._state = state
+    def __init__(self, leaks: LeakDetection, ledger: Ledger, owner: Owner) -> None:
+        self._leaks = leaks
         self._ledger = ledger
         self._owner = owner
         self._before: State | None = None
 
     def begin(self) -> None:
-        scan(self._state, self._ledger)
+        self._leaks.scan()
         test = self._ledger.running.test
         self._before = self._ledger.enter(self._owner, test=test, phase="teardown")
 
     def end(self) -> None:
         if self._before is not None:
-            scan(self._state, self._ledger)
+            self._leaks.scan()
             self._ledger.leave(self._before)
             self._before = None
             if self._ledger.provisional is not None:
                 self._ledger.provisional.over(self._owner, self._ledger.not_yet_sent)
-
-
-def _try_owner_of_fixture(
-    state: SessionState, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
-) -> Owner | None:
-    if state.leaks.ledger is None:
-        return None
-    try:
-        return _owner_of_fixture(fixturedef, request, state.leaks.ledger)
-    except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
-        _warn_of_owner(state, error)
-        return None
-
-
-def _warn_of_owner(state: SessionState, error: Exception) -> None:
-    state.messages.warn(
-        "owner", f"leaks may be reported for the wrong owner: {error!r}", TempresLeakWarning
-    )
 
 
 def _owner_of_fixture(

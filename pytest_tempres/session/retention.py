@@ -2,241 +2,232 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
-from contextlib import suppress
-import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_tempres.artifacts.portable_names import names_a_test
 from pytest_tempres.leaks.temp.scan import identity
 from pytest_tempres.leaks.verdict import parents
-from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
-from pytest_tempres.session.state import ScopedFactory
-from pytest_tempres.session.state import SessionState
+from pytest_tempres.session.workspace import Workspace
 from pytest_tempres.workspace import retention
+from pytest_tempres.workspace.journal import Journal
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import reason_to_keep
-from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import remove_created
 
-__all__ = [
-    "ArtifactsHooks",
-    "apply_policy",
-    "created_by_crashed",
-    "export",
-    "finish_expired",
-    "index",
-    "remove",
-    "renamed",
-    "used",
-    "write_at_once",
-]
+if TYPE_CHECKING:
+    from pytest_tempres.workspace.retention import Artifacts
+
+__all__ = ["ArtifactsHooks", "Retention", "ScopedFactory"]
 
 
-def used(state: SessionState, item: pytest.Item) -> list[ScopedFactory]:
-    """Return the factories of wider scope that *item* uses, directly or through a fixture."""
-    names = getattr(item, "fixturenames", ())
-    return [
-        factory
-        for factory in (*state.tests.open_factories, *state.tests.expired_factories)
-        if factory.nodeid == item.nodeid
-        or (factory.fixture in names and factory.replaced_for != item.nodeid)
-    ]
+@dataclass(eq=False, repr=False)
+class ScopedFactory:
+    """What a factory fixture of wider scope created."""
+
+    fixture: str
+    created: list[CreatedPath] = field(default_factory=list)
+    #: The first test that used it; after a failure, the test that failed.
+    nodeid: str = ""
+    failed: bool = False
+    #: The test whose setup ended it, because that test uses another parameter.
+    replaced_for: str = ""
+    #: How many of `created` were sent to another process in reports.
+    sent_count: int = 0
 
 
-def write_at_once(state: SessionState) -> None:
-    """Record created paths at once from now on, since the current test may end the process."""
-    state.retention.at_once = True
-    current = state.tests.current
-    if current is not None:
-        state.retention.write_down_created(current.nodeid, current.created)
-        for factory in used(state, current.item):
-            state.retention.write_down_created(factory.nodeid, factory.created)
+@dataclass(eq=False, repr=False)
+class Retention:
+    """What fixtures of wider scopes created, the kept paths, and where they are recorded."""
 
+    workspace: Workspace
+    #: The value of ``--tempres-keep``.
+    policy: str
+    #: Factories whose scope has not ended, and those whose scope has.
+    open_factories: list[ScopedFactory] = field(default_factory=list)
+    expired_factories: list[ScopedFactory] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
+    kept: list[Kept] = field(default_factory=list)
+    artifacts: Artifacts | None = None
+    #: Whether the index could not be written.
+    index_failed: bool = False
+    #: Whether each created path is added to the journal, because a test may end the process.
+    journals_created: bool = False
+    #: How many paths were kept when the index was written.
+    _indexed: int = 0
+    #: The kept paths of this process, and every directory above them.
+    _protected: set[str] = field(default_factory=set)
 
-def finish_expired(state: SessionState) -> None:
-    """Apply the retention policy to the expired factories."""
-    while state.tests.expired_factories:
-        factory = state.tests.expired_factories.pop()
-        apply_policy(
-            state,
-            factory.nodeid,
-            factory.created,
-            failed=factory.failed,
-            policy=state.settings.keep,
-        )
+    def factories(self) -> Iterator[ScopedFactory]:
+        """Yield the factories of wider scopes whose paths are neither kept nor removed yet."""
+        yield from self.open_factories
+        yield from self.expired_factories
 
+    def used_by(self, item: pytest.Item) -> list[ScopedFactory]:
+        """Return the factories of wider scopes that *item* uses, directly or through a fixture."""
+        names = getattr(item, "fixturenames", ())
+        return [
+            factory
+            for factory in self.factories()
+            if factory.nodeid == item.nodeid
+            or (factory.fixture in names and factory.replaced_for != item.nodeid)
+        ]
 
-def created_by_crashed(state: SessionState, worker: str) -> list[str]:
-    """Return what fixtures had created in a crashed *worker* and no report names."""
-    fixture_dir = System.join(state.workspace.root.path, f"{worker}.d")
-    try:
-        paths = [System.join(fixture_dir, name) for name in sorted(System.listdir(fixture_dir))]
-    except OSError:
-        # The worker is on another host.
-        return []
-    return [path for path in paths if path not in state.reported.created]
+    def known_paths(self) -> set[str]:
+        """Return the kept paths, and what the factories of wider scopes created."""
+        known = {created.path for each in self.factories() for created in each.created}
+        return known.union(each.path for each in self.kept)
 
+    def apply_policy(
+        self, nodeid: str, created: Iterable[CreatedPath], *, failed: bool, policy: str
+    ) -> None:
+        """Remove each path, or record that it is kept.
 
-def apply_policy(
-    state: SessionState, nodeid: str, created: Iterable[CreatedPath], *, failed: bool, policy: str
-) -> None:
-    """Remove each path, or record that it is kept.
+        :param nodeid: The test that the index names for the path.
+        :param failed: Whether a test that used them failed.
+        """
 
-    :param nodeid: The test that the index names for the path.
-    :param failed: Whether a test that used them failed.
-    """
+        def reason(each: CreatedPath) -> str | None:
+            return reason_to_keep(policy, failed=failed, asked=each.keep)
 
-    def reason(each: CreatedPath) -> str | None:
-        return reason_to_keep(policy, failed=failed, asked=each.keep)
+        wanted: list[CreatedPath] = []
+        unwanted: list[CreatedPath] = []
+        for each in created:
+            (unwanted if reason(each) is None else wanted).append(each)
+        for each in (*wanted, *self.renamed(wanted)):
+            why = reason(each)
+            if why is not None and System.lexists(each.path):
+                self.kept.append(Kept(nodeid, each.path, why, self.workspace.worker.name))
+                self._protected |= parents(each.path)
+        for each in unwanted:
+            # With `dir=`, a kept path may be inside a path that would be removed.
+            if each.path not in self._protected:
+                self.workspace.remove(each)
 
-    wanted: list[CreatedPath] = []
-    unwanted: list[CreatedPath] = []
-    for each in created:
-        (unwanted if reason(each) is None else wanted).append(each)
-    for each in (*wanted, *renamed(state, wanted)):
-        why = reason(each)
-        if why is not None and System.lexists(each.path):
-            state.retention.kept.append(Kept(nodeid, each.path, why, state.workspace.worker.name))
-            state.retention.protected |= parents(each.path)
-    for each in unwanted:
-        # With `dir=`, a kept path may be inside a path that would be removed.
-        if each.path not in state.retention.protected:
-            remove(state, each)
+    def finish_expired(self) -> None:
+        """Apply the policy to the factories whose scope has ended."""
+        while self.expired_factories:
+            each = self.expired_factories.pop()
+            self.apply_policy(each.nodeid, each.created, failed=each.failed, policy=self.policy)
 
+    def renamed(self, created: list[CreatedPath]) -> list[CreatedPath]:
+        """Return, with their new paths, those of *created* that a test has renamed."""
+        there = {each.inode for each in created if each.inode == identity(each.path)}
+        gone = {each.inode: each for each in created if each.inode is not None}
+        inodes = gone.keys() - there
+        if not inodes:
+            return []
+        # A path that is known by its own name only has an inode number that was used again.
+        known = self.known_paths().union(each.path for each in created)
+        return [
+            gone[inode]._replace(path=path, identity=None)
+            for inode, path in retention.find(self.workspace.root, self.workspace.worker, inodes)
+            if path not in known
+        ]
 
-def renamed(state: SessionState, created: Iterable[CreatedPath]) -> list[CreatedPath]:
-    """Return, with their new paths, those of *created* that a test has renamed."""
-    created = list(created)
-    there = {each.inode for each in created if each.inode == identity(each.path)}
-    gone = {each.inode: each for each in created if each.inode is not None}
-    inodes = gone.keys() - there
-    if not inodes:
-        return []
-    # A path that is known by its own name only has an inode number that was used again.
-    known = {
-        each.path
-        for factory in (*state.tests.open_factories, *state.tests.expired_factories)
-        for each in factory.created
-    }
-    known.update(each.path for each in created)
-    known.update(each.path for each in state.retention.kept)
-    found = retention.find(state.workspace.root, state.workspace.worker, inodes)
-    return [
-        gone[inode]._replace(path=path, identity=None) for inode, path in found if path not in known
-    ]
+    def open_journal(self) -> None:
+        """Open the journal early, before a test may use up all descriptors."""
+        try:
+            self.journal.open(self.workspace.root)
+        except OSError as error:
+            self._warn_of_journal(error)
 
+    def add_to_journal(self, nodeid: str, paths: Iterable[str]) -> bool:
+        """Record now that *paths* are kept, in case the process ends early.
 
-def remove(
-    state: SessionState, created: CreatedPath, tick: Callable[[], object] | None = None
-) -> None:
-    """Remove a path that a fixture created or that was left; a failure becomes a warning."""
-    path, identity = created.path, created.identity
-    if System.getpid() != state.workspace.pid:
-        return
-    _leave_working_directory(state, path)
-    try:
-        failures = _remove(state, path, identity, tick)
-        if failures and failures[0].error.errno == errno.EACCES and state.workspace.restore_modes():
-            failures = _remove(state, path, identity, tick)
-    except OSError as error:
-        state.messages.warn_of(error, "remove", f"could not remove {path}: {error}")
-        return
-    if failures:
-        state.messages.warn_of(failures[0].error, "remove", _failure_message(path, failures))
+        :returns: Whether they were recorded.
+        """
+        try:
+            self.journal.add(self.workspace.root, nodeid, paths)
+        except OSError as error:
+            self._warn_of_journal(error)
+            return False
+        return True
 
+    def add_created_to_journal(self, nodeid: str, created: Iterable[CreatedPath]) -> None:
+        """Record now which of *created* are kept if the test fails."""
+        self.add_to_journal(nodeid, self.kept_after_failure(created))
 
-def _remove(
-    state: SessionState,
-    path: str,
-    identity: tuple[int, int] | None,
-    tick: Callable[[], object] | None,
-) -> list[Failure]:
-    return (
-        state.workspace.root.remove(path, tick)
-        if identity is None
-        else remove_created(path, identity)
-    )
+    def kept_after_failure(self, created: Iterable[CreatedPath]) -> list[str]:
+        """Return the paths of *created* that are kept if a test that used them fails."""
+        return [
+            each.path
+            for each in created
+            if reason_to_keep(self.policy, failed=True, asked=each.keep)
+        ]
 
+    def _warn_of_journal(self, error: OSError) -> None:
+        consequence = "if this session is killed, the next one removes what failed tests left"
+        text = f"the journal of kept paths could not be written: {error}; {consequence}"
+        self.workspace.messages.warn_of(error, "journal", text)
 
-def index(state: SessionState) -> None:
-    """Write the index of kept paths; if the disk is full, `cleanup` tries again later."""
-    try:
-        write_index(
-            state.workspace.root,
-            state.retention.kept,
-            rootdir=str(state.workspace.metadata["rootdir"]),
-            run=str(state.workspace.metadata["run"]),
-        )
-    except OSError as error:
-        state.retention.unindexed = True
-        consequence = (
-            "the next session removes what was kept, unless it can be written once leaks are gone"
-        )
-        if all(
-            state.retention.write_down(each.nodeid, [each.path]) for each in state.retention.kept
-        ):
-            consequence = "what was kept stands in the journal"
-        state.messages.warn_of(
+    def update_index(self) -> None:
+        """Write the index of kept paths if it lacks some of them."""
+        if not self.workspace.joined and len(self.kept) > self._indexed:
+            self._indexed = len(self.kept)
+            self.write_index()
+
+    def write_index(self) -> None:
+        """Write the index of kept paths; if the disk is full, `cleanup` tries again later."""
+        # For exceptions other than `OSError`: an audit hook of a test may raise anything.
+        self.index_failed = True
+        metadata = self.workspace.metadata
+        try:
+            retention.write_index(
+                self.workspace.root,
+                self.kept,
+                rootdir=str(metadata["rootdir"]),
+                run=str(metadata["run"]),
+            )
+        except OSError as error:
+            self._warn_of_index(error)
+        else:
+            self.index_failed = False
+
+    def _warn_of_index(self, error: OSError) -> None:
+        consequence = "unless it can be written later, the next session removes the kept paths"
+        if all(self.add_to_journal(each.nodeid, [each.path]) for each in self.kept):
+            consequence = "the journal contains the kept paths"
+        self.workspace.messages.warn_of(
             error, "index", f"the index could not be written: {error}; {consequence}"
         )
-    else:
-        state.retention.unindexed = False
 
+    def export(
+        self, directory: str, max_size: int, of_remote: Iterable[Kept], other_roots: list[str]
+    ) -> None:
+        """Copy the kept paths to the artifacts directory; a failure becomes a warning.
 
-def _failure_message(path: str, failures: list[Failure]) -> str:
-    first = failures[0]
-    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-    return f"could not remove {path}: {first.path}: {first.error.strerror}{more}"
+        :param of_remote: What remote workers have kept, in *other_roots*: it cannot be copied.
+        """
+        from pytest_tempres.artifacts import export  # noqa: PLC0415 -- few sessions keep paths
 
-
-def _leave_working_directory(state: SessionState, path: str) -> None:
-    """Change the working directory if it is in *path*, which is about to be removed."""
-    try:
-        here = System.getcwd()
-    except OSError:
-        # A test has removed its own working directory.
-        here = System.realpath(path)
-    # getcwd returns a path without symbolic links; the temp location may contain some.
-    if System.basename(path) in here and _is_inside(here, System.realpath(path)):
-        with suppress(OSError):
-            System.chdir(state.config.invocation_params.dir)
-
-
-def _is_inside(path: str, directory: str) -> bool:
-    return System.join(path, "").startswith(System.join(directory, ""))
-
-
-def export(state: SessionState) -> None:
-    """Copy the kept paths to the artifacts directory; a failure becomes a warning."""
-    from pytest_tempres.artifacts import export  # noqa: PLC0415 -- few sessions keep paths
-
-    directory = state.settings.artifacts or ""
-    remote_workers = state.reported.remote_workers.values()
-    try:
-        done = export.export(
-            [*state.retention.kept, *(kept for each in remote_workers for kept in each.kept)],
-            directory,
-            max_size=state.settings.artifacts_max_size,
-            session=System.basename(state.workspace.root.path),
-            other_roots=[each.root for each in remote_workers if each.root],
-        )
-    except Exception as error:  # noqa: BLE001 -- the reports must still be written
-        state.messages.warn("artifacts", f"internal error while artifacts were copied: {error!r}")
-        return
-    state.retention.kept[:] = done.kept[: len(state.retention.kept)]
-    state.retention.artifacts = done.artifacts
-    if done.failure is not None:
-        state.messages.warn("artifacts", f"not all that was kept could be copied: {done.failure}")
+        messages = self.workspace.messages
+        try:
+            done = export.export(
+                [*self.kept, *of_remote],
+                directory,
+                max_size=max_size,
+                session=System.basename(self.workspace.root.path),
+                other_roots=other_roots,
+            )
+        except Exception as error:  # noqa: BLE001 -- the reports must still be written
+            messages.warn("artifacts", f"internal error while copying artifacts: {error!r}")
+            return
+        self.kept[:] = done.kept[: len(self.kept)]
+        self.artifacts = done.artifacts
+        if done.failure is not None:
+            messages.warn("artifacts", f"some artifacts could not be copied: {done.failure}")
 
 
 class ArtifactsHooks:
-    """Hooks that keep pytest from collecting artifacts.
+    """The hook that keeps pytest from collecting artifacts.
 
     :param directory: The absolute path of the artifacts directory.
     """

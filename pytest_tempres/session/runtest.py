@@ -9,116 +9,109 @@ import pytest
 
 from pytest_tempres import markers
 from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.leaks.verdict import as_from_failed
 from pytest_tempres.primitives._system import System
-from pytest_tempres.session.ownership import end_test
-from pytest_tempres.session.ownership import scan
-from pytest_tempres.session.retention import apply_policy
-from pytest_tempres.session.retention import finish_expired
-from pytest_tempres.session.retention import remove
-from pytest_tempres.session.retention import used
+from pytest_tempres.session.retention import ScopedFactory
 from pytest_tempres.session.state import CurrentTest
-from pytest_tempres.session.state import ScopedFactory
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import CreatedPath
 
 __all__ = [
     "FINDINGS",
-    "after_crash",
     "begin_attempt",
+    "begin_test",
     "finish_test",
+    "journal_created_paths",
     "own_entries",
     "record_attempt",
+    "recover_created",
     "unload",
 ]
-
 
 #: The attribute of a teardown report that sends findings to another process.
 FINDINGS: Final = "tempres"
 
 
+def begin_test(state: SessionState, item: pytest.Item) -> None:
+    """Make *item* the current owner."""
+    state.current = CurrentTest(item)
+    state.workspace.hold_lock()
+    ledger = state.leaks.ledger
+    if ledger is None:
+        return
+    state.leaks.scan(needed=True)
+    file, line, _ = item.location
+    location = file if line is None else f"{file}:{line + 1}"
+    ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
+
+
 def begin_attempt(state: SessionState) -> None:
     """Start an attempt, which ends any earlier attempt of the same test."""
-    current = state.tests.current
+    current = state.current
     if current is None:
         return
     if current.started:
         record_attempt(state, current)
-        _record_earlier_attempts(state, current)
+        if state.leaks.ledger is not None:
+            # It counts as left by a failed test, but is not kept.
+            current.from_earlier_attempts = state.leaks.ledger.left_by(current.nodeid)
+            state.reported.from_earlier_attempts.update(current.from_earlier_attempts)
         current.earlier += current.created
         current.created = []
         current.failed = current.leak_reported = False
     current.started = True
 
 
-def _record_earlier_attempts(state: SessionState, current: CurrentTest) -> None:
-    """Record what earlier attempts left: it counts as left by a failed test, but is not kept."""
-    ledger = state.leaks.ledger
-    if ledger is not None:
-        current.from_earlier_attempts = ledger.left_by(current.item.nodeid)
-        state.tests.from_earlier_attempts.update(current.from_earlier_attempts)
-
-
 def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> list[Entry]:
     """Return what the attempt that has just ended left, except for ignored paths."""
-    _scan_and_judge(state, ledger, current)
-    nodeid = current.item.nodeid
+    _scan_and_mark(state, ledger, current)
     return [
         entry
         for entry in ledger.not_yet_sent
-        if entry.test == nodeid and entry.owner.scope in (None, "function") and not entry.ignored
+        if not entry.ignored and _is_own(entry, current.nodeid)
     ]
+
+
+def _is_own(entry: Entry, nodeid: str) -> bool:
+    """Whether the test *nodeid* or a function-scoped fixture of it left *entry*."""
+    return entry.test == nodeid and entry.owner.scope in (None, "function")
 
 
 def record_attempt(state: SessionState, current: CurrentTest) -> None:
     """Record what the attempt that has just ended left."""
-    ledger = state.leaks.ledger
-    if ledger is None:
+    if state.leaks.ledger is not None:
+        _scan_and_mark(state, state.leaks.ledger, current)
+        if not state.is_sent:
+            state.leaks.take_unsent()
+
+
+def _scan_and_mark(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
+    state.leaks.scan()
+    if not (ledger.not_yet_sent or ledger.detectors or ledger.origins.any_running()):
         return
-    _scan_and_judge(state, ledger, current)
-    if ledger.not_yet_sent and not state.is_sent:
-        state.leaks.entries.update((entry.path, entry) for entry in ledger.not_yet_sent)
-        ledger.not_yet_sent.clear()
-
-
-def _scan_and_judge(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
-    scan(state, ledger)
-    if ledger.detectors:
-        _allow_for_detectors(state, current)
-    if ledger.origins.any_running():
-        _allow_for_threads(ledger, current)
-    if ledger.not_yet_sent:
-        _judge_attempt(state, ledger, current)
-
-
-def _allow_for_detectors(state: SessionState, current: CurrentTest) -> None:
-    """Store the ignore patterns of a test's markers for the findings of detectors."""
     patterns = markers.ignored_patterns(current.item)
+    ignore = Ignore(ledger.worker_root, patterns)
     if patterns:
-        state.leaks.allowed[current.item.nodeid] = patterns
+        # For the findings of detectors.
+        state.leaks.allowed[current.nodeid] = patterns
+        # For what the threads and processes of the test create after its end.
+        ledger.allowed[current.nodeid] = ignore.matches
+    _mark(state, ledger, current, ignore)
 
 
-def _allow_for_threads(ledger: Ledger, current: CurrentTest) -> None:
-    """Store the ignore patterns of a test's markers for what its threads create after its end."""
-    patterns = markers.ignored_patterns(current.item)
-    if patterns:
-        ledger.allowed[current.item.nodeid] = Ignore(ledger.worker_root, patterns).matches
-
-
-def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
+def _mark(state: SessionState, ledger: Ledger, current: CurrentTest, ignore: Ignore) -> None:
     """Mark what an attempt left as left by a failed test, or as ignored by a marker.
 
     The scan may also have found what earlier tests left.
     """
-    nodeid = current.item.nodeid
-    ignore = Ignore(ledger.worker_root, markers.ignored_patterns(current.item))
-
     failed_itself = current.failed and not current.leak_reported
 
     def marked(entry: Entry) -> Entry:
-        if entry.test != nodeid or entry.owner.scope not in (None, "function"):
+        if not _is_own(entry, current.nodeid):
             return as_from_failed(entry, state.reported.failed)
         return entry._replace(
             from_failed=entry.from_failed or failed_itself,
@@ -128,17 +121,21 @@ def _judge_attempt(state: SessionState, ledger: Ledger, current: CurrentTest) ->
     ledger.not_yet_sent = [marked(entry) for entry in ledger.not_yet_sent]
 
 
-def after_crash(state: SessionState, current: CurrentTest) -> None:
+def recover_created(state: SessionState, current: CurrentTest) -> None:
     """Add what fixtures created in a forked child that died before it could report."""
-    known = {
-        created.path
-        for factory in (*state.tests.open_factories, *state.tests.expired_factories)
-        for created in factory.created
-    }
-    known.update(kept.path for kept in state.retention.kept)
-    known.update(created.path for created in current.created)
+    known = state.retention.known_paths().union(each.path for each in current.created)
     with suppress(OSError), System.scandir(state.workspace.worker.fixture_dir) as entries:
         current.created += [CreatedPath(entry.path) for entry in entries if entry.path not in known]
+
+
+def journal_created_paths(state: SessionState) -> None:
+    """Add created paths to the journal from now on: the current test may end the process."""
+    retention, current = state.retention, state.current
+    retention.journals_created = True
+    if current is not None:
+        retention.add_created_to_journal(current.nodeid, current.created)
+        for factory in retention.used_by(current.item):
+            retention.add_created_to_journal(factory.nodeid, factory.created)
 
 
 def finish_test(state: SessionState, completed: bool) -> None:
@@ -147,7 +144,7 @@ def finish_test(state: SessionState, completed: bool) -> None:
     :param completed: False if the test was interrupted. Its fixtures are torn down at the
         end of the session then, and the policy is applied after that.
     """
-    current, state.tests.current = state.tests.current, None
+    current, state.current = state.current, None
     if current is None:
         return
     current.failed = current.item.session.testsfailed != current.failures
@@ -155,35 +152,40 @@ def finish_test(state: SessionState, completed: bool) -> None:
         unload(report)
     if current.failed:
         _record_failure(state, current)
-    if not completed and state.leaks.ledger is not None:
+    ledger = state.leaks.ledger
+    if not completed and ledger is not None:
         # The interrupted test or fixture could not clean up.
-        state.leaks.ledger.failed_owners.add(state.leaks.ledger.running.owner)
-        state.leaks.ledger.mark_as_from_failed(scan(state, state.leaks.ledger))
+        ledger.failed_owners.add(ledger.running.owner)
+        ledger.mark_as_from_failed(state.leaks.scan())
     if not state.is_sent:
         record_attempt(state, current)
-    for created in current.earlier:
-        remove(state, created)
-    if current.created and completed:
-        policy = _policy(state, current)
-        nodeid = current.item.nodeid
-        apply_policy(state, nodeid, current.created, failed=current.failed, policy=policy)
-    elif current.created:
-        state.tests.expired_factories.append(
-            ScopedFactory("", current.created, current.item.nodeid, current.failed)
-        )
-    if state.tests.expired_factories and completed:
-        finish_expired(state)
-    end_test(state)
+    _finish_created(state, current, completed=completed)
+    if ledger is not None:
+        ledger.enter(SESSION, test=None)
 
 
 def _record_failure(state: SessionState, current: CurrentTest) -> None:
-    nodeid = current.item.nodeid
     if not current.leak_reported:
-        state.reported.failed.add(nodeid)
+        state.reported.failed.add(current.nodeid)
     if not current.started:
-        after_crash(state, current)
-    for factory in used(state, current.item):
-        factory.failed, factory.nodeid = True, nodeid
+        recover_created(state, current)
+    for factory in state.retention.used_by(current.item):
+        factory.failed, factory.nodeid = True, current.nodeid
+
+
+def _finish_created(state: SessionState, current: CurrentTest, *, completed: bool) -> None:
+    """Apply the retention policy to what fixtures created for a test, and for ended scopes."""
+    retention, created = state.retention, current.created
+    for each in current.earlier:
+        state.workspace.remove(each)
+    if created and completed:
+        policy = _policy(state, current)
+        retention.apply_policy(current.nodeid, created, failed=current.failed, policy=policy)
+    elif created:
+        factory = ScopedFactory("", created, current.nodeid, current.failed)
+        retention.expired_factories.append(factory)
+    if completed:
+        retention.finish_expired()
 
 
 def _policy(state: SessionState, current: CurrentTest) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-import functools
 import os
 from pathlib import Path
 import tempfile
-from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 
@@ -17,6 +15,8 @@ import pytest
 from pytest_tempres import options
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.baseline import Known
+from pytest_tempres.leaks.baseline import read
 from pytest_tempres.leaks.deferred import removed_by_handlers
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.temp import audit
@@ -24,29 +24,24 @@ from pytest_tempres.leaks.verdict import SHIPPED
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
-from pytest_tempres.session import end
-from pytest_tempres.session import ownership
-from pytest_tempres.session.cleanup import clear
+from pytest_tempres.session import cleanup
+from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages
 from pytest_tempres.session.messages import warn_user
-from pytest_tempres.session.state import LeakDetection
+from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.state import Membership
-from pytest_tempres.session.state import Retention
 from pytest_tempres.session.state import SessionState
-from pytest_tempres.session.state import Workspace
 from pytest_tempres.session.state import session_key
 from pytest_tempres.session.temp_location import SYSTEM_TMPDIR
 from pytest_tempres.session.temp_location import Redirect
+from pytest_tempres.session.workspace import Workspace
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import has_root_name
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
 
-if TYPE_CHECKING:
-    from pytest_tempres.leaks.baseline import Known
-
-__all__ = ["CollectionHooks", "is_root_below_rootdir", "keep_basetemp", "start"]
+__all__ = ["CollectionHooks", "is_root_below_rootdir", "keep_basetemp", "prepare_end", "start"]
 
 #: Set at the first attempt to start; after a failure there is no second attempt.
 _tried_key: Final = pytest.StashKey[bool]()
@@ -73,41 +68,25 @@ def start(
 
         detectors.check_supported(settings)
     try:
-        system_tmpdir = _system_tmpdir(worker=membership.is_worker)
-        metadata = {
-            "rootdir": str(config.rootpath),
-            "started": System.time(),
-            "run": membership.run,
-        }
-        parent = settings.root or system_tmpdir
-        root, worker = _create_directories(config, settings, parent, metadata, membership)
+        workspace = _create_workspace(config, settings, membership)
     except OSError as error:
         if settings.root is not None and not membership.is_worker:
             raise pytest.UsageError(str(error)) from error
         warn_user(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
         return None
-    messages = Messages(config, root.path)
-    workspace = Workspace(
-        root=root,
-        worker=worker,
-        metadata=metadata,
-        mode=settings.root_mode,
-        system_tmpdir=system_tmpdir,
-        messages=messages,
-    )
-    ledger = _open_ledger(config, settings, root, worker)
+    ledger = _open_ledger(config, settings, workspace)
     state = SessionState(
         config=config,
         settings=settings,
-        messages=messages,
+        messages=workspace.messages,
         workspace=workspace,
         retention=Retention(workspace, settings.keep),
-        leaks=LeakDetection(str(config.rootpath), ledger, baseline),
+        leaks=LeakDetection(config, workspace, ledger, baseline),
     )
     state.retention.open_journal()
     _move_temp_location(state)
-    if state.leaks.ledger is not None:
-        _start_detection(state, state.leaks.ledger, membership)
+    if ledger is not None:
+        _start_detection(state, ledger, membership)
     return state
 
 
@@ -128,10 +107,9 @@ def _start_detection(state: SessionState, ledger: Ledger, membership: Membership
         try:
             detectors.add(state, ledger, membership)
         except Exception as error:  # noqa: BLE001 -- a detector must not end the session
-            state.messages.warn(
-                "detectors", f"a detector could not start: {error!r}", TempresLeakWarning
-            )
-    ledger.origins.recreate = functools.partial(ownership.recreate, state, ledger)
+            text = f"a detector could not start: {error!r}"
+            state.messages.warn("detectors", text, TempresLeakWarning)
+    ledger.origins.recreate = state.leaks.recreate
     if membership.is_worker:
         from pytest_tempres.leaks.deferred import Provisional  # noqa: PLC0415 -- for workers
 
@@ -139,15 +117,25 @@ def _start_detection(state: SessionState, ledger: Ledger, membership: Membership
     audit.activate(ledger.origins)
 
 
+def prepare_end(state: SessionState) -> None:
+    """Import the modules that the end of the session needs, and reserve descriptors for it."""
+    if not state.workspace.joined:
+        from pytest_tempres.reports import terminal  # noqa: F401, PLC0415 -- only if tests run
+
+        if state.settings.artifacts is not None:
+            from pytest_tempres.artifacts import export  # noqa: F401, PLC0415 -- as above
+        if any(target.type == "json" for target in state.settings.reports):
+            from pytest_tempres.reports import json_report  # noqa: F401, PLC0415 -- as above
+    state.workspace.reserve_descriptors()
+
+
 def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
     path = settings.baseline
     # A worker on another host has no such file; its controller marks the known leaks.
     if path is None or not System.exists(path):
         return {}
-    from pytest_tempres.leaks import baseline  # noqa: PLC0415 -- few sessions have a baseline
-
     try:
-        return baseline.read(path)
+        return read(path)
     except (OSError, ValueError) as error:
         if joined or settings.update_baseline == "all":
             return {}
@@ -160,41 +148,55 @@ def _system_tmpdir(*, worker: bool) -> str:
     return system if System.isdir(system) else tempfile.gettempdir()
 
 
-def _create_directories(
-    config: pytest.Config,
-    settings: Settings,
-    parent: str,
-    metadata: dict[str, object],
-    membership: Membership,
+def _create_workspace(
+    config: pytest.Config, settings: Settings, membership: Membership
+) -> Workspace:
+    system_tmpdir = _system_tmpdir(worker=membership.is_worker)
+    metadata = {"rootdir": str(config.rootpath), "started": System.time(), "run": membership.run}
+    root = membership.root
+    if root is not None:
+        worker = root.add_worker(membership.name, settings.root_mode)
+    else:
+        if membership.is_worker:
+            # All workers on that host send the same text, so pytest shows it once.
+            text = f"{membership.host} cannot access {membership.announced}"
+            text = f"{text}: its workers create their own session directories"
+            warn_user(config, TempresLeakWarning(text))
+        parent = settings.root or system_tmpdir
+        root, worker = _create_root(parent, settings.root_mode, metadata, membership.name)
+    return Workspace(
+        root=root,
+        worker=worker,
+        metadata=metadata,
+        mode=settings.root_mode,
+        system_tmpdir=system_tmpdir,
+        invocation_dir=config.invocation_params.dir,
+        messages=Messages(config, root.path),
+    )
+
+
+def _create_root(
+    parent: str, mode: int, metadata: dict[str, object], name: str
 ) -> tuple[SessionRoot, WorkerRoot]:
-    joined = membership.root
-    if joined is not None:
-        return joined, joined.add_worker(membership.name, settings.root_mode)
-    if membership.is_worker:
-        # All workers on that host send the same text, so pytest shows it once.
-        text = f"{membership.host} does not see {membership.announced}: "
-        warn_user(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
-    mode = settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711
-    root = create(parent, mode=mode, about=metadata)
+    root = create(parent, mode=mode & 0o755 if mode != 0o1777 else 0o711, about=metadata)
     try:
-        return root, root.add_worker(membership.name, settings.root_mode)
+        return root, root.add_worker(name, mode)
     except OSError:
         root.remove_if_empty()
         raise
 
 
-def _open_ledger(
-    config: pytest.Config, settings: Settings, root: SessionRoot, worker: WorkerRoot
-) -> Ledger | None:
+def _open_ledger(config: pytest.Config, settings: Settings, workspace: Workspace) -> Ledger | None:
     if settings.leaks == "off":
         return None
-    real = System.realpath(root.path)
+    root, worker = workspace.root.path, workspace.worker
+    real = System.realpath(root)
     ledger = Ledger(
         worker.path,
         worker=worker.name,
         rootdir=str(config.rootpath),
-        prefixes=() if real == root.path else (System.join(real, worker.name),),
-        inside=tuple(System.join(path, "") for path in {root.path, real}),
+        prefixes=() if real == root else (System.join(real, worker.name),),
+        inside=tuple(System.join(path, "") for path in {root, real}),
         ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
@@ -244,30 +246,26 @@ def is_root_below_rootdir(state: SessionState) -> bool:
 
 def _stop(state: SessionState, redirect: Redirect) -> None:
     """Restore the temp location, and remove everything but the kept paths."""
-    if System.getpid() != state.workspace.pid:
+    workspace = state.workspace
+    if workspace.is_forked:
         return
-    end.release(state)
+    workspace.release_descriptors()
     if state.leaks.ledger is not None:
         audit.deactivate(state.leaks.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
     state.messages.warnings_printed = True
-    if state.workspace.joined:
+    if workspace.joined:
         state.retention.journal.close()
-        state.workspace.root.release()
+        workspace.root.release()
         return
-    for step in (_sweep, clear):
+    # The terminal report may not have swept dead sessions.
+    for step in (cleanup.reclaim, cleanup.clear):
         try:
             step(state)
         except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
-            state.messages.warn_of(error, "stop", f"what was left could not be removed: {error!r}")
-
-
-def _sweep(state: SessionState) -> None:
-    """Sweep dead sessions if the terminal report has not done so; this reports nothing."""
-    from pytest_tempres.session import cleanup  # noqa: PLC0415 -- needed at the end alone
-
-    cleanup.reclaim(state)
+            text = f"not everything could be removed: {error!r}"
+            state.messages.warn_of(error, "stop", text)
 
 
 class CollectionHooks:

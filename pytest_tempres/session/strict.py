@@ -9,10 +9,9 @@ import pytest
 
 from pytest_tempres.leaks.deferred import removed_by_objects
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.leaks.verdict import not_scheduled
 from pytest_tempres.leaks.verdict import suspects
-from pytest_tempres.session.finish import without_ignored
+from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.runtest import own_entries
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -48,8 +47,8 @@ class StrictHooks:
                 _chain(error, self._leak_error(leaks))
             raise
         leaks = self._leaks()
-        if leaks and self._state.tests.current is not None:
-            self._state.tests.current.leak_reported = True
+        if leaks and self._state.current is not None:
+            self._state.current.leak_reported = True
             self._raised = self._leak_error(leaks)
             raise self._raised
         return result
@@ -65,7 +64,7 @@ class StrictHooks:
             raised.traceback = raised.traceback[-1:]
 
     def _leaks(self) -> list[Leak]:
-        current = self._state.tests.current
+        current = self._state.current
         if current is None or _has_failed(current):
             return []
         try:
@@ -95,34 +94,31 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     if ledger is None:
         return []
     entries = own_entries(state, ledger, current)
-    leaks = _only_leaks(
-        state, judge(entries, deferred=set(), failed=(), is_ignored_by_hook=_ignore_none)
-    )
+    leaks = _only_leaks(state.leaks.judge(entries))
     # Each further step is more expensive, so known and ignored leaks are filtered out first.
-    leaks = not_scheduled(leaks, _scheduled_removals(state))
-    leaks = _not_removed_by_files(state, leaks)
-    if leaks:
-        suspected = {leak.path for leak in leaks}
-        there = suspects((e for e in entries if e.path in suspected), state.leaks.gc_budget.collect)
-        leaks = judge(there, deferred=set(), failed=(), is_ignored_by_hook=_ignore_none)
-    found = [
-        leak for detector in ledger.detectors for leak in detector.leaks_of(current.item.nodeid)
+    leaks = not_scheduled(leaks, _scheduled_removals(state.leaks))
+    leaks = _not_removed_by_files(state.leaks, leaks)
+    paths = {leak.path for leak in leaks}
+    there = suspects((e for e in entries if e.path in paths), state.leaks.gc_budget.collect)
+    paths = {entry.path for entry in there}
+    found = [leak for detector in ledger.detectors for leak in detector.leaks_of(current.nodeid)]
+    found = [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
+    return [
+        *(leak for leak in leaks if leak.path in paths),
+        *_only_leaks(state.leaks.without_ignored(found)),
     ]
-    return leaks + _only_leaks(
-        state, [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
-    )
 
 
-def _scheduled_removals(state: SessionState) -> Iterator[str]:
-    yield from state.leaks.directories.scheduled_removals()
-    if state.leaks.callbacks is not None:
-        yield from state.leaks.callbacks.scheduled_removals()
+def _scheduled_removals(detection: LeakDetection) -> Iterator[str]:
+    yield from detection.directories.scheduled_removals()
+    if detection.callbacks is not None:
+        yield from detection.callbacks.scheduled_removals()
 
 
-def _not_removed_by_files(state: SessionState, leaks: list[Leak]) -> list[Leak]:
+def _not_removed_by_files(detection: LeakDetection, leaks: list[Leak]) -> list[Leak]:
     """Return those of *leaks* that no `NamedTemporaryFile` object will remove with its file."""
     files = [leak for leak in leaks if leak.kind != "directory"]
-    left = not_scheduled(files, removed_by_objects(state.leaks.gc_budget.objects()))
+    left = not_scheduled(files, removed_by_objects(detection.gc_budget.objects()))
     kept = {leak.path for leak in left}
     return [leak for leak in leaks if leak.kind == "directory" or leak.path in kept]
 
@@ -132,12 +128,8 @@ def _is_final(leak: Leak) -> bool:
     return leak.kind != "descriptor" or leak.owner.kind == "test"
 
 
-def _only_leaks(state: SessionState, leaks: list[Leak]) -> list[Leak]:
-    return [leak for leak in without_ignored(state, leaks) if leak.status == "leak"]
-
-
-def _ignore_none(_: Leak) -> bool:
-    return False
+def _only_leaks(leaks: list[Leak]) -> list[Leak]:
+    return [leak for leak in leaks if leak.status == "leak"]
 
 
 def _chain(error: BaseException, leak_error: BaseException) -> None:

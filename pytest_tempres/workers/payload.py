@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from json import dumps
 from json import loads
 from typing import Any
@@ -18,14 +17,11 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
-from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import escaped
-from pytest_tempres.session.retention import created_by_crashed
-from pytest_tempres.session.retention import renamed
-from pytest_tempres.session.retention import used
+from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.runtest import FINDINGS
-from pytest_tempres.session.runtest import after_crash
 from pytest_tempres.session.runtest import record_attempt
+from pytest_tempres.session.runtest import recover_created
 from pytest_tempres.session.runtest import unload
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -35,19 +31,19 @@ from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import created_from_plain
 from pytest_tempres.workspace.retention import reason_to_keep
 
-__all__ = ["failed", "pack", "received"]
+__all__ = ["pack", "receive", "record_failure"]
 
 _SECTION: Final = "temporary resources"
 
 
 def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
     """Put the findings about a test into its report, if that goes to another process."""
-    current = state.tests.current
+    current = state.current
     if current is None or current.item is not item or not state.is_sent:
         return
     if report.outcome == "failed":
         current.failed = True
-        _add_section(state, current, report)
+        _add_section(state.retention, current, report)
         xdist.set_node_name(state, report)
     if report.when == "teardown":
         record_attempt(state, current)
@@ -79,7 +75,7 @@ def _entries_to_send(state: SessionState) -> list[Entry]:
     if ledger is None:
         return []
     # The exit handlers of a forked child never run, so nothing that it leaves is removed later.
-    if ledger.provisional is None or System.getpid() != state.workspace.pid:
+    if ledger.provisional is None or state.workspace.is_forked:
         return ledger.not_yet_sent
     return ledger.provisional.to_send(ledger.not_yet_sent)
 
@@ -96,33 +92,32 @@ def _created_by_factories(state: SessionState, current: CurrentTest) -> list[Cre
     A forked child can only send them now. A worker sends them now if the test has failed, or else
     when it ends; if it crashes, the controller attributes them to the test that was running.
     """
-    if System.getpid() != state.workspace.pid:
-        return list(_newly_created_by_factories(state))
-    wider = used(state, current.item) if current.failed else []
-    return [created for factory in wider for created in factory.created]
+    created: list[CreatedPath] = []
+    if state.workspace.is_forked:
+        for factory in state.retention.factories():
+            created += factory.created[factory.sent_count :]
+            factory.sent_count = len(factory.created)
+    elif current.failed:
+        for factory in state.retention.used_by(current.item):
+            created += factory.created
+    return created
 
 
-def _newly_created_by_factories(state: SessionState) -> Iterator[CreatedPath]:
-    for factory in (*state.tests.open_factories, *state.tests.expired_factories):
-        yield from factory.created[factory.sent_count :]
-        factory.sent_count = len(factory.created)
-
-
-def failed(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
+def record_failure(state: SessionState, report: pytest.CollectReport | pytest.TestReport) -> None:
     """Record a failure in this process, as soon as pytest reports it."""
-    current = state.tests.current
+    current = state.current
     if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
         if not current.started and _is_crash(report):
-            after_crash(state, current)
-        _add_section(state, current, report)
+            recover_created(state, current)
+        _add_section(state.retention, current, report)
 
 
-def received(state: SessionState, report: pytest.TestReport) -> None:
+def receive(state: SessionState, report: pytest.TestReport) -> None:
     """Record the outcome and the payload of a report that arrives in this process."""
     data = _read(state, report)
-    if state.tests.current is not None:
-        state.tests.current.reports.append(report)
+    if state.current is not None:
+        state.current.reports.append(report)
     elif report.outcome == "failed" and not _is_interrupt(report):
         if not data.get("leak_reported"):
             state.reported.failed.add(report.nodeid)
@@ -133,29 +128,24 @@ def received(state: SessionState, report: pytest.TestReport) -> None:
         xdist.add_host(state, report, _SECTION)
     if data:
         _unpack(state, report, data)
-    if state.tests.current is None:
+    if state.current is None:
         unload(report)
 
 
 def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
     """Return the payload of a report; empty if it has none."""
     text = report.__dict__.get(FINDINGS)
-    if text is None:
-        return {}
     try:
-        data = loads(text)
-        if isinstance(data, dict):
-            return data
-        problem: Exception = TypeError(f"not a record: {data!r}")
-    except (ValueError, TypeError) as error:
-        problem = error
-    _warn_unreadable(state, report, problem)
-    return {}
+        data: dict[str, Any] = dict(loads(text)) if text is not None else {}
+    except (ValueError, TypeError) as problem:
+        _warn_unreadable(state, report, problem)
+        return {}
+    return data
 
 
 def _warn_unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
-    text = f"the findings of {report.nodeid} could not be read: {problem}"
-    state.messages.warn("carried", text, TempresLeakWarning)
+    text = f"could not read what the report of {report.nodeid} says about leaks: {problem}"
+    state.messages.warn("payload", text, TempresLeakWarning)
 
 
 def _is_crash(report: pytest.TestReport) -> bool:
@@ -173,30 +163,29 @@ def _record_crash(state: SessionState, worker: str, report: pytest.TestReport) -
     """Attribute the paths that a crashed worker has not decided on to the test that was running."""
     state.reported.crashed[worker] = report.nodeid
     if state.settings.keep != "none":
-        _add_kept_paths(state, report, created_by_crashed(state, worker))
+        paths = state.reported.created_by_crashed(worker, state.workspace.root.path)
+        _add_kept_paths(state.retention, report, paths)
 
 
-def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
+def _add_section(retention: Retention, current: CurrentTest, report: pytest.TestReport) -> None:
     """Add a section to a failed report that lists the paths kept because of the failure."""
     if any(name == _SECTION for name, _ in report.sections):
         return
-    # Before the index is written, so that it has the current names.
-    groups = [current.created, *(factory.created for factory in used(state, current.item))]
-    for group in groups:
-        group.extend(renamed(state, group))
-    created = [each for group in groups for each in group]
-    policy = state.settings.keep
-    kept = [m.path for m in created if reason_to_keep(policy, failed=True, asked=m.keep)]
-    _add_kept_paths(state, report, kept)
+    kept = []
+    for created in (current.created, *(each.created for each in retention.used_by(current.item))):
+        # Before the index is written, so that it has the current names.
+        created.extend(retention.renamed(created))
+        kept += retention.kept_after_failure(created)
+    _add_kept_paths(retention, report, kept)
 
 
-def _add_kept_paths(state: SessionState, report: pytest.TestReport, paths: Iterable[str]) -> None:
+def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iterable[str]) -> None:
     """List those of *paths* that still exist in a section of a failed report."""
     existing = [path for path in paths if exists(path)]
     # execnet cannot encode a lone surrogate: the connection to the worker would end.
     lines = [f"kept: {escaped(path, controls=True)}" for path in existing]
     if lines:
-        state.retention.write_down(report.nodeid, existing)
+        retention.add_to_journal(report.nodeid, existing)
         report.sections.append((_SECTION, "\n".join(lines)))
 
 
@@ -208,7 +197,7 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
         remote_worker = xdist.remote_worker_of(state, report)
         if remote_worker is not None:
             leaks = [leak_from_plain(record) for record in data["leaks"]]
-            remote_worker.left(data["root"], leaks)
+            remote_worker.record(data["root"], leaks)
             return
         if state.leaks.watched is not None and not state.is_worker:
             state.leaks.watched.adopt(data["changed"])
@@ -217,9 +206,9 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
         _warn_unreadable(state, report, problem)
         return
     if not state.workspace.joined:
-        state.leaks.entries.update((entry.path, entry) for entry in entries)
-    state.tests.from_earlier_attempts.update(data["from_earlier_attempts"])
-    if state.tests.current is None:
+        state.leaks.add(entries)
+    state.reported.from_earlier_attempts.update(data["from_earlier_attempts"])
+    if state.current is None:
         # With the same node id, the report of another worker may be the one that failed.
         failed = report.nodeid in state.reported.failed and data["failed"]
         failed = failed or report.outcome == "failed"
@@ -228,7 +217,7 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
         # The hook decides for one test; these paths belong to the tests of a wider scope.
         _record_kept(state, report, by_factories, failed=failed)
     else:
-        _record_sent_or_returned(state, state.tests.current, [*created, *by_factories], entries)
+        _record_sent_or_returned(state, state.current, [*created, *by_factories], entries)
 
 
 def _record_kept(

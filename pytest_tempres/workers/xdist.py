@@ -83,8 +83,8 @@ def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]
     if announced is None:
         return None, None
     if not _is_started_by_xdist():
-        text = f"{_SESSION} is set ({announced[:100]!r}), and no pytest-xdist has started this"
-        warn_user(config, TempresLeakWarning(f"{text} process: it is ignored"))
+        text = f"{_SESSION} ({announced[:100]!r}) is ignored: pytest-xdist did not start this"
+        warn_user(config, TempresLeakWarning(f"{text} process"))
         return None, None
     path = _path_in(announced)
     return announced, None if path is None else attach(path)
@@ -138,21 +138,18 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     output = getattr(state.config, "workeroutput", None)
     if output is None:
         return
-    entries = state.leaks.ledger.remaining() if state.leaks.ledger is not None else []
+    ledger, watched = state.leaks.ledger, state.leaks.watched
+    entries = ledger.remaining() if ledger is not None else []
     output[_OUTPUT] = dumps(
         {
             "entries": [as_from_failed(entry, state.reported.failed) for entry in entries],
             "deferred": sorted(deferred),
             "kept": state.retention.kept,
-            "failed_owners": list(state.leaks.ledger.failed_owners)
-            if state.leaks.ledger is not None
-            else [],
+            "failed_owners": list(ledger.failed_owners) if ledger is not None else [],
             "root": None if state.workspace.joined else state.workspace.root.path,
             "node": None if state.workspace.joined else _node_name(),
             "leaks": leaks,
-            "changed": state.leaks.watched.take_changes()
-            if state.leaks.watched is not None
-            else [],
+            "changed": watched.take_changes() if watched is not None else [],
             "collected": state.result.tally.collected,
             "narrowed": state.result.tally.narrowed,
         }
@@ -252,11 +249,8 @@ class ControllerHooks:
         try:
             _receive(self._state, node, loads(text))
         except (ValueError, TypeError, KeyError) as problem:
-            self._state.messages.warn(
-                "workeroutput",
-                f"the findings of worker {name} could not be read: {problem}",
-                TempresLeakWarning,
-            )
+            text = f"could not read what worker {name} says about leaks: {problem}"
+            self._state.messages.warn("workeroutput", text, TempresLeakWarning)
 
 
 def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
@@ -277,4 +271,4 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     state.retention.kept.extend(kept)
     if state.leaks.watched is not None:
         state.leaks.watched.adopt(data["changed"])
-    state.reported.remote_leaks.extend(leaks)
+    state.reported.leaks.extend(leaks)

@@ -402,6 +402,6 @@ def test_worker_root_that_is_deleted(pytester, alike, workers, what):
         "-p",
         "no:cacheprovider",
         *(["--dist=loadfile"] if workers else []),
-        warns="was made again",
+        warns="has been created again",
     )
     assert names(ran) == ["left"]

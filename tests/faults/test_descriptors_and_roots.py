@@ -106,7 +106,7 @@ def test_root_that_a_test_closes(
     _, told = run_checked(run, *plugins, *workers, f"--tempres-report=json:{report}", "-W", "error")
     assert set(map(tuple, outcomes().values())) == {()}
     (line,) = told
-    assert "was taken away, and was given back" in line
+    assert "was changed and has been restored" in line
     assert json.loads(report.read_text())["totals"]["leaks"] == 18
     nothing_left()
 

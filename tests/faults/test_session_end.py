@@ -129,10 +129,10 @@ def test_what_is_printed_in_order_is_not_printed_again(pytester, run):
 
 
 INTERRUPTS = {
-    "looking": ("pytest_tempres.session.finish", "scan"),
-    "judging": ("pytest_tempres.session.finish", "judge"),
-    "removing": ("pytest_tempres.session.finish", "finish_expired"),
-    "telling": ("pytest_tempres.session.finish", "write_files"),
+    "scanning": ("detection:LeakDetection", "scan"),
+    "judging": ("detection:LeakDetection", "judge"),
+    "removing": ("retention:Retention", "finish_expired"),
+    "writing": ("finish", "write_files"),
 }
 
 
@@ -140,10 +140,10 @@ INTERRUPTS = {
 @pytest.mark.parametrize("when", INTERRUPTS)
 def test_end_that_is_interrupted(pytester, run, system_tmp, when, error):
     """Ctrl-C in the middle of our work at the end costs no kept directory; nor does a failure."""
-    module, name = INTERRUPTS[when]
+    owner, name = INTERRUPTS[when]
     pytester.makeconftest(
         f"""
-        import importlib, os
+        import os, pkgutil
         import pytest
 
         def raises(*_, **__):
@@ -152,7 +152,8 @@ def test_end_that_is_interrupted(pytester, run, system_tmp, when, error):
         @pytest.hookimpl(tryfirst=True)
         def pytest_sessionfinish():
             if "PYTEST_XDIST_WORKER" not in os.environ:
-                setattr(importlib.import_module({module!r}), {name!r}, raises)
+                owner = pkgutil.resolve_name("pytest_tempres.session.{owner}")
+                setattr(owner, {name!r}, raises)
         """
     )
     pytester.makepyfile(TESTS)

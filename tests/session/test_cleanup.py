@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +9,14 @@ from pytest_tempres.workspace.sweep import Reclaimed
 
 
 @pytest.mark.parametrize(
-    "swept, joined, pid", [(True, False, 0), (False, True, 0), (False, False, 1)]
+    "swept, joined, is_forked",
+    [(True, False, False), (False, True, False), (False, False, True)],
 )
-def test_only_the_session_itself_sweeps_and_only_once(monkeypatch, swept, joined, pid):
+def test_only_the_session_itself_sweeps_and_only_once(monkeypatch, swept, joined, is_forked):
     """Neither a worker nor a forked child removes anything of others, and nobody does it twice."""
     monkeypatch.setattr(cleanup, "sweep", None)
     state = SimpleNamespace(
         result=SimpleNamespace(swept=swept),
-        workspace=SimpleNamespace(joined=joined, pid=os.getpid() + pid),
+        workspace=SimpleNamespace(joined=joined, is_forked=is_forked),
     )
     assert cleanup.reclaim(state) == Reclaimed()

@@ -35,7 +35,7 @@ def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, n
     result = run_plain("--tempres-report=json:report.json")
     assert "Traceback" not in result.stderr.str()
     lines = result.stderr.lines
-    start = lines.index("pytest-tempres: reported as left, but removed at the end:")
+    start = lines.index("pytest-tempres: reported as leaks, but removed at exit:")
     named = sorted(line.rpartition("/")[2].partition("-")[0] for line in lines[start + 1 :] if line)
     assert named == ["in", "out"]
     report = json.loads((pytester.path / "report.json").read_text())
@@ -107,7 +107,7 @@ def test_what_another_plugin_removed_later_is_put_right(pytester, run_plain, hoo
         """
     )
     result = run_plain("--tempres-report=json:report.json")
-    result.stderr.fnmatch_lines(["pytest-tempres: reported as left, but removed at the end:"])
+    result.stderr.fnmatch_lines(["pytest-tempres: reported as leaks, but removed at exit:"])
     report = json.loads((pytester.path / "report.json").read_text())
     assert report["totals"]["leaks"] == 1
     nothing_left()

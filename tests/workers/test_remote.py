@@ -92,7 +92,7 @@ def a_leak(path):
 def test_verdict_takes_the_place_of_what_was_told_before():
     """Before the verdict a failed test's leaks are evidence; with it, only what it says counts."""
     worker = RemoteWorker("gw0", "far")
-    worker.left("/tmp/r", [a_leak("/tmp/r/x")])
+    worker.record("/tmp/r", [a_leak("/tmp/r/x")])
     assert [leak.path for leak in worker.found([])] == ["far:/tmp/r/x"]
     assert [leak.status for leak in worker.found(["t.py::test"])] == ["failed-test"]
     descriptor = a_leak("pipe")._replace(kind="descriptor")
@@ -219,7 +219,7 @@ EVERYWHERE = """
 
 
 def test_workers_here_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
-    """Who does not see our disk has its own root there, once said, and tells it as `host:path`."""
+    """Who cannot access our disk has its own root there, once said, and tells it as `host:path`."""
     pytester.makeini("[pytest]\ntempres_ignore = ignored-*")
     pytester.makepyfile(test_it=EVERYWHERE)
     namespace = there(pytester, "popen", " ".join((*far.enter, sys.executable)))
@@ -231,7 +231,7 @@ def test_workers_here_and_on_other_hosts(pytester, run_plain, far, by_ssh, syste
     result.assert_outcomes(passed=16, failed=4, warnings=2)
     assert result.stderr.str() == ""
     output = result.stdout.str()
-    assert output.count("does not see") == 1
+    assert output.count("cannot access") == 1
     report = read(pytester)
     hosts = {"gw0": "", "gw1": "far:", "gw2": "", "gw3": f"{platform.node()}:"}
     leaks = by_worker(report["leaks"])

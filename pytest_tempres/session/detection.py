@@ -1,0 +1,166 @@
+"""Leak detection in this process: scans, what is ignored, and the findings of all detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.deferred import ExitCallbacks
+from pytest_tempres.leaks.deferred import LiveDirectories
+from pytest_tempres.leaks.deferred import removed_at_exit
+from pytest_tempres.leaks.ledger import Ledger
+from pytest_tempres.leaks.model import Entry
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.verdict import CollectionBudget
+from pytest_tempres.leaks.verdict import Ignore
+from pytest_tempres.leaks.verdict import drop_ignored
+from pytest_tempres.leaks.verdict import is_from_failed
+from pytest_tempres.leaks.verdict import judge
+from pytest_tempres.session.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pytest_tempres.leaks.baseline import Known
+    from pytest_tempres.leaks.watch.detector import Watched
+
+__all__ = ["LeakDetection"]
+
+
+@dataclass(eq=False, repr=False)
+class LeakDetection:
+    """What is known about leaks in this process."""
+
+    config: pytest.Config
+    workspace: Workspace
+    #: None if leak detection is off.
+    ledger: Ledger | None
+    #: The known leaks, by fingerprint.
+    baseline: dict[str, Known]
+    #: The replacements for `atexit.register` and `atexit.unregister`.
+    callbacks: ExitCallbacks | None = None
+    #: The entries of this process and of all reports, by path.
+    entries: dict[str, Entry] = field(default_factory=dict)
+    #: The paths that are removed at interpreter exit.
+    deferred: set[str] = field(default_factory=set)
+    gc_budget: CollectionBudget = field(default_factory=CollectionBudget)
+    directories: LiveDirectories = field(default_factory=LiveDirectories)
+    #: The detector whose findings workers send to their controller.
+    watched: Watched | None = None
+    #: The patterns of the markers of tests, by node id.
+    allowed: dict[str, list[str]] = field(default_factory=dict)
+
+    def scan(self, *, final: bool = False, needed: bool = False) -> list[Entry]:
+        """Record what is new in the worker root; restore its mode if a test changed that.
+
+        :param final: As for `Ledger.scan`.
+        :param needed: Whether to create the worker root again if it is gone. A test that has
+            renamed it may still rename it back.
+        """
+        ledger = self.ledger
+        if ledger is None:
+            return []
+        try:
+            if ledger.origins.error is not None:
+                self.warn_of_owner(ledger.origins.error)
+            try:
+                return ledger.scan(final=final)
+            except PermissionError:
+                if not self.workspace.restore_modes():
+                    raise
+                return ledger.scan(final=final)
+        except FileNotFoundError:
+            if needed:
+                self.recreate()
+        except Exception as error:  # noqa: BLE001 -- a scan must not change a test's outcome
+            text = f"leaks may be missed: {error!r}"
+            self.workspace.messages.warn_of(error, "scan", text, TempresLeakWarning)
+        return []
+
+    def recreate(self) -> None:
+        """Create the directories of this worker again, and forget what was in them."""
+        # A forked child may outlive the session, and would leave the directories behind.
+        if self.ledger is not None and not self.workspace.is_forked:
+            self.ledger.forget()
+            self.workspace.recreate()
+
+    def warn_of_owner(self, error: Exception) -> None:
+        """Warn that the current owner could not be found out."""
+        text = f"leaks may be reported for the wrong owner: {error!r}"
+        self.workspace.messages.warn("owner", text, TempresLeakWarning)
+
+    def take_unsent(self) -> None:
+        """Add the entries that no report has sent to those that are judged in this process."""
+        if self.ledger is not None and self.ledger.not_yet_sent:
+            self.add(self.ledger.not_yet_sent)
+            self.ledger.not_yet_sent.clear()
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Add *entries* to those that are judged in this process; a later one replaces another."""
+        self.entries.update((entry.path, entry) for entry in entries)
+
+    def find_deferred(self) -> None:
+        """Add the paths that this process will remove at exit. This takes long."""
+        self.deferred |= removed_at_exit(self.callbacks)
+
+    def findings(self, failed: set[str]) -> list[Leak]:
+        """Return what the optional detectors found in this process.
+
+        :param failed: The node ids of the failed tests.
+        """
+        ledger = self.ledger
+        if ledger is None:
+            return []
+        leaks = []
+        for detector in ledger.detectors:
+            try:
+                leaks += detector.judge()
+            except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
+                name = type(detector).__name__
+                text = f"internal error in {name}: {error!r}"
+                self.workspace.messages.warn(name, text, TempresLeakWarning)
+        return [
+            leak._replace(status="failed-test")
+            if leak.owner in ledger.failed_owners or is_from_failed(leak.entry, failed)
+            else leak
+            for leak in leaks
+            if not self.is_allowed(leak)
+        ]
+
+    def judge(self, there: Iterable[Entry], failed: Collection[str] = ()) -> list[Leak]:
+        """Return a leak record for each entry that exists and that no hook ignores.
+
+        :param failed: The node ids of the failed tests.
+        """
+        return judge(
+            there,
+            deferred=self.deferred,
+            failed=failed,
+            is_ignored_by_hook=self.is_ignored_by_hook,
+            known=self.baseline,
+        )
+
+    def is_allowed(self, leak: Leak) -> bool:
+        """Whether a marker of the test that left *leak* allows it."""
+        entry = leak.entry
+        patterns = self.allowed.get(entry.test or "")
+        if not patterns or entry.owner.scope not in (None, "function"):
+            return False
+        return Ignore(str(self.config.rootpath), patterns).matches(entry.path)
+
+    def without_ignored(self, leaks: Iterable[Leak]) -> list[Leak]:
+        """Return *leaks* without those that a hook ignores, and mark the known ones."""
+        return drop_ignored(leaks, is_ignored_by_hook=self.is_ignored_by_hook, known=self.baseline)
+
+    def is_ignored_by_hook(self, leak: Leak) -> bool:
+        """Whether another plugin ignores *leak*; if its hook fails, the leak is reported."""
+        try:
+            return bool(self.config.hook.pytest_tempres_ignore_leak(leak=leak))
+        except Exception as error:  # noqa: BLE001 -- another plugin's code
+            text = f"pytest_tempres_ignore_leak failed: {error!r}"
+            self.workspace.messages.warn("ignore_leak", text)
+            return False
