@@ -1,18 +1,13 @@
 """The exclusion of this package from the assertion rewriting of pytest.
 
-pytest rewrites the assertions of every installed plugin. This package contains
-none, and the import hook would read, hash and compile forty modules at the start
-of each session, which takes more than half of the time of that start. There is
-no public way to exclude a package, so this uses a private attribute of the hook;
-with a version of pytest that lacks it, the modules are rewritten as usual.
+This package contains none, and to look for them in forty modules takes more than half of the
+time that a session needs to start. There is no public way to exclude a package, so this uses a
+private attribute of the import hook; without that, the modules are rewritten as usual.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Final
-
-__all__: Final[list[str]] = []
 
 
 def _exclude_from_rewriting(package: str) -> None:

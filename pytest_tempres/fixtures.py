@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import suppress
 import errno
+from operator import methodcaller
 import os
 from pathlib import Path
 from typing import IO
@@ -64,6 +65,7 @@ class TempResources:
         self._record = record
         self._name = f"{safe_name(name, _NAME_BYTES)}-"
         self._base = base
+        self._directory = state.workspace.worker.fixture_dir
         self._closing: list[Callable[[], object]] = []
 
     def dir(self, **options: Any) -> Path:
@@ -79,16 +81,14 @@ class TempResources:
         :raises OSError: The directory cannot be created, or the copy fails.
         """
         if not options:
-            path = self._create(
-                make_directory, self._state.workspace.worker.fixture_dir, self._name, ""
-            )
+            path = self._create(make_directory, self._directory, self._name, "")
             self._record(CreatedPath(path, inode=inode_of(path)))
             return Path(path)
         markers.checked("tempdir", options)
         prefix = options.get("prefix")
         path = self._create(
             make_directory,
-            System.abspath(options.get("dir") or self._state.workspace.worker.fixture_dir),
+            System.abspath(options.get("dir") or self._directory),
             self._name if prefix is None else prefix,
             options.get("suffix") or "",
         )
@@ -106,7 +106,6 @@ class TempResources:
             contents.
         """
         markers.checked("tempfile", options)
-        options = {"dir": self._state.workspace.worker.fixture_dir, **options}
         for name in ("delete", "delete_on_close"):
             options.pop(name, None)
         return self._open(TemporaryFile, options)
@@ -118,14 +117,14 @@ class TempResources:
             contents.
         """
         markers.checked("tempfile", options)
-        options = {"dir": self._state.workspace.worker.fixture_dir, "prefix": self._name, **options}
-        content = options.pop("content", None)
-        _match_content(options.get("mode", "w+b"), content)
-        file: Any = self._create(NamedTemporaryFile, **options)
-        self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
+        options = {"prefix": self._name, **options}
         # A failed test's file may be kept: the retention policy removes the path, not the close.
-        self._closing.append(lambda: close_and_keep(file))
-        return _write_content(file, content)
+        return self._open(self._open_named, options, close_and_keep)
+
+    def _open_named(self, **options: Any) -> Any:
+        file: Any = NamedTemporaryFile(**options)
+        self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
+        return file
 
     def spooled(self, **options: Any) -> IO[Any]:
         """Open a file that stays in memory until it grows or its `fileno` is called.
@@ -134,9 +133,26 @@ class TempResources:
             contents.
         """
         markers.checked("spooled", options)
-        return self._open(
-            SpooledTemporaryFile, {"dir": self._state.workspace.worker.fixture_dir, **options}
-        )
+        return self._open(SpooledTemporaryFile, options)
+
+    def _open(
+        self,
+        create: Callable[..., Any],
+        options: dict[str, Any],
+        close: Callable[[Any], object] = methodcaller("close"),
+    ) -> IO[Any]:
+        """Open a file, write its initial contents, and have it closed when the scope ends."""
+        content = options.pop("content", None)
+        mode = options.get("mode", "w+b")
+        if content is not None and isinstance(content, bytes) != ("b" in mode):
+            kind = "bytes" if "b" in mode else "str"
+            raise TypeError(f"content={content!r} must be {kind} for mode {mode!r}")
+        file: IO[Any] = self._create(create, **{"dir": self._directory, **options})
+        self._closing.append(lambda: close(file))
+        if content is not None:
+            file.write(content)
+            file.seek(0)
+        return file
 
     def _create(self, create: Callable[..., _Created], *args: Any, **options: Any) -> _Created:
         """Call *create*; again if a test has removed the parent directory or changed its mode."""
@@ -147,14 +163,14 @@ class TempResources:
                 raise
             return create(*args, **options)
         except FileNotFoundError:
-            if System.isdir(self._state.workspace.worker.fixture_dir):
+            if System.isdir(self._directory):
                 raise
             self._state.workspace.recreate()
             return create(*args, **options)
 
     def _register(self, path: str, fd: int | None, *, keep: bool | None = None) -> None:
         identity = None
-        if System.dirname(path) != self._state.workspace.worker.fixture_dir:
+        if System.dirname(path) != self._directory:
             identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
             if self._state.leaks.ledger is not None:
                 self._state.leaks.ledger.origins.outside.pop(path, None)
@@ -172,27 +188,6 @@ class TempResources:
                     self._state.messages.warn(
                         "close", f"a temporary resource could not be closed: {error}"
                     )
-
-    def _open(self, kind: Callable[..., Any], options: dict[str, Any]) -> IO[Any]:
-        content = options.pop("content", None)
-        _match_content(options.get("mode", "w+b"), content)
-        file = self._create(kind, **options)
-        self._closing.append(file.close)
-        return _write_content(file, content)
-
-
-def _match_content(mode: str, content: str | bytes | None) -> None:
-    if content is not None and isinstance(content, bytes) != ("b" in mode):
-        kind = "bytes" if "b" in mode else "str"
-        raise TypeError(f"content={content!r} must be {kind} for mode {mode!r}")
-
-
-def _write_content(file: Any, content: str | bytes | None) -> IO[Any]:
-    if content is not None:
-        file.write(content)
-        file.seek(0)
-    opened: IO[Any] = file
-    return opened
 
 
 def _copy_into(source: Path, target: str) -> None:

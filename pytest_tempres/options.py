@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 import os
 import re
 from typing import Any
@@ -19,58 +19,27 @@ __all__ = ["ReportTarget", "Settings", "add_options", "read"]
 
 _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
-_UPDATES: Final = ("shrink", "all")
 _REPORT_TYPES: Final = ("term", "json")
 # Fifteen digits are enough, and `int` refuses text of several thousand digits.
 _SIZE: Final = re.compile(
     r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
 )
 _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
-#: The options with one value: name, metavar, help.
-_OPTIONS: Final = (
-    (
-        "keep",
-        "POLICY",
-        "keep the temporary directories of tests: none, failed or all (default: failed)",
-    ),
-    ("keep-sessions", "N", "number of sessions with kept directories to leave (default: 3)"),
-    ("artifacts", "DIR", "directory to copy the kept directories to, with a manifest.json"),
-    (
-        "artifacts-max-size",
-        "SIZE",
-        "the most bytes to copy there, such as 500M or 1.5Gi (default: 1G)",
-    ),
-    (
-        "root",
-        "DIR",
-        "existing directory for the session's own directory (default: system temp dir)",
-    ),
-    (
-        "leaks",
-        "MODE",
-        (
-            "off, report, fail: exit status 1 if there are leaks, or strict: also an error in "
-            "the test that leaked (default: report)"
-        ),
-    ),
-    (
-        "detect",
-        "LIST",
-        (
-            "what to look for, separated by commas: temp, fds (file descriptors), watch (the "
-            "directories in tempres_watch) (default: temp)"
-        ),
-    ),
-    ("baseline", "FILE", "file of known leaks, which never fail the run"),
-    (
-        "update-baseline",
-        "HOW",
-        (
-            "rewrite the baseline: shrink removes known leaks that are gone, all writes the leaks "
-            "of this run"
-        ),
-    ),
-)
+#: The options with one value, and their help.
+_OPTIONS: Final = {
+    "keep=POLICY": "directories of tests to keep: none, failed or all (default: failed)",
+    "keep-sessions=N": "number of sessions with kept directories to leave (default: 3)",
+    "artifacts=DIR": "directory to copy the kept directories to, with a manifest.json",
+    "artifacts-max-size=SIZE": "the most bytes to copy, such as 500M or 1.5Gi (default: 1G)",
+    "root=DIR": "existing directory for the session's own directory (default: system temp dir)",
+    "leaks=MODE": "off, report, fail: exit status 1 if there are leaks, or strict: also an error "
+    "in the test that leaked (default: report)",
+    "detect=LIST": "what to look for, separated by commas: temp, fds (file descriptors), watch "
+    "(the directories in tempres_watch) (default: temp)",
+    "baseline=FILE": "file of known leaks, which never fail the run",
+    "update-baseline=HOW": "rewrite the baseline: shrink removes known leaks that are gone, all "
+    "writes the leaks of this run",
+}
 
 
 class ReportTarget(NamedTuple):
@@ -111,7 +80,8 @@ class Settings(NamedTuple):
 def add_options(parser: pytest.Parser) -> None:
     """Declare every option, on the command line and for the ini file."""
     group = parser.getgroup("tempres", "temporary resources")
-    for name, metavar, text in _OPTIONS:
+    for option, text in _OPTIONS.items():
+        name, _, metavar = option.partition("=")
         group.addoption(f"--tempres-{name}", metavar=metavar, help=text)
     group.addoption(
         "--tempres-report",
@@ -158,20 +128,15 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
         return next((value for value in values if value is not None), None)
 
     def base(name: str) -> str:
-        """Return the directory that a path is relative to.
-
-        As in pytest, that is the invocation directory or the directory of the ini file.
-        """
+        """Return the directory that a path is relative to, as in pytest."""
         if getattr(namespace, name, None) is not None or config.inipath is None:
             return str(config.invocation_params.dir)
         return str(config.inipath.parent)
 
     update = getattr(namespace, "tempres_update_baseline", None)
     if update is not None:
-        update = _choice("update-baseline", update, _UPDATES)
-    reports = [
-        _target(text, base("tempres_report"), joined=joined) for text in option("tempres_report")
-    ]
+        update = _choice("update-baseline", update, ("shrink", "all"))
+    report_base, baseline_base = base("tempres_report"), base("tempres_baseline")
     return Settings(
         keep=_choice("keep", option("tempres_keep", "failed"), POLICIES),
         keep_sessions=_count("keep-sessions", option("tempres_keep_sessions")),
@@ -183,11 +148,11 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
         detect=_detectors(option("tempres_detect")),
         watch=_watched(config, _ini(config, "tempres_watch"), joined=joined),
         ignore=tuple(_ini(config, "tempres_ignore")),
-        baseline=_baseline(
-            option("tempres_baseline"), base("tempres_baseline"), update, joined=joined
-        ),
+        baseline=_baseline(option("tempres_baseline"), baseline_base, update, joined=joined),
         update_baseline=update,
-        reports=tuple(reports),
+        reports=tuple(
+            _target(text, report_base, joined=joined) for text in option("tempres_report")
+        ),
         redirect=_ini(config, "tempres_redirect"),
     )
 
@@ -200,23 +165,23 @@ def _ini(config: pytest.Config, name: str) -> Any:
         raise pytest.UsageError(f"{name} in the configuration file: {error}") from error
 
 
-def _choice(name: str, value: str, allowed: Iterable[str]) -> str:
+def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
     if value in allowed:
         return value
     raise _refused(name, value, f"choose {_list(allowed)}", value, allowed)
 
 
 def _refused(
-    name: str, value: object, advice: str, word: str = "", allowed: Iterable[str] = ()
+    name: str, value: object, advice: str, word: str = "", allowed: Sequence[str] = ()
 ) -> pytest.UsageError:
     import difflib  # noqa: PLC0415 -- needed for errors only
 
-    near = difflib.get_close_matches(word, list(allowed), n=1)
+    near = difflib.get_close_matches(word, allowed, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return pytest.UsageError(f"--tempres-{name}={value}: {advice}{hint}")
 
 
-def _list(allowed: Iterable[str]) -> str:
+def _list(allowed: Sequence[str]) -> str:
     *first, last = allowed
     return f"{', '.join(first)} or {last}"
 
@@ -229,17 +194,25 @@ def _count(name: str, value: object) -> int:
     raise _refused(name, value, "give a whole number, 0 or more")
 
 
+def _located(value: str, base: str) -> str:
+    return os.path.join(base, os.path.expanduser(value))
+
+
 def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
     if value is None:
         return None
-    path = os.path.join(base, os.path.expanduser(value))
+    path = _located(value, base)
     if not value or not os.path.isdir(path):
         if joined:
             return None
         raise _refused("root", value, "there is no such directory; name one that exists")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _refused("root", value, "the directory is not writable; name one that is")
+    _check_writable("root", value, path, "the directory")
     return path
+
+
+def _check_writable(name: str, value: str, directory: str, what: str) -> None:
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise _refused(name, value, f"{what} is not writable; name one that is")
 
 
 def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
@@ -247,22 +220,17 @@ def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
         return None
     if not value or "\0" in value:
         raise _refused("artifacts", value, "name a directory; it is created when it is needed")
-    path = os.path.normpath(os.path.join(base, os.path.expanduser(value)))
-    if not joined:
-        _check_can_be_created(value, path)
-    return path
-
-
-def _check_can_be_created(value: str, path: str) -> None:
+    path = os.path.normpath(_located(value, base))
+    if joined:
+        return path
     nearest = path
     while not os.path.lexists(nearest):
         nearest = os.path.dirname(nearest)
     if not os.path.isdir(nearest):
         what = "it" if nearest == path else nearest
         raise _refused("artifacts", value, f"{what} is not a directory; name one that is")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        advice = f"the directory {nearest} is not writable; name one that is"
-        raise _refused("artifacts", value, advice)
+    _check_writable("artifacts", value, nearest, f"the directory {nearest}")
+    return path
 
 
 def _size(name: str, value: object) -> int:
@@ -286,7 +254,7 @@ def _watched(config: pytest.Config, names: list[str], *, joined: bool) -> tuple[
     if not names:
         return (str(config.rootpath),)
     base = str(config.inipath.parent) if config.inipath is not None else str(config.rootpath)
-    paths = [os.path.normpath(os.path.join(base, os.path.expanduser(name))) for name in names]
+    paths = [os.path.normpath(_located(name, base)) for name in names]
     for name, path in zip(names, paths, strict=True):
         if not joined and not os.path.isdir(path):
             text = f"tempres_watch: {name}: there is no such directory; name ones that exist"
@@ -300,15 +268,13 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
             advice = "there is no baseline to rewrite; name one with --tempres-baseline"
             raise _refused("update-baseline", update, advice)
         return None
-    path = os.path.join(base, os.path.expanduser(value))
+    path = _located(value, base)
     if joined or os.path.isfile(path):
         return path
     if update != "all" or os.path.isdir(path) or not value:
         advice = "there is no such file; --tempres-update-baseline=all creates it"
         raise _refused("baseline", value, advice)
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        raise _refused("baseline", value, f"there is no directory {parent}; create it first")
+    _check_parent("baseline", value, path)
     return path
 
 
@@ -331,10 +297,15 @@ def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
         return ReportTarget(kind, destination or None)
     if not destination:
         raise _refused("report", text, "name the file: json:PATH")
-    path = os.path.join(base, os.path.expanduser(destination))
-    parent = os.path.dirname(path)
-    if not joined and not os.path.isdir(parent):
-        raise _refused("report", text, f"there is no directory {parent}; create it first")
-    if not joined and os.path.isdir(path):
-        raise _refused("report", text, "this is a directory; name a file in it")
+    path = _located(destination, base)
+    if not joined:
+        _check_parent("report", text, path)
+        if os.path.isdir(path):
+            raise _refused("report", text, "this is a directory; name a file in it")
     return ReportTarget(kind, path)
+
+
+def _check_parent(name: str, value: str, path: str) -> None:
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        raise _refused(name, value, f"there is no directory {parent}; create it first")

@@ -9,18 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_tempres import as_written  # noqa: F401 -- before the imports that it affects
+from pytest_tempres import fixtures
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
 from pytest_tempres import options
-from pytest_tempres.fixtures import named_temp_file
-from pytest_tempres.fixtures import spooled_file
-from pytest_tempres.fixtures import temp_dir
-from pytest_tempres.fixtures import temp_file
-from pytest_tempres.fixtures import temp_resources
-from pytest_tempres.fixtures import temp_resources_class
-from pytest_tempres.fixtures import temp_resources_module
-from pytest_tempres.fixtures import temp_resources_package
-from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.primitives import _process
 from pytest_tempres.session import ownership
 from pytest_tempres.session import runtest
@@ -36,18 +28,6 @@ from pytest_tempres.session.state import session_key
 from pytest_tempres.workers import payload
 from pytest_tempres.workers import xdist
 
-__all__ = [
-    "named_temp_file",
-    "spooled_file",
-    "temp_dir",
-    "temp_file",
-    "temp_resources",
-    "temp_resources_class",
-    "temp_resources_module",
-    "temp_resources_package",
-    "temp_resources_session",
-]
-
 _process.at_exit()
 
 
@@ -57,8 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks of this plugin."""
+    """Declare the hooks and the fixtures of this plugin."""
     pluginmanager.add_hookspecs(hookspecs)
+    pluginmanager.register(fixtures, "tempres-fixtures")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,7 +20,7 @@ from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import escaped
 
-__all__ = ["Messages", "Progress", "warn_late", "warn_user", "write_late"]
+__all__ = ["Messages", "Progress", "warn_user", "write_late"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -51,7 +51,7 @@ class Messages:
             return
         self._topics.add(topic)
         if self.warnings_printed:
-            warn_late(message)
+            write_late(f"pytest-tempres: {escaped(message, controls=True)}\n")
         else:
             warn_user(self._config, kind(message))
 
@@ -98,18 +98,8 @@ def warn_user(config: pytest.Config, warning: TempresWarning) -> None:
             caught.append(warnings.WarningMessage(error, type(error), __file__, 0))
     for message in caught:
         config.hook.pytest_warning_recorded.call_historic(
-            kwargs={
-                "warning_message": message,
-                "when": "config",
-                "nodeid": "",
-                "location": None,
-            }
+            kwargs={"warning_message": message, "when": "config", "nodeid": "", "location": None}
         )
-
-
-def warn_late(message: str) -> None:
-    """Write *message* to standard error, after pytest has printed its warnings summary."""
-    write_late(f"pytest-tempres: {escaped(message, controls=True)}\n")
 
 
 def write_late(text: str) -> None:

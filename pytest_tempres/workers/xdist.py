@@ -17,18 +17,17 @@ from typing import Final
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.verdict import as_from_failed
 from pytest_tempres.primitives._system import System
+from pytest_tempres.primitives._system import uname
 from pytest_tempres.session.messages import warn_user
 from pytest_tempres.session.state import Membership
 from pytest_tempres.session.state import RemoteWorker
 from pytest_tempres.session.state import SessionState
-from pytest_tempres.session.state import at
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
@@ -54,6 +53,8 @@ _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
 #: The attribute of a report from a remote worker: the name of its host.
 _NODE: Final = "tempres_node"
+#: The options of ssh(1) that take an argument, of OpenSSH 10.
+_WITH_ARGUMENT: Final = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 _KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 
@@ -67,7 +68,7 @@ def membership(config: pytest.Config) -> Membership:
         name=os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main",
         # A session that a test of a worker starts inherits the variable, but is a separate run.
         run=os.environ.get("PYTEST_XDIST_TESTRUNUID", "") if worker else "",
-        host=_node_name() if worker and root is None else "",
+        host=uname()[1] if worker and root is None else "",
         has_workers=_has_workers(config.known_args_namespace),
     )
 
@@ -129,7 +130,7 @@ def sender(report: Any) -> str | None:
     return None if node is None else worker_directory(node.gateway.id)
 
 
-def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) -> None:
+def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak]) -> None:
     """Put what no test's report contains into `workeroutput`, which the controller receives.
 
     :param deferred: The paths that this worker removes at exit.
@@ -147,7 +148,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
             "kept": state.retention.kept,
             "failed_owners": list(ledger.failed_owners) if ledger is not None else [],
             "root": None if state.workspace.joined else state.workspace.root.path,
-            "node": None if state.workspace.joined else _node_name(),
+            "node": None if state.workspace.joined else uname()[1],
             "leaks": leaks,
             "changed": watched.take_changes() if watched is not None else [],
             "collected": state.result.tally.collected,
@@ -156,16 +157,10 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak] = ()) ->
     )
 
 
-def _node_name() -> str:
-    from pytest_tempres.workers.remote import node_name  # noqa: PLC0415 -- few are on other hosts
-
-    return node_name()
-
-
 def set_node_name(state: SessionState, report: pytest.TestReport) -> None:
     """Store the name of this host in *report*, if this is a remote worker."""
     if state.is_remote:
-        setattr(report, _NODE, _node_name())
+        setattr(report, _NODE, uname()[1])
 
 
 def remote_worker_of(state: SessionState, report: pytest.TestReport) -> RemoteWorker | None:
@@ -179,21 +174,46 @@ def add_host(state: SessionState, report: pytest.TestReport, section: str) -> No
     """Add the host to the paths in *section* of a failed report, if it is from a remote worker."""
     worker = remote_worker_of(state, report) if report.outcome != "passed" else None
     if worker is not None:
-        line = at(f"kept: {worker.host}", "")
+        start = f"kept: {worker.host}:"
         report.sections = [
-            (name, _KEPT_LINE.sub(lambda _: line, text) if name == section else text)
+            (name, _KEPT_LINE.sub(lambda _: start, text) if name == section else text)
             for name, text in report.sections
         ]
 
 
 def _remote_worker(state: SessionState, node: Any, name: str) -> RemoteWorker:
-    from pytest_tempres.workers.remote import host_of  # noqa: PLC0415 -- few are on other hosts
-
     worker, spec = node.gateway.id, node.gateway.spec
     if worker not in state.reported.remote_workers:
         host = host_of(ssh=spec.ssh or spec.vagrant_ssh, socket=spec.socket, node=name)
         state.reported.remote_workers[worker] = RemoteWorker(worker, host)
     return state.reported.remote_workers[worker]
+
+
+def host_of(*, ssh: object, socket: object, node: str) -> str:
+    """Return the host of a worker, as the user wrote it on the command line.
+
+    :param ssh: The value of ``--tx ssh=``: options of ssh and the host, in any order.
+    :param socket: The value of ``--tx socket=``, ``host:port``.
+    :param node: The name that the worker's host has for itself, for a command line without a host.
+    """
+    if isinstance(ssh, str):
+        return _host_in(ssh.split()) or node
+    if isinstance(socket, str):
+        return socket.rpartition(":")[0] or node
+    return node
+
+
+def _host_in(words: list[str]) -> str | None:
+    """Return the first word that is neither an option nor the argument of one."""
+    remaining = iter(words)
+    for word in remaining:
+        if not word.startswith("-"):
+            return word
+        # `-vp22` is `-v -p 22`: the argument of an option may follow in the same word.
+        position = next((i for i, letter in enumerate(word) if letter in _WITH_ARGUMENT), None)
+        if position == len(word) - 1:
+            next(remaining, None)
+    return None
 
 
 class ControllerHooks:
@@ -264,9 +284,7 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     if data["root"] is not None:
         _remote_worker(state, node, data["node"]).judge(data["root"], leaks, kept)
         return
-    for record in data["entries"]:
-        entry: Entry = entry_from_plain(record)
-        state.leaks.entries[entry.path] = entry
+    state.leaks.add(entry_from_plain(record) for record in data["entries"])
     state.leaks.deferred.update(data["deferred"])
     state.retention.kept.extend(kept)
     if state.leaks.watched is not None:

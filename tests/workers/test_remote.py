@@ -25,7 +25,7 @@ from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.session.state import RemoteWorker
-from pytest_tempres.workers.remote import host_of
+from pytest_tempres.workers.xdist import host_of
 from pytest_tempres.workspace.retention import Kept
 
 #: What ssh and sshd are told besides the files that are theirs.
