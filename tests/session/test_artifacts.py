@@ -180,7 +180,7 @@ def test_an_error_of_ours_costs_no_report(pytester, run_plain):
     result = run_plain("--tempres-artifacts=out")
     result.assert_outcomes(failed=1, warnings=1)
     result.stdout.fnmatch_lines(
-        ["*error while artifacts were copied: *oops*", "kept: *", "=* no leaks; 1 path kept =*"]
+        ["*error while copying artifacts: *oops*", "kept: *", "=* no leaks; 1 path kept =*"]
     )
 
 
