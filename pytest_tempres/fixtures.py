@@ -172,8 +172,7 @@ class TempResources:
         identity = None
         if System.dirname(path) != self._directory:
             identity = identity_of_new(path) if fd is None else identity_of(System.fstat(fd))
-            if self._state.leaks.ledger is not None:
-                self._state.leaks.ledger.origins.outside.pop(path, None)
+            self._state.leaks.ledger.origins.outside.pop(path, None)
         self._record(CreatedPath(path, keep, identity, inode_of(path)))
 
     def close(self) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_tempres.leaks.model import Leak
-    from pytest_tempres.reports.summary import Summary
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.summary import Summary
 
 __all__ = ["pytest_tempres_ignore_leak", "pytest_tempres_keep", "pytest_tempres_summary"]
 

@@ -94,7 +94,7 @@ def _has_searched(state: SessionState) -> bool:
     """Whether this session ran tests and searched for leaks."""
     option = state.config.getoption
     runs_no_tests = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
-    return state.leaks.ledger is not None and not runs_no_tests
+    return state.leaks.is_on and not runs_no_tests
 
 
 def _passed_tests(state: SessionState) -> set[tuple[str, str]]:

@@ -61,8 +61,8 @@ def clear(state: SessionState) -> None:
 
 def _is_exit_handler_pending(state: SessionState) -> bool:
     """Whether an exit handler that we cannot inspect may need some of the paths."""
-    callbacks, ledger = state.leaks.callbacks, state.leaks.ledger
-    return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
+    leaks = state.leaks
+    return leaks.is_on and bool(leaks.callbacks and leaks.callbacks.pending(leaks.ledger.folder))
 
 
 def _remove_all(

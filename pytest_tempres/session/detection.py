@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.deferred import LiveDirectories
 from pytest_tempres.leaks.deferred import removed_at_exit
@@ -25,7 +26,6 @@ from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.session.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pytest_tempres.leaks.baseline import Known
     from pytest_tempres.leaks.watch.detector import Watched
 
 __all__ = ["LeakDetection"]
@@ -37,8 +37,9 @@ class LeakDetection:
 
     config: pytest.Config
     workspace: Workspace
-    #: None if leak detection is off.
-    ledger: Ledger | None
+    ledger: Ledger
+    #: Whether the settings ask for leak detection. If not, nothing is ever found.
+    is_on: bool
     #: The known leaks, by fingerprint.
     baseline: dict[str, Known]
     #: The replacements for `atexit.register` and `atexit.unregister`.
@@ -61,18 +62,17 @@ class LeakDetection:
         :param needed: Whether to create the worker root again if it is gone. A test that has
             renamed it may still rename it back.
         """
-        ledger = self.ledger
-        if ledger is None:
+        if not self.is_on:
             return []
         try:
-            if ledger.origins.error is not None:
-                self.warn_of_owner(ledger.origins.error)
+            if self.ledger.origins.error is not None:
+                self.warn_of_owner(self.ledger.origins.error)
             try:
-                return ledger.scan(final=final)
+                return self.ledger.scan(final=final)
             except PermissionError:
                 if not self.workspace.restore_modes():
                     raise
-                return ledger.scan(final=final)
+                return self.ledger.scan(final=final)
         except FileNotFoundError:
             if needed:
                 self.recreate()
@@ -84,7 +84,7 @@ class LeakDetection:
     def recreate(self) -> None:
         """Create the directories of this worker again, and forget what was in them."""
         # A forked child may outlive the session, and would leave the directories behind.
-        if self.ledger is not None and not self.workspace.is_forked:
+        if not self.workspace.is_forked:
             self.ledger.forget()
             self.workspace.recreate()
 
@@ -95,9 +95,8 @@ class LeakDetection:
 
     def take_unsent(self) -> None:
         """Add the entries that no report has sent to those that are judged in this process."""
-        if self.ledger is not None and self.ledger.not_yet_sent:
-            self.add(self.ledger.not_yet_sent)
-            self.ledger.not_yet_sent.clear()
+        self.add(self.ledger.not_yet_sent)
+        self.ledger.not_yet_sent.clear()
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add *entries* to those that are judged in this process; a later one replaces another."""
@@ -112,11 +111,8 @@ class LeakDetection:
 
         :param failed: The node ids of the failed tests.
         """
-        ledger = self.ledger
-        if ledger is None:
-            return []
         leaks = []
-        for detector in ledger.detectors:
+        for detector in self.ledger.detectors:
             try:
                 leaks += detector.judge()
             except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
@@ -125,7 +121,7 @@ class LeakDetection:
                 self.workspace.messages.warn(name, text, TempresLeakWarning)
         return [
             leak._replace(status="failed-test")
-            if leak.owner in ledger.failed_owners or is_from_failed(leak.entry, failed)
+            if leak.owner in self.ledger.failed_owners or is_from_failed(leak.entry, failed)
             else leak
             for leak in leaks
             if not self.is_allowed(leak)

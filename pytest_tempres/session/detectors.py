@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
@@ -33,10 +32,9 @@ def check_supported(settings: Settings) -> None:
             raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out here")
 
 
-def add(state: SessionState, ledger: Ledger, membership: Membership) -> None:
-    """Add the detectors asked for to *ledger*."""
-    worker = membership.is_worker
-    settings = state.settings
+def add(state: SessionState, membership: Membership) -> None:
+    """Add the detectors asked for to the ledger."""
+    settings, ledger = state.settings, state.leaks.ledger
     ignore = Ignore(str(state.config.rootpath), settings.ignore)
     if "fds" in settings.detect:
         from pytest_tempres.leaks.fds.detector import Descriptors  # noqa: PLC0415 -- as above
@@ -60,8 +58,8 @@ def add(state: SessionState, ledger: Ledger, membership: Membership) -> None:
             ignored=ignore.matches,
             worker=state.workspace.worker.name,
             # Other workers change files at the same time, so a new mtime has no certain owner.
-            attributes_mtimes=not worker and not membership.has_workers,
-            walks=not worker,
+            attributes_mtimes=not membership.is_worker and not membership.has_workers,
+            walks=not membership.is_worker,
             exclude=_expected_paths(state),
             collect=state.leaks.gc_budget.collect,
         )

@@ -56,7 +56,7 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
     else:
         # For example of the root of a worker that crashed.
         run_step(state.workspace.restore_modes)
-        found = run_step(_judge, state, broken=_is_broken(session)) or []
+        found = run_step(_judge, state, session) or []
         leaks = found + (run_step(detection.without_ignored, leaks) or [])
         run_step(_keep_left_by_failed, state, leaks)
         run_step(retention.update_index)
@@ -65,11 +65,6 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
         state.send(state, at_exit, leaks)
     elif not joined and _is_summary_needed(state, leaks):
         _summarize(state, session, leaks)
-
-
-def _is_broken(session: pytest.Session) -> bool:
-    """Whether the session ended before its controller had read all reports."""
-    return session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
 def _copy_kept(state: SessionState) -> None:
@@ -97,22 +92,21 @@ def _is_summary_needed(state: SessionState, leaks: list[Leak]) -> bool:
 
 
 def _removed_at_exit_by_worker(state: SessionState) -> set[str]:
-    if state.leaks.ledger is None or not state.leaks.ledger.paths():
+    if not state.leaks.ledger.paths():
         return set()
     gc.collect()
     return removed_at_exit(state.leaks.callbacks)
 
 
-def _judge(state: SessionState, *, broken: bool) -> list[Leak]:
-    """Return the leaks in the temp locations of this process and of its workers.
-
-    :param broken: Whether the controller may not have read all reports.
-    """
-    leaks, ledger, workspace = state.leaks, state.leaks.ledger, state.workspace
-    if ledger is None or "temp" not in state.settings.detect:
+def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
+    """Return the leaks in the temp locations of this process and of its workers."""
+    leaks, workspace = state.leaks, state.workspace
+    if not leaks.is_on or "temp" not in state.settings.detect:
         return []
-    leaks.add(ledger.remaining())
-    ledger.not_yet_sent.clear()
+    leaks.add(leaks.ledger.remaining())
+    leaks.ledger.not_yet_sent.clear()
+    # The controller may not have read all reports then.
+    broken = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
     for entry in state.reported.unreported_entries(
         workspace.root.path, workspace.worker.name, broken=broken
     ):

@@ -138,7 +138,11 @@ class Progress:
             now = System.monotonic()
             if now - self._updated > _INTERVAL:
                 self._updated = now
-                self._show(f"removing {self._what}: {self._count:,} items")
+                if not self._is_shown:
+                    self._terminal.ensure_newline()
+                    self._is_shown = True
+                self._terminal.rewrite(f"removing {self._what}: {self._count:,} items", erase=True)
+                self._terminal.flush()
 
     def close(self) -> None:
         """Erase the progress line."""
@@ -146,10 +150,3 @@ class Progress:
             self._terminal.rewrite("", erase=True)
             self._terminal.rewrite("")
             self._is_shown = False
-
-    def _show(self, text: str) -> None:
-        if not self._is_shown:
-            self._terminal.ensure_newline()
-            self._is_shown = True
-        self._terminal.rewrite(text, erase=True)
-        self._terminal.flush()

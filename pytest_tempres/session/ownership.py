@@ -37,13 +37,12 @@ def collecting(
     leaks: LeakDetection, collector: pytest.Collector
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Make *collector* the owner of what its import creates, and reject wrong marker arguments."""
+    if not leaks.is_on:
+        return _reject_markers((yield))
     ledger = leaks.ledger
-    if ledger is None:
-        report = yield
-        return _reject_markers(report)
     leaks.scan()
     if isinstance(collector, pytest.Package):
-        _wrap_package_setup(leaks, ledger, collector)
+        _wrap_package_setup(leaks, collector)
     owner = Owner("collection", collector.nodeid or ".")
     before = ledger.enter(owner, test=None)
     try:
@@ -75,27 +74,26 @@ def setting_up(
     A finalizer that is registered before the fixture's own ones runs after them, and one that
     is registered later runs before them, so these two show when the teardown begins and ends.
     """
-    ledger = leaks.ledger
-    if ledger is None:
-        return (yield)
-    try:
-        owner = _owner_of_fixture(fixturedef, request, ledger)
-    except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
-        leaks.warn_of_owner(error)
-        owner = None
+    owner = None
+    if leaks.is_on:
+        try:
+            owner = _owner_of_fixture(fixturedef, request, leaks.ledger)
+        except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
+            leaks.warn_of_owner(error)
     if owner is None:
         return (yield)
-    with _as_current_owner(leaks, ledger, owner, fixturedef.addfinalizer):
+    with _as_current_owner(leaks, owner, fixturedef.addfinalizer):
         return (yield)
 
 
 @contextlib.contextmanager
 def _as_current_owner(
-    leaks: LeakDetection, ledger: Ledger, owner: Owner, addfinalizer: Callable[[Finalizer], None]
+    leaks: LeakDetection, owner: Owner, addfinalizer: Callable[[Finalizer], None]
 ) -> Generator[None, None, None]:
     """Make *owner* the current owner in the context, which is its setup, and in its teardown."""
     leaks.scan()
-    teardown = _Teardown(leaks, ledger, owner)
+    ledger = leaks.ledger
+    teardown = _Teardown(leaks, owner)
     addfinalizer(teardown.end)
     before = ledger.enter(owner, test=ledger.running.test, phase="setup")
     failed = False
@@ -113,13 +111,13 @@ def _as_current_owner(
             ledger.mark_as_from_failed(found)
 
 
-def _wrap_package_setup(leaks: LeakDetection, ledger: Ledger, package: pytest.Package) -> None:
+def _wrap_package_setup(leaks: LeakDetection, package: pytest.Package) -> None:
     """Wrap `Package.setup`, which pytest calls outside all fixtures."""
     original = package.setup
     owner = Owner("fixture", "setup_module", "package")
 
     def setup() -> None:
-        with _as_current_owner(leaks, ledger, owner, package.addfinalizer):
+        with _as_current_owner(leaks, owner, package.addfinalizer):
             return original()
 
     package.setup = setup  # type: ignore[method-assign]
@@ -141,9 +139,9 @@ def _is_failure(error: BaseException, scope: str | None) -> bool:
 class _Teardown:
     """The finalizers that run before and after a fixture's own ones."""
 
-    def __init__(self, leaks: LeakDetection, ledger: Ledger, owner: Owner) -> None:
+    def __init__(self, leaks: LeakDetection, owner: Owner) -> None:
         self._leaks = leaks
-        self._ledger = ledger
+        self._ledger = leaks.ledger
         self._owner = owner
         self._before: State | None = None
 

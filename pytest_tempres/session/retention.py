@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,12 +17,10 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.session.workspace import Workspace
 from pytest_tempres.workspace import retention
 from pytest_tempres.workspace.journal import Journal
+from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import reason_to_keep
-
-if TYPE_CHECKING:
-    from pytest_tempres.workspace.retention import Artifacts
 
 __all__ = ["ArtifactsHooks", "Retention", "ScopedFactory"]
 

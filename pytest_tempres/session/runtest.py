@@ -8,7 +8,6 @@ from typing import Final
 import pytest
 
 from pytest_tempres import markers
-from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
@@ -40,13 +39,10 @@ def begin_test(state: SessionState, item: pytest.Item) -> None:
     """Make *item* the current owner."""
     state.current = CurrentTest(item)
     state.workspace.hold_lock()
-    ledger = state.leaks.ledger
-    if ledger is None:
-        return
     state.leaks.scan(needed=True)
     file, line, _ = item.location
     location = file if line is None else f"{file}:{line + 1}"
-    ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
+    state.leaks.ledger.enter(Owner("test", item.nodeid, None, location), test=item.nodeid)
 
 
 def begin_attempt(state: SessionState) -> None:
@@ -56,22 +52,21 @@ def begin_attempt(state: SessionState) -> None:
         return
     if current.started:
         record_attempt(state, current)
-        if state.leaks.ledger is not None:
-            # It counts as left by a failed test, but is not kept.
-            current.from_earlier_attempts = state.leaks.ledger.left_by(current.nodeid)
-            state.reported.from_earlier_attempts.update(current.from_earlier_attempts)
+        # It counts as left by a failed test, but is not kept.
+        current.from_earlier_attempts = state.leaks.ledger.left_by(current.nodeid)
+        state.reported.from_earlier_attempts.update(current.from_earlier_attempts)
         current.earlier += current.created
         current.created = []
         current.failed = current.leak_reported = False
     current.started = True
 
 
-def own_entries(state: SessionState, ledger: Ledger, current: CurrentTest) -> list[Entry]:
+def own_entries(state: SessionState, current: CurrentTest) -> list[Entry]:
     """Return what the attempt that has just ended left, except for ignored paths."""
-    _scan_and_mark(state, ledger, current)
+    _scan_and_mark(state, current)
     return [
         entry
-        for entry in ledger.not_yet_sent
+        for entry in state.leaks.ledger.not_yet_sent
         if not entry.ignored and _is_own(entry, current.nodeid)
     ]
 
@@ -83,14 +78,15 @@ def _is_own(entry: Entry, nodeid: str) -> bool:
 
 def record_attempt(state: SessionState, current: CurrentTest) -> None:
     """Record what the attempt that has just ended left."""
-    if state.leaks.ledger is not None:
-        _scan_and_mark(state, state.leaks.ledger, current)
-        if not state.is_sent:
-            state.leaks.take_unsent()
+    _scan_and_mark(state, current)
+    if not state.is_sent:
+        state.leaks.take_unsent()
 
 
-def _scan_and_mark(state: SessionState, ledger: Ledger, current: CurrentTest) -> None:
+def _scan_and_mark(state: SessionState, current: CurrentTest) -> None:
+    """Scan, and mark what is left by a failed test, or ignored by a marker of its test."""
     state.leaks.scan()
+    ledger = state.leaks.ledger
     if not (ledger.not_yet_sent or ledger.detectors or ledger.origins.any_running()):
         return
     patterns = markers.ignored_patterns(current.item)
@@ -100,18 +96,11 @@ def _scan_and_mark(state: SessionState, ledger: Ledger, current: CurrentTest) ->
         state.leaks.allowed[current.nodeid] = patterns
         # For what the threads and processes of the test create after its end.
         ledger.allowed[current.nodeid] = ignore.matches
-    _mark(state, ledger, current, ignore)
-
-
-def _mark(state: SessionState, ledger: Ledger, current: CurrentTest, ignore: Ignore) -> None:
-    """Mark what an attempt left as left by a failed test, or as ignored by a marker.
-
-    The scan may also have found what earlier tests left.
-    """
     failed_itself = current.failed and not current.leak_reported
 
     def marked(entry: Entry) -> Entry:
         if not _is_own(entry, current.nodeid):
+            # The scan may also have found what earlier tests left.
             return as_from_failed(entry, state.reported.failed)
         return entry._replace(
             from_failed=entry.from_failed or failed_itself,
@@ -153,15 +142,14 @@ def finish_test(state: SessionState, completed: bool) -> None:
     if current.failed:
         _record_failure(state, current)
     ledger = state.leaks.ledger
-    if not completed and ledger is not None:
+    if not completed:
         # The interrupted test or fixture could not clean up.
         ledger.failed_owners.add(ledger.running.owner)
         ledger.mark_as_from_failed(state.leaks.scan())
     if not state.is_sent:
         record_attempt(state, current)
     _finish_created(state, current, completed=completed)
-    if ledger is not None:
-        ledger.enter(SESSION, test=None)
+    ledger.enter(SESSION, test=None)
 
 
 def _record_failure(state: SessionState, current: CurrentTest) -> None:

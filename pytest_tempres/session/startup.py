@@ -17,6 +17,7 @@ from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.baseline import read
+from pytest_tempres.leaks.deferred import Provisional
 from pytest_tempres.leaks.deferred import removed_by_handlers
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.temp import audit
@@ -74,19 +75,24 @@ def start(
             raise pytest.UsageError(str(error)) from error
         warn_user(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
         return None
-    ledger = _open_ledger(config, settings, workspace)
     state = SessionState(
         config=config,
         settings=settings,
         messages=workspace.messages,
         workspace=workspace,
         retention=Retention(workspace, settings.keep),
-        leaks=LeakDetection(config, workspace, ledger, baseline),
+        leaks=LeakDetection(
+            config,
+            workspace,
+            _create_ledger(config, settings, workspace),
+            is_on=settings.leaks != "off",
+            baseline=baseline,
+        ),
     )
     state.retention.open_journal()
     _move_temp_location(state)
-    if ledger is not None:
-        _start_detection(state, ledger, membership)
+    if state.leaks.is_on:
+        _start_detection(state, membership)
     return state
 
 
@@ -100,19 +106,18 @@ def _move_temp_location(state: SessionState) -> None:
     state.config.stash[session_key] = state
 
 
-def _start_detection(state: SessionState, ledger: Ledger, membership: Membership) -> None:
+def _start_detection(state: SessionState, membership: Membership) -> None:
+    ledger = state.leaks.ledger
     if state.settings.detect != {"temp"}:
         from pytest_tempres.session import detectors  # noqa: PLC0415 -- few sessions use others
 
         try:
-            detectors.add(state, ledger, membership)
+            detectors.add(state, membership)
         except Exception as error:  # noqa: BLE001 -- a detector must not end the session
             text = f"a detector could not start: {error!r}"
             state.messages.warn("detectors", text, TempresLeakWarning)
     ledger.origins.recreate = state.leaks.recreate
     if membership.is_worker:
-        from pytest_tempres.leaks.deferred import Provisional  # noqa: PLC0415 -- for workers
-
         ledger.provisional = Provisional(lambda: removed_by_handlers(state.leaks.callbacks))
     audit.activate(ledger.origins)
 
@@ -159,9 +164,8 @@ def _create_workspace(
     else:
         if membership.is_worker:
             # All workers on that host send the same text, so pytest shows it once.
-            text = f"{membership.host} cannot access {membership.announced}"
-            text = f"{text}: its workers create their own session directories"
-            warn_user(config, TempresLeakWarning(text))
+            text = f"{membership.host} cannot access {membership.announced}: workers there create "
+            warn_user(config, TempresLeakWarning(f"{text}their own session directories"))
         parent = settings.root or system_tmpdir
         root, worker = _create_root(parent, settings.root_mode, metadata, membership.name)
     return Workspace(
@@ -186,9 +190,7 @@ def _create_root(
         raise
 
 
-def _open_ledger(config: pytest.Config, settings: Settings, workspace: Workspace) -> Ledger | None:
-    if settings.leaks == "off":
-        return None
+def _create_ledger(config: pytest.Config, settings: Settings, workspace: Workspace) -> Ledger:
     root, worker = workspace.root.path, workspace.worker
     real = System.realpath(root)
     ledger = Ledger(
@@ -227,8 +229,7 @@ def keep_basetemp(config: pytest.Config, state: SessionState) -> None:
             basetemp = find()
         finally:
             tempfile.tempdir = before
-        if state.leaks.ledger is not None:
-            state.leaks.ledger.origins.exclude(str(basetemp))
+        state.leaks.ledger.origins.exclude(str(basetemp))
         if state.leaks.watched is not None:
             state.leaks.watched.exclude(str(basetemp))
         del factory.getbasetemp
@@ -250,8 +251,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
     if workspace.is_forked:
         return
     workspace.release_descriptors()
-    if state.leaks.ledger is not None:
-        audit.deactivate(state.leaks.ledger.origins)
+    audit.deactivate(state.leaks.ledger.origins)
     redirect.restore()
     del state.config.stash[session_key]
     state.messages.warnings_printed = True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 import time
-from typing import TYPE_CHECKING
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +23,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.verdict import is_from_failed
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages
 from pytest_tempres.session.retention import Retention
@@ -31,9 +32,6 @@ from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import children
-
-if TYPE_CHECKING:
-    from pytest_tempres.reports.summary import Summary
 
 __all__ = [
     "CurrentTest",
@@ -118,14 +116,13 @@ class RemoteWorker:
             each._replace(path=at(self.host, each.path), worker=self.worker) for each in kept
         ]
 
-    def found(self, failed: Iterable[str]) -> list[Leak]:
+    def found(self, failed: Collection[str]) -> list[Leak]:
         """Return the leaks that the worker has reported.
 
         :param failed: The failed tests; what they left has the status "failed-test".
         """
         if self.judged:
             return list(self.leaks.values())
-        failed = set(failed)
         return [
             leak._replace(status="failed-test") if is_from_failed(leak.entry, failed) else leak
             for leak in self.leaks.values()

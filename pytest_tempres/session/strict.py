@@ -90,10 +90,7 @@ def _has_failed(current: CurrentTest) -> bool:
 
 
 def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
-    ledger = state.leaks.ledger
-    if ledger is None:
-        return []
-    entries = own_entries(state, ledger, current)
+    entries = own_entries(state, current)
     leaks = _only_leaks(state.leaks.judge(entries))
     # Each further step is more expensive, so known and ignored leaks are filtered out first.
     leaks = not_scheduled(leaks, _scheduled_removals(state.leaks))
@@ -101,7 +98,8 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     paths = {leak.path for leak in leaks}
     there = suspects((e for e in entries if e.path in paths), state.leaks.gc_budget.collect)
     paths = {entry.path for entry in there}
-    found = [leak for detector in ledger.detectors for leak in detector.leaks_of(current.nodeid)]
+    detectors = state.leaks.ledger.detectors
+    found = [leak for detector in detectors for leak in detector.leaks_of(current.nodeid)]
     found = [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
     return [
         *(leak for leak in leaks if leak.path in paths),

@@ -44,14 +44,15 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
     if report.outcome == "failed":
         current.failed = True
         _add_section(state.retention, current, report)
-        xdist.set_node_name(state, report)
+    xdist.set_node_name(state, report)
     if report.when == "teardown":
         record_attempt(state, current)
         found = _findings(state, current)
         if any(found.values()):
             if state.is_remote:
-                xdist.set_node_name(state, report)
-                found.update(root=state.workspace.root.path, leaks=_leaks_so_far(found["entries"]))
+                # No other process can find them if this worker crashes.
+                found["root"] = state.workspace.root.path
+                found["leaks"] = _leaks_so_far(found["entries"])
             setattr(report, FINDINGS, dumps(found))
 
 
@@ -72,8 +73,6 @@ def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
 def _entries_to_send(state: SessionState) -> list[Entry]:
     """Return the entries to send to the controller, or to the parent of a forked child."""
     ledger = state.leaks.ledger
-    if ledger is None:
-        return []
     # The exit handlers of a forked child never run, so nothing that it leaves is removed later.
     if ledger.provisional is None or state.workspace.is_forked:
         return ledger.not_yet_sent
@@ -81,7 +80,6 @@ def _entries_to_send(state: SessionState) -> list[Entry]:
 
 
 def _leaks_so_far(entries: list[Entry]) -> list[Leak]:
-    """Return the leaks among *entries*: no other process can find them if this worker crashes."""
     not_ignored = [entry for entry in entries if not entry.ignored]
     return judge(not_ignored, deferred=set(), failed=(), is_ignored_by_hook=lambda _: False)
 
@@ -209,46 +207,34 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
         state.leaks.add(entries)
     state.reported.from_earlier_attempts.update(data["from_earlier_attempts"])
     if state.current is None:
-        # With the same node id, the report of another worker may be the one that failed.
-        failed = report.nodeid in state.reported.failed and data["failed"]
-        failed = failed or report.outcome == "failed"
-        has_hook = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
-        _record_kept(state, report, created, failed=failed, default="hook" if has_hook else None)
-        # The hook decides for one test; these paths belong to the tests of a wider scope.
-        _record_kept(state, report, by_factories, failed=failed)
+        _record_kept(state, report, created, by_factories, failed=data["failed"])
+        return
+    if state.current.started:
+        # A worker has sent them to the controller.
+        state.leaks.ledger.not_yet_sent.clear()
     else:
-        _record_sent_or_returned(state, state.current, [*created, *by_factories], entries)
+        # A forked child has sent them back.
+        state.current.started = True
+        state.current.created = [*created, *by_factories]
+        state.leaks.ledger.adopt(entries)
 
 
 def _record_kept(
     state: SessionState,
     report: pytest.TestReport,
     created: list[CreatedPath],
+    by_factories: list[CreatedPath],
     *,
     failed: bool,
-    default: str | None = None,
 ) -> None:
-    """Record which paths a worker keeps, for the case that it crashes before it sends them.
-
-    :param default: The reason to keep a path that neither the policy nor the call keeps.
-    """
+    """Record which paths a worker keeps, for the case that it crashes before it sends them."""
+    # With the same node id, the report of another worker may be the one that failed.
+    failed = (failed and report.nodeid in state.reported.failed) or report.outcome == "failed"
     worker = xdist.sender(report) or state.workspace.worker.name
-    for each in created:
-        reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or default
-        if reason is not None:
-            state.reported.created[each.path] = Kept(report.nodeid, each.path, reason, worker)
-
-
-def _record_sent_or_returned(
-    state: SessionState, current: CurrentTest, created: list[CreatedPath], entries: list[Entry]
-) -> None:
-    """Record what a worker has sent to the controller, or what a forked child has sent back."""
-    ledger = state.leaks.ledger
-    if current.started:
-        if ledger is not None:
-            ledger.not_yet_sent.clear()
-        return
-    current.created = created
-    current.started = True
-    if ledger is not None:
-        ledger.adopt(entries)
+    # The hook decides for one test; factories of a wider scope have other tests too.
+    has_hook = bool(state.config.hook.pytest_tempres_keep.get_hookimpls())
+    for paths, default in ((created, "hook" if has_hook else None), (by_factories, None)):
+        for each in paths:
+            reason = reason_to_keep(state.settings.keep, failed=failed, asked=each.keep) or default
+            if reason is not None:
+                state.reported.created[each.path] = Kept(report.nodeid, each.path, reason, worker)

@@ -10,7 +10,7 @@ from json import loads
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from types import FrameType
 from typing import Any
 from typing import Final
 
@@ -32,10 +32,6 @@ from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import worker_directory
-
-if TYPE_CHECKING:
-    from types import FrameType
-
 
 __all__ = [
     "ControllerHooks",
@@ -139,14 +135,13 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak]) -> None
     output = getattr(state.config, "workeroutput", None)
     if output is None:
         return
-    ledger, watched = state.leaks.ledger, state.leaks.watched
-    entries = ledger.remaining() if ledger is not None else []
+    ledger, watched, failed = state.leaks.ledger, state.leaks.watched, state.reported.failed
     output[_OUTPUT] = dumps(
         {
-            "entries": [as_from_failed(entry, state.reported.failed) for entry in entries],
+            "entries": [as_from_failed(entry, failed) for entry in ledger.remaining()],
             "deferred": sorted(deferred),
             "kept": state.retention.kept,
-            "failed_owners": list(ledger.failed_owners) if ledger is not None else [],
+            "failed_owners": list(ledger.failed_owners),
             "root": None if state.workspace.joined else state.workspace.root.path,
             "node": None if state.workspace.joined else uname()[1],
             "leaks": leaks,
@@ -276,8 +271,7 @@ class ControllerHooks:
 def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     leaks = [leak_from_plain(record) for record in data["leaks"]]
     kept = [Kept(*record) for record in data["kept"]]
-    if state.leaks.ledger is not None:
-        state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["failed_owners"])
+    state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["failed_owners"])
     # Every worker collects the same tests.
     state.result.tally.collected |= Counter(data["collected"])
     state.result.tally.narrowed |= data["narrowed"]
