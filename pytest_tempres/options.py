@@ -168,10 +168,10 @@ def _ini(config: pytest.Config, name: str) -> Any:
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
     if value in allowed:
         return value
-    raise _refused(name, value, f"choose {_list(allowed)}", value, allowed)
+    raise _usage_error(name, value, f"choose {_list(allowed)}", value, allowed)
 
 
-def _refused(
+def _usage_error(
     name: str, value: object, advice: str, word: str = "", allowed: Sequence[str] = ()
 ) -> pytest.UsageError:
     import difflib  # noqa: PLC0415 -- needed for errors only
@@ -191,7 +191,7 @@ def _count(name: str, value: object) -> int:
     # `int` refuses text of several thousand digits.
     if text.isascii() and text.isdigit() and len(text) < 10:
         return int(text)
-    raise _refused(name, value, "give a whole number, 0 or more")
+    raise _usage_error(name, value, "give a whole number, 0 or more")
 
 
 def _located(value: str, base: str) -> str:
@@ -205,21 +205,21 @@ def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
     if not value or not os.path.isdir(path):
         if joined:
             return None
-        raise _refused("root", value, "there is no such directory; name one that exists")
+        raise _usage_error("root", value, "there is no such directory; name one that exists")
     _check_writable("root", value, path, "the directory")
     return path
 
 
 def _check_writable(name: str, value: str, directory: str, what: str) -> None:
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise _refused(name, value, f"{what} is not writable; name one that is")
+        raise _usage_error(name, value, f"{what} is not writable; name one that is")
 
 
 def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
     if value is None:
         return None
     if not value or "\0" in value:
-        raise _refused("artifacts", value, "name a directory; it is created when it is needed")
+        raise _usage_error("artifacts", value, "name a directory; it is created when it is needed")
     path = os.path.normpath(_located(value, base))
     if joined:
         return path
@@ -228,7 +228,7 @@ def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
         nearest = os.path.dirname(nearest)
     if not os.path.isdir(nearest):
         what = "it" if nearest == path else nearest
-        raise _refused("artifacts", value, f"{what} is not a directory; name one that is")
+        raise _usage_error("artifacts", value, f"{what} is not a directory; name one that is")
     _check_writable("artifacts", value, nearest, f"the directory {nearest}")
     return path
 
@@ -237,7 +237,7 @@ def _size(name: str, value: object) -> int:
     found = _SIZE.fullmatch(str(value))
     if found is None:
         advice = "give a number of bytes, or one with a unit: k, M, G, T, Ki, Mi, Gi or Ti"
-        raise _refused(name, value, advice)
+        raise _usage_error(name, value, advice)
     whole, fraction, unit, binary = found.groups("")
     factor: int = (1024 if binary else 1000) ** ("kmgt".index(unit.lower()) + 1 if unit else 0)
     amount: int = int(whole + fraction) * factor // 10 ** len(fraction)
@@ -266,14 +266,14 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
     if value is None:
         if update is not None:
             advice = "there is no baseline to rewrite; name one with --tempres-baseline"
-            raise _refused("update-baseline", update, advice)
+            raise _usage_error("update-baseline", update, advice)
         return None
     path = _located(value, base)
     if joined or os.path.isfile(path):
         return path
     if update != "all" or os.path.isdir(path) or not value:
         advice = "there is no such file; --tempres-update-baseline=all creates it"
-        raise _refused("baseline", value, advice)
+        raise _usage_error("baseline", value, advice)
     _check_parent("baseline", value, path)
     return path
 
@@ -290,22 +290,24 @@ def _mode(value: str | None) -> int:
 def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
     kind, _, destination = text.partition(":")
     if kind not in _REPORT_TYPES:
-        raise _refused("report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES)
+        raise _usage_error(
+            "report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES
+        )
     if kind == "term":
         if destination not in ("", "none"):
-            raise _refused("report", text, "term takes no destination other than none")
+            raise _usage_error("report", text, "term takes no destination other than none")
         return ReportTarget(kind, destination or None)
     if not destination:
-        raise _refused("report", text, "name the file: json:PATH")
+        raise _usage_error("report", text, "name the file: json:PATH")
     path = _located(destination, base)
     if not joined:
         _check_parent("report", text, path)
         if os.path.isdir(path):
-            raise _refused("report", text, "this is a directory; name a file in it")
+            raise _usage_error("report", text, "this is a directory; name a file in it")
     return ReportTarget(kind, path)
 
 
 def _check_parent(name: str, value: str, path: str) -> None:
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
-        raise _refused(name, value, f"there is no directory {parent}; create it first")
+        raise _usage_error(name, value, f"there is no directory {parent}; create it first")

@@ -42,7 +42,7 @@ class TallyHooks:
         owners = (base_id(item.nodeid) for item in items)
         tally.collected = Counter(owner for owner in owners if owner in known)
         result = yield
-        tally.narrowed |= len(items) != before
+        tally.deselected |= len(items) != before
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -110,7 +110,7 @@ def _passed_tests(state: SessionState) -> set[tuple[str, str]]:
 def _is_full_run(state: SessionState, session: pytest.Session) -> bool:
     """Whether this session ran all tests of the project, and all of them passed."""
     config = state.config
-    if session.exitstatus != pytest.ExitCode.OK or state.result.tally.narrowed:
+    if session.exitstatus != pytest.ExitCode.OK or state.result.tally.deselected:
         return False
     if any(config.getoption(name, None) for name in _FILTER_OPTIONS):
         return False

@@ -133,7 +133,7 @@ def _keep_reported(state: SessionState) -> None:
         kept
         for path, kept in state.reported.created.items()
         # A worker that finished has sent its kept paths.
-        if path not in known and kept.worker not in state.reported.ended and System.lexists(path)
+        if path not in known and kept.worker not in state.reported.finished and System.lexists(path)
     ]
 
 
@@ -236,7 +236,7 @@ def _session_facts(state: SessionState, status: int) -> SessionFacts:
         id=System.basename(state.workspace.root.path),
         rootdir=str(state.config.rootpath),
         started=state.result.started,
-        seconds=round(System.monotonic() - state.result.began, 3),
+        seconds=round(System.monotonic() - state.result.monotonic_start, 3),
         exit_status=status,
         python=sys.version.split(maxsplit=1)[0],
         pytest=pytest.__version__,

@@ -79,7 +79,7 @@ class Messages:
             message = f"{error}; another session may remove what this session keeps"
         elif getattr(error, "errno", None) in _NO_DESCRIPTORS:
             topic = "descriptors"
-            message = f"{message}; nothing is detected or removed until descriptors are closed"
+            message = f"{message}; until some are closed, no leak is found and nothing is removed"
         self.warn(topic, message, kind)
 
 

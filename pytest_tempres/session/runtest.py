@@ -55,7 +55,7 @@ def begin_attempt(state: SessionState) -> None:
         # It counts as left by a failed test, but is not kept.
         current.from_earlier_attempts = state.leaks.ledger.left_by(current.nodeid)
         state.reported.from_earlier_attempts.update(current.from_earlier_attempts)
-        current.earlier += current.created
+        current.created_earlier += current.created
         current.created = []
         current.failed = current.leak_reported = False
     current.started = True
@@ -136,7 +136,7 @@ def finish_test(state: SessionState, completed: bool) -> None:
     current, state.current = state.current, None
     if current is None:
         return
-    current.failed = current.item.session.testsfailed != current.failures
+    current.failed = current.item.session.testsfailed != current.failures_before
     for report in current.reports:
         unload(report)
     if current.failed:
@@ -164,7 +164,7 @@ def _record_failure(state: SessionState, current: CurrentTest) -> None:
 def _finish_created(state: SessionState, current: CurrentTest, *, completed: bool) -> None:
     """Apply the retention policy to what fixtures created for a test, and for ended scopes."""
     retention, created = state.retention, current.created
-    for each in current.earlier:
+    for each in current.created_earlier:
         state.workspace.remove(each)
     if created and completed:
         policy = _policy(state, current)

@@ -73,7 +73,7 @@ def start(
     except OSError as error:
         if settings.root is not None and not membership.is_worker:
             raise pytest.UsageError(str(error)) from error
-        warn_user(config, TempresCleanupWarning(f"temporary resources are off: {error}"))
+        warn_user(config, TempresCleanupWarning(f"temporary resources are disabled: {error}"))
         return None
     state = SessionState(
         config=config,

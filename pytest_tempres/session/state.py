@@ -49,8 +49,8 @@ class CurrentTest:
 
     # One is created for each test, and a dataclass with default factories takes twice as long.
     __slots__ = (
-        *("leak_reported", "earlier", "failed", "failures", "item", "nodeid"),
-        *("created", "reports", "started", "from_earlier_attempts"),
+        *("item", "nodeid", "created", "created_earlier", "from_earlier_attempts"),
+        *("reports", "failed", "failures_before", "leak_reported", "started"),
     )
 
     def __init__(self, item: pytest.Item) -> None:
@@ -58,7 +58,7 @@ class CurrentTest:
         self.nodeid = item.nodeid
         #: What fixtures created for the current attempt, and for earlier ones.
         self.created: list[CreatedPath] = []
-        self.earlier: list[CreatedPath] = []
+        self.created_earlier: list[CreatedPath] = []
         #: What earlier attempts have left.
         self.from_earlier_attempts: list[str] = []
         self.reports: list[pytest.TestReport] = []
@@ -67,7 +67,7 @@ class CurrentTest:
         #: Whether it failed only by the leak error of strict mode; what it left is still a leak.
         self.leak_reported = False
         #: The number of failures before this test; pytest counts those of subtests too.
-        self.failures = item.session.testsfailed
+        self.failures_before = item.session.testsfailed
         #: Whether its setup began, or its report was received, in this process.
         self.started = False
 
@@ -82,7 +82,7 @@ class Tally:
         #: The node ids of the tests with a report that is not "passed".
         self.failed: set[str] = set()
         #: Whether some tests were deselected.
-        self.narrowed = False
+        self.deselected = False
 
 
 @dataclass(eq=False, repr=False)
@@ -180,7 +180,7 @@ class Reported:
     crashed: dict[str, str] = field(default_factory=dict)
     workers: list[str] = field(default_factory=list)
     #: The workers that have finished and sent their findings.
-    ended: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
 
     def failed_here(self) -> set[str]:
         """Return the failed tests whose entries this process must mark itself.
@@ -213,7 +213,7 @@ class Reported:
             test = self.crashed.get(worker)
             owner = SESSION if test is None else Owner("test", test)
             # A worker that was killed had no chance to clean up.
-            died = broken or worker not in self.ended
+            died = broken or worker not in self.finished
             for path in sorted(children(directory)):
                 yield Entry(path, owner, test, from_failed=died, worker=worker)
 
@@ -228,7 +228,7 @@ class Result:
 
     #: When the session began, in ISO 8601; and by the monotonic clock.
     started: str = field(default_factory=_now)
-    began: float = field(default_factory=time.monotonic)
+    monotonic_start: float = field(default_factory=time.monotonic)
     tally: Tally = field(default_factory=Tally)
     summary: Summary | None = None
     #: Whether leaks were judged, successfully or not.

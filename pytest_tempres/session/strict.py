@@ -85,7 +85,7 @@ def _has_failed(current: CurrentTest) -> bool:
 
     pytest takes any failure of a test with the marker `xfail` for the expected one.
     """
-    failed = current.failed or current.item.session.testsfailed != current.failures
+    failed = current.failed or current.item.session.testsfailed != current.failures_before
     return failed or "xfail" in current.item.keywords
 
 

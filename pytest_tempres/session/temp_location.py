@@ -28,7 +28,7 @@ class FunctionProxy:
 
     def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
         self._original = original
-        self._deed = replacement
+        self._target = replacement
         # This class has these attributes itself, so `__getattr__` is not called for them.
         self.__module__ = original.__module__
         self.__doc__ = original.__doc__
@@ -45,7 +45,7 @@ class FunctionProxy:
         return dir(self._original)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return self._deed(*args, **kwargs)
+        return self._target(*args, **kwargs)
 
     def __repr__(self) -> str:
         return repr(self._original)
@@ -68,7 +68,7 @@ class FunctionProxy:
 
     def retire(self) -> None:
         """Call the original from now on."""
-        self._deed = self._original
+        self._target = self._original
 
 
 def _original_of(function: Any) -> Any:

@@ -119,7 +119,7 @@ class Workspace:
             return
         if failures:
             first, *others = failures
-            more = f" and {len(others)} more" if others else ""
+            more = f" (and {len(others)} more)" if others else ""
             text = f"could not remove {path}: {first.path}: {first.error.strerror}{more}"
             self.messages.warn_of(first.error, "remove", text)
 

@@ -142,7 +142,7 @@ def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
 
 
 def _warn_unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
-    text = f"could not read what the report of {report.nodeid} says about leaks: {problem}"
+    text = f"could not read the leak data in the report of {report.nodeid}: {problem}"
     state.messages.warn("payload", text, TempresLeakWarning)
 
 

@@ -147,7 +147,7 @@ def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak]) -> None
             "leaks": leaks,
             "changed": watched.take_changes() if watched is not None else [],
             "collected": state.result.tally.collected,
-            "narrowed": state.result.tally.narrowed,
+            "deselected": state.result.tally.deselected,
         }
     )
 
@@ -260,11 +260,11 @@ class ControllerHooks:
             self._state.reported.workers.append(name)
         if text is None:
             return
-        self._state.reported.ended.add(worker_directory(name))
+        self._state.reported.finished.add(worker_directory(name))
         try:
             _receive(self._state, node, loads(text))
         except (ValueError, TypeError, KeyError) as problem:
-            text = f"could not read what worker {name} says about leaks: {problem}"
+            text = f"could not read the leak data of worker {name}: {problem}"
             self._state.messages.warn("workeroutput", text, TempresLeakWarning)
 
 
@@ -274,7 +274,7 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["failed_owners"])
     # Every worker collects the same tests.
     state.result.tally.collected |= Counter(data["collected"])
-    state.result.tally.narrowed |= data["narrowed"]
+    state.result.tally.deselected |= data["deselected"]
     if data["root"] is not None:
         _remote_worker(state, node, data["node"]).judge(data["root"], leaks, kept)
         return

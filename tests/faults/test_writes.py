@@ -82,7 +82,7 @@ def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
         pytest.skip("only for root has the session's directory a mode of its own")
     _, told = faulty(fault)
     (line,) = told
-    assert re.search("temporary resources are off: .*No space left on device", line)
+    assert re.search("temporary resources are disabled: .*No space left on device", line)
     assert outcomes() == {
         "test_given": ["error"],
         "test_named": ["error"],
@@ -120,6 +120,6 @@ def test_worker_root_that_cannot_be_made(pytester, run, outcomes, monkeypatch, n
     monkeypatch.setenv("FAULT", r"os.mkdir (^|/)(gw0|[a-z0-9_]{6})$")
     _, told = run_checked(run, "-n1", "-p", "inject")
     (line,) = told
-    assert "temporary resources are off: " in line
+    assert "temporary resources are disabled: " in line
     assert outcomes() == {"test_it": []}
     nothing_left()

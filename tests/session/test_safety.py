@@ -194,7 +194,7 @@ def test_where_nothing_can_be_written_tests_run_all_the_same(pytester, run_mount
     """
     result = run_mounted(mounts, "-s")
     assert "1 passed, 1 warning" in result.stdout, result.stdout + result.stderr
-    assert result.stdout.count("TempresCleanupWarning: temporary resources are off") == 1
+    assert result.stdout.count("TempresCleanupWarning: temporary resources are disabled") == 1
     assert result.returncode == 0
 
 

@@ -280,7 +280,9 @@ def test_start_without_a_place_runs_the_suite_all_the_same(pytester, run, nothin
     for strict in ((), ("-W", "error")):
         result = run("-p", "refuses", *strict)
         result.assert_outcomes(passed=1, errors=1, warnings=1)
-        result.stdout.fnmatch_lines(["*no temporary resources*", "*temporary resources are off*"])
+        result.stdout.fnmatch_lines(
+            ["*no temporary resources*", "*temporary resources are disabled*"]
+        )
         result.stdout.no_fnmatch_line("*INTERNALERROR*")
     nothing_left()
 
