@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+from contextlib import closing
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -46,17 +47,18 @@ def clear(state: SessionState) -> None:
     # Other plugins may have removed reported paths after the verdict.
     _correct(state, leaks)
     if left and not _is_exit_handler_pending(state):
-        progress = Progress(state.config, "leftover files", silent=not state.settings.prints)
-        try:
+        with _progress(state, "leftover files") as progress:
             _remove_all(state, left, progress)
-        finally:
-            progress.close()
     leaks = {path for path in leaks if System.lexists(path)}
     left = [path for path in left if System.lexists(path)]
     if left or leaks:
         _process.call_at_exit(lambda: _at_exit(state, leaks, left, keeps=bool(kept)))
     else:
         _end_session(state)
+
+
+def _progress(state: SessionState, what: str) -> closing[Progress]:
+    return closing(Progress(state.config, what, silent=not state.settings.prints))
 
 
 def _is_exit_handler_pending(state: SessionState) -> bool:
@@ -104,10 +106,7 @@ def _end_session(state: SessionState) -> None:
 
 
 def _contents(root: str, kept: Collection[str]) -> list[str]:
-    """Return what is in the worker roots, and in directories that a test created beside them.
-
-    :param kept: Paths that are kept with all that is in them.
-    """
+    """Return what is in the worker roots, and in directories that a test created beside them."""
     workers = [path for path in children(root) if path not in kept and System.isdir(path)]
     return [path for worker in workers for path in children(worker)]
 
@@ -151,8 +150,7 @@ def reclaim(state: SessionState) -> Reclaimed:
     if state.result.swept or state.workspace.joined or state.workspace.is_forked:
         return Reclaimed()
     state.result.swept = True
-    progress = Progress(state.config, "files of dead sessions", silent=not state.settings.prints)
-    try:
+    with _progress(state, "files of dead sessions") as progress:
         found = sweep(
             System.dirname(state.workspace.root.path),
             rootdir=str(state.config.rootpath),
@@ -162,8 +160,6 @@ def reclaim(state: SessionState) -> Reclaimed:
             measure=_measure,
             tick=progress,
         )
-    finally:
-        progress.close()
     state.result.any_kept = found.any_kept
     if found.failure is not None:
         path, error = found.failure

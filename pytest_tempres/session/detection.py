@@ -107,10 +107,7 @@ class LeakDetection:
         self.deferred |= removed_at_exit(self.callbacks)
 
     def findings(self, failed: set[str]) -> list[Leak]:
-        """Return what the optional detectors found in this process.
-
-        :param failed: The node ids of the failed tests.
-        """
+        """Return what the optional detectors found here, marked if it is of a *failed* test."""
         leaks = []
         for detector in self.ledger.detectors:
             try:
@@ -128,10 +125,7 @@ class LeakDetection:
         ]
 
     def judge(self, there: Iterable[Entry], failed: Collection[str] = ()) -> list[Leak]:
-        """Return a leak record for each entry that exists and that no hook ignores.
-
-        :param failed: The node ids of the failed tests.
-        """
+        """Return a leak record for each entry that exists and that no hook ignores."""
         return judge(
             there,
             deferred=self.deferred,

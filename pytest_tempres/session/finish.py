@@ -161,10 +161,7 @@ def _keep_left_by_failed(state: SessionState, leaks: list[Leak]) -> None:
 
 
 def _ignored_from_failed(state: SessionState) -> list[Entry]:
-    """Return the ignored paths that failed tests left, such as those that a nested pytest kept.
-
-    The nested pytest may have printed these paths.
-    """
+    """Return the ignored paths that failed tests left: a nested pytest may have printed them."""
     failed = state.reported.failed_here()
     there = _without_kept(
         state,

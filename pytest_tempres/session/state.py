@@ -100,10 +100,7 @@ class RemoteWorker:
     judged: bool = False
 
     def record(self, root: str, leaks: Iterable[Leak]) -> None:
-        """Record what a test left, in case the worker sends no verdict.
-
-        :param root: The path of the session root on the worker's host.
-        """
+        """Record what a test left in *root* on the host, in case the worker sends no verdict."""
         self.root = at(self.host, root)
         self.leaks.update((leak.path, self._with_host(leak)) for leak in leaks)
 
@@ -117,10 +114,7 @@ class RemoteWorker:
         ]
 
     def found(self, failed: Collection[str]) -> list[Leak]:
-        """Return the leaks that the worker has reported.
-
-        :param failed: The failed tests; what they left has the status "failed-test".
-        """
+        """Return the leaks that the worker has reported, marked if they are of *failed* tests."""
         if self.judged:
             return list(self.leaks.values())
         return [

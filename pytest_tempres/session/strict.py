@@ -67,11 +67,7 @@ class StrictHooks:
         current = self._state.current
         if current is None or _has_failed(current):
             return []
-        try:
-            return _find_leaks(self._state, current)
-        except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
-            self._state.messages.warn("strict", f"internal error in strict mode: {error!r}")
-            return []
+        return self._state.messages.call_safely(_find_leaks, self._state, current) or []
 
     def _leak_error(self, leaks: list[Leak]) -> BaseException:
         from pytest_tempres.reports.terminal import describe  # noqa: PLC0415 -- loads when used

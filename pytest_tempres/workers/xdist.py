@@ -29,7 +29,6 @@ from pytest_tempres.session.state import Membership
 from pytest_tempres.session.state import RemoteWorker
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
-from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import worker_directory
 
@@ -56,35 +55,33 @@ _KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 def membership(config: pytest.Config) -> Membership:
     """Return the role of this process under pytest-xdist."""
-    announced, root = _shared_root(config)
+    announced = _announced_root(config)
+    path = None if announced is None else _path_in(announced)
+    root = None if path is None else attach(path)
     worker = announced is not None
     return Membership(
         announced,
         root,
-        name=os.environ.get("PYTEST_XDIST_WORKER", "main") if worker else "main",
-        # A session that a test of a worker starts inherits the variable, but is a separate run.
-        run=os.environ.get("PYTEST_XDIST_TESTRUNUID", "") if worker else "",
+        name=os.environ["PYTEST_XDIST_WORKER"] if worker else "main",
+        run=os.environ["PYTEST_XDIST_TESTRUNUID"] if worker else "",
         host=uname()[1] if worker and root is None else "",
         has_workers=_has_workers(config.known_args_namespace),
     )
 
 
-def _shared_root(config: pytest.Config) -> tuple[str | None, SessionRoot | None]:
-    """Return the value of the environment variable, and the session root if it exists here.
+def _announced_root(config: pytest.Config) -> str | None:
+    """Return the value of the environment variable, if this is a worker.
 
     The variable is removed from the environment, since a pytest that a test starts is a separate
     session. It is ignored unless pytest-xdist has started this process: a worker prints no report
     and does not fail the run because of leaks.
     """
     announced = os.environ.pop(_SESSION, None)
-    if announced is None:
-        return None, None
-    if not _is_started_by_xdist():
-        text = f"{_SESSION} ({announced[:100]!r}) is ignored: pytest-xdist did not start this"
-        warn_user(config, TempresLeakWarning(f"{text} process"))
-        return None, None
-    path = _path_in(announced)
-    return announced, None if path is None else attach(path)
+    if announced is None or _is_started_by_xdist():
+        return announced
+    text = f"{_SESSION} ({announced[:100]!r}) is ignored: pytest-xdist did not start this process"
+    warn_user(config, TempresLeakWarning(text))
+    return None
 
 
 def _is_started_by_xdist() -> bool:
