@@ -118,7 +118,7 @@ def _problems_of_mark(mark: pytest.Mark) -> Iterator[str]:
             if not isinstance(pattern, str):
                 yield f"marker tempres_ignore: pattern {pattern!r} must be a str"
     elif mark.args:
-        yield f"marker {mark.name}: {mark.args[0]!r} must be given by keyword ({_names(mark.name)})"
+        yield f"marker {mark.name}: pass {mark.args[0]!r} by keyword ({_names(mark.name)})"
     for argument, value in mark.kwargs.items():
         error = _argument_error(mark.name, argument, value)
         if error is not None:

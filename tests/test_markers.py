@@ -167,7 +167,7 @@ def test_all_patterns_count():
     [
         (
             mark("tempdir", "x"),
-            ["marker tempdir: 'x' must be given by keyword (" + ", ".join(TEMPDIR) + ")"],
+            ["marker tempdir: pass 'x' by keyword (" + ", ".join(TEMPDIR) + ")"],
         ),
         (
             mark("tempdir", prefx=1, keep=1),

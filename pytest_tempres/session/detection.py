@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks import verdict
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.deferred import ExitCallbacks
 from pytest_tempres.leaks.deferred import LiveDirectories
@@ -18,11 +19,6 @@ from pytest_tempres.leaks.deferred import removed_at_exit
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.verdict import CollectionBudget
-from pytest_tempres.leaks.verdict import Ignore
-from pytest_tempres.leaks.verdict import drop_ignored
-from pytest_tempres.leaks.verdict import is_from_failed
-from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.session.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -48,7 +44,7 @@ class LeakDetection:
     entries: dict[str, Entry] = field(default_factory=dict)
     #: The paths that are removed at interpreter exit.
     deferred: set[str] = field(default_factory=set)
-    gc_budget: CollectionBudget = field(default_factory=CollectionBudget)
+    gc_budget: verdict.CollectionBudget = field(default_factory=verdict.CollectionBudget)
     directories: LiveDirectories = field(default_factory=LiveDirectories)
     #: The detector whose findings workers send to their controller.
     watched: Watched | None = None
@@ -106,7 +102,7 @@ class LeakDetection:
         """Add the paths that this process will remove at exit. This takes long."""
         self.deferred |= removed_at_exit(self.callbacks)
 
-    def findings(self, failed: set[str]) -> list[Leak]:
+    def run_detectors(self, failed: set[str]) -> list[Leak]:
         """Return what the optional detectors found here, marked if it is of a *failed* test."""
         leaks = []
         for detector in self.ledger.detectors:
@@ -118,7 +114,7 @@ class LeakDetection:
                 self.workspace.messages.warn(name, text, TempresLeakWarning)
         return [
             leak._replace(status="failed-test")
-            if leak.owner in self.ledger.failed_owners or is_from_failed(leak.entry, failed)
+            if leak.owner in self.ledger.failed_owners or verdict.is_from_failed(leak.entry, failed)
             else leak
             for leak in leaks
             if not self.is_allowed(leak)
@@ -126,7 +122,7 @@ class LeakDetection:
 
     def judge(self, there: Iterable[Entry], failed: Collection[str] = ()) -> list[Leak]:
         """Return a leak record for each entry that exists and that no hook ignores."""
-        return judge(
+        return verdict.judge(
             there,
             deferred=self.deferred,
             failed=failed,
@@ -140,11 +136,13 @@ class LeakDetection:
         patterns = self.allowed.get(entry.test or "")
         if not patterns or entry.owner.scope not in (None, "function"):
             return False
-        return Ignore(str(self.config.rootpath), patterns).matches(entry.path)
+        return verdict.Ignore(str(self.config.rootpath), patterns).matches(entry.path)
 
     def without_ignored(self, leaks: Iterable[Leak]) -> list[Leak]:
         """Return *leaks* without those that a hook ignores, and mark the known ones."""
-        return drop_ignored(leaks, is_ignored_by_hook=self.is_ignored_by_hook, known=self.baseline)
+        return verdict.drop_ignored(
+            leaks, is_ignored_by_hook=self.is_ignored_by_hook, known=self.baseline
+        )
 
     def is_ignored_by_hook(self, leak: Leak) -> bool:
         """Whether another plugin ignores *leak*; if its hook fails, the leak is reported."""

@@ -8,15 +8,12 @@ import sys
 
 import pytest
 
+from pytest_tempres.leaks import verdict
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.deferred import removed_at_exit
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.temp.scan import exists
-from pytest_tempres.leaks.verdict import is_deferred
-from pytest_tempres.leaks.verdict import is_from_failed
-from pytest_tempres.leaks.verdict import parents
-from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
@@ -49,7 +46,7 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
     run_step(retention.update_index)
     # A worker may end while a test in another one is removing the session root.
     run_step(detection.scan, final=True, needed=not joined)
-    leaks = run_step(detection.findings, state.reported.failed) or []
+    leaks = run_step(detection.run_detectors, state.reported.failed) or []
     at_exit: set[str] = set()
     if joined:
         at_exit = run_step(_removed_at_exit_by_worker, state) or set()
@@ -111,7 +108,7 @@ def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
         workspace.root.path, workspace.worker.name, broken=broken
     ):
         leaks.entries.setdefault(entry.path, entry)
-    there = suspects(leaks.entries.values(), leaks.gc_budget.collect)
+    there = verdict.suspects(leaks.entries.values(), leaks.gc_budget.collect)
     there = _without_kept(state, there)
     if there:
         leaks.find_deferred()
@@ -121,7 +118,7 @@ def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
 def _without_kept(state: SessionState, entries: Iterable[Entry]) -> list[Entry]:
     """Return *entries* without those that are kept, or are in a kept directory."""
     kept = {each.path for each in state.retention.kept}
-    return [entry for entry in entries if kept.isdisjoint(parents(entry.path))]
+    return [entry for entry in entries if kept.isdisjoint(verdict.parents(entry.path))]
 
 
 def _keep_reported(state: SessionState) -> None:
@@ -168,12 +165,12 @@ def _ignored_from_failed(state: SessionState) -> list[Entry]:
         (
             entry
             for entry in state.leaks.entries.values()
-            if entry.ignored and is_from_failed(entry, failed) and exists(entry.path)
+            if entry.ignored and verdict.is_from_failed(entry, failed) and exists(entry.path)
         ),
     )
     if there:
         state.leaks.find_deferred()
-    return [entry for entry in there if not is_deferred(entry, state.leaks.deferred)]
+    return [entry for entry in there if not verdict.is_deferred(entry, state.leaks.deferred)]
 
 
 def _summarize(state: SessionState, session: pytest.Session, found: list[Leak]) -> None:

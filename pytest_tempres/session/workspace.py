@@ -92,7 +92,7 @@ class Workspace:
         if not System.by_descriptor:
             # Windows has no such limit.
             return
-        # If the limit is reached already, the end has to do with the descriptors that are free.
+        # If the limit is reached already, the end can only use the descriptors that are free.
         with suppress(OSError):
             # Tests do not open this directory, so the descriptors detector can tell them apart.
             self._reserve.append(lock.guard(System.open(self.root.path, System.to_hold)))

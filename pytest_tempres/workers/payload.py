@@ -18,11 +18,8 @@ from pytest_tempres.leaks.model import leak_from_plain
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.reports.summary import escaped
+from pytest_tempres.session import runtest
 from pytest_tempres.session.retention import Retention
-from pytest_tempres.session.runtest import FINDINGS
-from pytest_tempres.session.runtest import record_attempt
-from pytest_tempres.session.runtest import recover_created
-from pytest_tempres.session.runtest import unload
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workers import xdist
@@ -46,14 +43,14 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         _add_section(state.retention, current, report)
     xdist.set_node_name(state, report)
     if report.when == "teardown":
-        record_attempt(state, current)
+        runtest.record_attempt(state, current)
         found = _findings(state, current)
         if any(found.values()):
             if state.is_remote:
                 # No other process can find them if this worker crashes.
                 found["root"] = state.workspace.root.path
                 found["leaks"] = _leaks_so_far(found["entries"])
-            setattr(report, FINDINGS, dumps(found))
+            setattr(report, runtest.FINDINGS, dumps(found))
 
 
 def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
@@ -107,7 +104,7 @@ def record_failure(state: SessionState, report: pytest.CollectReport | pytest.Te
     if current is not None and isinstance(report, pytest.TestReport):
         current.failed = True
         if not current.started and _is_crash(report):
-            recover_created(state, current)
+            runtest.recover_created(state, current)
         _add_section(state.retention, current, report)
 
 
@@ -127,12 +124,12 @@ def receive(state: SessionState, report: pytest.TestReport) -> None:
     if data:
         _unpack(state, report, data)
     if state.current is None:
-        unload(report)
+        runtest.unload(report)
 
 
 def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
     """Return the payload of a report; empty if it has none."""
-    text = report.__dict__.get(FINDINGS)
+    text = report.__dict__.get(runtest.FINDINGS)
     try:
         data: dict[str, Any] = dict(loads(text)) if text is not None else {}
     except (ValueError, TypeError) as problem:
