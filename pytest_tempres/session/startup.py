@@ -15,14 +15,12 @@ import pytest
 from pytest_tempres import options
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresLeakWarning
+from pytest_tempres.leaks import deferred
+from pytest_tempres.leaks import verdict
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.baseline import read
-from pytest_tempres.leaks.deferred import Provisional
-from pytest_tempres.leaks.deferred import removed_by_handlers
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.temp import audit
-from pytest_tempres.leaks.verdict import SHIPPED
-from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session import cleanup
@@ -36,8 +34,7 @@ from pytest_tempres.session.state import session_key
 from pytest_tempres.session.temp_location import SYSTEM_TMPDIR
 from pytest_tempres.session.temp_location import Redirect
 from pytest_tempres.session.workspace import Workspace
-from pytest_tempres.workspace.proof import BREADCRUMB
-from pytest_tempres.workspace.proof import has_root_name
+from pytest_tempres.workspace import proof
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
@@ -118,7 +115,9 @@ def _start_detection(state: SessionState, membership: Membership) -> None:
             state.messages.warn("detectors", text, TempresLeakWarning)
     ledger.origins.recreate = state.leaks.recreate
     if membership.is_worker:
-        ledger.provisional = Provisional(lambda: removed_by_handlers(state.leaks.callbacks))
+        ledger.provisional = deferred.Provisional(
+            lambda: deferred.removed_by_handlers(state.leaks.callbacks)
+        )
     audit.activate(ledger.origins)
 
 
@@ -199,7 +198,7 @@ def _create_ledger(config: pytest.Config, settings: Settings, workspace: Workspa
         rootdir=str(config.rootpath),
         prefixes=() if real == root else (System.join(real, worker.name),),
         inside=tuple(System.join(path, "") for path in {root, real}),
-        ignored=Ignore(worker.path, (*SHIPPED, *settings.ignore)).matches,
+        ignored=verdict.Ignore(worker.path, (*verdict.SHIPPED, *settings.ignore)).matches,
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
     )
@@ -274,10 +273,10 @@ class CollectionHooks:
     @pytest.hookimpl
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         """Ignore session roots, also those of other users."""
-        if not has_root_name(collection_path.name):
+        if not proof.has_root_name(collection_path.name):
             return None
         path = str(collection_path)
-        if System.lexists(System.join(path, BREADCRUMB)):
+        if System.lexists(System.join(path, proof.BREADCRUMB)):
             return True
         # The breadcrumb in another user's session root cannot be seen.
         return None if System.access(path, os.R_OK | os.X_OK) else True

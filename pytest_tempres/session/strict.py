@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_tempres.leaks import verdict
 from pytest_tempres.leaks.deferred import removed_by_objects
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.verdict import not_scheduled
-from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.runtest import own_entries
 from pytest_tempres.session.state import CurrentTest
@@ -89,10 +88,10 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     entries = own_entries(state, current)
     leaks = _only_leaks(state.leaks.judge(entries))
     # Each further step is more expensive, so known and ignored leaks are filtered out first.
-    leaks = not_scheduled(leaks, _scheduled_removals(state.leaks))
+    leaks = verdict.not_scheduled(leaks, _scheduled_removals(state.leaks))
     leaks = _not_removed_by_files(state.leaks, leaks)
     paths = {leak.path for leak in leaks}
-    there = suspects((e for e in entries if e.path in paths), state.leaks.gc_budget.collect)
+    there = verdict.suspects((e for e in entries if e.path in paths), state.leaks.gc_budget.collect)
     paths = {entry.path for entry in there}
     detectors = state.leaks.ledger.detectors
     found = [leak for detector in detectors for leak in detector.leaks_of(current.nodeid)]
@@ -112,7 +111,7 @@ def _scheduled_removals(detection: LeakDetection) -> Iterator[str]:
 def _not_removed_by_files(detection: LeakDetection, leaks: list[Leak]) -> list[Leak]:
     """Return those of *leaks* that no `NamedTemporaryFile` object will remove with its file."""
     files = [leak for leak in leaks if leak.kind != "directory"]
-    left = not_scheduled(files, removed_by_objects(detection.gc_budget.objects()))
+    left = verdict.not_scheduled(files, removed_by_objects(detection.gc_budget.objects()))
     kept = {leak.path for leak in left}
     return [leak for leak in leaks if leak.kind == "directory" or leak.path in kept]
 

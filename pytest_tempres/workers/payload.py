@@ -11,10 +11,7 @@ from typing import Final
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.leaks.model import Entry
-from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.model import entry_from_plain
-from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks import model
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.reports.summary import escaped
@@ -67,7 +64,7 @@ def _findings(state: SessionState, current: CurrentTest) -> dict[str, Any]:
     }
 
 
-def _entries_to_send(state: SessionState) -> list[Entry]:
+def _entries_to_send(state: SessionState) -> list[model.Entry]:
     """Return the entries to send to the controller, or to the parent of a forked child."""
     ledger = state.leaks.ledger
     # The exit handlers of a forked child never run, so nothing that it leaves is removed later.
@@ -76,7 +73,7 @@ def _entries_to_send(state: SessionState) -> list[Entry]:
     return ledger.provisional.to_send(ledger.not_yet_sent)
 
 
-def _leaks_so_far(entries: list[Entry]) -> list[Leak]:
+def _leaks_so_far(entries: list[model.Entry]) -> list[model.Leak]:
     not_ignored = [entry for entry in entries if not entry.ignored]
     return judge(not_ignored, deferred=set(), failed=(), is_ignored_by_hook=lambda _: False)
 
@@ -188,10 +185,10 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
     try:
         created = [created_from_plain(record) for record in data["created"]]
         by_factories = [created_from_plain(record) for record in data["created_by_factories"]]
-        entries = [entry_from_plain(record) for record in data["entries"]]
+        entries = [model.entry_from_plain(record) for record in data["entries"]]
         remote_worker = xdist.remote_worker_of(state, report)
         if remote_worker is not None:
-            leaks = [leak_from_plain(record) for record in data["leaks"]]
+            leaks = [model.leak_from_plain(record) for record in data["leaks"]]
             remote_worker.record(data["root"], leaks)
             return
         if state.leaks.watched is not None and not state.is_worker:

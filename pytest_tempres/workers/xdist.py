@@ -17,10 +17,7 @@ from typing import Final
 import pytest
 
 from pytest_tempres.exceptions import TempresLeakWarning
-from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.model import entry_from_plain
-from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.leaks import model
 from pytest_tempres.leaks.verdict import as_from_failed
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
@@ -123,7 +120,7 @@ def sender(report: Any) -> str | None:
     return None if node is None else worker_directory(node.gateway.id)
 
 
-def send(state: SessionState, deferred: set[str], leaks: Sequence[Leak]) -> None:
+def send(state: SessionState, deferred: set[str], leaks: Sequence[model.Leak]) -> None:
     """Put what no test's report contains into `workeroutput`, which the controller receives.
 
     :param deferred: The paths that this worker removes at exit.
@@ -266,16 +263,16 @@ class ControllerHooks:
 
 
 def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
-    leaks = [leak_from_plain(record) for record in data["leaks"]]
+    leaks = [model.leak_from_plain(record) for record in data["leaks"]]
     kept = [Kept(*record) for record in data["kept"]]
-    state.leaks.ledger.failed_owners.update(Owner(*owner) for owner in data["failed_owners"])
+    state.leaks.ledger.failed_owners.update(model.Owner(*owner) for owner in data["failed_owners"])
     # Every worker collects the same tests.
     state.result.tally.collected |= Counter(data["collected"])
     state.result.tally.deselected |= data["deselected"]
     if data["root"] is not None:
         _remote_worker(state, node, data["node"]).judge(data["root"], leaks, kept)
         return
-    state.leaks.add(entry_from_plain(record) for record in data["entries"])
+    state.leaks.add(model.entry_from_plain(record) for record in data["entries"])
     state.leaks.deferred.update(data["deferred"])
     state.retention.kept.extend(kept)
     if state.leaks.watched is not None:
