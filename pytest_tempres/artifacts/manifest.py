@@ -29,7 +29,7 @@ __all__ = ["MANIFEST", "Manifest"]
 
 MANIFEST: Final = "manifest.json"
 _DRAFT: Final = re.compile(re.escape(MANIFEST) + r"\.[a-z0-9_]{8}\.new")
-_ABOUT: Final = {"version": 1, "made_by": "pytest-tempres"}
+_HEADER: Final = {"version": 1, "made_by": "pytest-tempres"}
 #: The bytes that are reserved while files are copied, so that the manifest fits on a full disk.
 _RESERVE: Final = 1 << 16
 #: How long to wait for another session that is writing the manifest, in seconds.
@@ -112,7 +112,7 @@ class Manifest:
                     self._directory.remove(name)
 
     def _publish(self, name: str, records: list[Any]) -> None:
-        text = dumps({**_ABOUT, "artifacts": records}, indent=1)
+        text = dumps({**_HEADER, "artifacts": records}, indent=1)
         try:
             # The draft may have been replaced by a link to another file of ours.
             self._directory.remove(self._draft)
@@ -138,7 +138,7 @@ class Manifest:
 
 
 def _records_in(found: Any) -> list[Any] | None:
-    if not isinstance(found, dict) or any(found.get(key) != _ABOUT[key] for key in _ABOUT):
+    if not isinstance(found, dict) or any(found.get(key) != _HEADER[key] for key in _HEADER):
         return None
     records = found.get("artifacts")
     return records if isinstance(records, list) else None

@@ -175,7 +175,7 @@ def _create_directories(
         text = f"{membership.host} does not see {membership.announced}: "
         warn_user(config, TempresLeakWarning(f"{text}workers there have directories of their own"))
     mode = settings.root_mode & 0o755 if settings.root_mode != 0o1777 else 0o711
-    root = create(parent, mode=mode, about=metadata)
+    root = create(parent, mode=mode, metadata=metadata)
     try:
         return root, root.add_worker(membership.name, settings.root_mode)
     except OSError:

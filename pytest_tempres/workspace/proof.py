@@ -94,15 +94,15 @@ def identity_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
+def write_breadcrumb(path: str, metadata: dict[str, object], dir_fd: int | None = None) -> None:
     """Write the breadcrumb, the file that marks a directory as ours.
 
     :param path: Its path, which must not exist, not even as a link.
-    :param about: As in :func:`~pytest_tempres.workspace.root.create`.
+    :param metadata: As in :func:`~pytest_tempres.workspace.root.create`.
     :param dir_fd: The descriptor of the directory that *path* is relative to.
     :raises OSError: When the operating system refuses.
     """
-    text = dumps({"pid": System.getpid(), "platform": sys.platform, **about})
+    text = dumps({"pid": System.getpid(), "platform": sys.platform, **metadata})
     fd = make_private(path, dir_fd)
     try:
         System.write(fd, text.encode("ascii"))

@@ -111,8 +111,8 @@ def write_index(
     paths: dict[str, list[str]] = {}
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
-    about = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
-    content = dumps(about, indent=1).encode("ascii")
+    index = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
+    content = dumps(index, indent=1).encode("ascii")
     with root.opened() as at:
         replace_private(root.inside(INDEX, at), at, content)
 

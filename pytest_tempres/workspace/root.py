@@ -217,10 +217,10 @@ class SessionRoot:
         System.close(inner)
         raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
-    def restore(self, worker: WorkerRoot, mode: int, about: dict[str, object]) -> SessionRoot:
+    def restore(self, worker: WorkerRoot, mode: int, metadata: dict[str, object]) -> SessionRoot:
         """Recreate the parts of this root that a test has removed.
 
-        :param about: As in :func:`create`.
+        :param metadata: As in :func:`create`.
         :returns: The root as it is now; it may hold another lock.
         :raises OSError: When the operating system refuses.
         """
@@ -230,19 +230,19 @@ class SessionRoot:
         # The name is no secret any more: in a shared directory another user may have taken it.
         with open_directory(self.path) as fd:
             root = self._with_current_identity(fd, new=True)
-            lock_fd = self._restore_markers(fd, about)
+            lock_fd = self._restore_markers(fd, metadata)
             for name, bits in ((worker.name, mode), (f"{worker.name}.d", mode & 0o711)):
                 if not _is_directory(self.inside(name, fd), fd):
                     self._make(name, bits, fd)
         return replace(root, lock_fd=lock_fd)
 
-    def _restore_markers(self, fd: int | None, about: dict[str, object]) -> int:
+    def _restore_markers(self, fd: int | None, metadata: dict[str, object]) -> int:
         crumb, lock_file = (self.inside(name, fd) for name in (BREADCRUMB, LOCK))
         proved = BREADCRUMB in System.listdir(self.path if fd is None else fd)
         lock_fd = lock.renew(self.lock_fd, lock_file, fd, proved=proved)
         # Another process of the session may be doing the same.
         with suppress(FileExistsError):
-            write_breadcrumb(crumb, {**about, "root": System.basename(self.path)}, fd)
+            write_breadcrumb(crumb, {**metadata, "root": System.basename(self.path)}, fd)
         return lock_fd
 
     def hold(self) -> SessionRoot:
@@ -271,8 +271,8 @@ class SessionRoot:
         names = System.listdir(self.path if fd is None else fd)
         if new and all(name == BREADCRUMB or name.startswith(LOCK) for name in names):
             return True
-        about, _ = read_record(self.inside(BREADCRUMB, fd), fd, self.uid)
-        return about.get("root") == System.basename(self.path)
+        metadata, _ = read_record(self.inside(BREADCRUMB, fd), fd, self.uid)
+        return metadata.get("root") == System.basename(self.path)
 
     def remove_if_empty(self) -> bool:
         """Remove empty worker roots, and the root if nothing else is left in it.
@@ -368,7 +368,7 @@ def children(path: str) -> list[str]:
         return []
 
 
-def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
+def create(parent: str, *, mode: int, metadata: dict[str, object]) -> SessionRoot:
     """Create a session root in *parent*, lock it and write its breadcrumb.
 
     The order (directory, lock, breadcrumb) allows a sweep to tell a root that is being created
@@ -376,7 +376,7 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
 
     :param parent: An existing, writable directory.
     :param mode: Permission bits of the root.
-    :param about: The content of the breadcrumb; information on the session, never proof.
+    :param metadata: The content of the breadcrumb; information on the session, never proof.
     :raises WorkspaceCreationError: When the operating system refuses.
     """
     try:
@@ -384,7 +384,7 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
     except OSError as error:
         raise WorkspaceCreationError(parent, error) from error
     try:
-        return _initialize(path, mode, about)
+        return _initialize(path, mode, metadata)
     except BaseException as error:
         with suppress(OSError):
             System.rmdir(path)
@@ -393,7 +393,7 @@ def create(parent: str, *, mode: int, about: dict[str, object]) -> SessionRoot:
         raise
 
 
-def _initialize(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
+def _initialize(path: str, mode: int, metadata: dict[str, object]) -> SessionRoot:
     """Lock the new directory *path* and write its breadcrumb; leave it empty on an error.
 
     All changes go through the descriptor: where other users may rename our directory (a shared
@@ -405,8 +405,8 @@ def _initialize(path: str, mode: int, about: dict[str, object]) -> SessionRoot:
         try:
             System.chmod(path if fd is None else fd, mode)
             lock_fd = lock.acquire(System.join(here, LOCK), fd)
-            about = {**about, "root": System.basename(path)}
-            write_breadcrumb(System.join(here, BREADCRUMB), about, fd)
+            metadata = {**metadata, "root": System.basename(path)}
+            write_breadcrumb(System.join(here, BREADCRUMB), metadata, fd)
             root = SessionRoot(
                 path=path,
                 uid=own_uid(path),

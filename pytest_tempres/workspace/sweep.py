@@ -357,7 +357,7 @@ def read(path: str, at: int | None) -> StoredSession:
     :raises OSError: When they cannot be read, so that it is unknown what is kept.
     """
     here, uid = path if at is None else "", own_uid(path)
-    about, began = read_record(System.join(here, BREADCRUMB), at, uid)
+    metadata, began = read_record(System.join(here, BREADCRUMB), at, uid)
     index, ended = read_record(System.join(here, INDEX), at, uid)
     if index:
         kept = frozenset(_texts(index.get("kept")))
@@ -368,10 +368,10 @@ def read(path: str, at: int | None) -> StoredSession:
         began=began,
         # Only the session writes these files; a sweep changes the time of the root itself.
         ended=ended,
-        rootdir=str(about.get("rootdir") or index.get("rootdir")),
-        run=str(about.get("run") or index.get("run") or path),
+        rootdir=str(metadata.get("rootdir") or index.get("rootdir")),
+        run=str(metadata.get("run") or index.get("run") or path),
         has_index=bool(index),
-        kept_paths=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
+        kept_paths=frozenset(_below(kept, path, {System.basename(path), metadata.get("root")})),
     )
 
 

@@ -55,8 +55,8 @@ def make(tmp_path) -> Callable[..., SessionRoot]:
     """Create session roots in the test's directory; their locks are released after the test."""
     created = []
 
-    def make(parent: Path = tmp_path, mode: int = 0o700, **about) -> SessionRoot:
-        root = create(str(parent), mode=mode, about=about)
+    def make(parent: Path = tmp_path, mode: int = 0o700, **metadata) -> SessionRoot:
+        root = create(str(parent), mode=mode, metadata=metadata)
         created.append(root)
         return root
 

@@ -16,7 +16,7 @@ from pytest_tempres.workspace.sweep import read
 @pytest.fixture
 def root(tmp_path):
     """A session root without kept paths."""
-    root = create(str(tmp_path), mode=0o700, about={})
+    root = create(str(tmp_path), mode=0o700, metadata={})
     yield root
     root.release()
 

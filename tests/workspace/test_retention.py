@@ -23,7 +23,7 @@ from pytest_tempres.workspace.root import create
 @pytest.fixture
 def root(tmp_path):
     """A session root."""
-    root = create(str(tmp_path), mode=0o700, about={})
+    root = create(str(tmp_path), mode=0o700, metadata={})
     yield root
     root.release()
 

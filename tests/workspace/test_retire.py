@@ -25,7 +25,7 @@ class Session:
     def __init__(self, place: Path, rootdir: str = PROJECT) -> None:
         self.place = str(place)
         self.rootdir = rootdir
-        self.root = create(self.place, mode=0o700, about={"rootdir": rootdir})
+        self.root = create(self.place, mode=0o700, metadata={"rootdir": rootdir})
         kept = os.path.join(self.root.add_worker("main", 0o700).fixture_dir, "t")
         os.mkdir(kept)
         self.journal = journal.Journal()

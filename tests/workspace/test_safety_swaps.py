@@ -286,7 +286,7 @@ def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
     """Node ids may be secret, and a sweep trusts the content."""
     before = os.umask(umask)
     try:
-        root = create(str(tmp_path), mode=0o711, about={})
+        root = create(str(tmp_path), mode=0o711, metadata={})
         worker = root.add_worker("main", 0o711)
         write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
     finally:

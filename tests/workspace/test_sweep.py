@@ -38,8 +38,8 @@ def place(tmp_path) -> Path:
 def dead(make, place) -> Callable[..., Path]:
     """Create the root of a dead session with kept paths, which are relative to the root."""
 
-    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **about: object) -> Path:
-        root = make(place, rootdir=rootdir, **about)
+    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **metadata: object) -> Path:
+        root = make(place, rootdir=rootdir, **metadata)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_text("left")
         Path(worker.fixture_dir, "created").mkdir()
