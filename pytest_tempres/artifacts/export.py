@@ -68,7 +68,7 @@ def export(
     kept = tuple(kept)
     try:
         System.makedirs(directory, exist_ok=True)
-        target = Directory.at(directory)
+        target = Directory.at(directory, follow=True)
     except OSError as error:
         return Exported(kept, None, f"{directory}: {error.strerror}")
     with target:
@@ -137,7 +137,7 @@ class _Export:
         directory = self._directory(kept.nodeid)
         parent, name = System.split(kept.path)
         try:
-            source = Directory.at(parent)
+            source = Directory.at(parent, follow=True)
         except OSError as error:
             return _Copy(None, None, error.strerror)
         with source, self._target.below((directory,)) as target:

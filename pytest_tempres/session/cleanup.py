@@ -26,9 +26,9 @@ from pytest_tempres.session.retention import remove
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace import journal
 from pytest_tempres.workspace import sweep as sweeping
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.sweep import Reclaimed
 from pytest_tempres.workspace.sweep import sweep
 

@@ -18,11 +18,11 @@ from pytest_tempres.primitives._system import System
 from pytest_tempres.session.state import ScopedFactory
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace import retention
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import remove_created
 
 __all__ = [
     "ArtifactsHooks",

@@ -16,6 +16,7 @@ from typing import Final
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.dirfd import SAFE
 from pytest_tempres.workspace.dirfd import make_private
 from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import is_own
@@ -33,13 +34,7 @@ __all__ = [
     "take",
 ]
 
-# The lock file may have been replaced by a link or a fifo.
-_FLAGS: Final = (
-    os.O_RDWR
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-)
+_FLAGS: Final = os.O_RDWR | SAFE
 
 #: The content of a lock file that its session could not lock: whether it is alive is unknown.
 _UNLOCKED: Final = b"not locked"

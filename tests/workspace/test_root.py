@@ -23,9 +23,9 @@ from pytest_tempres.workspace import root as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import remove_created
 from pytest_tempres.workspace.root import safe_name
 
 

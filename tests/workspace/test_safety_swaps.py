@@ -27,12 +27,12 @@ from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import identity_of_new
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import identity_of_new
-from pytest_tempres.workspace.root import remove_created
 
 #: The least number of swaps by the racing process, and the most attempts of a removal.
 SWAPS, ROUNDS = 10_000, 1_000_000

@@ -14,12 +14,12 @@ from safety_helpers import is_ours
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import sweep as module
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
 PROJECT = "/home/me/project"
