@@ -66,8 +66,8 @@ def own_uid(path: str) -> int:
         return -1
 
 
-def prove(directory: Directory, uid: int) -> None:
-    """Raise unless *directory* has our breadcrumb and both belong to *uid*.
+def prove(directory: Directory, uid: int) -> os.stat_result:
+    """Return the status of *directory* if it has our breadcrumb and both belong to *uid*.
 
     :raises NotOurDirectoryError: With the reason.
     :raises OSError: When the operating system refuses.
@@ -78,8 +78,10 @@ def prove(directory: Directory, uid: int) -> None:
         raise NotOurDirectoryError(directory.path, f"it has no {BREADCRUMB}") from error
     if not stat.S_ISREG(breadcrumb.st_mode):
         raise NotOurDirectoryError(directory.path, f"its {BREADCRUMB} is not a regular file")
-    if directory.status().st_uid != uid or breadcrumb.st_uid != uid:
+    status = directory.status()
+    if status.st_uid != uid or breadcrumb.st_uid != uid:
         raise NotOurDirectoryError(directory.path, "it belongs to another user")
+    return status
 
 
 def is_own(status: os.stat_result) -> bool:

@@ -105,17 +105,22 @@ class SessionRoot:
         :raises OSError: When the operating system refuses.
         """
         with Directory.at(self.path) as directory:
-            status = directory.status()
-            if status.st_uid != self.uid or identity_of(status) != self.identity:
-                raise NotOurDirectoryError(self.path, "another directory has taken its place")
+            self._check_identity(directory.status())
             yield directory
 
     @contextlib.contextmanager
     def proved(self) -> Iterator[Directory]:
         """Keep the directory open as :meth:`opened` does, and check the breadcrumb too."""
-        with self.opened() as directory:
-            prove(directory, self.uid)
+        with Directory.at(self.path) as directory:
+            self._prove(directory)
             yield directory
+
+    def _prove(self, directory: Directory) -> None:
+        self._check_identity(prove(directory, self.uid))
+
+    def _check_identity(self, status: os.stat_result) -> None:
+        if status.st_uid != self.uid or identity_of(status) != self.identity:
+            raise NotOurDirectoryError(self.path, "another directory has taken its place")
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
         """Create the worker root *name* and the directory for what fixtures create.
@@ -171,9 +176,15 @@ class SessionRoot:
         if not path.startswith(inside) or not {"", os.curdir, os.pardir}.isdisjoint(parts):
             raise NotOurDirectoryError(path, f"it is not inside {self.path}")
         try:
-            with self.proved() as root, root.below(parts[:-1]) as parent:
-                self._check_mount(root, parent)
-                return remove_tree(parent.where(parts[-1]), dir_fd=parent.fd, tick=tick)
+            with Directory.at(self.path) as directory:
+                self._prove(directory)
+                if directory.fd is None:
+                    return remove_tree(path, tick=tick)
+                for part in parts[:-1]:
+                    inner = self._open_below(part, directory.fd)
+                    System.close(directory.fd)
+                    directory.fd = inner
+                return remove_tree(parts[-1], dir_fd=directory.fd, tick=tick)
         except FileNotFoundError:
             return []
         except NotOurDirectoryError:
@@ -181,14 +192,13 @@ class SessionRoot:
         except OSError as error:
             return [Failure(path, error)]
 
-    def _check_mount(self, root: Directory, parent: Directory) -> None:
-        """Refuse to remove anything in *parent* if another file system is mounted above it."""
-        identity = identity_of(parent.status())
+    def _open_below(self, name: str, fd: int) -> int:
+        """Open a parent of the path to remove; refuse a link and a mount point."""
+        inner = System.open(name, System.to_hold, dir_fd=fd)
         # This runs for each test's directory, and the check for mounts costs as much as the rest.
-        if identity == self.identity or identity in self.created:
-            return
-        if root.fd is None or parent.fd is None or mount_of(root.fd) == mount_of(parent.fd):
-            return
+        if identity_of(System.fstat(inner)) in self.created or mount_of(inner) == mount_of(fd):
+            return inner
+        System.close(inner)
         raise OSError(errno.EXDEV, "another file system is mounted on the way")
 
     def restore(self, worker: WorkerRoot, mode: int, metadata: dict[str, object]) -> SessionRoot:
@@ -369,8 +379,7 @@ def _existing(
 ) -> SessionRoot | None:
     with suppress(OSError), Directory.at(path) as directory:
         uid = own_uid(path)
-        prove(directory, uid)
-        identity = identity_of(directory.status())
+        identity = identity_of(prove(directory, uid))
         lock_fd = acquire_lock(directory.where(LOCK), directory.fd)
         if lock_fd is not None:
             return SessionRoot(

@@ -326,7 +326,7 @@ def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
     made = Path(worker.path, "made")
     made.mkdir()
     foreign = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
-    with pytest.raises(NotOurDirectoryError, match="another directory"):
+    with pytest.raises(NotOurDirectoryError, match="another user"):
         foreign.remove(str(made))
     assert made.exists()
 
