@@ -18,11 +18,12 @@ from typing import Final
 
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.primitives._system import System
+from pytest_tempres.primitives._windows import is_directory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SAFE", "Directory", "children", "is_directory", "make_private"]
+__all__ = ["SAFE", "Directory", "children", "make_private"]
 
 #: The largest file of ours that is read, in bytes: a test may have filled it.
 _MAX_BYTES: Final = 1 << 26
@@ -39,7 +40,6 @@ _FILE: Final = (
 SAFE: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _FILE
 # O_EXCL refuses an existing name, also that of a dangling link.
 _CREATE: Final = os.O_CREAT | os.O_EXCL | _FILE
-_JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
 
 
 class Directory:
@@ -214,12 +214,6 @@ class Directory:
 def _check_directory(path: str, status: os.stat_result) -> None:
     if not is_directory(status):
         raise NotADirectoryError(errno.ENOTDIR, System.strerror(errno.ENOTDIR), path)
-
-
-def is_directory(status: os.stat_result) -> bool:
-    """Whether *status* is that of a directory and not of a junction (Windows)."""
-    attributes: int = getattr(status, "st_file_attributes", 0)
-    return stat.S_ISDIR(status.st_mode) and not attributes & _JUNCTION
 
 
 def children(path: str) -> list[str]:

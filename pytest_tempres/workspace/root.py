@@ -21,9 +21,9 @@ from pytest_tempres.exceptions import WorkspaceCreationError
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._rmtree import Failure
-from pytest_tempres.primitives._rmtree import mount_of
 from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.primitives._system import System
+from pytest_tempres.primitives._system import mount_of
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.dirfd import children

@@ -6,7 +6,6 @@ from pathlib import Path
 import shutil
 import socket
 import stat
-import sys
 import tempfile
 import threading
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 import pytest
 
 from pytest_tempres.primitives import _rmtree
+from pytest_tempres.primitives import _windows
 from pytest_tempres.primitives._rmtree import remove_tree
 
 
@@ -467,11 +467,11 @@ def test_patched_system(tree, monkeypatch):
 
 
 class TestByPath:
-    """The way of platforms that know no directory descriptors."""
+    """The removal on platforms without descriptors of directories."""
 
     @pytest.fixture(autouse=True)
     def without_descriptors(self, monkeypatch):
-        """This platform knows none."""
+        """Such a platform."""
         monkeypatch.setattr(_rmtree.System, "by_descriptor", False)
 
     def test_tree(self, tree):
@@ -493,11 +493,7 @@ class TestByPath:
                 raise PermissionError(errno.EACCES, "read-only", target)
             real(target, dir_fd=dir_fd)
 
-        monkeypatch.setattr(shutil, "_use_fd_functions", False)
-        monkeypatch.setattr(os, "unlink", unlink)
         monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
-        if sys.version_info < (3, 13):
-            monkeypatch.setattr(shutil, "_rmtree_unsafe", shutil._rmtree_unsafe)
         target = tree if inside else path
         assert remove_tree(str(target), tick=tick) == []
         assert not target.exists()
@@ -509,8 +505,6 @@ class TestByPath:
         def unlink(target, *, dir_fd=None):
             raise PermissionError(errno.EACCES, "in use", target)
 
-        monkeypatch.setattr(shutil, "_use_fd_functions", False)
-        monkeypatch.setattr(os, "unlink", unlink)
         monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
         failures = remove_tree(str(tree), tick=tick)
         assert {failure.path for failure in failures} >= {
@@ -518,8 +512,8 @@ class TestByPath:
             str(tree / "a" / "b" / "file"),
         }
 
-    def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path, monkeypatch):
-        """There is progress to show; links go as links, and ``shutil`` has nothing left to do."""
+    def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path):
+        """There is progress to show, and links are removed as links."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "precious").touch()
@@ -527,7 +521,6 @@ class TestByPath:
         (tree / "a" / "dead").symlink_to("nowhere")
         count = len(list(tree.rglob("*")))
         ticks = []
-        monkeypatch.setattr(shutil, "rmtree", None)
         assert remove_tree(str(tree), tick=lambda: ticks.append(1)) == []
         assert len(ticks) == count
         assert not tree.exists()
@@ -545,32 +538,33 @@ class TestByPath:
 
     @pytest.mark.parametrize("where", ["top", "inside"])
     def test_a_junction_is_not_entered(self, tree, monkeypatch, where):
-        """What on Windows looks like a directory and leads elsewhere is left to ``shutil``."""
+        """A junction looks like a directory and leads elsewhere, so it is removed like a file."""
         junction = tree if where == "top" else tree / "a"
         same = junction.lstat().st_ino
 
         def is_directory(status):
             return stat.S_ISDIR(status.st_mode) and status.st_ino != same
 
-        def rmtree(path, **handlers):
-            assert (junction / ("file" if where == "top" else "b/file")).exists()
+        monkeypatch.setattr(_windows, "is_directory", is_directory)
+        failures = remove_tree(str(tree), tick=lambda: None)
+        # Only Windows can unlink a directory.
+        assert str(junction) in {failure.path for failure in failures}
+        assert (junction / ("file" if where == "top" else "b/file")).exists()
 
-        monkeypatch.setattr(_rmtree, "_is_directory", is_directory)
-        monkeypatch.setattr(shutil, "rmtree", rmtree)
-        remove_tree(str(tree), tick=lambda: None)
-        assert junction.exists()
+    def test_what_another_process_removes_meanwhile_is_no_failure(self, tree, monkeypatch):
+        """Neither a file nor a directory."""
 
-    def test_gone_meanwhile(self, tree, monkeypatch):
-        """What vanishes meanwhile is no failure."""
+        def twice(real):
+            def remove(target, *, dir_fd=None):
+                real(target, dir_fd=dir_fd)
+                real(target, dir_fd=dir_fd)
 
-        def rmtree(path, **handlers):
-            (handler,) = handlers.values()
-            error = FileNotFoundError(errno.ENOENT, "gone", path)
-            handler(os.unlink, path, error)
-            handler(os.unlink, path, (type(error), error, None))
+            return staticmethod(remove)
 
-        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        for name in ("unlink", "rmdir"):
+            monkeypatch.setattr(_rmtree.System, name, twice(getattr(_rmtree.System, name)))
         assert remove_tree(str(tree)) == []
+        assert not tree.exists()
 
 
 TREES = st.recursive(
