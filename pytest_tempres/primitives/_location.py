@@ -16,6 +16,7 @@ from typing import Final
 from typing import TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "random_name",
     "resolve",
     "taken_on_windows",
+    "typed_as",
 ]
 
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
@@ -61,6 +63,22 @@ def is_random_name(text: str) -> bool:
 
 
 P = TypeVar("P", str, bytes)
+_T = TypeVar("_T")
+
+
+def typed_as(stdlib: Callable[[], _T]) -> Callable[[Callable[..., Any]], _T]:
+    """Give a function the type of one in the standard library, with all its overloads.
+
+    :param stdlib: Returns that function to type checkers; never called, so the function need not be
+        imported.
+    """
+    del stdlib
+
+    def unchanged(function: Any) -> _T:
+        return function  # type: ignore[no-any-return]
+
+    return unchanged
+
 
 # O_NOFOLLOW: a link with the chosen name must not be followed.
 OPEN_FLAGS: Final = (
