@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 from typing import Final
 from typing import NamedTuple
+from typing import TypeVar
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import mount_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Failure", "remove_tree"]
+
+_T = TypeVar("_T")
 
 
 class Failure(NamedTuple):
@@ -99,33 +102,24 @@ def _remove_contents(
     path = fsdecode(name)
     if not System.by_descriptor:
         return [Failure(*each) for each in remove_by_path(path, tick)]
-    failures: list[Failure] = []
-    for _ in range(_MAX_ATTEMPTS):
-        failures = _remove_from_parent(path, dir_fd, tick, identity)
-        if not any(failure.error.errno in _RETRIED for failure in failures):
-            break
-    return failures
-
-
-def _remove_from_parent(
-    path: str,
-    dir_fd: int | None,
-    tick: Callable[[], object] | None,
-    identity: tuple[int, int] | None,
-) -> list[Failure]:
     parent, name = split(path.rstrip("/"))
     if not name:
         return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
-    try:
-        base = System.open(parent or ".", _SEARCH_FLAGS, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        return [Failure(path, error)]
-    try:
-        return _Removal(base, parent, name, tick, identity).run()
-    finally:
-        System.close(base)
+    failures: list[Failure] = []
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            base = System.open(parent or ".", _SEARCH_FLAGS, dir_fd=dir_fd)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            return [Failure(path, error)]
+        try:
+            failures = _Removal(base, parent, name, tick, identity).run()
+        finally:
+            System.close(base)
+        if not any(failure.error.errno in _RETRIED for failure in failures):
+            break
+    return failures
 
 
 class _Level:
@@ -294,8 +288,7 @@ class _Removal:
             above = self._parent()
             if above is None:
                 self._levels.append(done)
-                error = OSError(errno.ESTALE, "moved while it was being removed", done.name)
-                self._fail("", error)
+                self._fail("", OSError(errno.ESTALE, "moved while it was being removed", done.name))
                 self._levels.clear()
                 return
             self._change_to(above)
@@ -307,7 +300,7 @@ class _Removal:
     def _parent(self) -> int | None:
         """Open the parent directory; None if it is not the one that the removal came from."""
         try:
-            above = self._open_above()
+            above = self._with_write_access(System.open, "..", _LIST_FLAGS)
         except OSError:
             return None
         status = System.fstat(above)
@@ -316,22 +309,18 @@ class _Removal:
         System.close(above)
         return None
 
-    def _open_above(self) -> int:
+    def _with_write_access(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call *function*; if this directory denies that, make it writable and call it again."""
         try:
-            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
+            return function(*arguments, dir_fd=self._here)
         except PermissionError:
             if not self._make_writable():
                 raise
-            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
+            return function(*arguments, dir_fd=self._here)
 
     def _remove_or_fail(self, remove: Callable[..., None], name: str) -> None:
         try:
-            try:
-                remove(name, dir_fd=self._here)
-            except PermissionError:
-                if not self._make_writable():
-                    raise
-                remove(name, dir_fd=self._here)
+            self._with_write_access(remove, name)
         except FileNotFoundError:
             pass
         except OSError as error:

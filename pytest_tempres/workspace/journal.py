@@ -51,7 +51,8 @@ class Journal:
         with root.opened() as directory:
             path = directory.where(JOURNAL)
             self._fd = lock.guard(System.open(path, _APPEND, 0o600, dir_fd=directory.fd))
-        if not _is_file_of(System.fstat(self._fd), root.uid):
+        status = System.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != root.uid:
             self.close()
             raise FileExistsError(errno.EEXIST, "the path is not a file of ours", path)
         if System.fchmod is not None:
@@ -103,10 +104,6 @@ def _is_at(fd: int, path: str) -> bool:
         return identity_of(System.lstat(path)) == identity_of(System.fstat(fd))
     except OSError:
         return False
-
-
-def _is_file_of(status: os.stat_result, uid: int) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == uid
 
 
 class StoredSession(NamedTuple):

@@ -50,20 +50,16 @@ __all__ = [
     "worker_directory",
 ]
 
-# With six bytes we add 24 to the system temp path, so that AF_UNIX paths (104 bytes on macOS)
-# still fit below a worker root.
+# So a worker root adds 24 bytes to the temp path, and AF_UNIX paths (104 bytes on macOS) still fit.
 _WORKER_NAME_BYTES: Final = 6
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def safe_name(text: str, limit: int) -> str:
-    """Return *text* as a file name that is safe on every platform.
+    """Return *text* as a file name that is safe on every platform, of at most *limit* bytes.
 
-    :param text: Anything, such as a test's name.
-    :param limit: The most bytes that the result may have.
-    :returns: ASCII letters, digits, ``_``, ``.`` and ``-`` alone; never empty, no leading dot.
+    :returns: ASCII letters, digits, ``_``, ``.`` and ``-`` only; never empty, no leading dot.
     """
-    return _UNSAFE.sub("_", text)[:limit].lstrip(".") or "_"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:limit].lstrip(".") or "_"
 
 
 def worker_directory(name: str) -> str:
@@ -123,9 +119,8 @@ class SessionRoot:
             raise NotOurDirectoryError(self.path, "another directory has taken its place")
 
     def add_worker(self, name: str, mode: int) -> WorkerRoot:
-        """Create the worker root *name* and the directory for what fixtures create.
+        """Create the directories of the worker *name*, whose name is shortened and sanitized.
 
-        :param name: The worker's name; shortened and sanitized.
         :param mode: Permission bits of the worker root.
         :raises WorkspaceCreationError: When the operating system refuses.
         """
@@ -164,9 +159,8 @@ class SessionRoot:
         return restored
 
     def remove(self, path: str, tick: Callable[[], object] | None = None) -> list[Failure]:
-        """Remove *path*, which must be inside this root, without following a link.
+        """Remove *path*, which must be inside this root and may be missing; follow no link.
 
-        :param path: A file or directory; a missing one counts as removed.
         :param tick: As in `remove_tree`.
         :returns: The paths that could not be removed, with the errors.
         :raises NotOurDirectoryError: When the root is not proved to be ours.
@@ -213,7 +207,7 @@ class SessionRoot:
             make_with_mode(self.path, mode & 0o711)
         # The name is no secret any more: in a shared directory another user may have taken it.
         with Directory.at(self.path) as directory:
-            root = self._with_current_identity(directory, new=True)
+            root = self._with_current_identity(directory, may_be_new=True)
             proved = BREADCRUMB in directory.names()
             lock_fd = lock.renew(self.lock_fd, directory.where(LOCK), directory.fd, proved=proved)
             # Another process of the session may be doing the same.
@@ -235,31 +229,29 @@ class SessionRoot:
             return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
         return self
 
-    def _with_current_identity(self, directory: Directory, *, new: bool = False) -> SessionRoot:
-        """Return this root with the identity that its directory has now.
+    def _with_current_identity(
+        self, directory: Directory, *, may_be_new: bool = False
+    ) -> SessionRoot:
+        """Return this root with the identity of *directory*, if our session recreated that.
 
-        :param new: Whether the directory may still be without its breadcrumb.
-        :raises NotOurDirectoryError: When no process of the session recreated the directory.
+        :param may_be_new: Whether it may still be without its breadcrumb.
+        :raises NotOurDirectoryError: When no process of the session recreated it.
         """
         status = directory.status()
-        identity = identity_of(status)
-        if status.st_uid != self.uid or not (
-            identity == self.identity or self._was_recreated(directory, new=new)
-        ):
-            raise NotOurDirectoryError(self.path, "another directory has taken its place")
-        return self if identity == self.identity else replace(self, identity=identity)
-
-    def _was_recreated(self, directory: Directory, *, new: bool) -> bool:
-        if new and all(n == BREADCRUMB or n.startswith(LOCK) for n in directory.names()):
-            return True
+        if identity_of(status) == self.identity and status.st_uid == self.uid:
+            return self
         metadata, _ = read_record(directory, BREADCRUMB, self.uid)
-        return metadata.get("root") == System.basename(self.path)
+        named = metadata.get("root") == System.basename(self.path)
+        if not named and may_be_new:
+            named = all(n == BREADCRUMB or n.startswith(LOCK) for n in directory.names())
+        if status.st_uid != self.uid or not named:
+            raise NotOurDirectoryError(self.path, "another directory has taken its place")
+        return replace(self, identity=identity_of(status))
 
     def remove_if_empty(self) -> bool:
-        """Remove empty worker roots, and the root if nothing else is left in it.
+        """Remove empty worker roots, and the root if it is empty then; return whether it is gone.
 
-        :returns: Whether the root is gone. The lock is released in either case, so that a later
-            session sweeps what is left.
+        The lock is released in either case, so that a later session sweeps what is left.
         """
         if self.pid != System.getpid() or self.joined:
             return False
@@ -289,14 +281,12 @@ class SessionRoot:
 
 
 def create(parent: str, *, mode: int, metadata: dict[str, object]) -> SessionRoot:
-    """Create a session root in *parent*, lock it and write its breadcrumb.
+    """Create a session root in the existing directory *parent*, lock it, write its breadcrumb.
 
-    The order (directory, lock, breadcrumb) allows a sweep to tell a root that is being created
-    from one that was abandoned.
+    In this order a sweep can tell a root that is being created from one that was abandoned.
 
-    :param parent: An existing, writable directory.
     :param mode: Permission bits of the root.
-    :param metadata: The content of the breadcrumb; information on the session, never proof.
+    :param metadata: The content of the breadcrumb: information on the session, never proof.
     :raises WorkspaceCreationError: When the operating system refuses.
     """
     try:
@@ -354,8 +344,8 @@ def _remove_markers(directory: Directory, lock_fd: int | None, despite: type[OSE
 def attach(path: str) -> SessionRoot | None:
     """Return the session root that a controller created at *path*, with its lock shared.
 
-    :returns: None when this process cannot access it (another host or mount namespace), when it
-        is not ours, or when its session is dead.
+    :returns: None when it cannot be accessed here (another host or mount namespace), is not ours,
+        or its session is dead.
     """
     if not System.access(path, os.W_OK | os.X_OK):
         return None

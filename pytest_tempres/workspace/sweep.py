@@ -176,10 +176,7 @@ class _Sweep:
             raise _OutOfTimeError
 
     def _is_over(self, share: float) -> bool:
-        return System.monotonic() > self._deadline(share)
-
-    def _deadline(self, share: float) -> float:
-        return self._began + share * self._seconds
+        return System.monotonic() > self._began + share * self._seconds
 
     def _candidates(self, parent: str) -> list[str]:
         """Return the paths that are named like session roots; *parent* may be huge."""
@@ -204,7 +201,8 @@ class _Sweep:
             session = read(directory)
             # The journal of a session that is alive is not final.
             is_final = session.has_index or not session.kept_paths
-            return session if is_final or _is_dead(path) else None
+            if is_final or lock.is_free(directory.where(LOCK), directory.fd):
+                return session
         return None
 
     def _remove_if_dead(self, session: StoredSession, *, keep: bool) -> None:
@@ -234,7 +232,11 @@ class _Sweep:
         try:
             for path in removable(root.path, kept):
                 self._check_time()
-                found = self._measure(path, self._deadline(0.25)) if is_reported else (0, True)
+                found = (
+                    self._measure(path, self._began + 0.25 * self._seconds)
+                    if is_reported
+                    else (0, True)
+                )
                 failures = self._remove(root, path)
                 if not failures:
                     size, complete = size + found[0], complete and found[1]
@@ -294,30 +296,21 @@ def _has_ended(session: StoredSession) -> bool:
     )
 
 
-def _is_dead(path: str) -> bool:
-    root = take(path)
-    if root is not None:
-        root.release()
-    return root is not None
-
-
 def _remove_unfinished(directory: Directory) -> None:
     """Remove a root whose process died while it created or removed it.
 
     Without a breadcrumb, the directory is removed only if it contains nothing but an empty lock
     file of this user that no process holds.
     """
-    if directory.names() != [LOCK] or not _is_abandoned(directory.status()):
-        return
-    if not _is_lock_of_ours(directory.lstat(LOCK)):
-        return
-    lock_fd = lock.take(directory.where(LOCK), directory.fd)
-    if lock_fd is None:
-        return
-    # Windows cannot remove an open file, and NFS only renames it.
-    lock.release(lock_fd)
-    directory.unlink(LOCK)
-    System.rmdir(directory.path)
+    if (
+        directory.names() == [LOCK]
+        and _is_abandoned(directory.status())
+        and _is_lock_of_ours(directory.lstat(LOCK))
+        # Windows cannot remove an open file, and NFS only renames it: the lock is released at once.
+        and lock.is_free(directory.where(LOCK), directory.fd)
+    ):
+        directory.unlink(LOCK)
+        System.rmdir(directory.path)
 
 
 def _is_abandoned(status: os.stat_result) -> bool:
