@@ -119,12 +119,9 @@ def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | Non
 
 
 def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
-    """Create a directory of mode 0700 in *parent*, with all arguments given.
+    """Create a directory of mode 0700 in *parent* and return its path.
 
     :param parent: Used unchanged: the path returned is absolute only if this is.
-    :param prefix: The start of the name.
-    :param suffix: The end of the name.
-    :returns: The path.
     :raises OSError: It can't be created; the error names the path.
     """
     return _create(_DIRECTORY, (), parent, prefix, suffix)[1]
@@ -133,12 +130,9 @@ def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
 def make_file(
     kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P, flags: int = OPEN_FLAGS
 ) -> tuple[Any, P]:
-    """Create and open a file of mode 0600 in *parent*, with all arguments given.
+    """Create and open a file of mode 0600 in *parent*.
 
     :param kind: ``DESCRIPTOR`` or ``RAW_FILE``.
-    :param parent: Made absolute.
-    :param prefix: The start of the name.
-    :param suffix: The end of the name.
     :param flags: Those of ``os.open``.
     :returns: The open file, which children do not inherit, and its absolute path.
     :raises OSError: It can't be created; the error names the path.

@@ -51,20 +51,14 @@ class Api(Protocol):
 
 
 def honours_mode(system: str = os.name, version: tuple[int, ...] = sys.version_info[:3]) -> bool:
-    """Return whether ``os.mkdir`` honours mode 0700.
-
-    :param system: A value of ``os.name``.
-    :param version: The first three parts of ``sys.version_info``.
-    """
+    """Whether ``os.mkdir`` honours mode 0700."""
     return system != "nt" or version[2] >= _FIXED_IN.get(version[:2], 0)
 
 
 def make_private_directory(path: str | bytes, mode: int, api: Api | None = None) -> None:
-    """Create a directory as ``os.mkdir`` of newer Pythons does, its audit event included.
+    """Create a directory of *mode* 0700 as newer Pythons do, with the audit event.
 
-    :param path: The directory.
-    :param mode: 0700.
-    :param api: The Windows API, or a replacement for it in tests.
+    :param api: A replacement for the Windows API in tests.
     :raises OSError: It can't be created; the error names the path.
     """
     sys.audit("os.mkdir", path, mode, -1)

@@ -23,7 +23,7 @@ from pytest_tempres.primitives._windows import is_directory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SAFE", "Directory", "children", "make_private"]
+__all__ = ["SAFE", "Directory", "children", "make_private", "write_all"]
 
 #: The largest file of ours that is read, in bytes: a test may have filled it.
 _MAX_BYTES: Final = 1 << 26
@@ -163,7 +163,7 @@ class Directory:
         with suppress(FileNotFoundError):
             self.unlink(draft)
         try:
-            _write_all(self.make_private(draft), content)
+            write_all(self.make_private(draft), content)
             self.replace(draft, name)
         except OSError:
             # A partial file is useless, and the disk may be full.
@@ -241,13 +241,15 @@ def make_private(path: str, dir_fd: int | None, flags: int = os.O_WRONLY) -> int
     return fd
 
 
-def _write_all(fd: int, content: bytes) -> None:
+def write_all(fd: int, content: bytes, *, sync: bool = True) -> None:
+    """Write *content* to a new file and close its descriptor."""
     try:
         while content:
             content = content[System.write(fd, content) :]
         # A file that is renamed before its content is on the disk is empty after a power cut.
-        with suppress(OSError):
-            System.fsync(fd)
+        if sync:
+            with suppress(OSError):
+                System.fsync(fd)
     finally:
         System.close(fd)
 
