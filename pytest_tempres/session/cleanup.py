@@ -197,7 +197,7 @@ def reclaim(state: SessionState) -> Reclaimed:
 def retire(state: SessionState) -> None:
     """Remove the oldest stored sessions if there are too many, now that this one has ended."""
     if state.retention.kept or state.result.any_kept:
-        sweeping.retire(
+        sweeping.remove_expired(
             System.dirname(state.workspace.root.path),
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,

@@ -31,7 +31,7 @@ from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import take
 
-__all__ = ["Reclaimed", "retire", "sweep"]
+__all__ = ["Reclaimed", "remove_expired", "sweep"]
 
 #: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
@@ -93,7 +93,7 @@ def sweep(
     return work.reclaimed
 
 
-def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
+def remove_expired(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
     """Remove what ended sessions kept, except for the last *keep_sessions*, at least one.
 
     Sessions that end at the same time see one another alive when they sweep. Each calls this after
@@ -102,7 +102,7 @@ def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> 
     """
     work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
     with suppress(_OutOfTimeError, KeyboardInterrupt):
-        work.retire(parent, rootdir, max(keep_sessions, 1))
+        work.remove_expired(parent, rootdir, max(keep_sessions, 1))
 
 
 class _Sweep:
@@ -151,7 +151,7 @@ class _Sweep:
                 break
             self._remove_if_dead(session, keep=True)
 
-    def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
+    def remove_expired(self, parent: str, rootdir: str, keep_sessions: int) -> None:
         ended: list[StoredSession] = []
         for path in self._candidates(parent):
             # A session that is not among the last of these is not among the last of all.

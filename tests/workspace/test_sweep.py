@@ -617,7 +617,7 @@ def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
 
     monkeypatch.setattr(module.System, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "read", slow)
-    module.retire(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
+    module.remove_expired(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
     assert 2 <= len(read) < 9
 
 
