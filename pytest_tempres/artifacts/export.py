@@ -131,7 +131,7 @@ class _Export:
         if System.isabs(path) and System.lexists(path):
             return self.limits.stopped
         is_remote = any(path.startswith(System.join(root, "")) for root in self._other_roots)
-        return "on another host" if is_remote or not System.isabs(path) else "it is gone"
+        return "on another host" if is_remote or not System.isabs(path) else "it no longer exists"
 
     def _copy_tree(self, kept: Kept) -> _Copy:
         directory = self._directory(kept.nodeid)

@@ -201,8 +201,8 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
         return self._closer.delete
 
     @delete.setter
-    def delete(self, wanted: bool) -> None:
-        self._closer.delete = wanted
+    def delete(self, value: bool) -> None:
+        self._closer.delete = value
 
     def close(self) -> None:
         """Close the file and, if ``delete_on_close`` is set, remove its path."""

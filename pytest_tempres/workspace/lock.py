@@ -1,4 +1,4 @@
-"""The lock that tells whether a session is alive; the kernel releases it when a process dies.
+"""The lock that shows whether a session is alive; the kernel releases it when a process dies.
 
 Every process of a session holds it shared, and a sweep needs it exclusively. So the directories of
 a worker outlive a controller that was killed, until the worker has ended too.
