@@ -28,8 +28,8 @@ from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.session.state import session_key
 from pytest_tempres.workspace.proof import identity_of
+from pytest_tempres.workspace.proof import identity_of_new
 from pytest_tempres.workspace.retention import CreatedPath
-from pytest_tempres.workspace.root import identity_of_new
 from pytest_tempres.workspace.root import safe_name
 
 __all__ = [

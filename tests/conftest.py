@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import json
 import math
 import os
@@ -10,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from typing import Any
+import warnings
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -58,6 +61,32 @@ def system_tmp(tmp_path_factory, monkeypatch) -> Path:
     # The outer session has set it; the inner session takes it from TMPDIR.
     monkeypatch.delenv("PYTEST_TEMPRES_SYSTEM_TMPDIR", raising=False)
     return path
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], object]], object]:
+    """Run a function in a forked child; return whether its result was true."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this platform does not fork")
+
+    def run(function):
+        with warnings.catch_warnings():
+            # A worker of pytest-xdist has a second thread, which the child does not need.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            status = 2
+            try:
+                status = 0 if function() else 1
+            except BaseException:  # noqa: BLE001 -- the child must exit with its status
+                traceback.print_exc()
+            # Coverage writes its data here, which fails if an audit hook of the test raises.
+            while True:
+                with contextlib.suppress(BaseException):
+                    os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    return run
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def export(
     kept = tuple(kept)
     try:
         System.makedirs(directory, exist_ok=True)
-        target = Directory.at(directory)
+        target = Directory.at(directory, follow=True)
     except OSError as error:
         return Exported(kept, None, f"{directory}: {error.strerror}")
     with target:
@@ -131,13 +131,13 @@ class _Export:
         if System.isabs(path) and System.lexists(path):
             return self.limits.stopped
         is_remote = any(path.startswith(System.join(root, "")) for root in self._other_roots)
-        return "on another host" if is_remote or not System.isabs(path) else "it is gone"
+        return "on another host" if is_remote or not System.isabs(path) else "it no longer exists"
 
     def _copy_tree(self, kept: Kept) -> _Copy:
         directory = self._directory(kept.nodeid)
         parent, name = System.split(kept.path)
         try:
-            source = Directory.at(parent)
+            source = Directory.at(parent, follow=True)
         except OSError as error:
             return _Copy(None, None, error.strerror)
         with source, self._target.below((directory,)) as target:

@@ -20,16 +20,17 @@ from pytest_tempres.artifacts.portable_names import numbered
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace.dirfd import Directory
+from pytest_tempres.workspace.dirfd import write_all
 from pytest_tempres.workspace.proof import is_own
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MANIFEST", "Manifest"]
+__all__ = ["Manifest"]
 
 MANIFEST: Final = "manifest.json"
 _DRAFT: Final = re.compile(re.escape(MANIFEST) + r"\.[a-z0-9_]{8}\.new")
-_ABOUT: Final = {"version": 1, "made_by": "pytest-tempres"}
+_HEADER: Final = {"version": 1, "made_by": "pytest-tempres"}
 #: The bytes that are reserved while files are copied, so that the manifest fits on a full disk.
 _RESERVE: Final = 1 << 16
 #: How long to wait for another session that is writing the manifest, in seconds.
@@ -42,17 +43,16 @@ _ABANDONED: Final = 3600.0
 class Manifest:
     """The manifest of *directory*, to which this session adds its records.
 
-    The records of earlier sessions stay. A file of that name that is not ours, or that cannot be
-    read, is left alone, and the next unused name is used: ``manifest-2.json`` and so on. Where
-    directories cannot be locked, the same applies to every existing file, since another session may
-    be about to replace it.
+    The records of earlier sessions stay. A file of that name that is not ours or cannot be read is
+    left alone, and the next unused name is used: ``manifest-2.json`` and so on. So is every file
+    where directories cannot be locked, since another session may be about to replace it.
     """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._draft = f"{MANIFEST}.{random_name()}.new"
         with suppress(OSError):
-            self._write(" " * _RESERVE)
+            write_all(directory.make_private(self._draft), b" " * _RESERVE, sync=False)
 
     def __enter__(self) -> Self:
         """Return the manifest itself."""
@@ -112,11 +112,11 @@ class Manifest:
                     self._directory.remove(name)
 
     def _publish(self, name: str, records: list[Any]) -> None:
-        text = dumps({**_ABOUT, "artifacts": records}, indent=1)
+        text = dumps({**_HEADER, "artifacts": records}, indent=1)
         try:
             # The draft may have been replaced by a link to another file of ours.
             self._directory.remove(self._draft)
-            self._write(f"{text}\n", sync=True)
+            write_all(self._directory.make_private(self._draft), f"{text}\n".encode("ascii"))
             self._directory.replace(self._draft, name)
         except BaseException:
             # An empty file is the one that we created to reserve the name.
@@ -124,21 +124,9 @@ class Manifest:
                 self._directory.remove(name)
             raise
 
-    def _write(self, text: str, *, sync: bool = False) -> None:
-        with System.open_file(
-            self._directory.make_private(self._draft), "w", encoding="ascii"
-        ) as file:
-            file.write(text)
-            if sync:
-                file.flush()
-                # A file that is renamed before its content is on the disk is empty after a power
-                # cut.
-                with suppress(OSError):
-                    System.fsync(file.fileno())
-
 
 def _records_in(found: Any) -> list[Any] | None:
-    if not isinstance(found, dict) or any(found.get(key) != _ABOUT[key] for key in _ABOUT):
+    if not isinstance(found, dict) or any(found.get(key) != _HEADER[key] for key in _HEADER):
         return None
     records = found.get("artifacts")
     return records if isinstance(records, list) else None

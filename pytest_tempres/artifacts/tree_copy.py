@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.primitives._system import System
+from pytest_tempres.primitives._windows import is_directory
 from pytest_tempres.workspace.dirfd import Directory
-from pytest_tempres.workspace.dirfd import is_directory
 
 __all__ = ["Limits", "TreeCopy"]
 

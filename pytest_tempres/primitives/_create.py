@@ -13,11 +13,11 @@ from os import fspath
 from os.path import abspath
 from os.path import join
 from sys import audit
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
 from typing import NamedTuple
 from typing import TypeVar
-from typing import overload
 
 from pytest_tempres.primitives._location import OPEN_FLAGS
 from pytest_tempres.primitives._location import SETTINGS
@@ -25,14 +25,17 @@ from pytest_tempres.primitives._location import gettempdir
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._location import taken_on_windows
+from pytest_tempres.primitives._location import typed_as
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._windows import private_mkdir
+
+if TYPE_CHECKING:
+    import tempfile
 
 __all__ = [
     "DESCRIPTOR",
     "RAW_FILE",
     "TMP_MAX",
-    "Kind",
     "current_process",
     "make_directory",
     "make_file",
@@ -59,20 +62,7 @@ _UNNAMED_FLAGS: Final[int] = os.O_TMPFILE | os.O_RDWR | os.O_EXCL if hasattr(os,
 _MAX_DENIALS: Final = 20
 
 
-@overload
-def mkstemp(
-    suffix: str | None = None,
-    prefix: str | None = None,
-    dir: str | PathLike[str] | None = None,
-    text: bool = False,
-) -> tuple[int, str]: ...
-@overload
-def mkstemp(
-    suffix: bytes | None = None,
-    prefix: bytes | None = None,
-    dir: bytes | PathLike[bytes] | None = None,
-    text: bool = False,
-) -> tuple[int, bytes]: ...
+@typed_as(lambda: tempfile.mkstemp)
 def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool = False) -> Any:
     """Create a file that only its creator can read and write.
 
@@ -90,18 +80,7 @@ def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool 
     return make_file(DESCRIPTOR, dir, prefix, suffix, _TEXT_FLAGS if text else OPEN_FLAGS)
 
 
-@overload
-def mkdtemp(
-    suffix: str | None = None,
-    prefix: str | None = None,
-    dir: str | PathLike[str] | None = None,
-) -> str: ...
-@overload
-def mkdtemp(
-    suffix: bytes | None = None,
-    prefix: bytes | None = None,
-    dir: bytes | PathLike[bytes] | None = None,
-) -> bytes: ...
+@typed_as(lambda: tempfile.mkdtemp)
 def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
     """Create a directory that only its creator can enter.
 
@@ -140,12 +119,9 @@ def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | Non
 
 
 def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
-    """Create a directory of mode 0700 in *parent*, with all arguments given.
+    """Create a directory of mode 0700 in *parent* and return its path.
 
     :param parent: Used unchanged: the path returned is absolute only if this is.
-    :param prefix: The start of the name.
-    :param suffix: The end of the name.
-    :returns: The path.
     :raises OSError: It can't be created; the error names the path.
     """
     return _create(_DIRECTORY, (), parent, prefix, suffix)[1]
@@ -154,12 +130,9 @@ def make_directory(parent: P | PathLike[P], prefix: P, suffix: P) -> P:
 def make_file(
     kind: Kind, parent: P | PathLike[P], prefix: P, suffix: P, flags: int = OPEN_FLAGS
 ) -> tuple[Any, P]:
-    """Create and open a file of mode 0600 in *parent*, with all arguments given.
+    """Create and open a file of mode 0600 in *parent*.
 
     :param kind: ``DESCRIPTOR`` or ``RAW_FILE``.
-    :param parent: Made absolute.
-    :param prefix: The start of the name.
-    :param suffix: The end of the name.
     :param flags: Those of ``os.open``.
     :returns: The open file, which children do not inherit, and its absolute path.
     :raises OSError: It can't be created; the error names the path.

@@ -82,8 +82,8 @@ class TemporaryDirectory(Generic[AnyStr]):
         return self._delete
 
     @delete.setter
-    def delete(self, wanted: bool) -> None:
-        self._delete = wanted
+    def delete(self, value: bool) -> None:
+        self._delete = value
         # A finalizer can't be changed. One that has run or is detached must not be replaced.
         if self._finalizer.detach():
             self._finalizer = self._register_finalizer()

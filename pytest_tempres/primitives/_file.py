@@ -6,12 +6,10 @@ from _io import text_encoding  # in typeshed, io has it from 3.11 on
 import io
 import os
 import sys
-from typing import IO
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import AnyStr
 from typing import Final
-from typing import Literal
 from typing import overload
 
 from pytest_tempres.primitives._create import DESCRIPTOR
@@ -21,6 +19,7 @@ from pytest_tempres.primitives._create import make_unnamed_file
 from pytest_tempres.primitives._create import remove_if_there
 from pytest_tempres.primitives._location import OPEN_FLAGS
 from pytest_tempres.primitives._location import resolve
+from pytest_tempres.primitives._location import typed_as
 from pytest_tempres.primitives._wrapper import TemporaryFileCloser
 from pytest_tempres.primitives._wrapper import _TemporaryFileWrapper
 from pytest_tempres.primitives._wrapper import close_and_keep
@@ -28,11 +27,10 @@ from pytest_tempres.primitives._wrapper import observable
 from pytest_tempres.primitives._wrapper import raw_file
 
 if TYPE_CHECKING:
+    import tempfile
+
     from _typeshed import GenericPath
     from _typeshed import OpenBinaryMode
-    from _typeshed import OpenBinaryModeReading
-    from _typeshed import OpenBinaryModeUpdating
-    from _typeshed import OpenBinaryModeWriting
     from _typeshed import OpenTextMode
 
 __all__ = [
@@ -126,89 +124,7 @@ def NamedTemporaryFile(
     return _open_named(opening, dir, prefix, suffix, delete, delete_on_close)
 
 
-@overload
-def TemporaryFile(
-    mode: OpenTextMode,
-    buffering: int = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> io.TextIOWrapper: ...
-@overload
-def TemporaryFile(
-    mode: OpenBinaryMode,
-    buffering: Literal[0],
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> io.FileIO: ...
-@overload
-def TemporaryFile(
-    *,
-    buffering: Literal[0],
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    errors: str | None = None,
-) -> io.FileIO: ...
-@overload
-def TemporaryFile(
-    mode: OpenBinaryModeWriting,
-    buffering: Literal[-1, 1] = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> io.BufferedWriter: ...
-@overload
-def TemporaryFile(
-    mode: OpenBinaryModeReading,
-    buffering: Literal[-1, 1] = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> io.BufferedReader: ...
-@overload
-def TemporaryFile(
-    mode: OpenBinaryModeUpdating = "w+b",
-    buffering: Literal[-1, 1] = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> io.BufferedRandom: ...
-@overload
-def TemporaryFile(
-    mode: str = "w+b",
-    buffering: int = -1,
-    encoding: str | None = None,
-    newline: str | None = None,
-    suffix: AnyStr | None = None,
-    prefix: AnyStr | None = None,
-    dir: GenericPath[AnyStr] | None = None,
-    *,
-    errors: str | None = None,
-) -> IO[Any]: ...
+@typed_as(lambda: tempfile.TemporaryFile)
 def TemporaryFile(
     mode: str = "w+b",
     buffering: int = -1,
@@ -274,7 +190,8 @@ def _open_named(
         else:
             file = observable(_open(parent, *opening, opener=create))  # type: ignore[call-overload]
         raw_file(file).name = path
-        return _TemporaryFileWrapper(file, path, delete, delete_on_close)
+        # The attributes of the file are added at run time.
+        return _TemporaryFileWrapper(file, path, delete, delete_on_close)  # type: ignore[abstract]
     except BaseException:
         if file is not None:
             file.close()

@@ -16,6 +16,7 @@ from typing import Final
 from typing import TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "random_name",
     "resolve",
     "taken_on_windows",
+    "typed_as",
 ]
 
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789_"
@@ -61,6 +63,22 @@ def is_random_name(text: str) -> bool:
 
 
 P = TypeVar("P", str, bytes)
+_T = TypeVar("_T")
+
+
+def typed_as(stdlib: Callable[[], _T]) -> Callable[[Callable[..., Any]], _T]:
+    """Give a function the type of one in the standard library, with all its overloads.
+
+    :param stdlib: Returns that function to type checkers; never called, so the function need not be
+        imported.
+    """
+    del stdlib
+
+    def unchanged(function: Any) -> _T:
+        return function  # type: ignore[no-any-return]
+
+    return unchanged
+
 
 # O_NOFOLLOW: a link with the chosen name must not be followed.
 OPEN_FLAGS: Final = (
@@ -69,7 +87,7 @@ OPEN_FLAGS: Final = (
 
 _NAMES_TO_TRY: Final = 100
 
-_POSIX_DIRS: Final = ("/tmp", "/var/tmp", "/usr/tmp")
+_POSIX_DIRS: Final[tuple[str, ...]] = ("/tmp", "/var/tmp", "/usr/tmp")
 _WINDOWS_DIRS: Final = (
     r"~\AppData\Local\Temp",
     r"%SYSTEMROOT%\Temp",
@@ -85,12 +103,11 @@ SETTINGS: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
 
 
 def candidate_directories(system: str = os.name) -> list[str]:
-    """Return the directories that may become the temp location, best first.
-
-    :param system: A value of ``os.name``.
-    """
+    """Return the directories that may become the temp location, best first."""
     named = [os.environ.get(variable, "") for variable in ("TMPDIR", "TEMP", "TMP")]
-    usual = [_expanded(path) for path in _WINDOWS_DIRS] if system == "nt" else _POSIX_DIRS
+    usual = _POSIX_DIRS
+    if system == "nt":
+        usual = tuple(os.path.expandvars(os.path.expanduser(path)) for path in _WINDOWS_DIRS)
     try:
         here = os.getcwd()
     except OSError:
@@ -99,9 +116,8 @@ def candidate_directories(system: str = os.name) -> list[str]:
 
 
 def first_usable(directories: Sequence[str]) -> str:
-    """Return the first directory in which a file can be created, written and removed.
+    """Return the first of *directories* in which a file can be written and removed, absolute.
 
-    :param directories: Candidates, best first; relative ones are made absolute.
     :raises FileNotFoundError: None of them is usable.
     """
     for candidate in directories:
@@ -113,11 +129,7 @@ def first_usable(directories: Sequence[str]) -> str:
 
 
 def taken_on_windows(parent: str | bytes, system: str = os.name) -> bool:
-    """Return whether a ``PermissionError`` may mean that the name is that of a directory.
-
-    :param parent: The directory in which a path was to be created.
-    :param system: A value of ``os.name``; on systems other than Windows the result is False.
-    """
+    """Whether a ``PermissionError`` in *parent* may mean that the name is taken (Windows)."""
     return system == "nt" and os.path.isdir(parent) and os.access(parent, os.W_OK)
 
 
@@ -202,10 +214,6 @@ def _temp_location() -> Any:
     if location is None:
         location = SETTINGS["tempdir"] = first_usable(candidate_directories())
     return location
-
-
-def _expanded(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))
 
 
 def _is_usable(directory: str) -> bool:

@@ -6,7 +6,6 @@ imported again: pytester and others remove modules from `sys.modules`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 import os
 import sys
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     _Listener = Callable[[str, tuple[Any, ...]], object]
     _Listeners = dict[str, tuple[_Listener, ...]]
     _AtFork = list[weakref.ref[Callable[[], object]]]
+    _Callbacks = list[tuple[int, Callable[[], object]]]
 
 __all__ = [
     "AUDIT_HOOK",
@@ -48,9 +48,7 @@ AUDIT_HOOK: Final = "pytest_tempres_audit_hook"
 def shared(name: str, make: Callable[[], _T], install: Callable[[_T], object]) -> _T:
     """Return the object *name* that all imports of this package in this process share.
 
-    :param name: Its name.
-    :param make: Creates it on the first call.
-    :param install: Installs the hook that uses it, once.
+    The first call creates it with *make*, and calls *install* with it.
     """
     hooks: dict[str, Any] = vars(sys).setdefault(_ATTRIBUTE, {})
     if name not in hooks:
@@ -114,9 +112,6 @@ def _install_at_fork(at_fork: _AtFork) -> None:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call)
-
-
-_Callbacks = list[tuple[int, Callable[[], object]]]
 
 
 def call_at_exit(callback: Callable[[], object]) -> None:

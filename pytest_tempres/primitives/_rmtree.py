@@ -8,25 +8,27 @@ nor the length of paths is limited, and it holds at most three descriptors.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from os import fsdecode
 from os.path import join
 from os.path import split
-import stat
 import sys
 from typing import TYPE_CHECKING
-from typing import Any
 from typing import Final
 from typing import NamedTuple
+from typing import TypeVar
 
 from pytest_tempres.primitives._system import System
+from pytest_tempres.primitives._system import mount_of
+from pytest_tempres.primitives._windows import remove_by_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Failure", "mount_of", "remove_by_path", "remove_tree"]
+__all__ = ["Failure", "remove_tree"]
+
+_T = TypeVar("_T")
 
 
 class Failure(NamedTuple):
@@ -70,8 +72,7 @@ def remove_tree(
 
     Directories in the tree whose mode prevents the removal get mode 0700. Mount points are not
     removed or entered, and BSD file flags are not cleared: both are failures. Where the platform
-    has no functions relative to descriptors (Windows), the removal goes by path, with
-    ``shutil.rmtree`` for what is harder to remove.
+    has no functions relative to descriptors (Windows), the removal goes by path.
     """
     try:
         System.rmdir(name, dir_fd=dir_fd)
@@ -101,33 +102,24 @@ def _remove_contents(
     path = fsdecode(name)
     if not System.by_descriptor:
         return [Failure(*each) for each in remove_by_path(path, tick)]
-    failures: list[Failure] = []
-    for _ in range(_MAX_ATTEMPTS):
-        failures = _remove_from_parent(path, dir_fd, tick, identity)
-        if not any(failure.error.errno in _RETRIED for failure in failures):
-            break
-    return failures
-
-
-def _remove_from_parent(
-    path: str,
-    dir_fd: int | None,
-    tick: Callable[[], object] | None,
-    identity: tuple[int, int] | None,
-) -> list[Failure]:
     parent, name = split(path.rstrip("/"))
     if not name:
         return [Failure(path, OSError(errno.EBUSY, os.strerror(errno.EBUSY), path))]
-    try:
-        base = System.open(parent or ".", _SEARCH_FLAGS, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        return [Failure(path, error)]
-    try:
-        return _Removal(base, parent, name, tick, identity).run()
-    finally:
-        System.close(base)
+    failures: list[Failure] = []
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            base = System.open(parent or ".", _SEARCH_FLAGS, dir_fd=dir_fd)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            return [Failure(path, error)]
+        try:
+            failures = _Removal(base, parent, name, tick, identity).run()
+        finally:
+            System.close(base)
+        if not any(failure.error.errno in _RETRIED for failure in failures):
+            break
+    return failures
 
 
 class _Level:
@@ -296,8 +288,7 @@ class _Removal:
             above = self._parent()
             if above is None:
                 self._levels.append(done)
-                error = OSError(errno.ESTALE, "moved while it was being removed", done.name)
-                self._fail("", error)
+                self._fail("", OSError(errno.ESTALE, "moved while it was being removed", done.name))
                 self._levels.clear()
                 return
             self._change_to(above)
@@ -309,7 +300,7 @@ class _Removal:
     def _parent(self) -> int | None:
         """Open the parent directory; None if it is not the one that the removal came from."""
         try:
-            above = self._open_above()
+            above = self._with_write_access(System.open, "..", _LIST_FLAGS)
         except OSError:
             return None
         status = System.fstat(above)
@@ -318,22 +309,18 @@ class _Removal:
         System.close(above)
         return None
 
-    def _open_above(self) -> int:
+    def _with_write_access(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call *function*; if this directory denies that, make it writable and call it again."""
         try:
-            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
+            return function(*arguments, dir_fd=self._here)
         except PermissionError:
             if not self._make_writable():
                 raise
-            return System.open("..", _LIST_FLAGS, dir_fd=self._here)
+            return function(*arguments, dir_fd=self._here)
 
     def _remove_or_fail(self, remove: Callable[..., None], name: str) -> None:
         try:
-            try:
-                remove(name, dir_fd=self._here)
-            except PermissionError:
-                if not self._make_writable():
-                    raise
-                remove(name, dir_fd=self._here)
+            self._with_write_access(remove, name)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -358,110 +345,3 @@ class _Removal:
         self._levels[-1].failed = True
         path = join(*(level.name for level in self._levels), name)
         self._failures.append(Failure(path.rstrip("/") or path, error))
-
-
-def mount_of(descriptor: int) -> tuple[int, bytes]:
-    """Return an identifier of the mount on which *descriptor* is open.
-
-    A bind mount may have the same device as the directory around it, so on Linux the identifier has
-    the id of the mount too (``proc_pid_fdinfo(5)``); if that is unknown, it is the device only.
-
-    :raises OSError: The descriptor is not open.
-    """
-    device = System.fstat(descriptor).st_dev
-    if sys.platform != "linux":
-        return device, b""
-    try:
-        info = System.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return device, b""
-    try:
-        return device, System.read(info, 1024).partition(b"mnt_id:")[2].partition(b"\n")[0]
-    finally:
-        System.close(info)
-
-
-_JUNCTION: Final = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
-
-
-def remove_by_path(
-    path: str, tick: Callable[[], object] | None = None
-) -> list[tuple[str, OSError]]:
-    """Remove *path* with ``shutil``, which handles the links and junctions of Windows.
-
-    :param path: A directory with its contents, a file, or a link, which is not followed.
-    :param tick: As for `remove_tree`.
-    :returns: The paths that could not be removed, and why.
-    """
-    import shutil  # noqa: PLC0415 - expensive to import, and rarely needed
-
-    failures: list[tuple[str, OSError]] = []
-
-    def on_error(function: Callable[[str], None], at: str, caught: Any) -> None:
-        error = caught if isinstance(caught, OSError) else caught[1]
-        if isinstance(error, PermissionError) and function in {os.unlink, os.rmdir}:
-            error = _remove_read_only(function, at)
-        if error is not None and not isinstance(error, FileNotFoundError):
-            failures.append((at, error))
-
-    if os.path.islink(path) or not os.path.isdir(path):
-        on_error(os.unlink, path, PermissionError())
-        return failures
-    # shutil.rmtree reports no progress and cannot be stopped.
-    if tick is not None and _remove_one_by_one(path, tick):
-        return failures
-    handler: Any = {"onexc" if sys.version_info >= (3, 12) else "onerror": on_error}
-    shutil.rmtree(path, **handler)
-    return failures
-
-
-def _remove_one_by_one(path: str, tick: Callable[[], object]) -> bool:
-    """Remove the simple items of a tree one by one; return whether nothing is left."""
-    directories: list[str] = []
-    with contextlib.suppress(OSError):
-        if _is_directory(os.lstat(path)):
-            directories.append(path)
-    for directory in directories:
-        for entry in _entries(directory):
-            tick()
-            with contextlib.suppress(OSError):
-                status = entry.stat(follow_symlinks=False)
-                if _is_directory(status):
-                    directories.append(entry.path)
-                elif not stat.S_ISDIR(status.st_mode):
-                    _unlink(entry.path)
-    for directory in reversed(directories):
-        with contextlib.suppress(OSError):
-            System.rmdir(directory)
-    return not os.path.lexists(path)
-
-
-def _entries(directory: str) -> list[os.DirEntry[str]]:
-    try:
-        with System.scandir(directory) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def _is_directory(status: os.stat_result) -> bool:
-    attributes: int = getattr(status, "st_file_attributes", 0)
-    return stat.S_ISDIR(status.st_mode) and not attributes & _JUNCTION
-
-
-def _unlink(path: str) -> None:
-    try:
-        System.unlink(path)
-    except PermissionError:
-        _remove_read_only(System.unlink, path)
-
-
-def _remove_read_only(function: Callable[[str], None], path: str) -> OSError | None:
-    """Clear the read-only attribute, with which Windows removes no file, and try again."""
-    try:
-        if not os.path.islink(path):
-            System.chmod(path, 0o700)
-        function(path)
-    except OSError as error:
-        return error
-    return None

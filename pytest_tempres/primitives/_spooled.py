@@ -131,7 +131,8 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
         self._file = file
         self._max_size = self._limit = max_size
         self._mode = mode
-        self._arguments = (buffering, encoding, newline, suffix, prefix, dir, errors)
+        self._arguments = (mode, buffering, encoding, newline, suffix, prefix, dir)
+        self._errors = errors
 
     __class_getitem__: Any = classmethod(GenericAlias)
 
@@ -163,13 +164,9 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
             self.__class__ = _RolledTemporaryFile
 
     def _on_disk(self) -> Any:
-        buffering, encoding, newline, suffix, prefix, dir, errors = self._arguments
-        file = observable(
-            TemporaryFile(
-                self._mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors
-            )
-        )
-        call_if_unclosed(file, _ignore_unclosed)
+        file = observable(TemporaryFile(*self._arguments, errors=self._errors))
+        # The spooled file warns itself.
+        call_if_unclosed(file, lambda _: None)
         return file
 
     def __enter__(self) -> Self:
@@ -349,7 +346,3 @@ _RolledTemporaryFile.__qualname__ = SpooledTemporaryFile.__qualname__
 
 _CLOSED: Any = io.BytesIO()
 _CLOSED.close()
-
-
-def _ignore_unclosed(file: object) -> None:
-    """Do nothing: the spooled file has warned already."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     _Test = Callable[[_Path], bool]
     _Scan = Callable[[str], _Entries]
 
-__all__ = ["System", "uname"]
+__all__ = ["System", "mount_of", "uname"]
 
 
 def _copies(module: object, **names: object) -> dict[str, Any]:
@@ -152,3 +152,24 @@ def uname() -> tuple[str, str, str, str]:
     import socket  # noqa: PLC0415 -- needed on Windows only
 
     return sys.platform, socket.gethostname(), "", os.environ.get("PROCESSOR_ARCHITECTURE", "")
+
+
+def mount_of(descriptor: int) -> tuple[int, bytes]:
+    """Return an identifier of the mount on which *descriptor* is open.
+
+    A bind mount may have the same device as the directory around it, so on Linux the identifier has
+    the id of the mount too (``proc_pid_fdinfo(5)``); if that is unknown, it is the device only.
+
+    :raises OSError: The descriptor is not open.
+    """
+    device = System.fstat(descriptor).st_dev
+    if sys.platform != "linux":
+        return device, b""
+    try:
+        info = System.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return device, b""
+    try:
+        return device, System.read(info, 1024).partition(b"mnt_id:")[2].partition(b"\n")[0]
+    finally:
+        System.close(info)

@@ -1,4 +1,4 @@
-"""The access rights of a directory with mode 0700 on Windows.
+"""What Windows needs: access rights of directories with mode 0700, and removal by path.
 
 CVE-2024-4030: ``os.mkdir`` ignored the mode there, so a directory in a shared location was open to
 all users with access to that location. Newer versions of Python turn mode 0700 into an access
@@ -7,13 +7,25 @@ control list; for older ones this module calls the Windows API itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
 import os
+import stat
 import sys
 from typing import Any
 from typing import Final
 from typing import Protocol
 
-__all__ = ["honours_mode", "make_private_directory", "private_mkdir"]
+from pytest_tempres.primitives._system import System
+
+__all__ = [
+    "honours_mode",
+    "is_directory",
+    "make_private_directory",
+    "private_mkdir",
+    "remove_by_path",
+]
 
 # The system, administrators and the owner have all rights, which paths created inside inherit. No
 # other user has any, and nothing is inherited from the parent. This is CPython's list.
@@ -21,6 +33,8 @@ _OWNER_ONLY: Final = "D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;FA;;;OW)"
 
 # The first releases in which os.mkdir honours mode 0700 on Windows.
 _FIXED_IN: Final[dict[tuple[int, ...], int]] = {(3, 10): 15, (3, 11): 10, (3, 12): 4}
+
+_JUNCTION: Final = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
 
 
 class Api(Protocol):
@@ -37,20 +51,14 @@ class Api(Protocol):
 
 
 def honours_mode(system: str = os.name, version: tuple[int, ...] = sys.version_info[:3]) -> bool:
-    """Return whether ``os.mkdir`` honours mode 0700.
-
-    :param system: A value of ``os.name``.
-    :param version: The first three parts of ``sys.version_info``.
-    """
+    """Whether ``os.mkdir`` honours mode 0700."""
     return system != "nt" or version[2] >= _FIXED_IN.get(version[:2], 0)
 
 
 def make_private_directory(path: str | bytes, mode: int, api: Api | None = None) -> None:
-    """Create a directory as ``os.mkdir`` of newer Pythons does, its audit event included.
+    """Create a directory of *mode* 0700 as newer Pythons do, with the audit event.
 
-    :param path: The directory.
-    :param mode: 0700.
-    :param api: The Windows API, or a replacement for it in tests.
+    :param api: A replacement for the Windows API in tests.
     :raises OSError: It can't be created; the error names the path.
     """
     sys.audit("os.mkdir", path, mode, -1)
@@ -108,3 +116,65 @@ class _Windows:
         def access_list(self, text: str) -> Any: ...
         def create(self, path: str, access_list: Any) -> None: ...
         def free(self, access_list: Any) -> None: ...
+
+
+def is_directory(status: os.stat_result) -> bool:
+    """Whether *status* is that of a directory and not of a junction, which leads elsewhere."""
+    return stat.S_ISDIR(status.st_mode) and getattr(status, "st_reparse_tag", 0) != _JUNCTION
+
+
+def remove_by_path(
+    path: str, tick: Callable[[], object] | None = None
+) -> list[tuple[str, OSError]]:
+    """Remove *path* without descriptors of directories, which Windows does not have.
+
+    :param path: A directory with its contents, a file, or a link or a junction, which is not
+        followed.
+    :param tick: As for `remove_tree`.
+    :returns: The paths that could not be removed, and why.
+    """
+    failures: list[tuple[str, OSError]] = []
+    directories: list[str] = []
+
+    @contextlib.contextmanager
+    def recording(at: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            failures.append((at, error))
+
+    def enter_or_unlink(at: str, status: os.stat_result) -> None:
+        if is_directory(status):
+            directories.append(at)
+        else:
+            _remove_writable(System.unlink, at)
+
+    with recording(path):
+        enter_or_unlink(path, System.lstat(path))
+    # The list grows during the iteration.
+    for directory in directories:
+        entries: list[os.DirEntry[str]] = []
+        with recording(directory), System.scandir(directory) as found:
+            entries = list(found)
+        for entry in entries:
+            if tick is not None:
+                tick()
+            with recording(entry.path):
+                enter_or_unlink(entry.path, entry.stat(follow_symlinks=False))
+    for directory in reversed(directories):
+        with recording(directory):
+            _remove_writable(System.rmdir, directory)
+    return failures
+
+
+def _remove_writable(remove: Callable[[str], None], path: str) -> None:
+    try:
+        remove(path)
+    except PermissionError:
+        if stat.S_ISLNK(System.lstat(path).st_mode):
+            raise
+        # Windows does not remove what has the read-only attribute.
+        System.chmod(path, 0o700)
+        remove(path)

@@ -23,10 +23,10 @@ from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace import journal
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.retention import CreatedPath
-from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.sweep import Reclaimed
-from pytest_tempres.workspace.sweep import retire
+from pytest_tempres.workspace.sweep import remove_expired
 from pytest_tempres.workspace.sweep import sweep
 
 __all__ = ["clear", "reclaim"]
@@ -97,7 +97,7 @@ def _end_session(state: SessionState) -> None:
     state.workspace.root.remove_if_empty()
     if state.retention.kept or state.result.any_kept:
         # There may be too many stored sessions, now that this one has ended.
-        retire(
+        remove_expired(
             System.dirname(state.workspace.root.path),
             rootdir=str(state.config.rootpath),
             keep_sessions=state.settings.keep_sessions,

@@ -181,7 +181,7 @@ def _create_workspace(
 def _create_root(
     parent: str, mode: int, metadata: dict[str, object], name: str
 ) -> tuple[SessionRoot, WorkerRoot]:
-    root = create(parent, mode=mode & 0o755 if mode != 0o1777 else 0o711, about=metadata)
+    root = create(parent, mode=mode & 0o755 if mode != 0o1777 else 0o711, metadata=metadata)
     try:
         return root, root.add_worker(name, mode)
     except OSError:

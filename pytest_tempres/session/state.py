@@ -28,10 +28,10 @@ from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages
 from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.workspace import Workspace
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import children
 
 __all__ = [
     "CurrentTest",

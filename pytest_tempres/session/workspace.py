@@ -15,10 +15,10 @@ from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.messages import Messages
 from pytest_tempres.workspace import lock
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
-from pytest_tempres.workspace.root import remove_created
 
 __all__ = ["Workspace"]
 

@@ -7,31 +7,31 @@ The index is written at the end of the session. When the process ends before tha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 import errno
 from json import dumps
 from json import loads
 import os
 import stat
-from typing import Any
 from typing import Final
+from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.dirfd import read_private
+from pytest_tempres.workspace.dirfd import SAFE
+from pytest_tempres.workspace.dirfd import Directory
+from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import identity_of
+from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.root import SessionRoot
 
-__all__ = ["Journal", "end", "read"]
+__all__ = ["Journal", "StoredSession", "end", "read"]
 
-# A link is not followed, and a fifo does not block.
-_SAFE: Final = (
-    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-)
-_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _SAFE
-_UTIME_ON_LINKS: Final = os.utime in os.supports_follow_symlinks
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE
 
 
 class Journal:
@@ -48,10 +48,11 @@ class Journal:
 
         :raises OSError: When the operating system refuses, or the path is not a file of ours.
         """
-        with root.opened() as at:
-            path = root.inside(JOURNAL, at)
-            self._fd = lock.guard(System.open(path, _APPEND, 0o600, dir_fd=at))
-        if not _is_file_of(System.fstat(self._fd), root.uid):
+        with root.opened() as directory:
+            path = directory.where(JOURNAL)
+            self._fd = lock.guard(System.open(path, _APPEND, 0o600, dir_fd=directory.fd))
+        status = System.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != root.uid:
             self.close()
             raise FileExistsError(errno.EEXIST, "the path is not a file of ours", path)
         if System.fchmod is not None:
@@ -88,12 +89,11 @@ def end(root: SessionRoot) -> None:
 
     :raises OSError: When the operating system refuses.
     """
-    with root.opened() as at:
-        now = System.time_ns()
-        safe: dict[str, Any] = {"follow_symlinks": False} if _UTIME_ON_LINKS else {}
-        System.utime(root.inside(INDEX, at), ns=(now, now), dir_fd=at, **safe)
+    now = System.time_ns()
+    with root.opened() as directory:
+        directory.set_times(INDEX, (now, now))
         with suppress(FileNotFoundError):
-            System.unlink(root.inside(JOURNAL, at), dir_fd=at)
+            directory.unlink(JOURNAL)
 
 
 def _is_at(fd: int, path: str) -> bool:
@@ -106,28 +106,78 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-def _is_file_of(status: os.stat_result, uid: int) -> bool:
-    return stat.S_ISREG(status.st_mode) and status.st_uid == uid
+class StoredSession(NamedTuple):
+    """A session, dead or alive, as the files in its root describe it."""
+
+    path: str
+    #: When its session began, and when it last recorded what it keeps: seconds since the epoch.
+    began: float
+    ended: float
+    rootdir: str
+    #: The id that the workers of one run share when they have roots of their own.
+    run: str
+    #: Whether the session came to its end and wrote the index.
+    has_index: bool
+    #: The kept paths, from the index, or from the journal if there is no index. Some may not exist
+    #: any more.
+    kept_paths: frozenset[str]
 
 
-def read(path: str, dir_fd: int | None, uid: int) -> tuple[frozenset[str], float]:
-    """Return the paths in the journal *path*, and when the last was added.
+def read(directory: Directory) -> StoredSession:
+    """Read the breadcrumb, the index and the journal of the session root *directory*.
 
-    An incomplete or foreign line is skipped.
-
-    :param dir_fd: The descriptor of the directory that *path* is relative to.
-    :param uid: The owner that it must have.
-    :raises OSError: When it cannot be read, so that its paths are unknown.
+    :raises OSError: When they cannot be read, so that it is unknown what is kept.
     """
-    found = read_private(path, dir_fd, uid)
-    if found is None:
-        return frozenset(), 0.0
-    return frozenset(_paths(found[0])), found[1]
+    path = directory.path
+    uid = own_uid(path)
+    metadata, began = read_record(directory, BREADCRUMB, uid)
+    index, ended = read_record(directory, INDEX, uid)
+    kept: Iterable[str] = _texts(index.get("kept"))
+    if not index:
+        content, ended = directory.read_private(JOURNAL, uid) or (b"", 0.0)
+        kept = _paths(content)
+    return StoredSession(
+        path,
+        began=began,
+        # Only the session writes these files; a sweep changes the time of the root itself.
+        ended=ended,
+        rootdir=str(metadata.get("rootdir") or index.get("rootdir")),
+        run=str(metadata.get("run") or index.get("run") or path),
+        has_index=bool(index),
+        kept_paths=frozenset(_below(kept, path, {System.basename(path), metadata.get("root")})),
+    )
 
 
-def _paths(content: bytes) -> Iterable[str]:
+def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
+    """Yield those of *paths* that are inside *root*, by their current paths.
+
+    The session may have had another path for its temp directory: through a link, or in a container
+    that mounts it elsewhere. The names that the root has had are random, so that a path that
+    contains one of them is inside the root.
+    """
+    markers = [System.join(os.sep, str(name), "") for name in names if name]
+    for path in paths:
+        for marker in markers:
+            before, found, inner = path.rpartition(marker)
+            if found and System.isabs(before + found) and _is_below(inner):
+                yield System.join(root, inner)
+
+
+def _is_below(inner: str) -> bool:
+    clean = inner == System.normpath(inner) and not System.isabs(inner) and "\0" not in inner
+    return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
+
+
+def _paths(content: bytes) -> Iterator[str]:
+    """Yield the paths in a journal; an incomplete or foreign line is skipped."""
     for line in content.split(b"\n"):
         with suppress(ValueError, RecursionError):
             record = loads(line)
             if isinstance(record, dict) and isinstance(record.get("path"), str):
                 yield record["path"]
+
+
+def _texts(by_test: object) -> Iterator[str]:
+    for paths in by_test.values() if isinstance(by_test, dict) else ():
+        if isinstance(paths, list):
+            yield from (path for path in paths if isinstance(path, str))

@@ -1,4 +1,4 @@
-"""The lock that tells whether a session is alive; the kernel releases it when a process dies.
+"""The lock that shows whether a session is alive; the kernel releases it when a process dies.
 
 Every process of a session holds it shared, and a sweep needs it exclusively. So the directories of
 a worker outlive a controller that was killed, until the worker has ended too.
@@ -16,13 +16,13 @@ from typing import Final
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._system import System
+from pytest_tempres.workspace.dirfd import SAFE
 from pytest_tempres.workspace.dirfd import make_private
 from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import is_own
 
 __all__ = [
     "acquire",
-    "forget_in_child",
     "guard",
     "hold",
     "is_free",
@@ -33,13 +33,7 @@ __all__ = [
     "take",
 ]
 
-# The lock file may have been replaced by a link or a fifo.
-_FLAGS: Final = (
-    os.O_RDWR
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-)
+_FLAGS: Final = os.O_RDWR | SAFE
 
 #: The content of a lock file that its session could not lock: whether it is alive is unknown.
 _UNLOCKED: Final = b"not locked"
@@ -85,7 +79,7 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     A file system without locks leaves the session unlocked, so that no sweep can prove it dead.
     This is recorded in the file, since locks may work again later (NFS).
 
-    :param dir_fd: The descriptor of the directory that *path* is relative to.
+    :param dir_fd: The descriptor of the directory that *path* is relative to, here and below.
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be created.
     """
@@ -104,9 +98,7 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
 def join(path: str, dir_fd: int | None = None) -> int | None:
     """Take the shared lock of the existing lock file *path*.
 
-    :param dir_fd: As in :func:`acquire`.
-    :returns: The descriptor that holds the lock, or None when a sweep has it, which means that
-        the session is dead.
+    :returns: The descriptor that holds the lock, or None when a sweep has it: the session is dead.
     :raises OSError: When the file cannot be opened.
     """
     fd = guard(System.open(path, _FLAGS, dir_fd=dir_fd))
@@ -125,7 +117,6 @@ def hold(fd: int, path: str, dir_fd: int | None = None) -> int:
     """Hold the lock of the file that is at *path* now; another process may have recreated it.
 
     :param fd: The descriptor that holds the lock so far; released when the file is another one.
-    :param dir_fd: As in :func:`acquire`.
     :returns: The descriptor that holds the lock; *fd* if the file is the same.
     :raises OSError: When there is no file, or a sweep has the lock.
     """
@@ -143,7 +134,6 @@ def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int
     """Hold the lock of the file that is at *path* now; create the file if it is gone.
 
     :param fd: As in :func:`hold`.
-    :param dir_fd: As in :func:`acquire`.
     :param proved: Whether a breadcrumb proves the session root. A sweep may find the lock file at
         any moment then, so the file gets its name only when it is locked.
     :returns: The descriptor that holds the lock.
@@ -217,7 +207,6 @@ def guard(number: int) -> int:
 def take(path: str, dir_fd: int | None = None) -> int | None:
     """Take the exclusive lock of a session that may be dead.
 
-    :param dir_fd: As in :func:`acquire`.
     :returns: The descriptor that holds the lock, or None when another process holds it or that
         is unknown: in doubt a session is alive.
     """
@@ -238,24 +227,18 @@ def take(path: str, dir_fd: int | None = None) -> int | None:
 
 
 def is_free(path: str, dir_fd: int | None = None) -> bool:
-    """Whether no process holds the lock file *path*, which means that the session is dead.
-
-    :param dir_fd: As in :func:`acquire`.
-    """
+    """Whether no process holds the lock file *path*, which means that the session is dead."""
     fd = take(path, dir_fd)
     if fd is not None:
         release(fd)
     return fd is not None
 
 
-def forget_in_child() -> None:
-    """Close the inherited descriptors in a forked child, without unlocking.
-
-    A `flock` belongs to the open file description, which parent and child share: closing the
-    child's descriptor does not release the parent's lock (POSIX; ``flock(2)``).
-    """
+def _forget_in_child() -> None:
+    # A `flock` belongs to the open file description, which parent and child share: closing the
+    # child's descriptor does not release the parent's lock (POSIX; ``flock(2)``).
     for fd in list(_held):
         release(fd)
 
 
-after_fork_in_child(forget_in_child)
+after_fork_in_child(_forget_in_child)

@@ -5,6 +5,7 @@ The name of a directory alone proves nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from json import dumps
 from json import loads
 import os
@@ -14,10 +15,10 @@ from typing import Final
 
 from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._location import is_random_name
+from pytest_tempres.primitives._rmtree import Failure
+from pytest_tempres.primitives._rmtree import remove_tree
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import make_private
-from pytest_tempres.workspace.dirfd import open_directory
-from pytest_tempres.workspace.dirfd import read_private
+from pytest_tempres.workspace.dirfd import Directory
 
 __all__ = [
     "BREADCRUMB",
@@ -25,13 +26,16 @@ __all__ = [
     "JOURNAL",
     "LOCK",
     "PREFIX",
+    "check_new",
     "has_root_name",
     "identity_of",
+    "identity_of_new",
     "is_own",
     "make_with_mode",
     "own_uid",
     "prove",
     "read_record",
+    "remove_created",
     "restore_modes",
     "write_breadcrumb",
 ]
@@ -62,26 +66,22 @@ def own_uid(path: str) -> int:
         return -1
 
 
-def prove(path: str, uid: int, fd: int | None) -> None:
-    """Raise unless the directory has our breadcrumb and belongs to *uid*.
+def prove(directory: Directory, uid: int) -> os.stat_result:
+    """Return the status of *directory* if it has our breadcrumb and both belong to *uid*.
 
-    :param path: The directory.
-    :param fd: Its descriptor; if given, *path* is for messages only.
     :raises NotOurDirectoryError: With the reason.
     :raises OSError: When the operating system refuses.
     """
-    root = System.lstat(path) if fd is None else System.fstat(fd)
-    if not stat.S_ISDIR(root.st_mode):
-        raise NotOurDirectoryError(path, "it is not a directory")
-    where = System.join(path, BREADCRUMB) if fd is None else BREADCRUMB
     try:
-        crumb = System.stat(where, dir_fd=fd, follow_symlinks=False)
+        breadcrumb = directory.lstat(BREADCRUMB)
     except FileNotFoundError as error:
-        raise NotOurDirectoryError(path, f"it has no {BREADCRUMB}") from error
-    if not stat.S_ISREG(crumb.st_mode):
-        raise NotOurDirectoryError(path, f"its {BREADCRUMB} is not a regular file")
-    if root.st_uid != uid or crumb.st_uid != uid:
-        raise NotOurDirectoryError(path, "it belongs to another user")
+        raise NotOurDirectoryError(directory.path, f"it has no {BREADCRUMB}") from error
+    if not stat.S_ISREG(breadcrumb.st_mode):
+        raise NotOurDirectoryError(directory.path, f"its {BREADCRUMB} is not a regular file")
+    status = directory.status()
+    if status.st_uid != uid or breadcrumb.st_uid != uid:
+        raise NotOurDirectoryError(directory.path, "it belongs to another user")
+    return status
 
 
 def is_own(status: os.stat_result) -> bool:
@@ -94,31 +94,29 @@ def identity_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def write_breadcrumb(path: str, about: dict[str, object], dir_fd: int | None = None) -> None:
-    """Write the breadcrumb, the file that marks a directory as ours.
+def write_breadcrumb(directory: Directory, metadata: dict[str, object]) -> None:
+    """Write the breadcrumb, the file that marks *directory* as ours; it must not exist.
 
-    :param path: Its path, which must not exist, not even as a link.
-    :param about: As in :func:`~pytest_tempres.workspace.root.create`.
-    :param dir_fd: The descriptor of the directory that *path* is relative to.
+    :param metadata: As in :func:`~pytest_tempres.workspace.root.create`.
     :raises OSError: When the operating system refuses.
     """
-    text = dumps({"pid": System.getpid(), "platform": sys.platform, **about})
-    fd = make_private(path, dir_fd)
+    own = {"pid": System.getpid(), "platform": sys.platform}
+    text = dumps({**own, **metadata, "root": System.basename(directory.path)})
+    fd = directory.make_private(BREADCRUMB)
     try:
         System.write(fd, text.encode("ascii"))
     finally:
         System.close(fd)
 
 
-def read_record(path: str, dir_fd: int | None, uid: int) -> tuple[dict[str, object], float]:
+def read_record(directory: Directory, name: str, uid: int) -> tuple[dict[str, object], float]:
     """Return the JSON object in a file of ours, and the file's modification time.
 
-    :param dir_fd: As in :func:`write_breadcrumb`.
     :param uid: The owner that it must have.
     :returns: An empty record when there is no such file, or it is damaged.
     :raises OSError: When it cannot be read.
     """
-    found = read_private(path, dir_fd, uid)
+    found = directory.read_private(name, uid)
     if found is None:
         return {}, 0.0
     try:
@@ -136,8 +134,49 @@ def make_with_mode(path: str, mode: int, dir_fd: int | None = None) -> None:
     """
     System.mkdir(path, 0o700, dir_fd=dir_fd)
     # The umask clears bits of a mode that is passed to mkdir.
-    with open_directory(path, dir_fd=dir_fd) as fd:
-        System.chmod(path if fd is None else fd, mode)
+    with Directory.at(path, dir_fd=dir_fd) as directory:
+        directory.chmod(mode)
+
+
+def check_new(directory: Directory) -> tuple[int, int]:
+    """Return device and inode of *directory*, which was just created and is still empty.
+
+    :raises NotOurDirectoryError: In a shared directory, another user has replaced it.
+    """
+    status = directory.status()
+    if status.st_uid != own_uid(directory.path) or directory.names():
+        raise NotOurDirectoryError(directory.path, "another directory has taken its place")
+    return identity_of(status)
+
+
+def identity_of_new(path: str) -> tuple[int, int]:
+    """Return device and inode of the empty directory that was just created at *path*.
+
+    :returns: An identity that no directory has, when it is unknown: what is at *path* then must not
+        be removed.
+    """
+    with suppress(OSError), Directory.at(path) as directory:
+        return check_new(directory)
+    return (-1, -1)
+
+
+def remove_created(path: str, identity: tuple[int, int]) -> list[Failure]:
+    """Remove a path that this process created outside any session root.
+
+    :param identity: Its device and inode, recorded when it was created: another process may have
+        replaced it since.
+    :returns: The paths that could not be removed, with the errors.
+    :raises NotOurDirectoryError: When the path leads to another file or directory now.
+    """
+    parent, name = System.split(path)
+    # The parent was chosen by the user, and may be a link (/tmp is, on macOS).
+    try:
+        with Directory.at(parent, follow=True) as directory:
+            if identity_of(directory.lstat(name)) != identity:
+                raise NotOurDirectoryError(path, "it has been replaced since it was created")
+            return remove_tree(directory.where(name), dir_fd=directory.fd, identity=identity)
+    except FileNotFoundError:
+        return []
 
 
 def restore_modes(path: str, mode: int, uid: int) -> bool:

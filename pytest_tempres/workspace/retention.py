@@ -13,11 +13,10 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import replace_private
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import WorkerRoot
-from pytest_tempres.workspace.root import children
 
 __all__ = [
     "POLICIES",
@@ -111,10 +110,9 @@ def write_index(
     paths: dict[str, list[str]] = {}
     for item in kept:
         paths.setdefault(item.nodeid, []).append(item.path)
-    about = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
-    content = dumps(about, indent=1).encode("ascii")
-    with root.opened() as at:
-        replace_private(root.inside(INDEX, at), at, content)
+    index = {"version": 1, "rootdir": rootdir, "run": run, "kept": paths}
+    with root.opened() as directory:
+        directory.write_private(INDEX, dumps(index, indent=1).encode("ascii"))
 
 
 #: The most paths that a search visits.

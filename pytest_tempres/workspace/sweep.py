@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import suppress
 import os
@@ -16,9 +15,11 @@ from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._rmtree import Failure
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace import journal
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.dirfd import open_directory
+from pytest_tempres.workspace.dirfd import Directory
+from pytest_tempres.workspace.dirfd import children
+from pytest_tempres.workspace.journal import StoredSession
+from pytest_tempres.workspace.journal import read
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
@@ -27,12 +28,10 @@ from pytest_tempres.workspace.proof import has_root_name
 from pytest_tempres.workspace.proof import is_own
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
-from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.root import SessionRoot
-from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
-__all__ = ["Reclaimed", "StoredSession", "read", "removable", "retire", "sweep"]
+__all__ = ["Reclaimed", "remove_expired", "sweep"]
 
 #: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
@@ -94,7 +93,7 @@ def sweep(
     return work.reclaimed
 
 
-def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
+def remove_expired(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> None:
     """Remove what ended sessions kept, except for the last *keep_sessions*, at least one.
 
     Sessions that end at the same time see one another alive when they sweep. Each calls this after
@@ -103,7 +102,7 @@ def retire(parent: str, *, rootdir: str, keep_sessions: int, seconds: float) -> 
     """
     work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
     with suppress(_OutOfTimeError, KeyboardInterrupt):
-        work.retire(parent, rootdir, max(keep_sessions, 1))
+        work.remove_expired(parent, rootdir, max(keep_sessions, 1))
 
 
 class _Sweep:
@@ -152,7 +151,7 @@ class _Sweep:
                 break
             self._remove_if_dead(session, keep=True)
 
-    def retire(self, parent: str, rootdir: str, keep_sessions: int) -> None:
+    def remove_expired(self, parent: str, rootdir: str, keep_sessions: int) -> None:
         ended: list[StoredSession] = []
         for path in self._candidates(parent):
             # A session that is not among the last of these is not among the last of all.
@@ -177,10 +176,7 @@ class _Sweep:
             raise _OutOfTimeError
 
     def _is_over(self, share: float) -> bool:
-        return System.monotonic() > self._deadline(share)
-
-    def _deadline(self, share: float) -> float:
-        return self._began + share * self._seconds
+        return System.monotonic() > self._began + share * self._seconds
 
     def _candidates(self, parent: str) -> list[str]:
         """Return the paths that are named like session roots; *parent* may be huge."""
@@ -196,16 +192,17 @@ class _Sweep:
         return sorted(paths, key=lambda _: random_name())
 
     def _inspect(self, path: str) -> StoredSession | None:
-        with suppress(OSError), open_directory(path) as fd:
+        with suppress(OSError), Directory.at(path) as directory:
             try:
-                prove(path, own_uid(path), fd)
+                prove(directory, own_uid(path))
             except NotOurDirectoryError:
-                _remove_unfinished(path, fd)
+                _remove_unfinished(directory)
                 return None
-            session = read(path, fd)
+            session = read(directory)
             # The journal of a session that is alive is not final.
             is_final = session.has_index or not session.kept_paths
-            return session if is_final or _is_dead(path) else None
+            if is_final or lock.is_free(directory.where(LOCK), directory.fd):
+                return session
         return None
 
     def _remove_if_dead(self, session: StoredSession, *, keep: bool) -> None:
@@ -216,8 +213,8 @@ class _Sweep:
         if root is None:
             return
         try:
-            with root.opened() as fd:
-                now = read(root.path, fd)
+            with root.opened() as directory:
+                now = read(directory)
             kept = frozenset(path for path in now.kept_paths if keep and System.lexists(path))
             if keep or _is_unchanged(session, now):
                 self._remove_all(root, now, kept)
@@ -235,7 +232,11 @@ class _Sweep:
         try:
             for path in removable(root.path, kept):
                 self._check_time()
-                found = self._measure(path, self._deadline(0.25)) if is_reported else (0, True)
+                found = (
+                    self._measure(path, self._began + 0.25 * self._seconds)
+                    if is_reported
+                    else (0, True)
+                )
                 failures = self._remove(root, path)
                 if not failures:
                     size, complete = size + found[0], complete and found[1]
@@ -295,32 +296,21 @@ def _has_ended(session: StoredSession) -> bool:
     )
 
 
-def _is_dead(path: str) -> bool:
-    root = take(path)
-    if root is not None:
-        root.release()
-    return root is not None
-
-
-def _remove_unfinished(path: str, fd: int | None) -> None:
+def _remove_unfinished(directory: Directory) -> None:
     """Remove a root whose process died while it created or removed it.
 
     Without a breadcrumb, the directory is removed only if it contains nothing but an empty lock
     file of this user that no process holds.
     """
-    where = path if fd is None else fd
-    if System.listdir(where) != [LOCK] or not _is_abandoned(System.stat(where)):
-        return
-    lock_file = System.join(path if fd is None else "", LOCK)
-    if not _is_lock_of_ours(System.stat(lock_file, dir_fd=fd, follow_symlinks=False)):
-        return
-    lock_fd = lock.take(lock_file, fd)
-    if lock_fd is None:
-        return
-    # Windows cannot remove an open file, and NFS only renames it.
-    lock.release(lock_fd)
-    System.unlink(lock_file, dir_fd=fd)
-    System.rmdir(path)
+    if (
+        directory.names() == [LOCK]
+        and _is_abandoned(directory.status())
+        and _is_lock_of_ours(directory.lstat(LOCK))
+        # Windows cannot remove an open file, and NFS only renames it: the lock is released at once.
+        and lock.is_free(directory.where(LOCK), directory.fd)
+    ):
+        directory.unlink(LOCK)
+        System.rmdir(directory.path)
 
 
 def _is_abandoned(status: os.stat_result) -> bool:
@@ -331,48 +321,6 @@ def _is_lock_of_ours(status: os.stat_result) -> bool:
     # Windows has no modes.
     private = sys.platform == "win32" or stat.S_IMODE(status.st_mode) == 0o600
     return is_own(status) and private and stat.S_ISREG(status.st_mode) and status.st_size == 0
-
-
-class StoredSession(NamedTuple):
-    """A session, dead or alive, as the files in its root describe it."""
-
-    path: str
-    #: When its session began, and when it last recorded what it keeps: seconds since the epoch.
-    began: float
-    ended: float
-    rootdir: str
-    #: The id that the workers of one run share when they have roots of their own.
-    run: str
-    #: Whether the session came to its end and wrote the index.
-    has_index: bool
-    #: The kept paths, from the index, or from the journal if there is no index. Some may not exist
-    #: any more.
-    kept_paths: frozenset[str]
-
-
-def read(path: str, at: int | None) -> StoredSession:
-    """Read the breadcrumb, the index and the journal of the session root *path*.
-
-    :param at: Its descriptor; None without ``dir_fd`` support.
-    :raises OSError: When they cannot be read, so that it is unknown what is kept.
-    """
-    here, uid = path if at is None else "", own_uid(path)
-    about, began = read_record(System.join(here, BREADCRUMB), at, uid)
-    index, ended = read_record(System.join(here, INDEX), at, uid)
-    if index:
-        kept = frozenset(_texts(index.get("kept")))
-    else:
-        kept, ended = journal.read(System.join(here, JOURNAL), at, uid)
-    return StoredSession(
-        path,
-        began=began,
-        # Only the session writes these files; a sweep changes the time of the root itself.
-        ended=ended,
-        rootdir=str(about.get("rootdir") or index.get("rootdir")),
-        run=str(about.get("run") or index.get("run") or path),
-        has_index=bool(index),
-        kept_paths=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
-    )
 
 
 def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
@@ -396,29 +344,3 @@ def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
         path = System.join(root, name)
         if not kept and System.lexists(path):
             yield path
-
-
-def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
-    """Yield those of *paths* that are inside *root*, by their current paths.
-
-    The session may have had another path for its temp directory: through a link, or in a container
-    that mounts it elsewhere. The names that the root has had are random, so that a path that
-    contains one of them is inside the root.
-    """
-    markers = [System.join(os.sep, str(name), "") for name in names if name]
-    for path in paths:
-        for marker in markers:
-            before, found, inner = path.rpartition(marker)
-            if found and System.isabs(before + found) and _is_below(inner):
-                yield System.join(root, inner)
-
-
-def _is_below(inner: str) -> bool:
-    clean = inner == System.normpath(inner) and not System.isabs(inner) and "\0" not in inner
-    return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
-
-
-def _texts(by_test: object) -> Iterator[str]:
-    for paths in by_test.values() if isinstance(by_test, dict) else ():
-        if isinstance(paths, list):
-            yield from (path for path in paths if isinstance(path, str))

@@ -172,7 +172,7 @@ def test_missing_and_remote_paths_are_listed(keep, export_all, out, tmp_path):
     assert [each.artifact for each in done.kept] == [None, None, None, str(out / NAME / "a")]
     reasons = [record["skipped"] for record in records(out)]
     remote = {"path": ".", "reason": "on another host"}
-    assert reasons == [[remote], [remote], [{"path": ".", "reason": "it is gone"}], []]
+    assert reasons == [[remote], [remote], [{"path": ".", "reason": "it no longer exists"}], []]
     assert (done.artifacts.skipped, done.failure) == (3, None)
 
 

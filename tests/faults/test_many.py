@@ -18,7 +18,7 @@ def dead(system_tmp):
     """Make the root of a session that has died, and name a directory of it in its index."""
 
     def dead(*, kept, rootdir="elsewhere"):
-        root = create(str(system_tmp), mode=0o700, about={"rootdir": rootdir})
+        root = create(str(system_tmp), mode=0o700, metadata={"rootdir": rootdir})
         given = root.add_worker("main", 0o700).fixture_dir
         os.mkdir(os.path.join(given, "kept"))
         os.mkdir(os.path.join(given, "rubbish"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import stat
 
 from pytest_tempres.workspace import sweep as sweep_module
+from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 
@@ -44,7 +45,8 @@ def sweep(place: object, keep: int = 0) -> int:
 def is_ours(path: object) -> bool:
     """Whether *path* is proved to be a session root of this user."""
     try:
-        prove(str(path), own_uid(str(path)), None)
+        with Directory.at(str(path)) as directory:
+            prove(directory, own_uid(str(path)))
     except OSError:
         return False
     return True

@@ -10,13 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
 
 import pytest
+from safety_helpers import NOBODY
 
 from pytest_tempres import primitives
-
-NOBODY = 65534
 
 
 def open_descriptors() -> set[str]:
@@ -84,26 +82,5 @@ def python():
             check=True,
         )
         return done.stdout, done.stderr
-
-    return run
-
-
-@pytest.fixture
-def in_child():
-    """Call a function in a forked child and return its exit status; 0 if it did not raise."""
-
-    def run(function) -> int:
-        with warnings.catch_warnings():
-            # A worker of pytest-xdist has a second thread, which the child does without.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                function()
-                status = 0
-            finally:
-                os._exit(status)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     return run

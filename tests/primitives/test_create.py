@@ -19,7 +19,7 @@ from pytest_tempres.primitives._create import make_unnamed_file
 
 
 def drop(made) -> None:
-    """Remove what mkstemp or mkdtemp made."""
+    """Remove the result of mkstemp or mkdtemp."""
     if isinstance(made, tuple):
         os.close(made[0])
         os.unlink(made[1])
@@ -40,7 +40,7 @@ def names(monkeypatch):
 
 class TestMkstemp:
     def test_private_and_not_inherited(self, place):
-        """Whatever the umask, only the owner may read or write; children do not inherit it."""
+        """Only the owner may read or write, whatever the umask; children do not inherit it."""
         old = os.umask(0)
         descriptor, path = primitives.mkstemp()
         os.umask(old)
@@ -73,7 +73,7 @@ class TestMkstemp:
         (place / "sub").rmdir()
 
     def test_link_under_the_chosen_name(self, place, names, tmp_path):
-        """A link that waits under the chosen name is not followed: another name is taken."""
+        """An existing link with the chosen name is not followed: another name is used."""
         names("aaaaaaaa", "bbbbbbbb")
         (place / "tmpaaaaaaaa").symlink_to(tmp_path / "elsewhere")
         made = primitives.mkstemp()
@@ -126,7 +126,7 @@ class TestMkdtemp:
 
 class TestMktemp:
     def test_names_nothing_and_makes_nothing(self, place, names):
-        """The path is one at which nothing is, not even a dead link."""
+        """Nothing exists at the path, not even a dead link."""
         names("aaaaaaaa", "bbbbbbbb")
         (place / "xaaaaaaaay").symlink_to("nowhere")
         assert primitives.mktemp("y", "x") == str(place / "xbbbbbbbby")
@@ -136,7 +136,7 @@ class TestMktemp:
 @pytest.mark.parametrize("make", [primitives.mkstemp, primitives.mkdtemp, primitives.mktemp])
 class TestNoNameLeft:
     def test_error_names_the_directory(self, make, place, names, monkeypatch):
-        """After TMP_MAX names that were taken there is an error as CPython's; it names where."""
+        """After TMP_MAX names that exist there is CPython's error, with the directory."""
         monkeypatch.setattr(primitives, "TMP_MAX", 2)
         names("aaaaaaaa", "aaaaaaaa")
         (place / "tmpaaaaaaaa").touch()
@@ -150,7 +150,7 @@ class TestDenied:
     """gh-66305: a directory of Windows that an ACL closes was tried 2,147,483,647 times."""
 
     def test_windows_gives_up(self, place, monkeypatch):
-        """So many denials in a row are taken for what they are, after some twenty names."""
+        """After 20 denials in a row the directory counts as not writable."""
         tried = []
 
         def deny(path, *_):
@@ -179,7 +179,7 @@ class TestDenied:
 
     @pytest.mark.parametrize("name", ["mkstemp", "mkdtemp", "TemporaryFile", "NamedTemporaryFile"])
     def test_posix_tells_at_once(self, name, open_place, unprivileged):
-        """Where a denial is a denial it comes at once and names the path."""
+        """On other systems a denial is raised at once, with the path."""
         open_place.chmod(0o555)
         with unprivileged(), pytest.raises(PermissionError) as caught:
             getattr(primitives, name)(dir=str(open_place))
@@ -187,14 +187,14 @@ class TestDenied:
 
 
 class Listener:
-    """An audit hook; the interpreter keeps it for ever, so there is one."""
+    """The one audit hook of these tests, since hooks cannot be removed."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[object, ...]]] | None = None
         self.refused = ""
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
-        """Note an event, or refuse it."""
+        """Record an event, or refuse it."""
         if self.events is not None and event.startswith(("tempfile.", "os.mkdir", "open")):
             self.events.append((event, arguments))
         if event == self.refused:
@@ -207,7 +207,7 @@ sys.addaudithook(listener)
 
 @pytest.fixture
 def events(place):
-    """What is raised from now on."""
+    """The audit events from now on."""
     listener.events = []
     yield listener.events
     listener.events = None
@@ -230,7 +230,7 @@ class TestAuditEvents:
         drop(made)
 
     def test_a_hook_that_raises(self, place, events, monkeypatch):
-        """A hook may refuse: then nothing is made."""
+        """A hook may refuse the event: then nothing is created."""
         monkeypatch.setattr(listener, "refused", "tempfile.mkdtemp")
         with pytest.raises(RuntimeError, match="no"):
             primitives.mkdtemp()
@@ -320,21 +320,21 @@ class TestOutOfDescriptors:
 
 class TestUnnamed:
     def test_where_the_system_needs_a_name(self, place, monkeypatch):
-        """Without O_TMPFILE the name is gone before anybody gets the file."""
+        """Without O_TMPFILE the name is removed before the file is returned."""
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
         descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
         assert os.fstat(descriptor).st_nlink == 0
         os.close(descriptor)
 
     def test_where_the_file_system_refuses(self, place, monkeypatch):
-        """A file system that has no O_TMPFILE is served the other way."""
+        """A file system without O_TMPFILE gets a file whose name is removed."""
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", os.O_RDWR)
         descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
         assert os.write(descriptor, b"x") == 1
         os.close(descriptor)
 
     def test_unlink_fails(self, place, monkeypatch):
-        """When the name can't be removed at once, the file is given up and the error told."""
+        """When the name cannot be removed, the file is closed and the error raised."""
         refusals = [PermissionError(errno.EPERM, "no")]
 
         def refuse_once(path):
@@ -350,7 +350,7 @@ class TestUnnamed:
 
 
 def test_threads(place):
-    """16 threads that make 1,000 files each lose none and never get the same."""
+    """16 threads that create 1,000 files each get distinct files."""
     parent = str(place)
 
     def many(_):

@@ -36,7 +36,7 @@ def text(mode: str) -> str | None:
 class TestTemporaryFile:
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_kinds(self, mode, buffering, kind, place):
-        """Each mode gives the exact class that open gives; the name is the descriptor."""
+        """Each mode gives a file of the same class as open; its name is the descriptor."""
         with primitives.TemporaryFile(mode, buffering, text(mode)) as file:
             assert type(file) is kind
             assert file.name == file.fileno()
@@ -44,7 +44,7 @@ class TestTemporaryFile:
             assert list(place.iterdir()) == []
 
     def test_private(self, place):
-        """Nobody else may open it, be it through /proc."""
+        """No other user can open it, not even through /proc."""
         with primitives.TemporaryFile() as file:
             assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
 
@@ -57,7 +57,7 @@ class TestTemporaryFile:
     @pytest.mark.parametrize("arguments", [{"mode": "wr"}, {"mode": 2}, {"newline": "x"}])
     @pytest.mark.parametrize("name", ["TemporaryFile", "NamedTemporaryFile"])
     def test_bad_arguments(self, name, arguments, place):
-        """Wrong arguments get the error of open, and nothing is left."""
+        """Wrong arguments raise the error of open and leave nothing."""
         with pytest.raises((ValueError, TypeError)):
             getattr(primitives, name)(**arguments)
         with pytest.raises(LookupError):
@@ -81,7 +81,7 @@ class TestTemporaryFile:
 class TestNamedTemporaryFile:
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_kinds(self, mode, buffering, kind, place):
-        """The file itself is of the class that open gives, and it has the path as its name."""
+        """The inner file has the class that open gives, and the path as its name."""
         with primitives.NamedTemporaryFile(mode, buffering, text(mode)) as file:
             assert isinstance(file.file, kind)
             assert file.name == file.file.name
@@ -96,7 +96,7 @@ class TestNamedTemporaryFile:
             assert type(file.name) is bytes
 
     def test_attributes_of_the_file(self, place):
-        """What the file has, the wrapper has; what it has not raises what it should."""
+        """The wrapper has the attributes of the file, and no others."""
         with primitives.NamedTemporaryFile("w+", encoding="utf-8", newline="") as file:
             assert (file.encoding, file.newlines, file.closed) == ("utf-8", None, False)
             file.writelines(["a\r\n", "b"])
@@ -109,13 +109,13 @@ class TestNamedTemporaryFile:
             assert not hasattr(file, "encoding")
 
     def test_methods_cost_nothing(self, place):
-        """A method is the file's own, so that it is as fast."""
+        """A method of the wrapper is that of the file, so that it is as fast."""
         with primitives.NamedTemporaryFile() as file:
             assert file.write.__self__ is file.file
             assert file.seek is file.seek
 
     def test_closed_at_once(self, place):
-        """Close removes the path; to close again is no error; a closed file can't be entered."""
+        """Closing removes the path and can be repeated; a closed file cannot be entered."""
         file = primitives.NamedTemporaryFile()
         file.close()
         file.close()
@@ -126,7 +126,7 @@ class TestNamedTemporaryFile:
     @pytest.mark.parametrize("delete", [True, False])
     @pytest.mark.parametrize("delete_on_close", [True, False])
     def test_when_it_goes(self, delete, delete_on_close, place):
-        """On close, at the end of the context or never, as it was asked for."""
+        """The path is removed on close, at the end of the context or never, as requested."""
         with primitives.NamedTemporaryFile(delete=delete, delete_on_close=delete_on_close) as file:
             file.close()
             assert os.path.exists(file.name) is not (delete and delete_on_close)
@@ -143,14 +143,14 @@ class TestNamedTemporaryFile:
             file.write(b"x")
 
     def test_close_the_file_alone(self, place):
-        """To close the attribute file keeps the path until the wrapper is closed."""
+        """Closing the inner file keeps the path until the wrapper is closed."""
         with primitives.NamedTemporaryFile() as file:
             file.file.close()
             assert os.path.exists(file.name)
         assert not os.path.exists(file.name)
 
     def test_close_that_fails(self, place):
-        """When the last bytes can't be written the error is told, and nothing stays."""
+        """An error of the last write is raised, and the path is removed."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
@@ -170,11 +170,11 @@ class TestNamedTemporaryFile:
 
 
 class TestLifetime:
-    """CPython issues 18879, 23700 and gh-126639: who keeps the file, and who hears of its end."""
+    """CPython issues 18879, 23700 and gh-126639: the lifetime of the file, and its warning."""
 
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_warning(self, mode, buffering, kind, place):
-        """A file that nobody closed is closed and removed at once, with CPython 3.14's warning."""
+        """An unclosed file is closed and removed when collected, with CPython 3.14's warning."""
         file = primitives.NamedTemporaryFile(mode, buffering, text(mode))
         name = file.name
         described = (
@@ -187,7 +187,7 @@ class TestLifetime:
 
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_method_keeps_it(self, mode, buffering, kind, place):
-        """A method that outlives the wrapper keeps the file open, and the path."""
+        """A bound method that outlives the wrapper keeps the file open and the path on disk."""
         file = primitives.NamedTemporaryFile(mode, buffering, text(mode))
         name, wrapper, tell = file.name, weakref.ref(file), file.tell
         del file
@@ -199,7 +199,7 @@ class TestLifetime:
         assert not os.path.exists(name)
 
     def test_loop_keeps_it(self, place):
-        """A loop over a file keeps it, and leaving the loop early does not close it."""
+        """A loop over a file keeps it alive, and leaving the loop early does not close it."""
 
         def lines():
             file = primitives.NamedTemporaryFile()
@@ -217,14 +217,14 @@ class TestLifetime:
             assert not file.closed
 
     def test_only_the_file_was_closed(self, place):
-        """To close the attribute file is not to close the wrapper: the warning comes."""
+        """Closing only the inner file does not suppress the warning."""
         file = primitives.NamedTemporaryFile()
         file.file.close()
         with pytest.warns(ResourceWarning, match="Implicitly cleaning up"):
             del file
 
     def test_no_warning_after_close(self, place, recwarn):
-        """What was closed goes without a word, be its path kept until now or for ever."""
+        """There is no warning for a closed file, even if its path is kept."""
         file = primitives.NamedTemporaryFile(delete_on_close=False)
         file.close()
         name = file.name
@@ -234,14 +234,14 @@ class TestLifetime:
         assert not recwarn.list
 
     def test_weak_references(self, place):
-        """Wrappers and files can be referred to weakly."""
+        """Wrappers and files support weak references."""
         with primitives.NamedTemporaryFile() as file:
             assert weakref.ref(file)() is file
             assert weakref.ref(file.file)() is file.file
 
     @pytest.mark.parametrize("module", ["builtins", "os", "sys", "warnings", "tempfile"])
     def test_interpreter_exit(self, module, python, tmp_path):
-        """Whoever holds the file at exit, it is removed, with a warning and no traceback."""
+        """A file that is open at exit is removed with a warning and without a traceback."""
         out, complaints = python(
             f"""
 import builtins, os, sys, warnings
@@ -258,7 +258,7 @@ print({module}.kept.name)
 
 class TestCloser:
     def test_can_be_found(self, place):
-        """The collector knows the closers, and each says what will become of its path."""
+        """The closers can be found by the garbage collector, with what happens to their paths."""
         with primitives.NamedTemporaryFile() as file:
             (closer,) = [
                 item
@@ -273,7 +273,7 @@ class TestCloser:
             assert not os.path.exists(file.name)
 
     def test_delete_may_change(self, place):
-        """The attribute delete may be set as long as the file is open."""
+        """The attribute delete can be set while the file is open."""
         with primitives.NamedTemporaryFile() as file:
             assert file.delete
             file.delete = False
@@ -282,7 +282,7 @@ class TestCloser:
 
     @pytest.mark.parametrize("delete_on_close", [True, False])
     def test_close_and_keep(self, delete_on_close, place, recwarn):
-        """A file can be closed and left where it is; nothing is said when it goes."""
+        """A file can be closed and kept, without a warning when it is collected."""
         file = primitives.NamedTemporaryFile(delete_on_close=delete_on_close)
         file.write(b"x")
         close_and_keep(file)
@@ -294,7 +294,7 @@ class TestCloser:
         assert not recwarn.list
 
     def test_windows_removes_by_itself(self, place, tmp_path):
-        """What Windows deletes on close is not deleted again."""
+        """A path that Windows has removed on close is not removed again."""
         removed = []
         for delete_on_close in (True, False):
             with primitives.TemporaryFile() as file:
@@ -305,7 +305,7 @@ class TestCloser:
         assert removed == ["x"]
 
     def test_forked_child(self, place, in_child):
-        """A child closes its copy of the file; the path is the parent's."""
+        """A forked child closes its copy of the file and does not remove the path."""
 
         def leave():
             file.close()
@@ -316,24 +316,23 @@ class TestCloser:
 
         for act in (leave, forget):
             file = primitives.NamedTemporaryFile()
-            assert in_child(act) == 0
+            assert in_child(lambda act=act: act() is None)
             assert os.path.exists(file.name)
             file.close()
 
     def test_child_removes_its_own(self, place, in_child):
-        """What a child made, it removes."""
+        """A forked child removes the files that it created."""
 
         def make():
             with primitives.NamedTemporaryFile() as file:
                 name = file.name
-            if os.path.exists(name):
-                raise AssertionError
+            return not os.path.exists(name)
 
-        assert in_child(make) == 0
+        assert in_child(make)
 
 
 def test_windows_flags(monkeypatch):
-    """On Windows the system itself deletes on close, if that is wanted; elsewhere it never does."""
+    """Only on Windows does the system remove the file on close, if requested."""
     assert _file._named_flags(delete=True) == _file.OPEN_FLAGS
     monkeypatch.setattr(os, "O_TEMPORARY", 1 << 30, raising=False)
     assert _file._named_flags(delete=True) == _file.OPEN_FLAGS | 1 << 30
@@ -359,7 +358,7 @@ with primitives.{name}(mode="w", encoding="utf-8") as file:
 
 
 def test_raw_file(place):
-    """The file at the bottom is found below every kind of file."""
+    """The raw file is found below every kind of file."""
     for mode, buffering, _ in KINDS:
         with primitives.TemporaryFile(mode, buffering, text(mode)) as file:
             assert type(_wrapper.raw_file(file)) is io.FileIO

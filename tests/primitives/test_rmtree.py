@@ -6,7 +6,6 @@ from pathlib import Path
 import shutil
 import socket
 import stat
-import sys
 import tempfile
 import threading
 
@@ -17,12 +16,13 @@ from hypothesis import strategies as st
 import pytest
 
 from pytest_tempres.primitives import _rmtree
+from pytest_tempres.primitives import _windows
 from pytest_tempres.primitives._rmtree import remove_tree
 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A directory with three levels, two files and a directory that is empty."""
+    """A directory with three levels, two files and an empty directory."""
     top = tmp_path / "tree"
     (top / "a" / "b").mkdir(parents=True)
     (top / "empty").mkdir()
@@ -33,7 +33,7 @@ def tree(tmp_path) -> Path:
 
 @pytest.fixture
 def meddle(monkeypatch):
-    """Have something happen just before the removal calls a function of the system."""
+    """Call a function immediately before the removal calls a function of the system."""
 
     def before(name: str, act, matches=lambda *arguments, **keywords: True) -> None:
         real = getattr(_rmtree.System, name)
@@ -50,20 +50,20 @@ def meddle(monkeypatch):
 
 
 class TestKinds:
-    """Whatever a path is, it goes."""
+    """Paths of every kind are removed."""
 
     def test_tree(self, tree):
-        """A directory goes with all it holds."""
+        """A directory is removed with its contents."""
         assert remove_tree(str(tree)) == []
         assert not tree.exists()
 
     def test_missing(self, tmp_path):
-        """What is not there counts as removed; so does a path into what is not there."""
+        """A missing path is no error, and neither is a path in a missing directory."""
         assert remove_tree(str(tmp_path / "missing")) == []
         assert remove_tree(str(tmp_path / "missing" / "below")) == []
 
     def test_special_files(self, tmp_path):
-        """Files, fifos, sockets and links, dead or alive, go, at the top and inside."""
+        """Files, fifos, sockets and links are removed, at the top and inside."""
         (tmp_path / "outside").mkdir()
         (tmp_path / "outside" / "kept").touch()
         for where in (tmp_path, tmp_path / "tree"):
@@ -92,7 +92,7 @@ class TestKinds:
         assert sorted(os.listdir(tree)) == ["empty"]
 
     def test_names(self, tmp_path):
-        """Names of 255 bytes, names that are not UTF-8 and names with newlines are names."""
+        """Names may have 255 bytes, bytes that are not UTF-8, and newlines."""
         top = os.fsencode(tmp_path / "tree")
         os.mkdir(top)
         for name in (b"n" * 255, b"\xff\xfe", b"a\nb", b" ", b"-rf"):
@@ -103,12 +103,12 @@ class TestKinds:
 
     @pytest.mark.parametrize("path", ["/", "//"])
     def test_root(self, path):
-        """The root directory is a failure, not a job."""
+        """The root directory of the file system is refused."""
         (failure,) = remove_tree(path)
         assert failure.error.errno == errno.EBUSY
 
     def test_file_on_the_way(self, tree):
-        """A path through a file is told as what it is."""
+        """A path through a file fails with the error of the system."""
         (failure,) = remove_tree(str(tree / "file" / "below"))
         assert isinstance(failure.error, NotADirectoryError)
         assert tree.exists()
@@ -116,7 +116,7 @@ class TestKinds:
 
 @pytest.fixture
 def memory() -> Path:
-    """A directory in memory where there is such a thing: the disk takes its time for each level."""
+    """A directory in memory if there is one, since a disk is slow for each level."""
     where = "/dev/shm" if os.path.isdir("/dev/shm") else None
     path = tempfile.mkdtemp(dir=where)
     yield Path(path)
@@ -124,7 +124,7 @@ def memory() -> Path:
 
 
 def test_depth(memory):
-    """5,000 levels go, with no more than a handful of descriptors and no recursion."""
+    """5,000 levels are removed with a few descriptors and without recursion."""
     top = memory / "deep"
     top.mkdir()
     here = os.open(top, os.O_RDONLY)
@@ -159,7 +159,7 @@ def test_depth(memory):
 class TestModes:
     @pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600])
     def test_any_mode(self, mode, open_place, unprivileged):
-        """No mode of the owner's own directories keeps them, nor one of his files."""
+        """No mode of a directory or file of this user prevents its removal."""
         with unprivileged():
             top = open_place / "top"
             (top / "a" / "b").mkdir(parents=True)
@@ -172,7 +172,7 @@ class TestModes:
             assert not os.path.lexists(top)
 
     def test_outside_stays_as_it_is(self, open_place, unprivileged):
-        """The directory that the tree stands in is not made writable: that is a failure."""
+        """The parent of the tree is not made writable: that is a failure."""
         with unprivileged():
             (open_place / "top").mkdir()
             (open_place / "top" / "file").touch()
@@ -185,7 +185,7 @@ class TestModes:
             assert os.listdir(open_place / "top") == []
 
     def test_target_of_a_link_keeps_its_mode(self, open_place, unprivileged):
-        """CVE-2023-6597: repairing modes never reaches what a link points to."""
+        """CVE-2023-6597: the mode of the target of a link is never changed."""
         with unprivileged():
             outside = open_place / "outside"
             outside.mkdir()
@@ -198,7 +198,7 @@ class TestModes:
             assert stat.S_IMODE(outside.stat().st_mode) == 0o500
 
     def test_directory_of_somebody_else(self, open_place, unprivileged):
-        """What can't be removed is named with its reason, and the rest goes."""
+        """A path that cannot be removed is returned with the error, and the rest is removed."""
         if os.geteuid() != 0:
             foreign, reason = Path("/proc/self/fd"), PermissionError
         else:
@@ -213,7 +213,7 @@ class TestModes:
         assert not (open_place / "top" / "mine").exists()
 
     def test_chmod_by_name(self, tree, monkeypatch, unprivileged, open_place):
-        """Where there is no /proc but a chmod that follows no link, that one repairs."""
+        """Without /proc, a chmod that follows no link is used."""
         calls = []
 
         def chmod(name, mode, *, dir_fd, follow_symlinks):
@@ -232,7 +232,7 @@ class TestModes:
         assert calls == [("sub", False)]
 
     def test_no_safe_chmod(self, monkeypatch, unprivileged, open_place):
-        """Where neither exists, a closed directory is a failure, not a risk."""
+        """Without either, a directory that cannot be opened is a failure."""
         monkeypatch.setattr(_rmtree, "_LINUX", False)
         monkeypatch.setattr(_rmtree, "_CHMOD_AT", False)
         with unprivileged():
@@ -243,7 +243,7 @@ class TestModes:
         assert isinstance(failure.error, PermissionError)
 
     def test_no_proc(self, meddle, unprivileged, open_place, monkeypatch):
-        """Without /proc the denial itself is told."""
+        """Without /proc the failure is the denial itself."""
 
         def missing():
             raise FileNotFoundError
@@ -257,11 +257,11 @@ class TestModes:
 
 
 class TestRaces:
-    """Somebody else is at work in the tree."""
+    """Another process changes the tree during the removal."""
 
     @pytest.fixture
     def victim(self, tmp_path) -> Path:
-        """A directory outside, whose file must survive."""
+        """A directory outside the tree, whose file must not be removed."""
         (tmp_path / "victim").mkdir()
         (tmp_path / "victim" / "kept").touch()
         (tmp_path / "victim").chmod(0o750)
@@ -269,7 +269,7 @@ class TestRaces:
 
     @pytest.mark.parametrize("when", ["open", "rmdir", "listdir"])
     def test_directory_swapped_for_a_link(self, when, tree, victim, meddle):
-        """gh-157579: a directory that becomes a link at the worst moment leads nowhere."""
+        """gh-157579: a directory that is swapped for a link is not followed."""
 
         def swap():
             if (tree / "a").exists():
@@ -283,7 +283,7 @@ class TestRaces:
         assert not tree.exists()
 
     def test_closed_directory_swapped_for_a_link(self, open_place, unprivileged, meddle):
-        """gh-157579: the repair of a mode holds on to the directory it was meant for."""
+        """gh-157579: a mode is changed only of the directory that was opened."""
         with unprivileged():
             victim = open_place / "victim"
             victim.mkdir()
@@ -304,7 +304,7 @@ class TestRaces:
             victim.chmod(0o700)
 
     def test_directory_moved_while_inside(self, tree, meddle):
-        """A directory that is moved away is left where it went; the rest of the tree goes."""
+        """A directory that is moved away is not removed; the rest of the tree is."""
         elsewhere = tree.parent / "elsewhere"
         elsewhere.mkdir()
         (elsewhere / "kept").mkdir()
@@ -318,7 +318,7 @@ class TestRaces:
         assert (elsewhere / "kept").exists()
 
     def test_directory_that_keeps_moving(self, tree, monkeypatch):
-        """A way back that is lost again and again is a failure, never a removal elsewhere."""
+        """A directory that is moved away at each attempt is a failure."""
         deepest = tree.joinpath(*"d" * 20)
         deepest.mkdir(parents=True)
         for path in (deepest, *deepest.parents[:20]):
@@ -336,13 +336,13 @@ class TestRaces:
         assert failure.path.startswith(str(tree / "d"))
 
     def test_file_appears(self, tree, meddle):
-        """What appears in a directory that was just emptied goes too."""
+        """A file that appears in a directory that was just emptied is removed too."""
         meddle("open", (tree / "a" / "new").touch, lambda path, *_, **__: path == "..")
         assert remove_tree(str(tree)) == []
         assert not tree.exists()
 
     def test_files_appear_for_ever(self, tree, monkeypatch):
-        """Somebody who never stops is a failure after some rounds, and it says what is left."""
+        """After some attempts, files that reappear are a failure with their path."""
         real = _rmtree.System.rmdir
 
         def refill(name, *, dir_fd):
@@ -356,14 +356,14 @@ class TestRaces:
 
     @pytest.mark.parametrize("when", ["unlink", "open", "rmdir"])
     def test_vanishes(self, when, tree, meddle):
-        """What somebody else removes first counts as removed."""
+        """A path that another process removes first is no failure."""
         meddle(when, lambda: shutil.rmtree(tree / "a"), lambda path, *_, **__: path == "a")
         meddle("unlink", (tree / "file").unlink, lambda path, **_: path == "file")
         assert remove_tree(str(tree)) == []
         assert not tree.exists()
 
     def test_file_in_place_of_a_directory(self, tree, meddle):
-        """A directory that turned into a file goes as a file."""
+        """A directory that was replaced by a file is removed as a file."""
 
         def swap():
             shutil.rmtree(tree / "a")
@@ -374,7 +374,7 @@ class TestRaces:
         assert not tree.exists()
 
     def test_many_at_once(self, tmp_path):
-        """Eight threads that remove one tree finish it together, without an error."""
+        """Eight threads can remove one tree at the same time without an error."""
         top = tmp_path / "top"
         for number in range(40):
             (top / f"{number}" / "x" / "y").mkdir(parents=True)
@@ -393,7 +393,7 @@ class TestRaces:
 
 class TestBoundaries:
     def test_other_file_system(self, tree, monkeypatch):
-        """What is mounted in the tree is left alone, and named."""
+        """A mount point in the tree is a failure, and is not entered."""
         real = _rmtree.System.fstat
         inode = (tree / "a").stat().st_ino
 
@@ -410,7 +410,7 @@ class TestBoundaries:
         assert sorted(os.listdir(tree)) == ["a"]
 
     def test_mount_point(self, tree, monkeypatch):
-        """So is what the system calls busy, though it may be the same file system."""
+        """A busy directory is a failure too, even on the same file system."""
         real = _rmtree.System.rmdir
 
         def busy(name, *, dir_fd):
@@ -424,7 +424,7 @@ class TestBoundaries:
         assert (tree / "a" / "b" / "file").exists()
 
     def test_directory_that_can_not_be_read(self, tree, monkeypatch):
-        """An error of the disk is told for the directory it came from."""
+        """A disk error is a failure with the path of its directory."""
 
         def broken(descriptor):
             raise OSError(errno.EIO, "broken")
@@ -434,7 +434,7 @@ class TestBoundaries:
         assert (failure.path, failure.error.errno) == (str(tree), errno.EIO)
 
     def test_no_descriptor_left(self, tree, meddle):
-        """Without descriptors there is a failure, not an exception."""
+        """When no descriptor is left there is a failure, not an exception."""
 
         def exhausted():
             raise OSError(errno.EMFILE, "too many")
@@ -446,7 +446,7 @@ class TestBoundaries:
 
 
 def test_patched_system(tree, monkeypatch):
-    """A test that replaces os, shutil or what modules took from them can't misdirect a removal."""
+    """A test that replaces functions of os or shutil does not change what is removed."""
 
     def wrong(*arguments, **keywords):
         raise AssertionError
@@ -467,22 +467,22 @@ def test_patched_system(tree, monkeypatch):
 
 
 class TestByPath:
-    """The way of platforms that know no directory descriptors."""
+    """The removal on platforms without descriptors of directories."""
 
     @pytest.fixture(autouse=True)
     def without_descriptors(self, monkeypatch):
-        """This platform knows none."""
+        """Such a platform."""
         monkeypatch.setattr(_rmtree.System, "by_descriptor", False)
 
     def test_tree(self, tree):
-        """A tree goes."""
+        """A directory is removed with its contents."""
         assert remove_tree(str(tree)) == []
         assert not tree.exists()
 
     @pytest.mark.parametrize("inside", [True, False])
     @pytest.mark.parametrize("tick", [None, lambda: None], ids=["silent", "counted"])
     def test_read_only_file(self, inside, tick, tree, monkeypatch):
-        """Windows refuses to remove a read-only file until it is not; then it goes."""
+        """A read-only file, which Windows does not remove, is made writable first."""
         path = tree / "file"
         path.chmod(0o400)
         real = os.unlink
@@ -493,24 +493,18 @@ class TestByPath:
                 raise PermissionError(errno.EACCES, "read-only", target)
             real(target, dir_fd=dir_fd)
 
-        monkeypatch.setattr(shutil, "_use_fd_functions", False)
-        monkeypatch.setattr(os, "unlink", unlink)
         monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
-        if sys.version_info < (3, 13):
-            monkeypatch.setattr(shutil, "_rmtree_unsafe", shutil._rmtree_unsafe)
         target = tree if inside else path
         assert remove_tree(str(target), tick=tick) == []
         assert not target.exists()
 
     @pytest.mark.parametrize("tick", [None, lambda: None], ids=["silent", "counted"])
     def test_what_stays(self, tree, monkeypatch, tick):
-        """What can't be removed is named with its reason."""
+        """A path that cannot be removed is returned with the error."""
 
         def unlink(target, *, dir_fd=None):
             raise PermissionError(errno.EACCES, "in use", target)
 
-        monkeypatch.setattr(shutil, "_use_fd_functions", False)
-        monkeypatch.setattr(os, "unlink", unlink)
         monkeypatch.setattr(_rmtree.System, "unlink", staticmethod(unlink))
         failures = remove_tree(str(tree), tick=tick)
         assert {failure.path for failure in failures} >= {
@@ -518,8 +512,8 @@ class TestByPath:
             str(tree / "a" / "b" / "file"),
         }
 
-    def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path, monkeypatch):
-        """There is progress to show; links go as links, and ``shutil`` has nothing left to do."""
+    def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path):
+        """There is progress to show, and links are removed as links."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "precious").touch()
@@ -527,14 +521,13 @@ class TestByPath:
         (tree / "a" / "dead").symlink_to("nowhere")
         count = len(list(tree.rglob("*")))
         ticks = []
-        monkeypatch.setattr(shutil, "rmtree", None)
         assert remove_tree(str(tree), tick=lambda: ticks.append(1)) == []
         assert len(ticks) == count
         assert not tree.exists()
         assert (outside / "precious").exists()
 
     def test_an_end_in_the_middle(self, tree):
-        """A deadline ends it within an item, and what was done by then is done."""
+        """An exception of tick stops the removal at that item."""
         for number in range(20):
             (tree / f"more{number}").touch()
         items = iter(range(10))
@@ -545,32 +538,33 @@ class TestByPath:
 
     @pytest.mark.parametrize("where", ["top", "inside"])
     def test_a_junction_is_not_entered(self, tree, monkeypatch, where):
-        """What on Windows looks like a directory and leads elsewhere is left to ``shutil``."""
+        """A junction looks like a directory and leads elsewhere, so it is removed like a file."""
         junction = tree if where == "top" else tree / "a"
         same = junction.lstat().st_ino
 
         def is_directory(status):
             return stat.S_ISDIR(status.st_mode) and status.st_ino != same
 
-        def rmtree(path, **handlers):
-            assert (junction / ("file" if where == "top" else "b/file")).exists()
+        monkeypatch.setattr(_windows, "is_directory", is_directory)
+        failures = remove_tree(str(tree), tick=lambda: None)
+        # Only Windows can unlink a directory.
+        assert str(junction) in {failure.path for failure in failures}
+        assert (junction / ("file" if where == "top" else "b/file")).exists()
 
-        monkeypatch.setattr(_rmtree, "_is_directory", is_directory)
-        monkeypatch.setattr(shutil, "rmtree", rmtree)
-        remove_tree(str(tree), tick=lambda: None)
-        assert junction.exists()
+    def test_what_another_process_removes_meanwhile_is_no_failure(self, tree, monkeypatch):
+        """Neither a file nor a directory."""
 
-    def test_gone_meanwhile(self, tree, monkeypatch):
-        """What vanishes meanwhile is no failure."""
+        def twice(real):
+            def remove(target, *, dir_fd=None):
+                real(target, dir_fd=dir_fd)
+                real(target, dir_fd=dir_fd)
 
-        def rmtree(path, **handlers):
-            (handler,) = handlers.values()
-            error = FileNotFoundError(errno.ENOENT, "gone", path)
-            handler(os.unlink, path, error)
-            handler(os.unlink, path, (type(error), error, None))
+            return staticmethod(remove)
 
-        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        for name in ("unlink", "rmdir"):
+            monkeypatch.setattr(_rmtree.System, name, twice(getattr(_rmtree.System, name)))
         assert remove_tree(str(tree)) == []
+        assert not tree.exists()
 
 
 TREES = st.recursive(
@@ -587,7 +581,7 @@ TREES = st.recursive(
 
 
 def build(where: bytes, shape, outside: Path) -> None:
-    """Make in the directory *where* what *shape* says."""
+    """Create the tree *shape* in the directory *where*."""
     for name, kind in shape.items():
         path = where + b"/" + os.fsencode(name.encode("utf-8", "surrogatepass"))
         if isinstance(kind, dict):
@@ -604,7 +598,7 @@ def build(where: bytes, shape, outside: Path) -> None:
 @given(TREES.filter(lambda shape: isinstance(shape, dict)))
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_tree(tmp_path, shape):
-    """Any tree goes, and what its links point to stays."""
+    """Any tree is removed, and the targets of its links are not."""
     outside = tmp_path / "outside"
     outside.mkdir(exist_ok=True)
     (outside / "kept").touch()

@@ -18,7 +18,7 @@ from pytest_tempres.workspace.root import create
 
 def kept_session(parent: Path, rootdir: Path) -> Path:
     """Leave a session in *parent* that kept a directory with a failing test in it."""
-    root = create(str(parent), mode=0o700, about={"rootdir": str(rootdir)})
+    root = create(str(parent), mode=0o700, metadata={"rootdir": str(rootdir)})
     kept = Path(root.path, "main.d", "kept")
     kept.mkdir(parents=True)
     (kept / f"test_{os.path.basename(root.path)[8:]}.py").write_text("def test_it(): assert 0")

@@ -308,7 +308,7 @@ def root_of(tmp_path):
     made = []
 
     def root_of(kind: str) -> str:
-        root = create(str(tmp_path), mode=0o700, about={})
+        root = create(str(tmp_path), mode=0o700, metadata={})
         made.append(root)
         if kind == "kept":
             kept = os.path.join(root.add_worker("main", 0o700).fixture_dir, "kept")
@@ -455,7 +455,7 @@ def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
 
 def test_the_controller_holds_what_a_worker_made_again(tmp_path):
     """No sweep takes a root that a test removed when its worker is gone: the session lives."""
-    root = create(str(tmp_path), mode=0o700, about={})
+    root = create(str(tmp_path), mode=0o700, metadata={})
     joined = attach(root.path)
     worker = joined.add_worker("gw0", 0o700)
     shutil.rmtree(root.path)

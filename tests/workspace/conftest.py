@@ -2,15 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import contextlib
 import ctypes
 import os
 from pathlib import Path
 import shutil
 import sys
 import tempfile
-import traceback
-import warnings
 
 import pytest
 from safety_helpers import NOBODY
@@ -25,38 +22,12 @@ from pytest_tempres.workspace.root import create
 
 
 @pytest.fixture
-def in_child() -> Callable[[Callable[[], object]], object]:
-    """Run a function in a forked child; return whether its result was true."""
-    if not hasattr(os, "fork"):
-        pytest.skip("this platform does not fork")
-
-    def run(function):
-        with warnings.catch_warnings():
-            # A worker of pytest-xdist has a second thread, which the child does not need.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-        if pid == 0:
-            status = 2
-            try:
-                status = 0 if function() else 1
-            except BaseException:  # noqa: BLE001 -- the child must exit with its status
-                traceback.print_exc()
-            # Coverage writes its data here, which fails if an audit hook of the test raises.
-            while True:
-                with contextlib.suppress(BaseException):
-                    os._exit(status)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-    return run
-
-
-@pytest.fixture
 def make(tmp_path) -> Callable[..., SessionRoot]:
     """Create session roots in the test's directory; their locks are released after the test."""
     created = []
 
-    def make(parent: Path = tmp_path, mode: int = 0o700, **about) -> SessionRoot:
-        root = create(str(parent), mode=mode, about=about)
+    def make(parent: Path = tmp_path, mode: int = 0o700, **metadata) -> SessionRoot:
+        root = create(str(parent), mode=mode, metadata=metadata)
         created.append(root)
         return root
 

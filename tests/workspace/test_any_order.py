@@ -182,10 +182,10 @@ class Workspace(RuleBasedStateMachine):
     def project_of(self, root: str) -> str | None:
         """Return the project of a session, if the breadcrumb can be read."""
         try:
-            about = json.loads(Path(root, BREADCRUMB).read_text("ascii"))
+            breadcrumb = json.loads(Path(root, BREADCRUMB).read_text("ascii"))
         except (OSError, ValueError):
             return None
-        return str(about["rootdir"])
+        return str(breadcrumb["rootdir"])
 
     def dead(self) -> list[Session]:
         """Return the sessions that have ended and left something."""
@@ -211,7 +211,7 @@ class Workspace(RuleBasedStateMachine):
     def start(self, project: str) -> None:
         """A session creates its root and its first worker root."""
         with self.step(lambda path: False):
-            root = create(str(self.place), mode=0o700, about={"rootdir": project})
+            root = create(str(self.place), mode=0o700, metadata={"rootdir": project})
             session = Session(root.path, project, {root.lock_fd}, root)
             session.workers.append(root.add_worker("main", 0o700))
         self.sessions.append(session)
@@ -222,7 +222,7 @@ class Workspace(RuleBasedStateMachine):
         before = set(os.listdir(self.place))
         held = set(lock._held)
         with self.step(lambda path: False), dying(after):
-            create(str(self.place), mode=0o700, about={"rootdir": project})
+            create(str(self.place), mode=0o700, metadata={"rootdir": project})
         (name,) = set(os.listdir(self.place)) - before
         session = Session(os.path.join(self.place, name), project, lock._held - held)
         self.sessions.append(session)

@@ -16,7 +16,7 @@ from pytest_tempres.leaks.deferred import delete_open_files
 from pytest_tempres.primitives import _process
 from pytest_tempres.workspace.root import create
 _process.at_exit()
-root = create(sys.argv[1], mode=0o700, about={{}})
+root = create(sys.argv[1], mode=0o700, metadata={{}})
 worker = root.add_worker("main", 0o700)
 {after}
 _process.call_at_exit(lambda: (delete_open_files(root.path), root.remove_if_empty()))

@@ -8,15 +8,15 @@ import pytest
 from pytest_tempres.workspace import dirfd
 from pytest_tempres.workspace import journal as journals
 from pytest_tempres.workspace.journal import Journal
+from pytest_tempres.workspace.journal import read
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.sweep import read
 
 
 @pytest.fixture
 def root(tmp_path):
     """A session root without kept paths."""
-    root = create(str(tmp_path), mode=0o700, about={})
+    root = create(str(tmp_path), mode=0o700, metadata={})
     yield root
     root.release()
 
@@ -31,8 +31,8 @@ def journal():
 
 def kept_paths(root) -> list[str]:
     """Return the paths that the root's files list as kept, relative to the root."""
-    with root.opened() as at:
-        return sorted(os.path.relpath(path, root.path) for path in read(root.path, at).kept_paths)
+    with root.opened() as directory:
+        return sorted(os.path.relpath(path, root.path) for path in read(directory).kept_paths)
 
 
 def inside(root, *names: str) -> list[str]:

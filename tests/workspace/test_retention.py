@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from pytest_tempres.exceptions import NotOurDirectoryError
+from pytest_tempres.workspace import retention as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
@@ -15,17 +16,9 @@ from pytest_tempres.workspace.retention import POLICIES
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import created_from_plain
+from pytest_tempres.workspace.retention import find
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import create
-
-
-@pytest.fixture
-def root(tmp_path):
-    """A session root."""
-    root = create(str(tmp_path), mode=0o700, about={})
-    yield root
-    root.release()
 
 
 @pytest.mark.parametrize(
@@ -133,3 +126,65 @@ def test_no_index_is_written_to_a_directory_that_replaced_ours(root, tmp_path):
 def test_a_created_path_is_equal_after_a_round_trip_through_json(created):
     """JSON turns tuples into lists, which would never be equal."""
     assert created_from_plain(json.loads(json.dumps(created))) == created
+
+
+# -- finding renamed paths
+
+
+@pytest.fixture
+def worker(root):
+    """One of two workers of a session."""
+    root.add_worker("gw1", 0o700)
+    return root.add_worker("gw0", 0o700)
+
+
+def make_directory(*parts: str) -> tuple[int, str]:
+    """Create a directory; return its inode and its path."""
+    path = os.path.join(*parts)
+    os.makedirs(path)
+    return os.lstat(path).st_ino, path
+
+
+def test_find_finds_paths_in_the_root_and_in_the_workers_directories(root, worker):
+    """They may be at any depth, except below a path that was found."""
+    made = [
+        make_directory(root.path, "x"),
+        make_directory(root.path, "y", "z"),
+        make_directory(worker.path, "x"),
+        make_directory(worker.fixture_dir, "a", "b", "c"),
+    ]
+    inner = make_directory(root.path, "x", "inner")
+    assert sorted(find(root, worker, {inode for inode, _ in (*made, inner)})) == sorted(made)
+
+
+def test_find_does_not_search_the_directories_of_other_workers(root, worker):
+    """An inode that was freed here may be in use there."""
+    inodes = {
+        make_directory(root.path, "gw1", "x")[0],
+        make_directory(root.path, "gw1.d", "x")[0],
+        os.lstat(os.path.join(root.path, "gw1.d")).st_ino,
+    }
+    assert list(find(root, worker, inodes)) == []
+
+
+def test_find_follows_no_links(root, worker, tmp_path):
+    """A path behind a link is not in the root."""
+    inode, path = make_directory(str(tmp_path), "outside", "x")
+    os.symlink(os.path.dirname(path), os.path.join(worker.path, "link"))
+    os.symlink(root.path, os.path.join(worker.path, "loop"))
+    assert list(find(root, worker, {inode})) == []
+
+
+def test_the_number_of_visited_paths_is_limited(root, worker, monkeypatch):
+    """A huge tree is not searched completely."""
+    made = make_directory(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
+    assert list(find(root, worker, {made[0]})) == [made]
+    monkeypatch.setattr(module, "_MAX_ITEMS", 7)
+    assert list(find(root, worker, {made[0]})) == []
+
+
+def test_a_missing_root_contains_nothing(root, worker):
+    """A test may have removed it."""
+    os.rename(root.path, f"{root.path}.gone")
+    assert list(find(root, worker, {1})) == []
+    os.rename(f"{root.path}.gone", root.path)

@@ -23,9 +23,9 @@ from pytest_tempres.workspace import root as module
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import own_uid
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.root import attach
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import remove_created
 from pytest_tempres.workspace.root import safe_name
 
 
@@ -101,9 +101,9 @@ def test_create_returns_a_private_locked_directory_with_a_breadcrumb(tmp_path, m
     assert mode(path) == 0o700
     assert mode(path / BREADCRUMB) == 0o600
     assert {p.name for p in path.iterdir()} == {BREADCRUMB, LOCK}
-    about = json.loads((path / BREADCRUMB).read_text())
-    assert about["rootdir"] == "/p"
-    assert about["pid"] == os.getpid()
+    breadcrumb = json.loads((path / BREADCRUMB).read_text())
+    assert breadcrumb["rootdir"] == "/p"
+    assert breadcrumb["pid"] == os.getpid()
     assert lock.take(str(path / LOCK)) is None
     assert is_ours(root.path)
 
@@ -126,7 +126,7 @@ def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_pat
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
-    root = create("link", mode=0o700, about={})
+    root = create("link", mode=0o700, metadata={})
     assert os.path.dirname(root.path) == str(tmp_path / "link")
     assert root.remove_if_empty()
 
@@ -134,7 +134,7 @@ def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_pat
 def test_create_says_where_it_failed_and_what_to_do(tmp_path):
     """The error has the path of the parent and the option to use."""
     with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
-        create(str(tmp_path / "missing"), mode=0o700, about={})
+        create(str(tmp_path / "missing"), mode=0o700, metadata={})
     assert caught.value.errno == errno.ENOENT
     assert caught.value.path == str(tmp_path / "missing")
 
@@ -149,7 +149,7 @@ def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, ste
     held = set(lock._held)
     monkeypatch.setattr(lock if step == "acquire" else module, step, full)
     with pytest.raises(WorkspaceCreationError, match="No space left"):
-        create(str(tmp_path), mode=0o700, about={})
+        create(str(tmp_path), mode=0o700, metadata={})
     assert list(tmp_path.iterdir()) == []
     assert lock._held == held
 
@@ -326,7 +326,7 @@ def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
     made = Path(worker.path, "made")
     made.mkdir()
     foreign = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
-    with pytest.raises(NotOurDirectoryError, match="another directory"):
+    with pytest.raises(NotOurDirectoryError, match="another user"):
         foreign.remove(str(made))
     assert made.exists()
 

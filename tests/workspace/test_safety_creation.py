@@ -43,7 +43,7 @@ def test_a_root_is_created_in_the_order_that_a_sweep_relies_on(tmp_path, in_chil
     def child() -> bool:
         seen = []
         on_operation(lambda number, event, what: seen.append((event, what)))
-        root = create(str(tmp_path), mode=0o711, about={})
+        root = create(str(tmp_path), mode=0o711, metadata={})
         expected = [
             ("os.mkdir", root.path),
             ("open", LOCK),
@@ -70,7 +70,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, in_child, error):
 
         on_operation(act)
         try:
-            root = create(str(tmp_path), mode=0o711, about={})
+            root = create(str(tmp_path), mode=0o711, metadata={})
         except (WorkspaceCreationError, KeyboardInterrupt):
             pass
         else:
@@ -82,7 +82,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, in_child, error):
         return not os.listdir(tmp_path) and lock._held == held and lowest_descriptor() == before
 
     # Modules that Python imports must not count as steps.
-    create(str(tmp_path), mode=0o711, about={}).remove_if_empty()
+    create(str(tmp_path), mode=0o711, metadata={}).remove_if_empty()
     for step in range(1, 100):
         assert in_child(lambda step=step: fails_at(step)), f"step {step}"
         if os.listdir(tmp_path):
@@ -101,7 +101,7 @@ def test_a_process_that_dies_at_any_step_leaves_nothing_after_a_sweep(tmp_path, 
 
         if life == "creation":
             on_operation(act)
-        root = create(str(tmp_path), mode=0o711, about={})
+        root = create(str(tmp_path), mode=0o711, metadata={})
         root.add_worker("main", 0o700)
         if life == "end":
             on_operation(act)
@@ -123,7 +123,7 @@ def test_names_cannot_be_guessed(tmp_path, make, in_child):
     names = [os.path.basename(make().path) for _ in range(50)]
     # Children of one parent would all have the same names if they shared its random state.
     for _ in range(10):
-        assert in_child(lambda: create(str(tmp_path), mode=0o700, about={}))
+        assert in_child(lambda: create(str(tmp_path), mode=0o700, metadata={}))
     found = os.listdir(tmp_path)
     assert len(found) == 60
     assert set(names) < set(found)
@@ -153,7 +153,7 @@ def test_nothing_is_created_in_what_replaces_a_new_root(
         on_operation(act)
         held = set(lock._held)
         with pytest.raises(WorkspaceCreationError):
-            create(str(place), mode=0o755, about={})
+            create(str(place), mode=0o755, metadata={})
         return (tmp_path / "away").exists() and lock._held == held
 
     assert in_child(child)

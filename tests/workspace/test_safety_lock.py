@@ -47,7 +47,7 @@ def test_a_child_that_outlives_a_killed_session(tmp_path, dead, in_child, native
     go_reader, go_writer = os.pipe()
 
     def session() -> None:
-        root = create(str(place), mode=0o700, about={})
+        root = create(str(place), mode=0o700, metadata={})
         make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
         pid = ctypes.PyDLL(None).fork() if native else os.fork()
         if pid == 0:
@@ -86,7 +86,7 @@ def test_a_session_in_another_container_is_alive_until_it_dies(tmp_path, namespa
             os.write(writer, b"%d\n" % pid)
             os.waitpid(pid, 0)
             return
-        root = create(str(tmp_path), mode=0o700, about={})
+        root = create(str(tmp_path), mode=0o700, metadata={})
         make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
         os.write(writer, b"%d\n" % os.getpid())
         signal.pause()

@@ -116,7 +116,7 @@ def test_a_root_cannot_be_created_on_a_read_only_mount(tmp_path, namespace, in_c
         namespace.enter("mount")
         namespace.memory(tmp_path, read_only=True)
         with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
-            create(str(tmp_path), mode=0o700, about={})
+            create(str(tmp_path), mode=0o700, metadata={})
         return caught.value.errno == errno.EROFS and sweep(tmp_path) == 0
 
     assert in_child(child)

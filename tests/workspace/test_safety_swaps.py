@@ -27,15 +27,15 @@ from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import LOCK
+from pytest_tempres.workspace.proof import identity_of_new
+from pytest_tempres.workspace.proof import remove_created
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
 from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
-from pytest_tempres.workspace.root import identity_of_new
-from pytest_tempres.workspace.root import remove_created
 
 #: The least number of swaps by the racing process, and the most attempts of a removal.
-SWAPS, ROUNDS = 10_000, 1_000_000
+SWAPS, ROUNDS = 4_000, 1_000_000
 #: The least number of attempts of each operation on a root.
 TIMES = 300
 
@@ -286,7 +286,7 @@ def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
     """Node ids may be secret, and a sweep trusts the content."""
     before = os.umask(umask)
     try:
-        root = create(str(tmp_path), mode=0o711, about={})
+        root = create(str(tmp_path), mode=0o711, metadata={})
         worker = root.add_worker("main", 0o711)
         write_index(root, [Kept("t", f"{root.path}/main.d/t", "failed", "main")])
     finally:

@@ -115,7 +115,7 @@ def test_each_user_of_a_sticky_directory_sweeps_only_their_own_sessions(
     """As in /tmp."""
 
     def dies() -> bool:
-        root = create(str(shared_place), mode=0o755, about={"rootdir": "/p"})
+        root = create(str(shared_place), mode=0o755, metadata={"rootdir": "/p"})
         make_tree(Path(root.add_worker("main", 0o755).path, "tree"))
         return True
 
@@ -168,7 +168,7 @@ def test_files_with_other_hard_links_are_not_changed(shared_place, as_nobody):
         for path in outside:
             path.write_text("precious")
             os.utime(path, ns=(1, 2))
-        root = create(str(place), mode=0o700, about={"rootdir": "/p"})
+        root = create(str(place), mode=0o700, metadata={"rootdir": "/p"})
         tree = Path(root.add_worker("main", 0o700).path, "tree")
         (tree / "deep").mkdir(parents=True)
         for path, bits in zip(outside, (0o000, 0o644), strict=True):

@@ -14,12 +14,12 @@ from safety_helpers import is_ours
 
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace import sweep as module
+from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import write_index
-from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
 PROJECT = "/home/me/project"
@@ -38,8 +38,8 @@ def place(tmp_path) -> Path:
 def dead(make, place) -> Callable[..., Path]:
     """Create the root of a dead session with kept paths, which are relative to the root."""
 
-    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **about: object) -> Path:
-        root = make(place, rootdir=rootdir, **about)
+    def dead(*kept: str, rootdir: str = PROJECT, ended: int = LONG_AGO, **metadata: object) -> Path:
+        root = make(place, rootdir=rootdir, **metadata)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_text("left")
         Path(worker.fixture_dir, "created").mkdir()
@@ -617,7 +617,7 @@ def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
 
     monkeypatch.setattr(module.System, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "read", slow)
-    module.retire(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
+    module.remove_expired(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
     assert 2 <= len(read) < 9
 
 

@@ -25,7 +25,7 @@ class Session:
     def __init__(self, place: Path, rootdir: str = PROJECT) -> None:
         self.place = str(place)
         self.rootdir = rootdir
-        self.root = create(self.place, mode=0o700, about={"rootdir": rootdir})
+        self.root = create(self.place, mode=0o700, metadata={"rootdir": rootdir})
         kept = os.path.join(self.root.add_worker("main", 0o700).fixture_dir, "t")
         os.mkdir(kept)
         self.journal = journal.Journal()
@@ -50,9 +50,9 @@ class Session:
         journal.end(self.root)
         self.root.remove_if_empty()
 
-    def retire(self, keep: int) -> None:
-        """Retire older sessions, after the end."""
-        module.retire(self.place, rootdir=self.rootdir, keep_sessions=keep, seconds=60)
+    def remove_expired(self, keep: int) -> None:
+        """Remove what older sessions kept, after the end."""
+        module.remove_expired(self.place, rootdir=self.rootdir, keep_sessions=keep, seconds=60)
 
     def has_kept_path(self) -> bool:
         """Whether the kept path still exists."""
@@ -98,13 +98,13 @@ def test_a_session_that_ends_during_a_sweep_is_the_youngest(start, before_the_lo
     def end():
         third.end()
         first.end()
-        first.retire(1)
+        first.remove_expired(1)
 
     before_the_lock(first, end)
     second.sweep(1)
     assert first.has_kept_path()
     second.end()
-    second.retire(1)
+    second.remove_expired(1)
     assert [session.has_kept_path() for session in (first, second, third)] == [False, True, False]
 
 
@@ -174,7 +174,7 @@ def test_the_right_number_stays_when_many_sessions_end_at_once(tmp_path, keep, p
             wait()
             session.sweep(keep)
             session.end()
-            session.retire(keep)
+            session.remove_expired(keep)
 
         in_processes(20, live)
         assert len(list(place.glob("tempres-*/main.d/t"))) == projects * max(keep, 1)
