@@ -11,16 +11,16 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import base_id
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Known", "base_id", "read", "render", "stale", "write"]
+__all__ = ["Known", "read", "render", "stale", "write"]
 
 _HEADER: Final = (
     "# Known leaks, as pytest-tempres found them: they are reported as known and fail nothing.\n"
     "# --tempres-update-baseline=shrink drops those that are gone, =all writes the file anew.\n"
 )
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
-_FIELDS: Final = 5
 
 
 class Known(NamedTuple):
@@ -41,17 +41,10 @@ class Known(NamedTuple):
     @classmethod
     def of(cls, leak: Leak) -> Known:
         """Return the baseline line for *leak*."""
-        entry = leak.entry
-        place = f"{entry.origin[0].file}:{entry.origin[0].function}" if entry.origin else "-"
-        owner = base_id(entry.owner.id)
-        return cls(
-            entry.owner.kind, _printable(owner), leak.kind, _printable(place), leak.fingerprint
-        )
-
-
-def base_id(nodeid: str) -> str:
-    """Return *nodeid* without the parameters of a test."""
-    return nodeid.partition("[")[0]
+        owner, origin = leak.owner, leak.entry.origin
+        place = f"{origin[0].file}:{origin[0].function}" if origin else "-"
+        names = _printable(base_id(owner.id)), leak.kind, _printable(place)
+        return cls(owner.kind, *names, leak.fingerprint)
 
 
 def read(path: str) -> dict[str, Known]:
@@ -67,13 +60,12 @@ def read(path: str) -> dict[str, Known]:
             if not text.strip() or text.startswith("#"):
                 continue
             fields = text.split("\t")
-            if len(fields) != _FIELDS or not _FINGERPRINT.match(fields[-1]):
+            if len(fields) != len(Known._fields) or not _FINGERPRINT.match(fields[-1]):
                 raise ValueError(
                     f"line {number} is no known leak: {text[:60]!r}; "
                     "write a new file with --tempres-update-baseline=all"
                 )
-            known = Known(*fields)
-            found[known.fingerprint] = known
+            found[fields[-1]] = Known(*fields)
     return found
 
 

@@ -80,14 +80,16 @@ class ExitCallbacks:
         self._unregister(*args, **kwargs)
         self._callbacks = [each for each in self._callbacks if each[0] != args[0]]
 
-    def pending(self, folder: FrameFilter) -> bool:
+    def pending(self, frame_filter: FrameFilter) -> bool:
         """Whether a callback of the code under test is registered.
 
-        :param folder: Recognizes the standard library and the packages that run tests, whose
+        :param frame_filter: Recognizes the standard library and the packages that run tests, whose
             callbacks remove only paths among their arguments.
         """
         codes = (_code(func) for func, _ in self._callbacks)
-        return any(code and folder.show(System.abspath(code.co_filename)) for code in codes)
+        return any(
+            code and frame_filter.report_name(System.abspath(code.co_filename)) for code in codes
+        )
 
     def paths(self) -> set[str]:
         """Return the absolute paths that the registered callbacks refer to."""
@@ -315,8 +317,8 @@ class Provisional:
             to_send += self._decided(doubtful)
         return to_send
 
-    def over(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
-        """Note that *owner* is finished, and will not remove its entries any more.
+    def finish_owner(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
+        """Record that *owner* is finished, and will not remove its entries any more.
 
         :param not_yet_sent: The entries that have not been sent yet.
         """
@@ -328,10 +330,10 @@ class Provisional:
             self._undecided += entries
             self._is_behind = True
 
-    def rest(self) -> list[Entry]:
+    def remaining(self) -> list[Entry]:
         """Return the entries that still exist at the normal end of the process."""
-        rest = [*chain.from_iterable(self._of_running_owner.values()), *self._undecided]
-        return [entry for entry in rest if exists(entry.path)]
+        entries = chain(*self._of_running_owner.values(), self._undecided)
+        return [entry for entry in entries if exists(entry.path)]
 
     def _decided(self, entries: list[Entry]) -> list[Entry]:
         """Return *entries* in the form to send, and earlier ones that are decided now.

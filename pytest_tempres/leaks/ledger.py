@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from typing import Final
 
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
-from pytest_tempres.leaks.temp.audit import Hint
 from pytest_tempres.leaks.temp.audit import Origins
 from pytest_tempres.leaks.temp.scan import Scan
+from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.temp.scan import has_audit_event
 from pytest_tempres.leaks.temp.scan import identity
 from pytest_tempres.primitives._system import System
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.deferred import Provisional
     from pytest_tempres.leaks.model import Detector
 
-__all__ = ["Ledger", "State"]
-
-#: What :meth:`Ledger.enter` returns and :meth:`Ledger.leave` takes.
-State = tuple[Owner, str | None, Phase | None]
+__all__ = ["Ledger"]
 
 #: Suffixes of the files that SQLite creates next to a database, without an audit event.
 _BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
@@ -62,7 +60,7 @@ class Ledger:
         self.running = Running()
         #: Entries that were not sent with a report yet.
         self.not_yet_sent: list[Entry] = []
-        self.folder = FrameFilter(rootdir, plugins)
+        self.frame_filter = FrameFilter(rootdir, plugins)
         self.worker_root = worker_root
         self._worker = worker
         self._ignored = ignored
@@ -98,18 +96,17 @@ class Ledger:
         self.detectors.append(detector)
         self.origins.add(detector)
 
-    def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> State:
-        """Make *owner* the current owner, and return the previous state."""
-        running = self.running
-        before = (running.owner, running.test, running.phase)
-        running.owner, running.test, running.phase = owner, test, phase
+    def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> Work:
+        """Make *owner* the current owner, and return what to pass to :meth:`leave`."""
+        before = self.running.work
+        self.leave(Work(owner, test, phase))
         if owner.kind == "test":
             self._last_test = owner
             self.origins.threads.release()
         return before
 
-    def leave(self, before: State) -> None:
-        """Restore the state that :meth:`enter` returned."""
+    def leave(self, before: Work) -> None:
+        """Make the owner of *before* the current owner again."""
         running = self.running
         running.owner, running.test, running.phase = before
 
@@ -134,24 +131,24 @@ class Ledger:
 
     def _find(self, *, final: bool) -> list[Entry]:
         found: list[Entry] = []
-        if not self._temp:
-            self.origins.outside.clear()
-            self.origins.forget()
-            return found
-        if self._root_scan.changed() or final:
-            if self._root_scan.is_another():
-                self._set_aside()
-            if final or self._root_scan.affordable():
-                found = self._record(self._root_scan.names(), complete=True)
-                self._skipped_listing = False
-            else:
-                found = self._record(self._names_with_hint(), complete=False)
-                self._root_scan.put_off()
-                self._skipped_listing = True
-        if self.origins.outside:
-            found += self._outside()
+        if self._temp and (self._root_scan.changed() or final):
+            found = self._scan_root(final=final)
+        outside, self.origins.outside = self.origins.outside, {}
+        if self._temp and outside:
+            found += self._record_outside(outside)
         self.origins.forget()
         self.not_yet_sent += found
+        return found
+
+    def _scan_root(self, *, final: bool) -> list[Entry]:
+        if self._root_scan.is_another():
+            self._set_aside()
+        complete = final or self._root_scan.affordable()
+        names = self._root_scan.names() if complete else self._names_with_hint()
+        found = self._record(names, complete=complete)
+        self._skipped_listing = not complete
+        if not complete:
+            self._root_scan.put_off()
         return found
 
     def remaining(self) -> list[Entry]:
@@ -159,8 +156,8 @@ class Ledger:
 
         Called at the normal end of a process.
         """
-        rest = self.provisional.rest() if self.provisional is not None else []
-        return [*self.not_yet_sent, *rest]
+        provisional = self.provisional.remaining() if self.provisional is not None else []
+        return [*self.not_yet_sent, *provisional]
 
     def paths(self) -> list[str]:
         """Return the paths of all entries as of the last scan."""
@@ -240,20 +237,17 @@ class Ledger:
             if source in self._entries and self._inodes.get(source) == inode:
                 return self._entries[source]._replace(path=path)
             return self._from_hint(path, hint)
-        running = self.running
-        work = Work(running.owner, running.test, running.phase)
+        work = self.running.work
         if self._skipped_listing and self._last_test is not None:
             work = Work(self._last_test, self._last_test.id)
         processes = self.origins.processes
         started_one = processes.started_by(work)
-        (owner, test, phase), others = processes.likely_creator(work, self._may_lack_event(name))
+        work, others = processes.likely_creator(work, self._may_lack_event(name))
         return Entry(
             path,
-            owner,
-            test,
-            phase,
+            *work,
             command=processes.last_command if started_one or not others else None,
-            ignored=self._is_allowed(path, owner, test),
+            ignored=self._is_allowed(path, work.owner, work.test),
             worker=self._worker,
             processes=others,
         )
@@ -266,16 +260,8 @@ class Ledger:
         return not has_audit_event(System.join(self.worker_root, name))
 
     def _from_hint(self, path: str, hint: Hint) -> Entry:
-        return Entry(
-            path,
-            hint.owner,
-            hint.test,
-            hint.phase,
-            self.folder.origin(hint.stack),
-            made_by="python",
-            ignored=self._is_allowed(path, hint.owner, hint.test),
-            worker=self._worker,
-        )
+        ignored = self._is_allowed(path, hint.owner, hint.test)
+        return self.frame_filter.entry(path, hint, worker=self._worker, ignored=ignored)
 
     def _is_allowed(self, path: str, owner: Owner, test: str | None) -> bool:
         if self._ignored(path):
@@ -283,12 +269,7 @@ class Ledger:
         allowed = self.allowed.get(test or "") if self.allowed else None
         return allowed is not None and owner.scope in (None, "function") and allowed(path)
 
-    def _outside(self) -> list[Entry]:
-        outside, self.origins.outside = self.origins.outside, {}
-        found = [
-            self._from_hint(path, hint)
-            for path, hint in outside.items()
-            if identity(path) is not None
-        ]
+    def _record_outside(self, outside: dict[str, Hint]) -> list[Entry]:
+        found = [self._from_hint(path, hint) for path, hint in outside.items() if exists(path)]
         self._found_outside += [entry.path for entry in found]
         return found

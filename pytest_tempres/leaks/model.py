@@ -27,8 +27,10 @@ __all__ = [
     "Running",
     "Status",
     "Work",
+    "base_id",
     "entry_from_plain",
     "fingerprint",
+    "is_installed",
     "leak_from_plain",
 ]
 
@@ -41,7 +43,7 @@ MODIFICATIONS: Final = ("changed", "deleted")
 WITHOUT_PATH: Final = ("descriptor",)
 
 _LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
-_SITES: Final = ("site-packages", "dist-packages")
+_SITES: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 
 class Frame(NamedTuple):
@@ -50,9 +52,6 @@ class Frame(NamedTuple):
     file: str
     line: int
     function: str
-
-
-_NOWHERE: Final = Frame("", 0, "")
 
 
 class Owner(NamedTuple):
@@ -104,6 +103,11 @@ class Running:
         #: current owner may have created it without an event.
         self.likely_creator: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
         self.likely_creator = lambda work, _: (work, ())
+
+    @property
+    def work(self) -> Work:
+        """The work of the current owner."""
+        return Work(self.owner, self.test, self.phase)
 
 
 class Entry(NamedTuple):
@@ -174,29 +178,28 @@ def fingerprint(kind: str, entry: Entry) -> str:
     """
     import hashlib  # noqa: PLC0415 -- loads OpenSSL, which a session without leaks does not need
 
-    nearest = entry.origin[0] if entry.origin else _NOWHERE
-    if nearest.file.startswith(_LIBRARY) and not any(site in nearest.file for site in _SITES):
+    file, _, function = entry.origin[0] if entry.origin else Frame("", 0, "")
+    if file.startswith(_LIBRARY) and not is_installed(file):
         # Path and function of a standard library frame depend on the Python version.
-        nearest = _NOWHERE
-    identity = (
-        entry.owner.kind,
-        entry.owner.id.partition("[")[0],
-        kind,
-        nearest.file,
-        nearest.function,
-        entry.made_by,
-    )
+        file = function = ""
+    owner = entry.owner
+    identity = (owner.kind, base_id(owner.id), kind, file, function, entry.made_by)
     text = "\0".join(identity).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-class Detector(Protocol):
-    """Finds leaks outside the worker root.
+def base_id(nodeid: str) -> str:
+    """Return *nodeid* without the parameters of a test."""
+    return nodeid.partition("[")[0]
 
-    The constructor of a detector takes the current owner
-    (:class:`~pytest_tempres.leaks.model.Running`), the filter for stack frames
-    (:class:`~pytest_tempres.leaks.frames.FrameFilter`) and what to ignore.
-    """
+
+def is_installed(filename: str) -> bool:
+    """Whether *filename* is in a directory of installed packages."""
+    return any(site in filename for site in _SITES)
+
+
+class Detector(Protocol):
+    """Finds leaks outside the worker root."""
 
     #: The audit events that :meth:`on_event` handles.
     events: AbstractSet[str]

@@ -86,8 +86,7 @@ class Threads:
     def scan(self) -> None:
         """Assign new threads to the current owner, where Python raises no event for them."""
         if not _HAS_EVENTS:
-            running = self._running
-            self._catch_errors(self._find, Work(running.owner, running.test, running.phase))
+            self._catch_errors(self._find, self._running.work)
 
     def current_work(self) -> Work | None:
         """Return the work of the current thread; None for that of the current owner."""

@@ -69,7 +69,7 @@ def clear(state: SessionState) -> None:
 def _is_exit_handler_pending(state: SessionState) -> bool:
     """Whether an exit handler that we cannot inspect may need some of the paths."""
     callbacks, ledger = state.leaks.callbacks, state.leaks.ledger
-    return callbacks is not None and ledger is not None and callbacks.pending(ledger.folder)
+    return callbacks is not None and ledger is not None and callbacks.pending(ledger.frame_filter)
 
 
 def _reported_leaks(state: SessionState) -> set[str]:

@@ -14,10 +14,10 @@ import pytest
 from pytest_tempres import markers
 from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks.ledger import Ledger
-from pytest_tempres.leaks.ledger import State
 from pytest_tempres.leaks.model import SESSION
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -198,7 +198,7 @@ class _Teardown:
         self._state = state
         self._ledger = ledger
         self._owner = owner
-        self._before: State | None = None
+        self._before: Work | None = None
 
     def begin(self) -> None:
         scan(self._state, self._ledger)
@@ -211,7 +211,7 @@ class _Teardown:
             self._ledger.leave(self._before)
             self._before = None
             if self._ledger.provisional is not None:
-                self._ledger.provisional.over(self._owner, self._ledger.not_yet_sent)
+                self._ledger.provisional.finish_owner(self._owner, self._ledger.not_yet_sent)
 
 
 def _try_owner_of_fixture(
@@ -276,5 +276,5 @@ def _location(func: Any, ledger: Ledger) -> str | None:
     code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
     if code is None:
         return None
-    file = ledger.folder.show(System.abspath(code.co_filename))
+    file = ledger.frame_filter.report_name(System.abspath(code.co_filename))
     return None if file is None else f"{file}:{code.co_firstlineno}"

@@ -20,12 +20,12 @@ from pytest_tempres.leaks.fds.openings import EVENTS
 from pytest_tempres.leaks.fds.openings import Matches
 from pytest_tempres.leaks.fds.openings import Openings
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import RawFrame
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.temp.audit import Hint
-from pytest_tempres.leaks.temp.audit import RawFrame
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.primitives._system import System
 
@@ -138,7 +138,7 @@ class Descriptors:
     again for the same file with the same number between two scans counts as the old one.
 
     :param running: The current owner.
-    :param folder: Filters the frames of stacks.
+    :param frame_filter: Filters the frames of stacks.
     :param ignored: Returns whether the ini file says to ignore a descriptor, from its path, or
         from its description if it has no path.
     :param worker: The name by which reports call this process.
@@ -151,13 +151,13 @@ class Descriptors:
         self,
         *,
         running: Running,
-        folder: FrameFilter,
+        frame_filter: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
-        self._folder = folder
+        self._frame_filter = frame_filter
         self._ignored = ignored
         self._worker = worker
         self._pid = System.getpid()
@@ -192,7 +192,7 @@ class Descriptors:
                 self._entries.pop(number, None)
             new = [number for number, each in now.items() if self._known.get(number) != each]
             self._known = now
-            self._record(new, Matches(openings, self._folder))
+            self._record(new, Matches(openings, self._frame_filter))
 
     def _record(self, numbers: Iterable[int], matches: Matches) -> None:
         for number in sorted(numbers, reverse=True):
@@ -213,21 +213,12 @@ class Descriptors:
             return True
         stack = hint.stack if hint is not None else ()
         imported = entry.owner.kind == "collection" or _imports(stack)
-        return imported and not _is_own(self._folder.nearest(stack))
+        return imported and not _is_own(self._frame_filter.nearest(stack))
 
     def _entry(self, target: str, hint: Hint | None) -> Entry:
         if hint is None:
-            running = self._running
-            return Entry(target, running.owner, running.test, running.phase, worker=self._worker)
-        return Entry(
-            target,
-            hint.owner,
-            hint.test,
-            hint.phase,
-            self._folder.origin(hint.stack),
-            made_by="python",
-            worker=self._worker,
-        )
+            return Entry(target, *self._running.work, worker=self._worker)
+        return self._frame_filter.entry(target, hint, worker=self._worker)
 
     # -- leaks
 

@@ -17,12 +17,12 @@ import weakref
 
 from pytest_tempres.leaks.fds import names
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import current_phase
+from pytest_tempres.leaks.frames import current_stack
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.temp.audit import Hint
 from pytest_tempres.leaks.temp.audit import absolute
-from pytest_tempres.leaks.temp.audit import current_phase
-from pytest_tempres.leaks.temp.audit import current_stack
 from pytest_tempres.primitives._system import System
 
 __all__ = ["EVENTS", "Matches", "Openings"]
@@ -90,14 +90,11 @@ class Openings:
             what = os.curdir if what is None else what
         if not isinstance(what, (int, weakref.ref)):
             what = absolute(what)
-        running = self._running
-        owner, test, phase = running.owner, running.test, running.phase
+        owner, test, phase = self._running.work
         if _get_ident() != self._thread:
             owner = self._threads.get(_get_native_id()) or owner
-        stack = current_stack()
-        self._noted.append(
-            _Opening(what, flags, Hint(owner, test, phase or current_phase(), stack))
-        )
+        hint = Hint(owner, test, phase or current_phase(), current_stack())
+        self._noted.append(_Opening(what, flags, hint))
 
     def full(self) -> bool:
         """Whether a scan is needed; False in other threads, where the oldest notes are dropped."""
@@ -129,12 +126,12 @@ class Matches:
     number that is free, so the highest number was opened last.
 
     :param openings: The noted events, oldest first.
-    :param folder: Filters the frames of stacks.
+    :param frame_filter: Filters the frames of stacks.
     """
 
-    def __init__(self, openings: list[_Opening], folder: FrameFilter) -> None:
+    def __init__(self, openings: list[_Opening], frame_filter: FrameFilter) -> None:
         self._openings = openings
-        self._folder = folder
+        self._frame_filter = frame_filter
 
     def certain(self, number: int, target: str) -> Hint | None:
         """Return the hint of the event that opened *number*, whose target is *target*."""
@@ -189,7 +186,7 @@ class Matches:
     def _detached(self) -> Hint | None:
         """Return the hint of a detached socket, if all such sockets have the same line."""
         hints = [each.hint for each in self._sockets if _number(each) == -1]
-        lines = {self._folder.origin(hint.stack)[:1] for hint in hints}
+        lines = {self._frame_filter.origin(hint.stack)[:1] for hint in hints}
         return hints[-1] if len(lines) == 1 else None
 
     @property

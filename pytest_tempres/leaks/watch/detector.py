@@ -13,14 +13,12 @@ from typing import Any
 from typing import Final
 
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import new_hint
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp.audit import EVENTS
-from pytest_tempres.leaks.temp.audit import Hint
-from pytest_tempres.leaks.temp.audit import current_stack
-from pytest_tempres.leaks.temp.audit import current_work
 from pytest_tempres.leaks.temp.audit import path_events
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.leaks.watch.changes import Change
@@ -67,7 +65,7 @@ class Watched:
 
     :param directories: Absolute paths of directories that exist.
     :param running: The current owner.
-    :param folder: Filters the frames of stacks.
+    :param frame_filter: Filters the frames of stacks.
     :param ignored: Returns whether the ini file says to ignore an absolute path and everything
         in it.
     :param worker: The name by which reports call this process.
@@ -86,7 +84,7 @@ class Watched:
         directories: Iterable[str],
         *,
         running: Running,
-        folder: FrameFilter,
+        frame_filter: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         attributes_mtimes: bool,
@@ -95,7 +93,7 @@ class Watched:
         collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
-        self._folder = folder
+        self._frame_filter = frame_filter
         self._worker = worker
         self._pid = System.getpid()
         self._collect = collect
@@ -155,9 +153,10 @@ class Watched:
         if is_removed:
             note.awaits_creation = True
             # Removing what was created in this session leaves nothing to report.
-            note.removed_by = self._hint() if note.before is not None else None
+            note.removed_by = new_hint(self._running) if note.before is not None else None
         elif note.awaits_creation:
-            note.created_by, note.awaits_creation = actor or self._hint(), False
+            note.created_by = actor or new_hint(self._running)
+            note.awaits_creation = False
 
     def _is_in_new_directory(self, top: str, path: str) -> bool:
         """Whether *path* is in a directory that was created in this session."""
@@ -175,9 +174,6 @@ class Watched:
         if change is not None and change.modification == "created":
             return change.entry
         return note.created_by if note is not None and note.before is None else None
-
-    def _hint(self) -> Hint:
-        return Hint(*current_work(self._running), current_stack())
 
     # -- scans
 
@@ -237,15 +233,7 @@ class Watched:
     def _entry(self, path: str, actor: Hint | Entry) -> Entry:
         if isinstance(actor, Entry):
             return actor._replace(path=path)
-        return Entry(
-            path,
-            actor.owner,
-            actor.test,
-            actor.phase,
-            self._folder.origin(actor.stack),
-            made_by="python",
-            worker=self._worker,
-        )
+        return self._frame_filter.entry(path, actor, worker=self._worker)
 
     def _on_appeared(self, path: str) -> None:
         known, original = self._changes.get(path), self._tree.recorded(path)
@@ -268,10 +256,8 @@ class Watched:
         """Record a change without an audit event, for the current owner."""
         if self._scope.leaves_out(path, System.basename(path)) or self._scope.ignores(path):
             return
-        running = self._running
-        work = Work(running.owner, running.test, running.phase)
-        (owner, test, phase), others = running.likely_creator(work, False)
-        entry = Entry(path, owner, test, phase, worker=self._worker, processes=others)
+        work, others = self._running.likely_creator(self._running.work, False)
+        entry = Entry(path, *work, worker=self._worker, processes=others)
         self._changes.keep(path, Change(modification, original, entry))
 
     # -- changes for and from other processes

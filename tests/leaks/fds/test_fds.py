@@ -61,7 +61,7 @@ class Suite:
         self.running = Running()
         self.detector = Descriptors(
             running=self.running,
-            folder=FrameFilter(os.path.dirname(__file__)),
+            frame_filter=FrameFilter(os.path.dirname(__file__)),
             ignored=lambda target: self.asked.append(target) or target in patterns,
             worker="gw0",
         )
@@ -835,7 +835,7 @@ def test_descriptors_without_an_event_during_collection_are_no_leaks(suite, keep
 def test_descriptors_from_the_import_of_project_code_are_leaks(tmp_path, monkeypatch, keep):
     """The project can close them."""
     suite = Suite()
-    suite.detector._folder = FrameFilter(str(tmp_path))
+    suite.detector._frame_filter = FrameFilter(str(tmp_path))
     text = f"import os; FILE = os.open({str(tmp_path / 'cache')!r}, os.O_CREAT)"
     with suite.run(IMPORT):
         _opened_by_import(tmp_path, text, monkeypatch)

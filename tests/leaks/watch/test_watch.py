@@ -66,7 +66,7 @@ class Suite:
         self.watched = Watched(
             options.pop("directories", (str(top),)),
             running=self.running,
-            folder=FrameFilter(os.path.dirname(__file__)),
+            frame_filter=FrameFilter(os.path.dirname(__file__)),
             ignored=options.pop("ignored", lambda path: False),
             worker=options.pop("worker", "main"),
             attributes_mtimes=options.pop("attributes_mtimes", False),
