@@ -46,6 +46,8 @@ _CLOSERS: Final = tuple(
 _DIRECTORIES: Final = (TemporaryDirectory, tempfile.TemporaryDirectory)
 #: How many dead finalizers the cache may hold, beyond twice the number of live ones.
 _MAX_DEAD: Final = 1_000
+#: A function and its arguments.
+_Callback = tuple[Any, tuple[Any, ...]]
 
 
 class ExitCallbacks:
@@ -62,7 +64,7 @@ class ExitCallbacks:
     def __init__(self, register: Callable[..., Any], unregister: Callable[..., object]) -> None:
         self._register = register
         self._unregister = unregister
-        self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
+        self._callbacks: list[_Callback] = []
         self._never_removed = parents(System.getcwd()) | parents(tempfile.gettempdir())
 
     def exempt(self, directory: str) -> None:
@@ -83,13 +85,11 @@ class ExitCallbacks:
     def pending(self, frame_filter: FrameFilter) -> bool:
         """Whether a callback of the code under test is registered.
 
-        :param frame_filter: Recognizes the standard library and the packages that run tests, whose
-            callbacks remove only paths among their arguments.
+        Those of the standard library and of packages that run tests remove only paths among
+        their arguments.
         """
-        codes = (_code(func) for func, _ in self._callbacks)
-        return any(
-            code and frame_filter.report_name(System.abspath(code.co_filename)) for code in codes
-        )
+        codes = filter(None, (_code(func) for func, _ in self._callbacks))
+        return any(frame_filter.report_name(System.abspath(code.co_filename)) for code in codes)
 
     def paths(self) -> set[str]:
         """Return the absolute paths that the registered callbacks refer to."""
@@ -106,7 +106,7 @@ class ExitCallbacks:
                 yield from paths - self._never_removed
 
 
-def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
+def _of_multiprocessing() -> list[_Callback]:
     """Return the callbacks that multiprocessing runs at exit, all from one `atexit` callback."""
     util = sys.modules.get("multiprocessing.util")
     registry = getattr(util, "_finalizer_registry", {})
@@ -117,7 +117,7 @@ def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
     ]
 
 
-def _of_weakref() -> list[tuple[Any, tuple[Any, ...]]]:
+def _of_weakref() -> list[_Callback]:
     """Return the callbacks of `weakref.finalize` objects that run at exit at the latest."""
     alive = ((each, each.peek()) for each in _finalizers())
     return [
@@ -137,10 +137,8 @@ def _code(func: Any) -> CodeType | None:
     """Return the code object of a callback; None for a builtin."""
     while isinstance(func, functools.partial):
         func = func.func
-    func = getattr(func, "__func__", func)
-    if not hasattr(func, "__code__"):
-        func = type(func).__call__
-    return getattr(func, "__code__", None)
+    # A method has the attribute too; for other objects their class is called.
+    return getattr(func, "__code__", None) or getattr(type(func).__call__, "__code__", None)
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
@@ -208,18 +206,15 @@ class LiveDirectories:
 
 def removed_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that exit handlers and finalizers will remove, which is cheap."""
-    paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(LiveDirectories().scheduled_removals())
+    directories = LiveDirectories().scheduled_removals()
+    return {*directories, *(callbacks.scheduled_removals() if callbacks is not None else ())}
 
 
 def removed_by_objects(objects: Iterable[object]) -> Iterator[str]:
     """Yield the paths that *objects* will remove when they are deallocated."""
     kinds = (*_CLOSERS, *_DIRECTORIES)
-    for obj in objects:
-        if issubclass(type(obj), kinds):
-            path = _path_removed_by(obj)
-            if path is not None:
-                yield path
+    paths = (_path_removed_by(obj) for obj in objects if issubclass(type(obj), kinds))
+    return filter(None, paths)
 
 
 def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
@@ -228,8 +223,7 @@ def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
     Lists all objects of the garbage collector, which takes tenths of a second in a large
     process: call it only when there is a suspect.
     """
-    paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(removed_by_objects(gc.get_objects()))
+    return removed_by_handlers(callbacks).union(removed_by_objects(gc.get_objects()))
 
 
 def _path_removed_by(obj: Any) -> str | None:
@@ -260,16 +254,14 @@ def delete_open_files(root: str) -> None:
     Otherwise they are deleted while the interpreter clears modules, and that is too late to
     remove the directory that contains them.
     """
-    inside = System.join(root, "")
     for obj in gc.get_objects():
         if issubclass(type(obj), _CLOSERS) and _deletes(obj):
             with suppress(Exception):
-                if System.fsdecode(obj.name).startswith(inside):
+                if System.fsdecode(obj.name).startswith(System.join(root, "")):
                     getattr(obj, "cleanup", obj.close)()
 
 
-#: The budget for finding scheduled removals, which takes longer the more there are: seconds, and
-#: a share of the session's time.
+#: The budget for finding scheduled removals: seconds, and a share of the session's time.
 _FREE_SECONDS: Final = 0.5
 _SHARE: Final = 0.01
 
@@ -286,7 +278,6 @@ class Provisional:
 
     def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
         self._removed_at_exit = removed_at_exit
-        #: Entries that their owner may still remove.
         self._of_running_owner: dict[Owner, list[Entry]] = {}
         #: Entries that an exit handler or an object may still remove.
         self._undecided: list[Entry] = []
@@ -298,16 +289,15 @@ class Provisional:
         self._spent = 0.0
 
     def to_send(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the entries to send now, in the form that is right if this process dies.
+        """Return *entries*, and earlier ones that nothing will remove any more.
 
-        :param entries: Entries that were not sent before.
-        :returns: These, and earlier ones that nothing will remove any more.
+        They have the form that is right if this process dies.
         """
         to_send, doubtful = [], []
         for entry in entries:
             if entry.from_failed or entry.ignored:
                 to_send.append(entry)
-            elif _is_wide(entry.owner) and entry.path not in self._owner_finished:
+            elif not (entry.owner.is_of_one_test or entry.path in self._owner_finished):
                 self._of_running_owner.setdefault(entry.owner, []).append(entry)
                 to_send.append(entry._replace(from_failed=True))
             else:
@@ -318,16 +308,12 @@ class Provisional:
         return to_send
 
     def finish_owner(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
-        """Record that *owner* is finished, and will not remove its entries any more.
-
-        :param not_yet_sent: The entries that have not been sent yet.
-        """
-        if not _is_wide(owner):
-            return
-        self._owner_finished.update(entry.path for entry in not_yet_sent if entry.owner == owner)
-        entries = self._of_running_owner.pop(owner, [])
-        if entries:
-            self._undecided += entries
+        """Record that *owner* is finished, and will not remove its entries any more."""
+        if not owner.is_of_one_test:
+            paths = (entry.path for entry in not_yet_sent if entry.owner == owner)
+            self._owner_finished.update(paths)
+        if owner in self._of_running_owner:
+            self._undecided += self._of_running_owner.pop(owner)
             self._is_behind = True
 
     def remaining(self) -> list[Entry]:
@@ -345,7 +331,11 @@ class Provisional:
         if self._is_behind:
             self._undecided += entries
             return [entry._replace(from_failed=True) for entry in entries]
-        may_be_removed = self._removal_check()
+        removals, inodes = self._removed_at_exit(), _open_inodes()
+
+        def may_be_removed(entry: Entry) -> bool:
+            return is_deferred(entry, removals) or _inode(entry) in inodes
+
         undecided_before, self._undecided = self._undecided, []
         to_send = []
         for entry in entries:
@@ -357,16 +347,6 @@ class Provisional:
                 (self._undecided if may_be_removed(entry) else to_send).append(entry)
         self._spent += System.monotonic() - before
         return to_send
-
-    def _removal_check(self) -> Callable[[Entry], bool]:
-        """Return a function: whether an exit handler or an open file may still remove an entry."""
-        scheduled_removals, inodes = self._removed_at_exit(), _open_inodes()
-        return lambda entry: is_deferred(entry, scheduled_removals) or _inode(entry) in inodes
-
-
-def _is_wide(owner: Owner) -> bool:
-    """Whether *owner* is not finished when the test's report is made."""
-    return owner.kind in ("collection", "session") or owner.scope not in (None, "function")
 
 
 def _inode(entry: Entry) -> tuple[int, int] | None:

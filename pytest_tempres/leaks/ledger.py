@@ -6,7 +6,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 import os
 from typing import TYPE_CHECKING
-from typing import Final
 
 from pytest_tempres.leaks.frames import FrameFilter
 from pytest_tempres.leaks.frames import Hint
@@ -16,6 +15,7 @@ from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.scan import BESIDE_DATABASE
 from pytest_tempres.leaks.temp.scan import Scan
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.temp.scan import has_audit_event
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.model import Detector
 
 __all__ = ["Ledger"]
-
-#: Suffixes of the files that SQLite creates next to a database, without an audit event.
-_BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
 
 
 class Ledger:
@@ -168,7 +165,7 @@ class Ledger:
         return [
             entry.path
             for entry in (*self._entries.values(), *self.not_yet_sent)
-            if entry.test == test and entry.owner.scope in (None, "function")
+            if entry.test == test and entry.owner.is_of_one_test
         ]
 
     def mark_as_from_failed(self, entries: list[Entry]) -> None:
@@ -254,7 +251,7 @@ class Ledger:
 
     def _may_lack_event(self, name: str) -> bool:
         """Whether Python code may have created *name* without an audit event at that time."""
-        beside = next((name.removesuffix(s) for s in _BESIDE_DATABASE if name.endswith(s)), None)
+        beside = next((name.removesuffix(s) for s in BESIDE_DATABASE if name.endswith(s)), None)
         if self._skipped_listing or beside in self._entries or beside in self.origins.hints:
             return True
         return not has_audit_event(System.join(self.worker_root, name))
@@ -267,7 +264,7 @@ class Ledger:
         if self._ignored(path):
             return True
         allowed = self.allowed.get(test or "") if self.allowed else None
-        return allowed is not None and owner.scope in (None, "function") and allowed(path)
+        return allowed is not None and owner.is_of_one_test and allowed(path)
 
     def _record_outside(self, outside: dict[str, Hint]) -> list[Entry]:
         found = [self._from_hint(path, hint) for path, hint in outside.items() if exists(path)]

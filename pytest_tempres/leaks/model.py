@@ -65,6 +65,11 @@ class Owner(NamedTuple):
     #: ``file:line``
     location: str | None = None
 
+    @property
+    def is_of_one_test(self) -> bool:
+        """Whether it is finished when the report on the test's teardown is made."""
+        return self.kind == "test" or self.scope == "function"
+
 
 SESSION = Owner("session", "session")
 

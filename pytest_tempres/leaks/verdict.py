@@ -121,7 +121,7 @@ def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> l
 
 def is_from_failed(entry: Entry, failed: Collection[str]) -> bool:
     """Whether *entry* was left by something that failed, and so is no leak."""
-    return entry.from_failed or (entry.test in failed and entry.owner.scope in (None, "function"))
+    return entry.from_failed or (entry.test in failed and entry.owner.is_of_one_test)
 
 
 def as_from_failed(entry: Entry, failed: Collection[str]) -> Entry:

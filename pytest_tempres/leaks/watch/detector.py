@@ -64,8 +64,6 @@ class Watched:
     only the final walk finds belongs to the session.
 
     :param directories: Absolute paths of directories that exist.
-    :param running: The current owner.
-    :param frame_filter: Filters the frames of stacks.
     :param ignored: Returns whether the ini file says to ignore an absolute path and everything
         in it.
     :param worker: The name by which reports call this process.
@@ -113,7 +111,7 @@ class Watched:
     # -- audit events
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take a note of *event* if it may change a watched directory."""
+        """Record *event* until the next scan if it may change a watched directory."""
         actor: Hint | Entry | None = None
         for path, is_removed in path_events(event, args):
             placed = self._place(path)
@@ -207,16 +205,13 @@ class Watched:
         if now == original:
             self._changes.drop(path)
             return
-        modification: Modification = (
-            "created" if original is None else "deleted" if now is None else "changed"
-        )
-        if (
-            known is not None
-            and known.modification == modification
-            and None not in (note.before, now)
-        ):
+        modification: Modification = "created" if original is None else "changed"
+        actor: Hint | Entry | None = note.created_by
+        if now is None:
+            modification, actor = "deleted", note.removed_by
+        elif note.before is not None and known is not None and known.modification == modification:
+            # Who changed it first is reported.
             return
-        actor = note.removed_by if now is None else note.created_by
         if actor is not None and self._is_reportable(note.top, path):
             self._changes.keep(path, Change(modification, original, self._entry(path, actor)))
 
@@ -288,7 +283,7 @@ class Watched:
         found = [
             Difference(change.entry.path, change.modification, change.original)
             for change in self._changes.of(test)
-            if change.entry.owner.scope in (None, "function") and change.entry.made_by == "python"
+            if change.entry.owner.is_of_one_test and change.entry.made_by == "python"
         ]
         return self._leaks(self._topmost(found))
 

@@ -278,7 +278,7 @@ def test_a_walk_ends_after_ten_thousand_items(tmp_path, items, counted):
 
 def test_directories_count_towards_the_limit(tmp_path, monkeypatch):
     """A tree may consist of directories alone."""
-    monkeypatch.setattr(module, "_MOST_ITEMS", 3)
+    monkeypatch.setattr(module, "_MAX_ITEMS", 3)
     for name in "abcd":
         (tmp_path / name).mkdir()
     assert measure(str(tmp_path)) == Measure("directory", 0, 0, complete=False)
