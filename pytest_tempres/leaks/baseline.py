@@ -26,8 +26,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
 class Known(NamedTuple):
     """A leak that is listed in the baseline.
 
-    No line number, count, size or time is part of it, so that it changes only
-    when the leak does, and two branches merge.
+    It has nothing that changes when the leak does not, so that two branches merge.
     """
 
     owner_kind: str

@@ -46,8 +46,6 @@ _CLOSERS: Final = tuple(
 _DIRECTORIES: Final = (TemporaryDirectory, tempfile.TemporaryDirectory)
 #: How many dead finalizers the cache may hold, beyond twice the number of live ones.
 _MAX_DEAD: Final = 1_000
-#: A function and its arguments.
-_Callback = tuple[Any, tuple[Any, ...]]
 
 
 class ExitCallbacks:
@@ -56,15 +54,12 @@ class ExitCallbacks:
     The session removes leaks, and an exit callback that expects to remove such a path itself
     would fail. So every path that a callback refers to counts as scheduled for removal, except
     the working directory, the temp directory and their parents.
-
-    :param register: The original `atexit.register`.
-    :param unregister: The original `atexit.unregister`.
     """
 
     def __init__(self, register: Callable[..., Any], unregister: Callable[..., object]) -> None:
         self._register = register
         self._unregister = unregister
-        self._callbacks: list[_Callback] = []
+        self._callbacks: list[tuple[Any, tuple[Any, ...]]] = []
         self._never_removed = parents(System.getcwd()) | parents(tempfile.gettempdir())
 
     def exempt(self, directory: str) -> None:
@@ -91,12 +86,8 @@ class ExitCallbacks:
         codes = filter(None, (_code(func) for func, _ in self._callbacks))
         return any(frame_filter.report_name(System.abspath(code.co_filename)) for code in codes)
 
-    def paths(self) -> set[str]:
-        """Return the absolute paths that the registered callbacks refer to."""
-        return set(self.scheduled_removals())
-
     def scheduled_removals(self) -> Iterator[str]:
-        """Yield the paths that :meth:`paths` returns, those of the newest callbacks first."""
+        """Yield the absolute paths that the callbacks refer to, those of the newest ones first."""
         for callbacks in (_of_weakref(), self._callbacks, _of_multiprocessing()):
             for func, arguments in reversed(callbacks):
                 paths: set[str] = set()
@@ -106,8 +97,8 @@ class ExitCallbacks:
                 yield from paths - self._never_removed
 
 
-def _of_multiprocessing() -> list[_Callback]:
-    """Return the callbacks that multiprocessing runs at exit, all from one `atexit` callback."""
+def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return the callbacks that multiprocessing runs from one `atexit` callback."""
     util = sys.modules.get("multiprocessing.util")
     registry = getattr(util, "_finalizer_registry", {})
     return [
@@ -117,7 +108,7 @@ def _of_multiprocessing() -> list[_Callback]:
     ]
 
 
-def _of_weakref() -> list[_Callback]:
+def _of_weakref() -> list[tuple[Any, tuple[Any, ...]]]:
     """Return the callbacks of `weakref.finalize` objects that run at exit at the latest."""
     alive = ((each, each.peek()) for each in _finalizers())
     return [
@@ -142,7 +133,6 @@ def _code(func: Any) -> CodeType | None:
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
-    """Yield the absolute paths among *values*, and among the values that these contain."""
     for value in values:
         if isinstance(value, (str, bytes, os.PathLike)):
             path = System.fsdecode(value)
@@ -153,7 +143,7 @@ def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
 
 
 def _parts(value: object) -> Iterable[Any]:
-    """Return the values that a collection, a partial, a function or a bound method contains."""
+    """Return the values that *value* contains."""
     if isinstance(value, dict):
         return (*value, *value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -220,14 +210,12 @@ def removed_by_objects(objects: Iterable[object]) -> Iterator[str]:
 def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that a live object or an exit callback will remove.
 
-    Lists all objects of the garbage collector, which takes tenths of a second in a large
-    process: call it only when there is a suspect.
+    Listing all objects takes tenths of a second in a large process.
     """
     return removed_by_handlers(callbacks).union(removed_by_objects(gc.get_objects()))
 
 
 def _path_removed_by(obj: Any) -> str | None:
-    """Return the path that *obj* will remove when it is deallocated."""
     try:
         removes = _deletes(obj) if isinstance(obj, _CLOSERS) else _removes(obj)
         return absolute(obj.name) if removes else None
@@ -238,21 +226,19 @@ def _path_removed_by(obj: Any) -> str | None:
 def _deletes(closer: Any) -> bool:
     # Before Python 3.12 closing the file deletes it, and there is no cleanup_called.
     done = getattr(closer, "cleanup_called", getattr(closer, "close_called", False))
-    return bool(getattr(closer, "delete", False)) and not done
+    return not done and getattr(closer, "delete", False)
 
 
 def _removes(directory: Any) -> bool:
     finalizer = getattr(directory, "_finalizer", None)
-    # New in Python 3.12.
-    wanted = getattr(directory, "_delete", True)
-    return bool(wanted) and finalizer is not None and finalizer.alive
+    # `delete` is new in Python 3.12.
+    return finalizer is not None and finalizer.alive and getattr(directory, "_delete", True)
 
 
 def delete_open_files(root: str) -> None:
     """Close and delete the named temporary files in *root* that are still open.
 
-    Otherwise they are deleted while the interpreter clears modules, and that is too late to
-    remove the directory that contains them.
+    The interpreter would delete them too late to remove the directory that contains them.
     """
     for obj in gc.get_objects():
         if issubclass(type(obj), _CLOSERS) and _deletes(obj):
@@ -272,8 +258,6 @@ class Provisional:
     If a worker dies, its fixtures and exit handlers do not run. So the worker first sends such an
     entry as left by a failed test, and sends it again unchanged when nothing is left that could
     remove it.
-
-    :param removed_at_exit: Returns the paths that exit handlers will remove.
     """
 
     def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
@@ -283,8 +267,7 @@ class Provisional:
         self._undecided: list[Entry] = []
         #: The paths of entries that were not sent yet and whose wider owner is finished.
         self._owner_finished: set[str] = set()
-        #: Whether some of `_undecided` were not checked yet.
-        self._is_behind = False
+        self._has_unchecked = False
         self._started = System.monotonic()
         self._spent = 0.0
 
@@ -303,18 +286,17 @@ class Provisional:
             else:
                 doubtful.append(entry)
         self._owner_finished.clear()
-        if doubtful or self._is_behind:
+        if doubtful or self._has_unchecked:
             to_send += self._decided(doubtful)
         return to_send
 
     def finish_owner(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
         """Record that *owner* is finished, and will not remove its entries any more."""
         if not owner.is_of_one_test:
-            paths = (entry.path for entry in not_yet_sent if entry.owner == owner)
-            self._owner_finished.update(paths)
+            self._owner_finished |= {each.path for each in not_yet_sent if each.owner == owner}
         if owner in self._of_running_owner:
             self._undecided += self._of_running_owner.pop(owner)
-            self._is_behind = True
+            self._has_unchecked = True
 
     def remaining(self) -> list[Entry]:
         """Return the entries that still exist at the normal end of the process."""
@@ -327,8 +309,8 @@ class Provisional:
         Beyond the time budget nothing is checked: everything stays undecided until later.
         """
         before = System.monotonic()
-        self._is_behind = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
-        if self._is_behind:
+        self._has_unchecked = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
+        if self._has_unchecked:
             self._undecided += entries
             return [entry._replace(from_failed=True) for entry in entries]
         removals, inodes = self._removed_at_exit(), _open_inodes()

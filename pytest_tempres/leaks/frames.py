@@ -91,8 +91,7 @@ class FrameFilter:
     def origin(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
         """Return the frames of *stack* that a report shows, nearest frame first.
 
-        If there are none (a thread pool may call `tempfile.mkdtemp` directly), return the most
-        useful of the others.
+        If there are none (a thread pool may call `tempfile.mkdtemp`), one other frame is shown.
         """
         shown = [raw for raw in stack if self._is_changeable(raw[0].co_filename)]
         return tuple(
@@ -132,10 +131,7 @@ class FrameFilter:
         return filename.startswith(self._library) and not is_installed(filename)
 
     def _most_useful(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
-        """Return the nearest frame outside this plugin.
-
-        If a plugin or pytest calls `tempfile`, return the line of the caller.
-        """
+        """Return the nearest frame outside this plugin; that of a plugin instead of `tempfile`."""
         others = [raw for raw in stack if not raw[0].co_filename.startswith(("<", _OURS))]
         callers = [raw for raw in others if raw[0].co_filename != _TEMPFILE][:1]
         project_frames = [raw for raw in callers if not self._is_standard(raw[0].co_filename)]
@@ -225,11 +221,7 @@ def _in_docstring(frame: FrameType) -> RawFrame:
 
 
 def _path_of(plugin: ModuleType) -> str | None:
-    """Return the directory or the file of a plugin.
-
-    For a plugin module inside a library return that module alone: the rest of the library is
-    code under test.
-    """
+    """Return the directory of a plugin; the file of one in a library, which is code under test."""
     top = plugin.__name__.partition(".")[0]
     module = sys.modules.get(top, plugin) if "pytest" in top else plugin
     file: str | None = getattr(module, "__file__", None)

@@ -32,13 +32,11 @@ __all__ = ["Ledger"]
 class Ledger:
     """The current owner of a session, and the entries that its owners created.
 
-    :param worker_root: The directory to scan.
     :param worker: The name by which reports call this worker.
-    :param rootdir: Source files in it are reported relative to it.
     :param prefixes: Other spellings of the worker root, for example with links resolved.
     :param inside: Directories whose contents are not reported as outside the worker root.
     :param ignored: Returns whether the ini file says to ignore a path.
-    :param temp: Whether to scan the worker root at all.
+    :param temp: Whether to report what is in the worker root, and temporary paths elsewhere.
     :param plugins: Returns the plugins that pytest has registered.
     """
 
@@ -138,21 +136,18 @@ class Ledger:
         return found
 
     def _scan_root(self, *, final: bool) -> list[Entry]:
-        if self._root_scan.is_another():
+        if self._root_scan.was_replaced():
             self._set_aside()
-        complete = final or self._root_scan.affordable()
+        complete = final or self._root_scan.is_within_budget()
         names = self._root_scan.names() if complete else self._names_with_hint()
         found = self._record(names, complete=complete)
         self._skipped_listing = not complete
         if not complete:
-            self._root_scan.put_off()
+            self._root_scan.invalidate()
         return found
 
     def remaining(self) -> list[Entry]:
-        """Return the entries that no report has sent in their final form.
-
-        Called at the normal end of a process.
-        """
+        """Return the entries that no report has sent in their final form."""
         provisional = self.provisional.remaining() if self.provisional is not None else []
         return [*self.not_yet_sent, *provisional]
 

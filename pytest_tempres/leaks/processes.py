@@ -124,7 +124,8 @@ class Processes:
             return work, ()
         suspects = tuple(Process(command_line(each.arguments), each.work.owner) for each in others)
         if may_lack_event or self.started_by(work) or len(others) < len(running):
-            is_ambiguous = any(_is_finished(each.work, work) for each in others)
+            of_tests = (each.work for each in others if each.work.owner.is_of_one_test)
+            is_ambiguous = any(each.test != work.test for each in of_tests)
         else:
             is_ambiguous = len({each.starter for each in others}) > 1
             work = others[0].work
@@ -171,11 +172,6 @@ def _quoted(argument: str) -> str:
         return argument
     plain = "'" in argument and _SPECIAL.isdisjoint(argument)
     return f'"{argument}"' if plain else _quote(argument)
-
-
-def _is_finished(work: Work, running: Work) -> bool:
-    """Whether *work* belongs to a test that has finished."""
-    return work.owner.is_of_one_test and work.test != running.test
 
 
 def _arguments(executable: object, command: object) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def test_after_a_skipped_listing_the_session_is_reported(suite, serve, monkeypat
     with suite.run(ONE):
         server = serve()
     with monkeypatch.context() as patch:
-        patch.setattr(scan.Scan, "affordable", lambda scanner: False)
+        patch.setattr(scan.Scan, "is_within_budget", lambda scanner: False)
         with suite.run(TWO):
             server.make("late")
     assert suite.owners() == {"late": SESSION.id}

@@ -166,7 +166,7 @@ class Descriptors:
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
         """Record *event* until the next scan."""
-        if self._openings.full():
+        if self._openings.is_full():
             self.scan()
         self._openings.on_event(event, args)
 
@@ -197,7 +197,9 @@ class Descriptors:
             if hint is not None:
                 self._opened_by_python.add(number)
             hint = hint or matches.likely(number, target)
-            entry = self._entry(target, hint)
+            entry = Entry(target, *self._running.work, worker=self._worker)
+            if hint is not None:
+                entry = self._frame_filter.entry(target, hint, worker=self._worker)
             if not self._is_exempt(entry, hint):
                 self._entries[number] = entry
 
@@ -209,11 +211,6 @@ class Descriptors:
         is_import = any(code.co_filename == _IMPORT for code, _ in stack)
         imported = entry.owner.kind == "collection" or is_import
         return imported and not _is_own(self._frame_filter.nearest(stack))
-
-    def _entry(self, target: str, hint: Hint | None) -> Entry:
-        if hint is None:
-            return Entry(target, *self._running.work, worker=self._worker)
-        return self._frame_filter.entry(target, hint, worker=self._worker)
 
     # -- leaks
 

@@ -40,7 +40,7 @@ _Socket = socket.socket
 _fileno = socket.socket.fileno
 
 #: How many events, which hold large stacks, are kept between two scans.
-_MAX_NOTED: Final = 200
+_MAX_EVENTS: Final = 200
 _UNNAMED: Final = getattr(os, "O_TMPFILE", 0)
 #: The flags of `open` that the kernel keeps and that do not change later.
 _FIXED_FLAGS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND
@@ -61,7 +61,7 @@ class Openings:
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._noted: deque[_Opening] = deque(maxlen=_MAX_NOTED)
+        self._events: deque[_Opening] = deque(maxlen=_MAX_EVENTS)
         self._thread = _get_ident()
         self._threads: dict[int | None, Owner | None] = {}
 
@@ -89,16 +89,16 @@ class Openings:
         if _get_ident() != self._thread:
             owner = self._threads.get(_get_native_id()) or owner
         hint = Hint(owner, test, phase or current_phase(), current_stack())
-        self._noted.append(_Opening(what, flags, hint))
+        self._events.append(_Opening(what, flags, hint))
 
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether a scan is needed: the next event replaces the oldest. False in other threads."""
-        return len(self._noted) == _MAX_NOTED and _get_ident() == self._thread
+        return len(self._events) == _MAX_EVENTS and _get_ident() == self._thread
 
     def take(self) -> list[_Opening]:
         """Return the recorded events, and forget them."""
         # Threads of the code under test add events meanwhile.
-        noted, self._noted = self._noted, deque(maxlen=_MAX_NOTED)
+        noted, self._events = self._events, deque(maxlen=_MAX_EVENTS)
         return list(noted)
 
     def scan(self) -> None:

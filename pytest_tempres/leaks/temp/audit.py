@@ -14,7 +14,6 @@ import os
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
-from typing import NamedTuple
 
 from pytest_tempres.leaks.frames import Hint
 from pytest_tempres.leaks.frames import current_work
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENTS",
     "Origins",
-    "PathEvent",
     "absolute",
     "activate",
     "deactivate",
@@ -43,7 +41,7 @@ __all__ = [
 ]
 
 #: How long a thread may take from the audit event to the operation.
-_OVERTAKEN_SECONDS: Final = 1.0
+_THREAD_SECONDS: Final = 1.0
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 #: For each path of an event: the index of its argument, the index of the directory descriptor
@@ -83,7 +81,6 @@ class Origins:
         with a separator at its end.
     :param inside: Prefixes whose contents are not recorded as outside the worker root.
     :param known: Names of known entries; events below them need no hint.
-    :param running: The current owner.
     """
 
     def __init__(
@@ -113,7 +110,7 @@ class Origins:
         running.thread_work = self.threads.current_work
         running.likely_creator = self.processes.likely_creator
         #: Hints from threads of another owner, and until when each is kept.
-        self._overtaken: dict[str, tuple[Hint, float]] = {}
+        self._of_threads: dict[str, tuple[Hint, float]] = {}
 
     @property
     def error(self) -> Exception | None:
@@ -128,18 +125,15 @@ class Origins:
         """Drop the hints that the last scan has used."""
         self.hints.clear()
         self.being_removed.clear()
-        if self._overtaken:
-            self._keep_overtaken()
+        if self._of_threads:
+            self._keep_those_of_threads()
 
-    def _keep_overtaken(self) -> None:
-        """Keep the hints of threads where a scan may have run between the event and the operation.
-
-        Otherwise the next scan would attribute the path to the owner that is running then.
-        """
+    def _keep_those_of_threads(self) -> None:
+        """Keep the hints of threads: the scan may have run between the event and the operation."""
         now = System.monotonic()
-        for name, (hint, until) in list(self._overtaken.items()):
+        for name, (hint, until) in list(self._of_threads.items()):
             if name in self._known or until < now:
-                self._overtaken.pop(name, None)
+                self._of_threads.pop(name, None)
             else:
                 self.hints[name] = hint
 
@@ -179,7 +173,7 @@ class Origins:
         name, below = self._name(path)
         if is_removed:
             if not below:
-                self._overtaken.pop(name, None)
+                self._of_threads.pop(name, None)
                 if name in self._known:
                     self.being_removed.add(name)
             return
@@ -199,7 +193,7 @@ class Origins:
     def _keep(self, name: str, hint: Hint) -> None:
         self.hints[name] = hint
         if hint.owner != self._running.owner:
-            self._overtaken[name] = hint, System.monotonic() + _OVERTAKEN_SECONDS
+            self._of_threads[name] = hint, System.monotonic() + _THREAD_SECONDS
 
     def _name(self, path: str) -> tuple[str, bool]:
         """Return the name of the entry that *path* is or is below, and whether it is below."""
@@ -247,20 +241,13 @@ def absolute(path: Any) -> str:
     return text if plain else System.normpath(text)
 
 
-class PathEvent(NamedTuple):
-    """A path that an audit event names."""
-
-    path: str
-    #: The event removes or renames it; otherwise it creates or writes it.
-    is_removed: bool
-
-
-def path_events(event: str, args: tuple[Any, ...], flags: int = _WRITING) -> list[PathEvent]:
+def path_events(event: str, args: tuple[Any, ...], flags: int = _WRITING) -> list[tuple[str, bool]]:
     """Return the paths that *event*, one of `EVENTS`, is about to create, to write or to remove.
 
     A path relative to a descriptor is left out, because it cannot be resolved.
 
     :param flags: Opening a file with none of these flags names nothing.
+    :returns: Each path, and whether the event removes or renames it.
     """
     if event == "open" and not (isinstance(args[2], int) and args[2] & flags):
         return []
@@ -270,7 +257,7 @@ def path_events(event: str, args: tuple[Any, ...], flags: int = _WRITING) -> lis
         start = args[start_at] if start_at is not None and start_at < len(args) else None
         if start in (None, -1) and isinstance(raw, (str, bytes, os.PathLike)):
             path = absolute(_database(raw) if event == "sqlite3.connect" else raw)
-            found.append(PathEvent(path.rstrip(os.sep), is_removed))
+            found.append((path.rstrip(os.sep), is_removed))
     return found
 
 

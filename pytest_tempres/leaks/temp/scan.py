@@ -71,16 +71,16 @@ class Scan:
         self._again = System.time_ns() - status.st_mtime_ns < _TICK_NS
         return True
 
-    def is_another(self) -> bool:
+    def was_replaced(self) -> bool:
         """Whether the path is another directory than at the previous call."""
         before, self._previous_inode = self._previous_inode, self._inode
         return before not in (0, self._inode)
 
-    def affordable(self) -> bool:
+    def is_within_budget(self) -> bool:
         """Whether listings are within their time budget."""
         return self._listing < _FREE_SECONDS + _SHARE * (System.monotonic() - self._started)
 
-    def put_off(self) -> None:
+    def invalidate(self) -> None:
         """Make the next :meth:`changed` return True in any case."""
         self._seen = None
 
@@ -91,7 +91,7 @@ class Scan:
             with System.scandir(self._path) as entries:
                 return {entry.name: entry.inode() for entry in entries}
         except OSError:
-            self.put_off()
+            self.invalidate()
             raise
         finally:
             self._listing += System.monotonic() - before

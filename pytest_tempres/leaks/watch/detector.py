@@ -134,7 +134,7 @@ class Watched:
         for prefix, top in self._tops:
             if path.startswith(prefix):
                 below = path[len(prefix) :]
-                if not self._scope.leaves_out_below(top, below):
+                if not self._scope.excludes_below(top, below):
                     return top, System.join(top, below)
             elif path + os.sep == prefix:
                 return top, top
@@ -232,11 +232,10 @@ class Watched:
 
     def _on_appeared(self, path: str) -> None:
         known, original = self._changes.get(path), self._tree.recorded(path)
-        if original is not None:
-            if known is not None and known.modification == "deleted":
-                self._changes.drop(path)
-        elif known is None:
+        if original is None and known is None:
             self._record_without_event("created", path, None)
+        elif original is not None and known is not None and known.modification == "deleted":
+            self._changes.drop(path)
 
     def _on_disappeared(self, path: str) -> None:
         known, original = self._changes.get(path), self._tree.recorded(path)
@@ -249,7 +248,7 @@ class Watched:
         self, modification: Modification, path: str, original: State | None
     ) -> None:
         """Record a change without an audit event, for the current owner."""
-        if self._scope.leaves_out(path, System.basename(path)) or self._scope.ignores(path):
+        if self._scope.excludes(path, System.basename(path)) or self._scope.ignores(path):
             return
         work, others = self._running.likely_creator(self._running.work, False)
         entry = Entry(path, *work, worker=self._worker, processes=others)

@@ -101,11 +101,11 @@ class Scope:
         self._paths.add(path)
         self._prefixes += (System.join(path, ""),)
 
-    def leaves_out(self, path: str, name: str) -> bool:
+    def excludes(self, path: str, name: str) -> bool:
         """Whether *path* is left out, given that the directory of its last *name* is not."""
         return _is_excluded_name(name) is not None or path in self._paths
 
-    def leaves_out_below(self, top: str, below: str) -> bool:
+    def excludes_below(self, top: str, below: str) -> bool:
         """Whether any part of the path *below*, relative to *top*, is left out."""
         path = System.join(top, below)
         if path in self._paths or path.startswith(self._prefixes):
@@ -124,7 +124,7 @@ class Scope:
             if not children:
                 return False
             for child in children:
-                if self.leaves_out(child.path, child.name) or self.ignores(child.path):
+                if self.excludes(child.path, child.name) or self.ignores(child.path):
                     continue
                 if not child.is_dir(follow_symlinks=False):
                     return False
@@ -188,7 +188,7 @@ class Tree:
         try:
             with System.scandir(directory) as entries:
                 for entry in entries:
-                    if not self._scope.leaves_out(entry.path, entry.name):
+                    if not self._scope.excludes(entry.path, entry.name):
                         found = _state_of(entry)
                         if found is not None:
                             listing[entry.name] = found
@@ -223,7 +223,7 @@ class Tree:
                 yield Difference(path, "created", None)
             elif now is None:
                 # A path that was excluded after the snapshot is not listed now.
-                if not self._scope.leaves_out(path, name):
+                if not self._scope.excludes(path, name):
                     yield Difference(path, "deleted", before)
             elif now != before:
                 yield Difference(path, "changed", before)
@@ -259,12 +259,12 @@ class Children:
         try:
             if not self._scan.changed():
                 self._names = before
-            elif self._scan.affordable():
+            elif self._scan.is_within_budget():
                 self._names = set(self._scan.names())
             else:
-                self._scan.put_off()
+                self._scan.invalidate()
         except OSError:
-            self._scan.put_off()
+            self._scan.invalidate()
         if before is None or self._names is None:
             return set(), set()
         return self._names - before, before - self._names

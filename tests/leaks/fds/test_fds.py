@@ -751,7 +751,7 @@ def test_events_of_compiled_modules_are_not_noted(event, args):
 
 def test_notes_take_no_memory(suite, tmp_path):
     """Their number is limited during a test, and zero after it."""
-    most = openings._MAX_NOTED
+    most = openings._MAX_EVENTS
 
     def write() -> None:
         for number in range(most + 50):
@@ -759,19 +759,19 @@ def test_notes_take_no_memory(suite, tmp_path):
 
     with suite.run():
         write()
-        assert len(suite.detector._openings._noted) == 50
+        assert len(suite.detector._openings._events) == 50
         # Another thread must not scan, because this one may be scanning.
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
-        assert len(suite.detector._openings._noted) == most
-    assert len(suite.detector._openings._noted) == 0
+        assert len(suite.detector._openings._events) == most
+    assert len(suite.detector._openings._events) == 0
     assert suite.detector._entries == {}
 
 
 def test_each_of_many_descriptors_has_its_line(suite, tmp_path, keep, monkeypatch):
     """A scan runs before there are too many notes."""
-    monkeypatch.setattr(openings, "_MAX_NOTED", 3)
+    monkeypatch.setattr(openings, "_MAX_EVENTS", 3)
     suite.detector._openings.take()
     with suite.run():
         for number in range(8):

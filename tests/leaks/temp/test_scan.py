@@ -118,7 +118,7 @@ def test_a_skipped_listing_is_needed_again(directory):
     """Until it has run."""
     scanner = Scan(str(directory))
     scanner.changed()
-    scanner.put_off()
+    scanner.invalidate()
     assert scanner.changed()
     assert not scanner.changed()
 
@@ -137,11 +137,11 @@ def test_another_directory_at_the_path_is_detected_once(directory, tmp_path):
     """It has another inode."""
     scanner = Scan(str(directory))
     scanner.changed()
-    assert not scanner.is_another()
+    assert not scanner.was_replaced()
     directory.rename(tmp_path / "aside")
     directory.mkdir()
     scanner.changed()
-    assert [scanner.is_another(), scanner.is_another()] == [True, False]
+    assert [scanner.was_replaced(), scanner.was_replaced()] == [True, False]
 
 
 def test_a_listing_has_all_names_with_inodes(directory):
@@ -179,14 +179,14 @@ def test_listings_may_take_one_percent_of_the_session(directory, clock, monkeypa
         return os.scandir(path)
 
     scanner = Scan(str(directory))
-    assert scanner.affordable()
+    assert scanner.is_within_budget()
     monkeypatch.setattr(module.System, "scandir", slow)
     scanner.names()
-    assert not scanner.affordable()
+    assert not scanner.is_within_budget()
     clock.now = 14.9
-    assert not scanner.affordable()
+    assert not scanner.is_within_budget()
     clock.now = 15.1
-    assert scanner.affordable()
+    assert scanner.is_within_budget()
 
 
 def test_scans_work_while_a_test_has_replaced_os_and_the_clock(directory, monkeypatch):

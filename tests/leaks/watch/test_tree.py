@@ -33,9 +33,9 @@ needs_permissions = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def affordable(monkeypatch):
+def is_within_budget(monkeypatch):
     """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: True)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: True)
 
 
 @pytest.fixture
@@ -564,11 +564,11 @@ def test_after_a_skipped_listing_no_names_are_returned(top, monkeypatch):
     """It is unknown when they appeared."""
     children = Children(str(top))
     over = monkeypatch.setattr
-    over(scan.Scan, "affordable", lambda scanner: False)
+    over(scan.Scan, "is_within_budget", lambda scanner: False)
     (top / "one").touch()
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     assert children.changes() == (set(), set())
-    over(scan.Scan, "affordable", lambda scanner: True)
+    over(scan.Scan, "is_within_budget", lambda scanner: True)
     assert children.changes() == (set(), set())
     (top / "three").touch()
     assert children.changes() == ({"three"}, set())

@@ -41,9 +41,9 @@ HERE = os.path.basename(__file__)
 
 
 @pytest.fixture(autouse=True)
-def affordable(monkeypatch):
+def is_within_budget(monkeypatch):
     """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: True)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: True)
 
 
 @pytest.fixture
