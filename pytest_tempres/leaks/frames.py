@@ -100,10 +100,7 @@ class FrameFilter:
         )
 
     def nearest(self, stack: Iterable[RawFrame]) -> str | None:
-        """Return the nearest file that is neither standard library nor runs tests, as reported.
-
-        It may belong to a plugin, whose frames :meth:`origin` leaves out.
-        """
+        """Return the nearest file that is reported; unlike in :meth:`origin`, also of a plugin."""
         names = (self.report_name(code.co_filename) for code, _ in stack)
         return next((name for name in names if name is not None), None)
 

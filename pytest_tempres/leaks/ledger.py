@@ -203,13 +203,13 @@ class Ledger:
         hints, being_removed = self.origins.hints, self.origins.being_removed
         found = []
         for name, inode in names.items():
-            if known.get(name) != inode or (name in being_removed and name in hints):
-                if name not in hints and (name, inode) in self._of_moved_root:
-                    self._take_back(name, inode)
-                    continue
-                entry = self._entry(name, inode, hints.get(name))
-                self._entries[name] = entry
-                found.append(entry)
+            if known.get(name) == inode and not (name in being_removed and name in hints):
+                continue
+            if name not in hints and (name, inode) in self._of_moved_root:
+                self._take_back(name, inode)
+            else:
+                self._entries[name] = self._entry(name, inode, hints.get(name))
+                found.append(self._entries[name])
         if complete:
             for name in known.keys() - names.keys():
                 del known[name]

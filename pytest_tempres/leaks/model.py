@@ -96,16 +96,13 @@ class Running:
 
     def __init__(self) -> None:
         self.owner = SESSION
-        #: The node id of the test whose runtest protocol is active, also while a fixture of any
-        #: scope is the owner.
+        #: The node id of the test whose runtest protocol is active, also while a fixture runs.
         self.test: str | None = None
         #: Set for fixtures; for tests it is read from ``PYTEST_CURRENT_TEST``.
         self.phase: Phase | None = None
-        #: Returns the work of the current thread; None if it is that of the current owner.
+        #: As :meth:`~pytest_tempres.leaks.threads.Threads.current_work`.
         self.thread_work: Callable[[], Work | None] = lambda: None
-        #: Returns the work to report for a path without an audit event, and the processes of other
-        #: owners that may have created it. The second argument says whether Python code of the
-        #: current owner may have created it without an event.
+        #: As :meth:`~pytest_tempres.leaks.processes.Processes.likely_creator`.
         self.likely_creator: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
         self.likely_creator = lambda work, _: (work, ())
 
@@ -163,16 +160,14 @@ class Leak(NamedTuple):
 
 def entry_from_plain(data: Sequence[Any]) -> Entry:
     """Rebuild an entry from decoded JSON, where records are arrays."""
-    path, owner, test, phase, origin, *rest, processes = data
-    entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
-    others = tuple(Process(command, Owner(*of)) for command, of in processes)
-    return entry._replace(processes=others)
+    path, owner, test, phase, origin, *others, processes = data
+    entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *others)
+    return entry._replace(processes=tuple(Process(name, Owner(*of)) for name, of in processes))
 
 
 def leak_from_plain(data: Sequence[Any]) -> Leak:
     """Rebuild a leak from decoded JSON, where records are arrays."""
-    *found, entry = data
-    kind, path, size, items, complete, status = found
+    kind, path, size, items, complete, status, entry = data
     return Leak(kind, path, size, items, complete, status, entry_from_plain(entry))
 
 

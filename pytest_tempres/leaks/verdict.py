@@ -62,11 +62,9 @@ def judge(
     leaks = []
     for entry in there:
         found = measure(entry.path)
-        if found is None:
-            continue
-        status = _status(entry, deferred, failed)
-        kind, size, items, complete = found
-        leaks.append(Leak(kind, entry.path, size, items, complete, status, entry))
+        if found is not None:
+            status = _status(entry, deferred, failed)
+            leaks.append(Leak(found.kind, entry.path, *found[1:], status, entry))
     return drop_ignored(leaks, is_ignored_by_hook=is_ignored_by_hook, known=known)
 
 
@@ -74,14 +72,14 @@ def drop_ignored(
     leaks: Iterable[Leak], *, is_ignored_by_hook: Callable[[Leak], bool], known: Collection[str]
 ) -> list[Leak]:
     """Return *leaks* without those that a hook ignores, and with known leaks marked."""
-    kept = []
+    left = []
     for leak in leaks:
         if leak.status != "leak":
-            kept.append(leak)
+            left.append(leak)
         elif not is_ignored_by_hook(leak):
-            is_known = bool(known) and leak.fingerprint in known
-            kept.append(leak._replace(status="known") if is_known else leak)
-    return kept
+            is_known = known and leak.fingerprint in known
+            left.append(leak._replace(status="known") if is_known else leak)
+    return left
 
 
 def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -> Status:

@@ -40,16 +40,14 @@ _MAX_NOTES: Final = 200
 
 
 class _Note:
-    """The audit events for one path since the last scan."""
+    """The audit events for one path since the last scan, and its state before them."""
 
     __slots__ = ("awaits_creation", "before", "created_by", "removed_by", "top")
 
     def __init__(self, top: str, before: State | None) -> None:
         self.top = top
-        #: The state of the path before the first of them.
         self.before = before
-        #: The first event that created or wrote it since its last removal; an entry if it was
-        #: renamed.
+        #: The first event since its last removal; an entry if it was renamed.
         self.created_by: Hint | Entry | None = None
         self.awaits_creation = True
         #: The last event that removed it.
@@ -99,7 +97,7 @@ class Watched:
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
         self._notes: dict[str, _Note] = {}
-        self._changes = Changes(worker)
+        self.changes = Changes(worker)
         listed = directories if attributes_mtimes else ()
         self._children = {directory: Children(directory) for directory in listed}
         self._tree = Tree(directories if walks else (), self._scope)
@@ -141,7 +139,8 @@ class Watched:
         return None
 
     def _note(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
-        if self._is_in_new_directory(top, path):
+        if any(self._creator(parent) is not None for parent in _between(top, path)):
+            # The new directory stands for its contents.
             return
         note = self._notes.get(path)
         if note is None:
@@ -156,19 +155,9 @@ class Watched:
             note.created_by = actor or new_hint(self._running)
             note.awaits_creation = False
 
-    def _is_in_new_directory(self, top: str, path: str) -> bool:
-        """Whether *path* is in a directory that was created in this session."""
-        for parent in _between(top, path):
-            note, change = self._notes.get(parent), self._changes.get(parent)
-            if note is not None and note.before is None:
-                return True
-            if change is not None and change.modification == "created":
-                return True
-        return False
-
     def _creator(self, path: str) -> Hint | Entry | None:
-        """Return what created *path*, which is about to be renamed, in this session."""
-        note, change = self._notes.get(path), self._changes.get(path)
+        """Return what created *path* in this session."""
+        note, change = self._notes.get(path), self.changes.get(path)
         if change is not None and change.modification == "created":
             return change.entry
         return note.created_by if note is not None and note.before is None else None
@@ -184,10 +173,10 @@ class Watched:
         for directory, children in self._children.items():
             appeared, disappeared = children.changes()
             for name in appeared:
-                self._on_appeared(System.join(directory, name))
+                self._on_listed(System.join(directory, name), "created", "deleted")
             for name in disappeared:
-                self._on_disappeared(System.join(directory, name))
-        self._changes.prune()
+                self._on_listed(System.join(directory, name), "deleted", "created")
+        self.changes.prune()
 
     def _process_notes(self) -> None:
         # Threads of the code under test add notes meanwhile.
@@ -199,11 +188,11 @@ class Watched:
 
     def _record(self, path: str, note: _Note) -> None:
         now = state(path)
-        known = self._changes.get(path)
+        known = self.changes.get(path)
         # A path that is created may have existed before, and been removed without an event.
         original = known.original if known is not None else note.before or self._tree.recorded(path)
         if now == original:
-            self._changes.drop(path)
+            self.changes.drop(path)
             return
         modification: Modification = "created" if original is None else "changed"
         actor: Hint | Entry | None = note.created_by
@@ -213,7 +202,7 @@ class Watched:
             # Who changed it first is reported.
             return
         if actor is not None and self._is_reportable(note.top, path):
-            self._changes.keep(path, Change(modification, original, self._entry(path, actor)))
+            self.changes.keep(path, Change(modification, original, self._entry(path, actor)))
 
     def _is_reportable(self, top: str, path: str) -> bool:
         """Whether a walk would reach *path*: not through a link, and not ignored."""
@@ -230,31 +219,19 @@ class Watched:
             return actor._replace(path=path)
         return self._frame_filter.entry(path, actor, worker=self._worker)
 
-    def _on_appeared(self, path: str) -> None:
-        known, original = self._changes.get(path), self._tree.recorded(path)
-        if original is None and known is None:
-            self._record_without_event("created", path, None)
-        elif original is not None and known is not None and known.modification == "deleted":
-            self._changes.drop(path)
-
-    def _on_disappeared(self, path: str) -> None:
-        known, original = self._changes.get(path), self._tree.recorded(path)
-        if original is None:
-            self._changes.drop(path)
-        elif known is None or known.modification != "deleted":
-            self._record_without_event("deleted", path, original)
-
-    def _record_without_event(
-        self, modification: Modification, path: str, original: State | None
-    ) -> None:
-        """Record a change without an audit event, for the current owner."""
-        if self._scope.excludes(path, System.basename(path)) or self._scope.ignores(path):
-            return
-        work, others = self._running.likely_creator(self._running.work, False)
-        entry = Entry(path, *work, worker=self._worker, processes=others)
-        self._changes.keep(path, Change(modification, original, entry))
-
-    # -- changes for and from other processes
+    def _on_listed(self, path: str, done: Modification, undone: Modification) -> None:
+        """Record that *path* has appeared or disappeared, for the current owner."""
+        known, original = self.changes.get(path), self._tree.recorded(path)
+        modification = None if known is None else known.modification
+        if (original is None) == (done == "deleted"):
+            if modification == undone:
+                self.changes.drop(path)
+        elif modification != done and not (
+            self._scope.excludes(path, System.basename(path)) or self._scope.ignores(path)
+        ):
+            work, others = self._running.likely_creator(self._running.work, False)
+            entry = Entry(path, *work, worker=self._worker, processes=others)
+            self.changes.keep(path, Change(done, original, entry))
 
     def take_changes(self) -> list[Any]:
         """Return the changes since the last call, as JSON data.
@@ -262,14 +239,7 @@ class Watched:
         Works in a forked child too, for the changes made there.
         """
         self._process_notes()
-        return self._changes.take_changes()
-
-    def adopt(self, payload: Iterable[Any]) -> None:
-        """Add the changes that :meth:`take_changes` returned in another process.
-
-        :raises ValueError, TypeError: When *payload* is malformed.
-        """
-        self._changes.adopt(payload)
+        return self.changes.take_changes()
 
     # -- leaks
 
@@ -281,7 +251,7 @@ class Watched:
         self._process_notes()
         found = [
             Difference(change.entry.path, change.modification, change.original)
-            for change in self._changes.of(test)
+            for change in self.changes.of(test)
             if change.entry.owner.is_of_one_test and change.entry.made_by == "python"
         ]
         return self._leaks(self._topmost(found))
@@ -313,14 +283,14 @@ class Watched:
 
     def _leak(self, difference: Difference) -> Leak | None:
         path, modification, _, items = difference
-        entry = self._changes.explain(path, modification)
+        entry = self.changes.explain(path, modification)
         if modification == "deleted":
             return Leak(modification, path, 0, items, complete=True, status="leak", entry=entry)
         found = measure(path)
         if found is None:
             return None
         kind = found.kind if modification == "created" else modification
-        return Leak(kind, path, found.bytes, found.items, found.complete, "leak", entry)
+        return Leak(kind, path, *found[1:], "leak", entry)
 
 
 def _spellings(directories: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -32,12 +32,6 @@ needs_permissions = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def is_within_budget(monkeypatch):
-    """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: True)
-
-
 @pytest.fixture
 def top(tmp_path) -> Path:
     """A directory with a path of every kind in it."""

@@ -157,7 +157,7 @@ def test_names_that_come_back_are_forgotten(top, make):
         subprocess.run(["mv", str(top / "src/a.txt"), str(top)], check=True)
         subprocess.run(["rm", str(top / "one"), str(top / "two")], check=True)
     assert suite.judged() == {}
-    assert suite.watched._changes._changes == {}
+    assert suite.watched.changes._changes == {}
 
 
 def test_without_listings_a_path_without_an_event_belongs_to_the_session(suite, top):
@@ -177,7 +177,7 @@ def test_listings_leave_out_ignored_paths(top, make):
     with suite.run(ONE):
         for name in ("x.log", "basetemp", "__pycache__"):
             os.mkfifo(top / name)
-    assert suite.watched._changes._changes == {}
+    assert suite.watched.changes._changes == {}
     assert suite.judged() == {}
 
 
@@ -293,7 +293,7 @@ def test_changes_of_workers_explain_the_walk_of_the_controller(top, make):
         (top / "two").mkdir()
         (top / "one").write_text("two")
     for worker in reversed(workers.values()):
-        controller.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
+        controller.watched.changes.adopt(json.loads(json.dumps(worker.watched.take_changes())))
         assert worker.watched.take_changes() == []
         assert worker.judged() == {}
     assert controller.judged() == {
@@ -328,11 +328,11 @@ def test_a_sent_change_may_be_undone(top, make):
     controller, worker = make(), make(worker="gw0", walks=False)
     with worker.run(ONE):
         (top / "new").touch()
-    controller.watched.adopt(worker.watched.take_changes())
+    controller.watched.changes.adopt(worker.watched.take_changes())
     assert controller.judged() == {"new": ("file", ONE.id)}
     with worker.run(TWO):
         (top / "new").unlink()
-    controller.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
+    controller.watched.changes.adopt(json.loads(json.dumps(worker.watched.take_changes())))
     (top / "new").touch()
     assert controller.judged() == {"new": ("file", "session")}
 
@@ -361,7 +361,7 @@ def test_removed_paths_take_no_memory(suite, top, monkeypatch):
             os.rmdir(path)
         assert len(suite.watched._notes) <= module._MAX_NOTES
     assert suite.watched._notes == {}
-    assert suite.watched._changes._changes == {}
+    assert suite.watched.changes._changes == {}
     assert suite.watched.take_changes() == []
 
 
@@ -386,8 +386,8 @@ def test_paths_removed_without_an_event_take_no_memory(top, make, monkeypatch):
             os.mkdir(top / f"d{number}")
         os.rmdir(f"d{number}", dir_fd=descriptor)
     os.close(descriptor)
-    assert len(suite.watched._changes._changes) < 20
-    assert len(suite.watched._changes._not_yet_sent) < 20
+    assert len(suite.watched.changes._changes) < 20
+    assert len(suite.watched.changes._not_yet_sent) < 20
 
 
 def test_early_notes_are_kept_in_a_long_test(suite, top, monkeypatch):

@@ -363,7 +363,7 @@ def test_a_path_removed_without_an_event_and_recreated_has_changed(suite, top, m
     assert controller.judged() == {"a.txt": ("changed", TWO.id)}
     fresh = WatchSuite(top)
     fresh.watched._tree = suite.watched._tree
-    fresh.watched.adopt(json.loads(json.dumps(worker.watched.take_changes())))
+    fresh.watched.changes.adopt(json.loads(json.dumps(worker.watched.take_changes())))
     assert fresh.judged() == {"a.txt": ("changed", TWO.id)}
 
 
