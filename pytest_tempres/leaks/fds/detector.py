@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 import functools
 import gc
 import os
@@ -106,13 +105,6 @@ _THREADS: Final = "/proc/self/task"
 if sys.platform == "linux":
     # WNOWAIT: do not collect the exit status of a child.
     _wait = functools.partial(os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-
-    def _has_children() -> bool:
-        try:
-            _wait()
-        except ChildProcessError:
-            return False
-        return True
 
 
 def unsupported() -> str | None:
@@ -270,9 +262,9 @@ class Descriptors:
         return is_of_library or _shipped(target) or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
-        named = f"fd {number}: {found.text}"
+        path = f"fd {number}: {found.text}"
         entry = self._entries[number]._replace(path=found.target)
-        return Leak("descriptor", named, found.size, 1, complete=True, status="leak", entry=entry)
+        return Leak("descriptor", path, found.size, 1, complete=True, status="leak", entry=entry)
 
 
 def _is_own(file: str | None) -> bool:
@@ -281,10 +273,15 @@ def _is_own(file: str | None) -> bool:
 
 
 def _has_threads_or_children() -> bool:
-    """Whether there is another thread or a child, which may be about to close a descriptor."""
+    """Whether there may be another thread or a child, which is about to close a descriptor."""
     if sys.platform == "linux":
-        with suppress(OSError):
-            return len(System.listdir(_THREADS)) > 1 or _has_children()
+        try:
+            if len(System.listdir(_THREADS)) == 1:
+                _wait()
+        except ChildProcessError:
+            return False
+        except OSError:
+            return True
     return True
 
 

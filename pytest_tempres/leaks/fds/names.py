@@ -96,11 +96,15 @@ def identities(known: Iterable[int]) -> dict[int, Identity] | None:
 
     :param known: Numbers to try too if no descriptor is left for a listing.
     """
-    numbers = _numbers(known)
-    if numbers is None:
-        return None
+    try:
+        numbers = {int(name) for name in System.listdir(TABLE)}
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            return None
+        # A listing needs a descriptor. If none is left, all below the limit are open.
+        numbers = {*known, *range(min(_sysconf("SC_OPEN_MAX"), _MAX_PROBED))}
     # The descriptor of the listing itself is closed by now.
-    found = ((number, identity(number)) for number in numbers)
+    found = ((number, identity(number)) for number in numbers - _STANDARD)
     return {number: each for number, each in found if each is not None}
 
 
@@ -111,16 +115,6 @@ def identity(number: int) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode) or target(number)
-
-
-def _numbers(known: Iterable[int]) -> Iterable[int] | None:
-    try:
-        return {int(name) for name in System.listdir(TABLE)} - _STANDARD
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            return None
-    # A listing needs a descriptor. If none is left, all below the limit are open.
-    return {*known, *range(min(_sysconf("SC_OPEN_MAX"), _MAX_PROBED))} - _STANDARD
 
 
 # -- targets and descriptions

@@ -435,12 +435,13 @@ def test_no_descriptor_is_needed_to_scan(suite, keep, exhausted):
     assert "" not in lines(leaks)
 
 
+def fail(path: str) -> list[str]:
+    """Raise an error instead of listing the descriptor table."""
+    raise OSError(errno.ENFILE, "too many in the whole system")
+
+
 def test_notes_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
     """The next scan uses them."""
-
-    def fail(path: str) -> list[str]:
-        raise OSError(errno.ENFILE, "too many in the whole system")
-
     with monkeypatch.context() as patch:
         patch.setattr(System, "listdir", staticmethod(fail))
         with suite.run(ONE):
@@ -454,8 +455,7 @@ def test_notes_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
 def test_a_session_may_start_without_a_descriptor_table(monkeypatch):
     """Nothing is reported for descriptors from before."""
     with monkeypatch.context() as patch:
-        patch.setattr(System, "listdir", staticmethod(lambda path: 1 / 0))
-        patch.setattr(names, "_numbers", lambda known: None)
+        patch.setattr(System, "listdir", staticmethod(fail))
         suite = FdsSuite()
     suite.detector.scan()
     suite.close()
