@@ -14,7 +14,7 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import base_id
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Known", "read", "render", "stale", "write"]
+__all__ = ["Known", "read", "stale", "write"]
 
 _HEADER: Final = (
     "# Known leaks, as pytest-tempres found them: they are reported as known and fail nothing.\n"
@@ -92,17 +92,17 @@ def write(path: str, known: Iterable[Known]) -> None:
 
 
 def stale(
-    baseline: Mapping[str, Known], found: Collection[str], over: Collection[tuple[str, str]]
+    baseline: Mapping[str, Known], found: Collection[str], completed: Collection[tuple[str, str]]
 ) -> list[Known]:
     """Return the known leaks that this run should have found and did not.
 
     :param found: The fingerprints of the leaks of this run.
-    :param over: Kind and id of the owners that completed, with every parameter set.
+    :param completed: Kind and id of the owners that completed, with every parameter set.
     """
     return [
         known
         for fingerprint, known in sorted(baseline.items(), key=lambda item: item[1])
-        if fingerprint not in found and (known.owner_kind, known.owner) in over
+        if fingerprint not in found and (known.owner_kind, known.owner) in completed
     ]
 
 

@@ -30,7 +30,6 @@ from pytest_tempres.primitives._system import System
 __all__ = [
     "FrameFilter",
     "Hint",
-    "RawFrame",
     "current_phase",
     "current_stack",
     "current_work",

@@ -130,7 +130,9 @@ class Ledger:
             found = self._scan_root(final=final)
         outside, self.origins.outside = self.origins.outside, {}
         if self._temp and outside:
-            found += self._record_outside(outside)
+            there = [path for path in outside if exists(path)]
+            found += [self._from_hint(path, outside[path]) for path in there]
+            self._found_outside += there
         self.origins.forget()
         self.not_yet_sent += found
         return found
@@ -206,7 +208,9 @@ class Ledger:
             if known.get(name) == inode and not (name in being_removed and name in hints):
                 continue
             if name not in hints and (name, inode) in self._of_moved_root:
-                self._take_back(name, inode)
+                earlier = self._of_moved_root.pop((name, inode))
+                if earlier is not None:
+                    self._entries[name] = earlier
             else:
                 self._entries[name] = self._entry(name, inode, hints.get(name))
                 found.append(self._entries[name])
@@ -216,11 +220,6 @@ class Ledger:
                 self._entries.pop(name, None)
         known.update(names)
         return found
-
-    def _take_back(self, name: str, inode: int) -> None:
-        entry = self._of_moved_root.pop((name, inode))
-        if entry is not None:
-            self._entries[name] = entry
 
     def _entry(self, name: str, inode: int, hint: Hint | None) -> Entry:
         path = System.join(self.worker_root, name)
@@ -260,8 +259,3 @@ class Ledger:
             return True
         allowed = self.allowed.get(test or "") if self.allowed else None
         return allowed is not None and owner.is_of_one_test and allowed(path)
-
-    def _record_outside(self, outside: dict[str, Hint]) -> list[Entry]:
-        found = [self._from_hint(path, hint) for path, hint in outside.items() if exists(path)]
-        self._found_outside += [entry.path for entry in found]
-        return found

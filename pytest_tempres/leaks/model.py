@@ -21,7 +21,6 @@ __all__ = [
     "Frame",
     "Leak",
     "Owner",
-    "OwnerKind",
     "Phase",
     "Process",
     "Running",
@@ -29,7 +28,6 @@ __all__ = [
     "Work",
     "base_id",
     "entry_from_plain",
-    "fingerprint",
     "is_installed",
     "leak_from_plain",
 ]

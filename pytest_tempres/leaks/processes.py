@@ -24,7 +24,7 @@ from pytest_tempres.leaks.model import Process
 from pytest_tempres.leaks.model import Work
 from pytest_tempres.primitives._system import System
 
-__all__ = ["EVENTS", "Processes", "command_line"]
+__all__ = ["EVENTS", "Processes"]
 
 EVENTS: Final = frozenset({"subprocess.Popen"})
 

@@ -27,7 +27,7 @@ from pytest_tempres.leaks.model import is_installed
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.primitives._system import System
 
-__all__ = ["LIBRARIES", "SHIPPED", "Descriptors", "unsupported"]
+__all__ = ["Descriptors", "unsupported"]
 
 _LIBRARY: Final = sysconfig.get_path("stdlib")
 

@@ -20,7 +20,6 @@ __all__ = [
     "DELETED",
     "TABLE",
     "Description",
-    "Identity",
     "describe",
     "identities",
     "identity",
