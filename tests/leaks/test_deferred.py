@@ -398,7 +398,7 @@ def test_the_finalizer_of_a_directory_with_delete_false_does_not_count(callbacks
     assert not {each.name for each in made} & removed_at_exit(callbacks)
 
 
-def test_settle_deletes_open_files_in_a_root(library, place, tmp_path):
+def test_open_files_in_a_root_are_deleted(library, place, tmp_path):
     """Other files stay open."""
     (tmp_path / "root").mkdir()
     (tmp_path / "root2").mkdir()
@@ -414,7 +414,7 @@ def test_settle_deletes_open_files_in_a_root(library, place, tmp_path):
     kept.close()
 
 
-def test_settle_continues_after_an_error(library, place):
+def test_an_error_does_not_keep_other_files_open(library, place):
     """One file must not keep the others."""
     stuck = library.NamedTemporaryFile(dir=place)
     other = library.NamedTemporaryFile(dir=place)

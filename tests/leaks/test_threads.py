@@ -267,7 +267,7 @@ def test_a_hint_survives_a_scan_before_the_operation(suite, root):
     paused, go = threading.Event(), threading.Event()
     event_raised = threading.Event()
 
-    def announce():
+    def raise_event():
         go.wait()
         # As `os.mkdir` does, before it releases the GIL.
         sys.audit("os.mkdir", str(root / "late"), 0o777, -1)
@@ -275,7 +275,7 @@ def test_a_hint_survives_a_scan_before_the_operation(suite, root):
         paused.wait()
 
     with suite.run(ONE):
-        thread = threading.Thread(target=announce)
+        thread = threading.Thread(target=raise_event)
         thread.start()
     with suite.run(TWO):
         go.set()

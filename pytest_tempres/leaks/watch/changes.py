@@ -26,7 +26,7 @@ _UNDONE: Final = "undone"
 
 
 class Change(NamedTuple):
-    """A change of a path, announced by an audit event or found by a listing."""
+    """A change of a path, named by an audit event or found by a listing."""
 
     modification: Modification
     #: The state of the path before the change.

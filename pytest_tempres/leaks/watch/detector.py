@@ -57,7 +57,7 @@ class _Note:
 class Watched:
     """New, changed and deleted paths in directories that the user named.
 
-    The owner of a change is known if an audit event announced it and the next scan confirmed
+    The owner of a change is known if an audit event named the path and the next scan confirmed
     it, and for direct children of the watched directories where these are listed. A change that
     only the final walk finds belongs to the session.
 
@@ -140,7 +140,7 @@ class Watched:
 
     def _note(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
         if any(self._creator(parent) is not None for parent in _between(top, path)):
-            # The new directory stands for its contents.
+            # The new directory is reported, not its contents.
             return
         note = self._notes.get(path)
         if note is None:

@@ -187,13 +187,13 @@ def test_descriptors_of_multiprocessings_helpers_are_no_leaks(suite, keep, monke
         pipes = [keep(number) for _ in range(2) for number in os.pipe()]
     tracker, copy = SimpleNamespace(_fd=pipes[0]), SimpleNamespace(_fd=pipes[1])
     server = SimpleNamespace(_forkserver_alive_fd=pipes[2])
-    servants = {
+    helpers = {
         "multiprocessing.resource_tracker": SimpleNamespace(_resource_tracker=tracker),
         "loky.backend.resource_tracker": SimpleNamespace(_resource_tracker=copy),
         "multiprocessing.forkserver": SimpleNamespace(_forkserver=server),
     }
-    for name, servant in servants.items():
-        monkeypatch.setitem(sys.modules, name, servant)
+    for name, helper in helpers.items():
+        monkeypatch.setitem(sys.modules, name, helper)
     (leak,) = suite.detector.judge()
     assert leak.path.startswith(f"fd {pipes[3]}: ")
 

@@ -304,7 +304,7 @@ def test_without_threads_and_children_there_is_no_wait(suite, tmp_path, keep, pa
     assert pauses == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads of libraries are not seen")
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of libraries are seen on Linux only")
 @pytest.mark.parametrize(
     "start, runs",
     [

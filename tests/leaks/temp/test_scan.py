@@ -145,7 +145,7 @@ def test_another_directory_at_the_path_is_detected_once(directory, tmp_path):
 
 
 def test_a_listing_has_all_names_with_inodes(directory):
-    """The inode tells whether a name was reused."""
+    """The inode shows whether a name was reused."""
     raw = os.path.join(os.fsencode(directory), b"\xff\n")
     os.mkdir(raw)
     (directory / "link").symlink_to("nowhere")

@@ -557,12 +557,11 @@ def test_an_unchanged_directory_is_not_listed(top, monkeypatch):
 def test_after_a_skipped_listing_no_names_are_returned(top, monkeypatch):
     """It is unknown when they appeared."""
     children = Children(str(top))
-    over = monkeypatch.setattr
-    over(scan.Scan, "is_within_budget", lambda scanner: False)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: False)
     (top / "one").touch()
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     assert children.changes() == (set(), set())
-    over(scan.Scan, "is_within_budget", lambda scanner: True)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: True)
     assert children.changes() == (set(), set())
     (top / "three").touch()
     assert children.changes() == ({"three"}, set())

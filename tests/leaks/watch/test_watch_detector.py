@@ -366,7 +366,7 @@ def test_removed_paths_take_no_memory(suite, top, monkeypatch):
 
 
 def test_contents_of_new_directories_take_no_memory(suite, top):
-    """The directory stands for them, in the same test and later."""
+    """Only the directory is recorded, in the same test and later."""
     for owner in (ONE, TWO):
         with suite.run(owner):
             (top / "new").mkdir(exist_ok=True)
