@@ -246,7 +246,7 @@ def test_errors_of_register_reach_the_caller(callbacks):
 
 
 def test_a_live_directory_is_scheduled_for_removal(library, place):
-    """Until `cleanup` is called."""
+    """It is until `cleanup` is called."""
     directory = library.TemporaryDirectory(dir=place)
     assert directory.name in removed_at_exit(None)
     directory.cleanup()
@@ -254,7 +254,7 @@ def test_a_live_directory_is_scheduled_for_removal(library, place):
 
 
 def test_a_live_file_is_scheduled_for_removal(library, place):
-    """Until it is closed."""
+    """It is until the file is closed."""
     file = library.NamedTemporaryFile(dir=place)
     assert file.name in removed_at_exit(None)
     file.close()

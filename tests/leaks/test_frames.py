@@ -38,7 +38,7 @@ def test_a_file_of_the_project_is_relative_to_rootdir(frame_filter):
 
 
 def test_a_file_elsewhere_keeps_its_full_path(frame_filter):
-    """Also if its directory has rootdir as a string prefix."""
+    """Its directory may have rootdir as a string prefix."""
     for path in (f"{ROOT}-other{os.sep}lib.py", os.path.join(os.sep, "opt", "lib.py")):
         assert frame_filter.report_name(path) == path
 

@@ -39,7 +39,7 @@ PAUSES = list(module._PAUSES)
 
 
 def test_it_implements_the_detector_protocol(suite):
-    """It has all attributes."""
+    """The session can call every method of the protocol."""
     detector: Detector = suite.detector
     assert "open" in detector.events
     assert {"open", "socket.__new__"} <= suite.origins.events
@@ -163,7 +163,7 @@ def test_another_file_with_the_same_number_is_another_descriptor(suite, tmp_path
 
 
 def test_the_number_of_a_descriptor_from_before_may_be_reused(tmp_path, keep):
-    """By a leak."""
+    """A leak with the number of a descriptor that was open at the start is reported."""
     number = keep(os.open(tmp_path / "a", os.O_CREAT))
     suite = FdsSuite()
     with suite.run():
@@ -200,7 +200,7 @@ def test_the_standard_streams_are_no_leaks(suite, tmp_path):
 
 
 def test_a_descriptor_from_the_thread_of_a_fixture_belongs_to_the_fixture(suite, tmp_path, keep):
-    """Whichever test is running."""
+    """It does not matter which test is running."""
     go, done = threading.Event(), threading.Event()
 
     def serve() -> None:
@@ -319,7 +319,7 @@ def test_without_threads_and_children_there_is_no_wait(suite, tmp_path, keep, pa
     ],
 )
 def test_threads_and_children_are_detected(start, runs):
-    """If it is unknown, there may be some."""
+    """If the system cannot list them, the detector assumes that there are some."""
     program = f"""
 import os, resource, time
 from pytest_tempres.leaks.fds.detector import _has_threads_or_children

@@ -57,7 +57,7 @@ def test_a_duplicate_has_the_line_of_its_original(suite, tmp_path, keep):
 
 
 def test_every_spelling_of_a_path_has_a_line(suite, tmp_path, keep, monkeypatch):
-    """Links, bytes and relative paths."""
+    """Paths may have links in them, be bytes or be relative."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)

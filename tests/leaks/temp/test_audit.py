@@ -108,7 +108,7 @@ def test_events_that_create_a_path_give_a_hint(origins, root, event, args):
     ],
 )
 def test_other_events_give_no_hint(origins, root, event, args):
-    """Reading, descriptors, and paths relative to a descriptor."""
+    """Events of reading, of numbers, and of paths relative to a descriptor are ignored."""
     module._forward(event, tuple(filled(arg, root) for arg in args))
     assert (origins.hints, origins.outside, origins.being_removed) == ({}, {}, set())
 
@@ -168,6 +168,8 @@ def test_hints_after_several_events(origins, root, tmp_path, monkeypatch):
         ("shutil.rmtree", ("/x", None), [("/x", True)]),
         ("socket.bind", (None, "/x"), [("/x", False)]),
         ("sqlite3.connect", (Path("/x"),), [("/x", False)]),
+        ("sqlite3.connect", (b"file:/x?mode=rwc",), [("/x", False)]),
+        ("sqlite3.connect", ("file://localhost/x",), [("/x", False)]),
         ("tempfile.mkdtemp", ("/x",), [("/x", False)]),
         ("tempfile.mkstemp", (b"/x",), [("/x", False)]),
     ],
@@ -195,7 +197,7 @@ def test_events_that_name_a_path(event, args, expected):
     ],
 )
 def test_events_that_name_no_path(event, args):
-    """Reading, numbers, addresses and paths relative to a descriptor."""
+    """Reading, numbers, addresses and paths relative to a descriptor are left out."""
     assert list(path_events(event, args)) == []
 
 
@@ -298,7 +300,7 @@ def test_names_that_are_not_utf_8_give_hints(origins, root):
 
 
 def test_reading_gives_no_hint(origins, root):
-    """Nor does listing."""
+    """Opening for reading and listing create nothing."""
     (root / "x").write_text("x")
     origins.hints.clear()
     (root / "x").read_text()
@@ -450,7 +452,7 @@ def test_an_entry_renamed_twice_has_its_first_name_in_the_hint(origins, root):
 
 
 def test_a_path_moved_into_the_root_has_the_hint_of_the_move(origins, root, tmp_path):
-    """Also if it comes from within an entry."""
+    """It may come from outside or from within an entry."""
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "elsewhere").rename(root / "a")
     (root / "d").mkdir()
@@ -463,15 +465,16 @@ def test_a_path_moved_into_the_root_has_the_hint_of_the_move(origins, root, tmp_
 
 def test_the_removal_of_a_known_entry_is_recorded(root, running):
     """A new path may reuse its inode."""
-    origins = Origins((f"{root}/",), (), {"known": 1, "d": 2}, running)
-    for event, name in [("os.remove", "known"), ("os.rmdir", "unknown"), ("os.remove", "d/below")]:
+    origins = Origins((f"{root}/",), (), dict.fromkeys(("known", "also_known", "d")), running)
+    names = ("known", "also_known/", "unknown", "d/below")
+    for event, name in zip(("os.remove", "os.rmdir", "os.rmdir", "os.remove"), names, strict=True):
         origins.on_event(event, (f"{root}/{name}", -1))
-    assert origins.being_removed == {"known"}
+    assert origins.being_removed == {"known", "also_known"}
     assert origins.hints == {}
 
 
 def test_other_spellings_of_the_root_are_no_entries(origins, root):
-    """With a dot or a separator at its end."""
+    """The root may be spelled with a dot or a separator at its end."""
     origins.on_event("os.mkdir", (f"{root}/.", 0o777, -1))
     origins.on_event("os.rename", ("/elsewhere", f"{root}/", -1, -1))
     assert origins.hints == {}

@@ -64,7 +64,7 @@ def test_the_first_scan_needs_a_listing(directory):
 @pytest.mark.skipif(os.name == "nt", reason="modes mean little on Windows")
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
 def test_missing_permissions_are_an_error_once(directory, mode):
-    """Also for root, who could list the directory."""
+    """They are one for root too, who could list the directory."""
     scanner = Scan(str(directory))
     scanner.changed()
     directory.chmod(mode)
@@ -115,7 +115,7 @@ def test_a_change_within_the_same_clock_tick_is_found(directory, monkeypatch):
 
 
 def test_a_skipped_listing_is_needed_again(directory):
-    """Until it has run."""
+    """The directory counts as changed until it is listed."""
     scanner = Scan(str(directory))
     scanner.changed()
     scanner.invalidate()

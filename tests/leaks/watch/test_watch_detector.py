@@ -22,7 +22,7 @@ from pytest_tempres.primitives._system import System
 
 
 def test_it_implements_the_detector_protocol(suite):
-    """It has all attributes."""
+    """The session can call every method of the protocol."""
     detector: Detector = suite.watched
     assert detector.events >= {"open", "os.mkdir", "os.rename", "os.remove"}
 
@@ -40,7 +40,7 @@ def handle(suite: WatchSuite, *events: tuple[object, ...]) -> list[str]:
 
 
 def test_events_that_are_noted(suite, top, monkeypatch):
-    """Not reading, other places, paths left out, and contents of new directories."""
+    """Reading, other places, excluded paths and contents of new directories are not."""
     monkeypatch.chdir(top)
     noted = handle(
         suite,
@@ -147,7 +147,7 @@ def test_changes_found_by_a_listing_are_reported_at_the_end_only(top, make):
 
 
 def test_names_that_come_back_are_forgotten(top, make):
-    """With and without events."""
+    """They may come back with or without events."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         subprocess.run(["mv", str(top / "a.txt"), str(top / "src")], check=True)
@@ -377,7 +377,7 @@ def test_contents_of_new_directories_take_no_memory(suite, top):
 
 
 def test_paths_removed_without_an_event_take_no_memory(top, make, monkeypatch):
-    """By a subprocess, or relative to a descriptor."""
+    """A subprocess may remove them, or a call relative to a descriptor."""
     monkeypatch.setattr(changes, "_PRUNE_AT", 20)
     suite = make()
     descriptor = os.open(top, os.O_RDONLY)
@@ -430,7 +430,7 @@ def refuse(path: str) -> None:
 
 
 def test_a_deleted_watched_directory_is_one_leak(top, make):
-    """Nor is it an error."""
+    """Its removal is no error."""
     suite = make(attributes_mtimes=True)
     with suite.run(ONE):
         shutil.rmtree(top)

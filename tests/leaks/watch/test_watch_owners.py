@@ -28,7 +28,7 @@ HERE = os.path.basename(__file__)
 
 
 def test_a_new_file_belongs_to_the_test_that_wrote_it(suite, top):
-    """With line, phase and size."""
+    """The leak has line, phase and size."""
     with suite.run(ONE):
         (top / "src" / "out.txt").write_text("12345")
     with suite.run(TWO):
@@ -207,7 +207,7 @@ def test_a_recreated_file_belongs_to_its_last_creator(suite, top):
 
 
 def test_a_recreated_file_has_the_last_line_that_created_it(suite, top):
-    """All in the same test."""
+    """All lines are of the same test."""
 
     def first():
         (top / "new").touch()
@@ -314,7 +314,7 @@ def test_paths_behind_a_link_have_no_owner(suite, top, tmp_path):
 
 
 def test_names_may_contain_any_bytes(suite, top):
-    """Also newlines."""
+    """They may have newlines in them."""
     with suite.run(ONE):
         os.mkdir(os.fsencode(top) + b"/new\nline\xff")
     name = os.fsdecode(b"new\nline\xff")
@@ -341,7 +341,7 @@ def test_a_path_without_an_event_belongs_to_the_session(suite, top):
 
 
 def test_a_directory_without_an_event_is_explained_by_its_contents(suite, top):
-    """If they all have the same owner."""
+    """Its owner is known if all its contents have the same one."""
     with suite.run(ONE):
         subprocess.run(["mkdir", str(top / "one"), str(top / "two")], check=True)
         (top / "one/x").touch()
@@ -388,7 +388,7 @@ def test_a_path_from_a_thread_belongs_to_its_finished_test(suite, top):
 
 
 def test_a_path_from_a_process_belongs_to_the_test_that_started_it(make, top):
-    """If the current test has started none."""
+    """This is so if the current test has started none."""
     suite = make(attributes_mtimes=True)
     with suite.run(TWO):
         suite.running.likely_creator = lambda work, _: (Work(ONE, ONE.id), (Process("x", ONE),))
