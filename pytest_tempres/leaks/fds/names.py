@@ -87,9 +87,6 @@ class Description(NamedTuple):
     connected: bool = False
 
 
-# -- open descriptors
-
-
 def identities(known: Iterable[int]) -> dict[int, Identity] | None:
     """Return the identity of every open descriptor but the standard ones; None if unknown.
 
@@ -114,9 +111,6 @@ def identity(number: int) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode) or target(number)
-
-
-# -- targets and descriptions
 
 
 def target(number: int) -> str:

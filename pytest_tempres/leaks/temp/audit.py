@@ -68,9 +68,8 @@ _ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
 #: The audit events that name a path.
 EVENTS: Final = frozenset(_ROLES)
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
-#: Events that name a path, but do not create or remove an entry of the worker root.
-_WITHOUT_HINT: Final = frozenset({"os.truncate", "os.utime", "shutil.rmtree"})
-_WITH_HINT: Final = EVENTS - _WITHOUT_HINT
+#: Those that may create or remove an entry of the worker root.
+_WITH_HINT: Final = EVENTS - {"os.truncate", "os.utime", "shutil.rmtree"}
 _EVENTS: Final = _WITH_HINT | _THREAD_EVENTS | _PROCESS_EVENTS
 
 
