@@ -11,23 +11,22 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import base_id
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Known", "base_id", "read", "render", "stale", "write"]
+__all__ = ["Known", "read", "stale", "write"]
 
 _HEADER: Final = (
     "# Known leaks, as pytest-tempres found them: they are reported as known and fail nothing.\n"
     "# --tempres-update-baseline=shrink drops those that are gone, =all writes the file anew.\n"
 )
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
-_FIELDS: Final = 5
 
 
 class Known(NamedTuple):
     """A leak that is listed in the baseline.
 
-    No line number, count, size or time is part of it, so that it changes only
-    when the leak does, and two branches merge.
+    It has nothing that changes when the leak does not, so that two branches merge.
     """
 
     owner_kind: str
@@ -41,17 +40,10 @@ class Known(NamedTuple):
     @classmethod
     def of(cls, leak: Leak) -> Known:
         """Return the baseline line for *leak*."""
-        entry = leak.entry
-        place = f"{entry.origin[0].file}:{entry.origin[0].function}" if entry.origin else "-"
-        owner = base_id(entry.owner.id)
-        return cls(
-            entry.owner.kind, _printable(owner), leak.kind, _printable(place), leak.fingerprint
-        )
-
-
-def base_id(nodeid: str) -> str:
-    """Return *nodeid* without the parameters of a test."""
-    return nodeid.partition("[")[0]
+        owner, origin = leak.owner, leak.entry.origin
+        place = f"{origin[0].file}:{origin[0].function}" if origin else "-"
+        names = _printable(base_id(owner.id)), leak.kind, _printable(place)
+        return cls(owner.kind, *names, leak.fingerprint)
 
 
 def read(path: str) -> dict[str, Known]:
@@ -67,13 +59,12 @@ def read(path: str) -> dict[str, Known]:
             if not text.strip() or text.startswith("#"):
                 continue
             fields = text.split("\t")
-            if len(fields) != _FIELDS or not _FINGERPRINT.match(fields[-1]):
+            if len(fields) != len(Known._fields) or not _FINGERPRINT.match(fields[-1]):
                 raise ValueError(
                     f"line {number} is no known leak: {text[:60]!r}; "
                     "write a new file with --tempres-update-baseline=all"
                 )
-            known = Known(*fields)
-            found[known.fingerprint] = known
+            found[fields[-1]] = Known(*fields)
     return found
 
 
@@ -101,17 +92,17 @@ def write(path: str, known: Iterable[Known]) -> None:
 
 
 def stale(
-    baseline: Mapping[str, Known], found: Collection[str], over: Collection[tuple[str, str]]
+    baseline: Mapping[str, Known], found: Collection[str], completed: Collection[tuple[str, str]]
 ) -> list[Known]:
     """Return the known leaks that this run should have found and did not.
 
     :param found: The fingerprints of the leaks of this run.
-    :param over: Kind and id of the owners that completed, with every parameter set.
+    :param completed: Kind and id of the owners that completed, with every parameter set.
     """
     return [
         known
         for fingerprint, known in sorted(baseline.items(), key=lambda item: item[1])
-        if fingerprint not in found and (known.owner_kind, known.owner) in over
+        if fingerprint not in found and (known.owner_kind, known.owner) in completed
     ]
 
 

@@ -54,9 +54,6 @@ class ExitCallbacks:
     The session removes leaks, and an exit callback that expects to remove such a path itself
     would fail. So every path that a callback refers to counts as scheduled for removal, except
     the working directory, the temp directory and their parents.
-
-    :param register: The original `atexit.register`.
-    :param unregister: The original `atexit.unregister`.
     """
 
     def __init__(self, register: Callable[..., Any], unregister: Callable[..., object]) -> None:
@@ -80,21 +77,17 @@ class ExitCallbacks:
         self._unregister(*args, **kwargs)
         self._callbacks = [each for each in self._callbacks if each[0] != args[0]]
 
-    def pending(self, folder: FrameFilter) -> bool:
+    def pending(self, frame_filter: FrameFilter) -> bool:
         """Whether a callback of the code under test is registered.
 
-        :param folder: Recognizes the standard library and the packages that run tests, whose
-            callbacks remove only paths among their arguments.
+        Those of the standard library and of packages that run tests remove only paths among
+        their arguments.
         """
-        codes = (_code(func) for func, _ in self._callbacks)
-        return any(code and folder.show(System.abspath(code.co_filename)) for code in codes)
-
-    def paths(self) -> set[str]:
-        """Return the absolute paths that the registered callbacks refer to."""
-        return set(self.scheduled_removals())
+        codes = filter(None, (_code(func) for func, _ in self._callbacks))
+        return any(frame_filter.report_name(System.abspath(code.co_filename)) for code in codes)
 
     def scheduled_removals(self) -> Iterator[str]:
-        """Yield the paths that :meth:`paths` returns, those of the newest callbacks first."""
+        """Yield the absolute paths that the callbacks refer to, those of the newest ones first."""
         for callbacks in (_of_weakref(), self._callbacks, _of_multiprocessing()):
             for func, arguments in reversed(callbacks):
                 paths: set[str] = set()
@@ -105,7 +98,7 @@ class ExitCallbacks:
 
 
 def _of_multiprocessing() -> list[tuple[Any, tuple[Any, ...]]]:
-    """Return the callbacks that multiprocessing runs at exit, all from one `atexit` callback."""
+    """Return the callbacks that multiprocessing runs from one `atexit` callback."""
     util = sys.modules.get("multiprocessing.util")
     registry = getattr(util, "_finalizer_registry", {})
     return [
@@ -135,14 +128,11 @@ def _code(func: Any) -> CodeType | None:
     """Return the code object of a callback; None for a builtin."""
     while isinstance(func, functools.partial):
         func = func.func
-    func = getattr(func, "__func__", func)
-    if not hasattr(func, "__code__"):
-        func = type(func).__call__
-    return getattr(func, "__code__", None)
+    # A method has the attribute too; for other objects their class is called.
+    return getattr(func, "__code__", None) or getattr(type(func).__call__, "__code__", None)
 
 
 def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
-    """Yield the absolute paths among *values*, and among the values that these contain."""
     for value in values:
         if isinstance(value, (str, bytes, os.PathLike)):
             path = System.fsdecode(value)
@@ -153,7 +143,7 @@ def _paths_in(values: Iterable[Any], depth: int = 2) -> Iterator[str]:
 
 
 def _parts(value: object) -> Iterable[Any]:
-    """Return the values that a collection, a partial, a function or a bound method contains."""
+    """Return the values that *value* contains."""
     if isinstance(value, dict):
         return (*value, *value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -206,32 +196,26 @@ class LiveDirectories:
 
 def removed_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that exit handlers and finalizers will remove, which is cheap."""
-    paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(LiveDirectories().scheduled_removals())
+    directories = LiveDirectories().scheduled_removals()
+    return {*directories, *(callbacks.scheduled_removals() if callbacks is not None else ())}
 
 
 def removed_by_objects(objects: Iterable[object]) -> Iterator[str]:
     """Yield the paths that *objects* will remove when they are deallocated."""
     kinds = (*_CLOSERS, *_DIRECTORIES)
-    for obj in objects:
-        if issubclass(type(obj), kinds):
-            path = _path_removed_by(obj)
-            if path is not None:
-                yield path
+    paths = (_path_removed_by(obj) for obj in objects if issubclass(type(obj), kinds))
+    return filter(None, paths)
 
 
 def removed_at_exit(callbacks: ExitCallbacks | None) -> set[str]:
     """Return the paths that a live object or an exit callback will remove.
 
-    Lists all objects of the garbage collector, which takes tenths of a second in a large
-    process: call it only when there is a suspect.
+    Listing all objects takes tenths of a second in a large process.
     """
-    paths = callbacks.paths() if callbacks is not None else set()
-    return paths.union(removed_by_objects(gc.get_objects()))
+    return removed_by_handlers(callbacks).union(removed_by_objects(gc.get_objects()))
 
 
 def _path_removed_by(obj: Any) -> str | None:
-    """Return the path that *obj* will remove when it is deallocated."""
     try:
         removes = _deletes(obj) if isinstance(obj, _CLOSERS) else _removes(obj)
         return absolute(obj.name) if removes else None
@@ -242,32 +226,28 @@ def _path_removed_by(obj: Any) -> str | None:
 def _deletes(closer: Any) -> bool:
     # Before Python 3.12 closing the file deletes it, and there is no cleanup_called.
     done = getattr(closer, "cleanup_called", getattr(closer, "close_called", False))
-    return bool(getattr(closer, "delete", False)) and not done
+    return not done and getattr(closer, "delete", False)
 
 
 def _removes(directory: Any) -> bool:
     finalizer = getattr(directory, "_finalizer", None)
-    # New in Python 3.12.
-    wanted = getattr(directory, "_delete", True)
-    return bool(wanted) and finalizer is not None and finalizer.alive
+    # `delete` is new in Python 3.12.
+    return finalizer is not None and finalizer.alive and getattr(directory, "_delete", True)
 
 
 def delete_open_files(root: str) -> None:
     """Close and delete the named temporary files in *root* that are still open.
 
-    Otherwise they are deleted while the interpreter clears modules, and that is too late to
-    remove the directory that contains them.
+    The interpreter would delete them too late to remove the directory that contains them.
     """
-    inside = System.join(root, "")
     for obj in gc.get_objects():
         if issubclass(type(obj), _CLOSERS) and _deletes(obj):
             with suppress(Exception):
-                if System.fsdecode(obj.name).startswith(inside):
+                if System.fsdecode(obj.name).startswith(System.join(root, "")):
                     getattr(obj, "cleanup", obj.close)()
 
 
-#: The budget for finding scheduled removals, which takes longer the more there are: seconds, and
-#: a share of the session's time.
+#: The budget for finding scheduled removals: seconds, and a share of the session's time.
 _FREE_SECONDS: Final = 0.5
 _SHARE: Final = 0.01
 
@@ -278,60 +258,50 @@ class Provisional:
     If a worker dies, its fixtures and exit handlers do not run. So the worker first sends such an
     entry as left by a failed test, and sends it again unchanged when nothing is left that could
     remove it.
-
-    :param removed_at_exit: Returns the paths that exit handlers will remove.
     """
 
     def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
         self._removed_at_exit = removed_at_exit
-        #: Entries that their owner may still remove.
         self._of_running_owner: dict[Owner, list[Entry]] = {}
         #: Entries that an exit handler or an object may still remove.
         self._undecided: list[Entry] = []
         #: The paths of entries that were not sent yet and whose wider owner is finished.
         self._owner_finished: set[str] = set()
-        #: Whether some of `_undecided` were not checked yet.
-        self._is_behind = False
+        self._has_unchecked = False
         self._started = System.monotonic()
         self._spent = 0.0
 
     def to_send(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the entries to send now, in the form that is right if this process dies.
+        """Return *entries*, and earlier ones that nothing will remove any more.
 
-        :param entries: Entries that were not sent before.
-        :returns: These, and earlier ones that nothing will remove any more.
+        They have the form that is right if this process dies.
         """
         to_send, doubtful = [], []
         for entry in entries:
             if entry.from_failed or entry.ignored:
                 to_send.append(entry)
-            elif _is_wide(entry.owner) and entry.path not in self._owner_finished:
+            elif not (entry.owner.is_of_one_test or entry.path in self._owner_finished):
                 self._of_running_owner.setdefault(entry.owner, []).append(entry)
                 to_send.append(entry._replace(from_failed=True))
             else:
                 doubtful.append(entry)
         self._owner_finished.clear()
-        if doubtful or self._is_behind:
+        if doubtful or self._has_unchecked:
             to_send += self._decided(doubtful)
         return to_send
 
-    def over(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
-        """Note that *owner* is finished, and will not remove its entries any more.
+    def finish_owner(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
+        """Record that *owner* is finished, and will not remove its entries any more."""
+        if not owner.is_of_one_test:
+            self._owner_finished |= {each.path for each in not_yet_sent if each.owner == owner}
+        if owner in self._of_running_owner:
+            self._undecided += self._of_running_owner.pop(owner)
+            self._has_unchecked = True
 
-        :param not_yet_sent: The entries that have not been sent yet.
-        """
-        if not _is_wide(owner):
-            return
-        self._owner_finished.update(entry.path for entry in not_yet_sent if entry.owner == owner)
-        entries = self._of_running_owner.pop(owner, [])
-        if entries:
-            self._undecided += entries
-            self._is_behind = True
-
-    def rest(self) -> list[Entry]:
+    def remaining(self) -> list[Entry]:
         """Return the entries that still exist at the normal end of the process."""
-        rest = [*chain.from_iterable(self._of_running_owner.values()), *self._undecided]
-        return [entry for entry in rest if exists(entry.path)]
+        entries = chain(*self._of_running_owner.values(), self._undecided)
+        return [entry for entry in entries if exists(entry.path)]
 
     def _decided(self, entries: list[Entry]) -> list[Entry]:
         """Return *entries* in the form to send, and earlier ones that are decided now.
@@ -339,11 +309,15 @@ class Provisional:
         Beyond the time budget nothing is checked: everything stays undecided until later.
         """
         before = System.monotonic()
-        self._is_behind = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
-        if self._is_behind:
+        self._has_unchecked = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
+        if self._has_unchecked:
             self._undecided += entries
             return [entry._replace(from_failed=True) for entry in entries]
-        may_be_removed = self._removal_check()
+        removals, inodes = self._removed_at_exit(), _open_inodes()
+
+        def may_be_removed(entry: Entry) -> bool:
+            return is_deferred(entry, removals) or _inode(entry) in inodes
+
         undecided_before, self._undecided = self._undecided, []
         to_send = []
         for entry in entries:
@@ -355,16 +329,6 @@ class Provisional:
                 (self._undecided if may_be_removed(entry) else to_send).append(entry)
         self._spent += System.monotonic() - before
         return to_send
-
-    def _removal_check(self) -> Callable[[Entry], bool]:
-        """Return a function: whether an exit handler or an open file may still remove an entry."""
-        scheduled_removals, inodes = self._removed_at_exit(), _open_inodes()
-        return lambda entry: is_deferred(entry, scheduled_removals) or _inode(entry) in inodes
-
-
-def _is_wide(owner: Owner) -> bool:
-    """Whether *owner* is not finished when the test's report is made."""
-    return owner.kind in ("collection", "session") or owner.scope not in (None, "function")
 
 
 def _inode(entry: Entry) -> tuple[int, int] | None:

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from collections.abc import Iterable
 import os
 from typing import TYPE_CHECKING
-from typing import Final
 
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import Work
-from pytest_tempres.leaks.temp.audit import Hint
 from pytest_tempres.leaks.temp.audit import Origins
+from pytest_tempres.leaks.temp.scan import BESIDE_DATABASE
 from pytest_tempres.leaks.temp.scan import Scan
+from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.temp.scan import has_audit_event
 from pytest_tempres.leaks.temp.scan import identity
 from pytest_tempres.primitives._system import System
@@ -25,25 +26,17 @@ if TYPE_CHECKING:
     from pytest_tempres.leaks.deferred import Provisional
     from pytest_tempres.leaks.model import Detector
 
-__all__ = ["Ledger", "State"]
-
-#: What :meth:`Ledger.enter` returns and :meth:`Ledger.leave` takes.
-State = tuple[Owner, str | None, Phase | None]
-
-#: Suffixes of the files that SQLite creates next to a database, without an audit event.
-_BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
+__all__ = ["Ledger"]
 
 
 class Ledger:
     """The current owner of a session, and the entries that its owners created.
 
-    :param worker_root: The directory to scan.
     :param worker: The name by which reports call this worker.
-    :param rootdir: Source files in it are reported relative to it.
     :param prefixes: Other spellings of the worker root, for example with links resolved.
     :param inside: Directories whose contents are not reported as outside the worker root.
     :param ignored: Returns whether the ini file says to ignore a path.
-    :param temp: Whether to scan the worker root at all.
+    :param temp: Whether to report what is in the worker root, and temporary paths elsewhere.
     :param plugins: Returns the plugins that pytest has registered.
     """
 
@@ -62,7 +55,7 @@ class Ledger:
         self.running = Running()
         #: Entries that were not sent with a report yet.
         self.not_yet_sent: list[Entry] = []
-        self.folder = FrameFilter(rootdir, plugins)
+        self.frame_filter = FrameFilter(rootdir, plugins)
         self.worker_root = worker_root
         self._worker = worker
         self._ignored = ignored
@@ -98,18 +91,17 @@ class Ledger:
         self.detectors.append(detector)
         self.origins.add(detector)
 
-    def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> State:
-        """Make *owner* the current owner, and return the previous state."""
-        running = self.running
-        before = (running.owner, running.test, running.phase)
-        running.owner, running.test, running.phase = owner, test, phase
+    def enter(self, owner: Owner, *, test: str | None, phase: Phase | None = None) -> Work:
+        """Make *owner* the current owner, and return what to pass to :meth:`leave`."""
+        before = self.running.work
+        self.leave(Work(owner, test, phase))
         if owner.kind == "test":
             self._last_test = owner
             self.origins.threads.release()
         return before
 
-    def leave(self, before: State) -> None:
-        """Restore the state that :meth:`enter` returned."""
+    def leave(self, before: Work) -> None:
+        """Make the owner of *before* the current owner again."""
         running = self.running
         running.owner, running.test, running.phase = before
 
@@ -134,33 +126,32 @@ class Ledger:
 
     def _find(self, *, final: bool) -> list[Entry]:
         found: list[Entry] = []
-        if not self._temp:
-            self.origins.outside.clear()
-            self.origins.forget()
-            return found
-        if self._root_scan.changed() or final:
-            if self._root_scan.is_another():
-                self._set_aside()
-            if final or self._root_scan.affordable():
-                found = self._record(self._root_scan.names(), complete=True)
-                self._skipped_listing = False
-            else:
-                found = self._record(self._names_with_hint(), complete=False)
-                self._root_scan.put_off()
-                self._skipped_listing = True
-        if self.origins.outside:
-            found += self._outside()
+        if self._temp and (self._root_scan.changed() or final):
+            found = self._scan_root(final=final)
+        outside, self.origins.outside = self.origins.outside, {}
+        if self._temp and outside:
+            there = [path for path in outside if exists(path)]
+            found += [self._from_hint(path, outside[path]) for path in there]
+            self._found_outside += there
         self.origins.forget()
         self.not_yet_sent += found
         return found
 
-    def remaining(self) -> list[Entry]:
-        """Return the entries that no report has sent in their final form.
+    def _scan_root(self, *, final: bool) -> list[Entry]:
+        if self._root_scan.was_replaced():
+            self._set_aside()
+        complete = final or self._root_scan.is_within_budget()
+        names = self._root_scan.names() if complete else self._names_with_hint()
+        found = self._record(names, complete=complete)
+        self._skipped_listing = not complete
+        if not complete:
+            self._root_scan.invalidate()
+        return found
 
-        Called at the normal end of a process.
-        """
-        rest = self.provisional.rest() if self.provisional is not None else []
-        return [*self.not_yet_sent, *rest]
+    def remaining(self) -> list[Entry]:
+        """Return the entries that no report has sent in their final form."""
+        provisional = self.provisional.remaining() if self.provisional is not None else []
+        return [*self.not_yet_sent, *provisional]
 
     def paths(self) -> list[str]:
         """Return the paths of all entries as of the last scan."""
@@ -171,7 +162,7 @@ class Ledger:
         return [
             entry.path
             for entry in (*self._entries.values(), *self.not_yet_sent)
-            if entry.test == test and entry.owner.scope in (None, "function")
+            if entry.test == test and entry.owner.is_of_one_test
         ]
 
     def mark_as_from_failed(self, entries: list[Entry]) -> None:
@@ -214,24 +205,21 @@ class Ledger:
         hints, being_removed = self.origins.hints, self.origins.being_removed
         found = []
         for name, inode in names.items():
-            if known.get(name) != inode or (name in being_removed and name in hints):
-                if name not in hints and (name, inode) in self._of_moved_root:
-                    self._take_back(name, inode)
-                    continue
-                entry = self._entry(name, inode, hints.get(name))
-                self._entries[name] = entry
-                found.append(entry)
+            if known.get(name) == inode and not (name in being_removed and name in hints):
+                continue
+            if name not in hints and (name, inode) in self._of_moved_root:
+                earlier = self._of_moved_root.pop((name, inode))
+                if earlier is not None:
+                    self._entries[name] = earlier
+            else:
+                self._entries[name] = self._entry(name, inode, hints.get(name))
+                found.append(self._entries[name])
         if complete:
             for name in known.keys() - names.keys():
                 del known[name]
                 self._entries.pop(name, None)
         known.update(names)
         return found
-
-    def _take_back(self, name: str, inode: int) -> None:
-        entry = self._of_moved_root.pop((name, inode))
-        if entry is not None:
-            self._entries[name] = entry
 
     def _entry(self, name: str, inode: int, hint: Hint | None) -> Entry:
         path = System.join(self.worker_root, name)
@@ -240,55 +228,34 @@ class Ledger:
             if source in self._entries and self._inodes.get(source) == inode:
                 return self._entries[source]._replace(path=path)
             return self._from_hint(path, hint)
-        running = self.running
-        work = Work(running.owner, running.test, running.phase)
+        work = self.running.work
         if self._skipped_listing and self._last_test is not None:
             work = Work(self._last_test, self._last_test.id)
         processes = self.origins.processes
         started_one = processes.started_by(work)
-        (owner, test, phase), others = processes.likely_creator(work, self._may_lack_event(name))
+        work, others = processes.likely_creator(work, self._may_lack_event(name))
         return Entry(
             path,
-            owner,
-            test,
-            phase,
+            *work,
             command=processes.last_command if started_one or not others else None,
-            ignored=self._is_allowed(path, owner, test),
+            ignored=self._is_allowed(path, work.owner, work.test),
             worker=self._worker,
             processes=others,
         )
 
     def _may_lack_event(self, name: str) -> bool:
         """Whether Python code may have created *name* without an audit event at that time."""
-        beside = next((name.removesuffix(s) for s in _BESIDE_DATABASE if name.endswith(s)), None)
+        beside = next((name.removesuffix(s) for s in BESIDE_DATABASE if name.endswith(s)), None)
         if self._skipped_listing or beside in self._entries or beside in self.origins.hints:
             return True
         return not has_audit_event(System.join(self.worker_root, name))
 
     def _from_hint(self, path: str, hint: Hint) -> Entry:
-        return Entry(
-            path,
-            hint.owner,
-            hint.test,
-            hint.phase,
-            self.folder.origin(hint.stack),
-            made_by="python",
-            ignored=self._is_allowed(path, hint.owner, hint.test),
-            worker=self._worker,
-        )
+        ignored = self._is_allowed(path, hint.owner, hint.test)
+        return self.frame_filter.entry(path, hint, worker=self._worker, ignored=ignored)
 
     def _is_allowed(self, path: str, owner: Owner, test: str | None) -> bool:
         if self._ignored(path):
             return True
         allowed = self.allowed.get(test or "") if self.allowed else None
-        return allowed is not None and owner.scope in (None, "function") and allowed(path)
-
-    def _outside(self) -> list[Entry]:
-        outside, self.origins.outside = self.origins.outside, {}
-        found = [
-            self._from_hint(path, hint)
-            for path, hint in outside.items()
-            if identity(path) is not None
-        ]
-        self._found_outside += [entry.path for entry in found]
-        return found
+        return allowed is not None and owner.is_of_one_test and allowed(path)

@@ -21,14 +21,14 @@ __all__ = [
     "Frame",
     "Leak",
     "Owner",
-    "OwnerKind",
     "Phase",
     "Process",
     "Running",
     "Status",
     "Work",
+    "base_id",
     "entry_from_plain",
-    "fingerprint",
+    "is_installed",
     "leak_from_plain",
 ]
 
@@ -41,7 +41,7 @@ MODIFICATIONS: Final = ("changed", "deleted")
 WITHOUT_PATH: Final = ("descriptor",)
 
 _LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
-_SITES: Final = ("site-packages", "dist-packages")
+_SITES: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 
 class Frame(NamedTuple):
@@ -50,9 +50,6 @@ class Frame(NamedTuple):
     file: str
     line: int
     function: str
-
-
-_NOWHERE: Final = Frame("", 0, "")
 
 
 class Owner(NamedTuple):
@@ -65,6 +62,11 @@ class Owner(NamedTuple):
     scope: str | None = None
     #: ``file:line``
     location: str | None = None
+
+    @property
+    def is_of_one_test(self) -> bool:
+        """Whether it is finished when the report on the test's teardown is made."""
+        return self.kind == "test" or self.scope == "function"
 
 
 SESSION = Owner("session", "session")
@@ -92,18 +94,20 @@ class Running:
 
     def __init__(self) -> None:
         self.owner = SESSION
-        #: The node id of the test whose runtest protocol is active, also while a fixture of any
-        #: scope is the owner.
+        #: The node id of the test whose runtest protocol is active, also while a fixture runs.
         self.test: str | None = None
         #: Set for fixtures; for tests it is read from ``PYTEST_CURRENT_TEST``.
         self.phase: Phase | None = None
-        #: Returns the work of the current thread; None if it is that of the current owner.
+        #: As :meth:`~pytest_tempres.leaks.threads.Threads.current_work`.
         self.thread_work: Callable[[], Work | None] = lambda: None
-        #: Returns the work to report for a path without an audit event, and the processes of other
-        #: owners that may have created it. The second argument says whether Python code of the
-        #: current owner may have created it without an event.
+        #: As :meth:`~pytest_tempres.leaks.processes.Processes.likely_creator`.
         self.likely_creator: Callable[[Work, bool], tuple[Work, tuple[Process, ...]]]
         self.likely_creator = lambda work, _: (work, ())
+
+    @property
+    def work(self) -> Work:
+        """The work of the current owner."""
+        return Work(self.owner, self.test, self.phase)
 
 
 class Entry(NamedTuple):
@@ -154,16 +158,14 @@ class Leak(NamedTuple):
 
 def entry_from_plain(data: Sequence[Any]) -> Entry:
     """Rebuild an entry from decoded JSON, where records are arrays."""
-    path, owner, test, phase, origin, *rest, processes = data
-    entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *rest)
-    others = tuple(Process(command, Owner(*of)) for command, of in processes)
-    return entry._replace(processes=others)
+    path, owner, test, phase, origin, *others, processes = data
+    entry = Entry(path, Owner(*owner), test, phase, tuple(Frame(*f) for f in origin), *others)
+    return entry._replace(processes=tuple(Process(name, Owner(*of)) for name, of in processes))
 
 
 def leak_from_plain(data: Sequence[Any]) -> Leak:
     """Rebuild a leak from decoded JSON, where records are arrays."""
-    *found, entry = data
-    kind, path, size, items, complete, status = found
+    kind, path, size, items, complete, status, entry = data
     return Leak(kind, path, size, items, complete, status, entry_from_plain(entry))
 
 
@@ -174,29 +176,28 @@ def fingerprint(kind: str, entry: Entry) -> str:
     """
     import hashlib  # noqa: PLC0415 -- loads OpenSSL, which a session without leaks does not need
 
-    nearest = entry.origin[0] if entry.origin else _NOWHERE
-    if nearest.file.startswith(_LIBRARY) and not any(site in nearest.file for site in _SITES):
+    file, _, function = entry.origin[0] if entry.origin else Frame("", 0, "")
+    if file.startswith(_LIBRARY) and not is_installed(file):
         # Path and function of a standard library frame depend on the Python version.
-        nearest = _NOWHERE
-    identity = (
-        entry.owner.kind,
-        entry.owner.id.partition("[")[0],
-        kind,
-        nearest.file,
-        nearest.function,
-        entry.made_by,
-    )
+        file = function = ""
+    owner = entry.owner
+    identity = (owner.kind, base_id(owner.id), kind, file, function, entry.made_by)
     text = "\0".join(identity).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-class Detector(Protocol):
-    """Finds leaks outside the worker root.
+def base_id(nodeid: str) -> str:
+    """Return *nodeid* without the parameters of a test."""
+    return nodeid.partition("[")[0]
 
-    The constructor of a detector takes the current owner
-    (:class:`~pytest_tempres.leaks.model.Running`), the filter for stack frames
-    (:class:`~pytest_tempres.leaks.frames.FrameFilter`) and what to ignore.
-    """
+
+def is_installed(filename: str) -> bool:
+    """Whether *filename* is in a directory of installed packages."""
+    return any(site in filename for site in _SITES)
+
+
+class Detector(Protocol):
+    """Finds leaks outside the worker root."""
 
     #: The audit events that :meth:`on_event` handles.
     events: AbstractSet[str]

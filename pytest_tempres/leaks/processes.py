@@ -16,7 +16,6 @@ import sys
 from types import FrameType
 from typing import Any
 from typing import Final
-from typing import NamedTuple
 import weakref
 
 from pytest_tempres.leaks.model import SESSION
@@ -25,19 +24,18 @@ from pytest_tempres.leaks.model import Process
 from pytest_tempres.leaks.model import Work
 from pytest_tempres.primitives._system import System
 
-__all__ = ["EVENTS", "Processes", "command_line"]
+__all__ = ["EVENTS", "Processes"]
 
 EVENTS: Final = frozenset({"subprocess.Popen"})
 
-#: The longest command line in a report.
+#: The longest command line in a report; an argument in it is not cut shorter than the minimum.
 _MAX_LENGTH: Final = 80
-#: An argument is not cut shorter than this.
 _MIN_ARGUMENT: Final = 8
 #: How much of a command line is stored: number of arguments, and characters of each.
 _MAX_ARGUMENTS: Final = 20
 _MAX_CHARACTERS: Final = 200
 #: Characters that are special between double quotes, in some shell.
-_IN_DOUBLE_QUOTES: Final = frozenset('!"$\\`')
+_SPECIAL: Final = frozenset('!"$\\`')
 #: Splits a Windows command line, which is a single string, into arguments.
 _WORDS: Final = re.compile(r'"[^"]*"?|\S+')
 #: When this many processes were started since the last scan, those that have ended are dropped.
@@ -57,21 +55,17 @@ class _Started:
 
     __slots__ = ("arguments", "pid", "popen", "work")
 
-    def __init__(
-        self, arguments: tuple[str, ...], work: Work, popen: Callable[[], object | None]
-    ) -> None:
+    def __init__(self, arguments: tuple[str, ...], work: Work, popen: object) -> None:
         self.arguments = arguments
         self.work = work
-        #: Returns the `Popen` object, whose pid is set after the event.
-        self.popen = popen
+        self.popen = weakref.ref(popen)
+        #: Known after the event.
         self.pid: int | None = None
 
-
-class _Key(NamedTuple):
-    """The owner and the test that started a process."""
-
-    owner: Owner
-    test: str | None
+    @property
+    def starter(self) -> tuple[Owner, str | None]:
+        """The owner and the test that started it."""
+        return self.work[:2]
 
 
 class Processes:
@@ -81,9 +75,9 @@ class Processes:
         #: The last error, about which the session warns.
         self.error: Exception | None = None
         self._last: tuple[str, ...] = ()
-        #: Processes started since the last scan, and their owners, also of ended ones.
+        #: Processes started since the last scan, and who started any, also ended ones.
         self._new: list[_Started] = []
-        self._starters: set[_Key] = set()
+        self._starters: set[tuple[Owner, str | None]] = set()
         #: Processes started earlier that were running at the last scan.
         self._old: list[_Started] = []
 
@@ -112,7 +106,7 @@ class Processes:
 
     def started_by(self, work: Work) -> bool:
         """Whether *work* has started a process since the last scan."""
-        return _Key(work.owner, work.test) in self._starters
+        return work[:2] in self._starters
 
     def likely_creator(self, work: Work, may_lack_event: bool) -> tuple[Work, tuple[Process, ...]]:
         """Return the work to report for a path without an event, and possible creators.
@@ -123,28 +117,29 @@ class Processes:
         :returns: The work, or that of the session if it is ambiguous, and the processes of other
             owners.
         """
-        current = _Key(work.owner, work.test)
         # A copy, because threads of the code under test may change it meanwhile.
         running = [*self._old, *list(self._new)]
-        others = [each for each in running if _key(each) != current]
+        others = [each for each in running if each.starter != work[:2]]
         if not others:
             return work, ()
         suspects = tuple(Process(command_line(each.arguments), each.work.owner) for each in others)
-        if may_lack_event or current in self._starters or len(others) < len(running):
-            is_ambiguous = any(_is_finished(each.work, work) for each in others)
-            return (Work(SESSION) if is_ambiguous else work), suspects
-        have_one_owner = len({_key(each) for each in others}) == 1
-        return (others[0].work if have_one_owner else Work(SESSION)), suspects
+        if may_lack_event or self.started_by(work) or len(others) < len(running):
+            of_tests = (each.work for each in others if each.work.owner.is_of_one_test)
+            is_ambiguous = any(each.test != work.test for each in of_tests)
+        else:
+            is_ambiguous = len({each.starter for each in others}) > 1
+            work = others[0].work
+        return (Work(SESSION) if is_ambiguous else work), suspects
 
     def _start(self, args: tuple[Any, ...], work: Work) -> None:
         executable, command = args[:2]
         self._last = _arguments(executable, command)
-        self._starters.add(_Key(work.owner, work.test))
+        self._starters.add(work[:2])
         popen = _popen(_getframe(2))
         if popen is not None:
             if len(self._new) >= _MAX_NEW:
                 self._new = self._still_running(self._new)
-            self._new.append(_Started(self._last, work, weakref.ref(popen)))
+            self._new.append(_Started(self._last, work, popen))
 
     def _still_running(self, processes: Any) -> list[_Started]:
         try:
@@ -168,30 +163,15 @@ def command_line(arguments: tuple[str, ...]) -> str:
 
 def _on_one_line(text: str) -> str:
     """Return *text* with control characters escaped, but not bytes that could not be decoded."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or _is_byte(c) else ascii(c)[1:-1] for c in text)
-
-
-def _is_byte(character: str) -> bool:
-    return "\udc80" <= character <= "\udcff"
+    shown = (c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text)
+    return "".join(shown)
 
 
 def _quoted(argument: str) -> str:
     if argument == "…":
         return argument
-    plain = "'" in argument and _IN_DOUBLE_QUOTES.isdisjoint(argument)
+    plain = "'" in argument and _SPECIAL.isdisjoint(argument)
     return f'"{argument}"' if plain else _quote(argument)
-
-
-def _key(process: _Started) -> _Key:
-    return _Key(process.work.owner, process.work.test)
-
-
-def _is_finished(work: Work, running: Work) -> bool:
-    """Whether *work* belongs to a test that has finished."""
-    is_narrow = work.owner.kind == "test" or work.owner.scope == "function"
-    return is_narrow and work.test != running.test
 
 
 def _arguments(executable: object, command: object) -> tuple[str, ...]:
@@ -239,7 +219,6 @@ if sys.platform == "win32":
     import _winapi
 
     def _exists(pid: int) -> bool:
-        """Whether the process *pid* runs."""
         try:
             handle = _winapi.OpenProcess(_winapi.SYNCHRONIZE, False, pid)
         except OSError:

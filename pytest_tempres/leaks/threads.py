@@ -33,12 +33,10 @@ EVENTS: Final = frozenset({"_thread.start_joinable_thread", "_thread.start_new_t
 _HAS_EVENTS: Final[bool] = sys.version_info[:2] > (3, 11)
 
 #: Modules with thread pools: their threads run work of the current owner, not of their starter.
-_POOLS: Final = frozenset(
-    {
-        *("concurrent.futures.thread", "multiprocessing.pool"),
-        *("anyio._backends._asyncio", "trio._core._thread_cache"),
-        "twisted._threads._threadworker",
-    }
+_POOLS: Final = (
+    *("concurrent.futures.thread", "multiprocessing.pool"),
+    *("anyio._backends._asyncio", "trio._core._thread_cache"),
+    "twisted._threads._threadworker",
 )
 
 # Captured because tests replace these.
@@ -60,10 +58,7 @@ class _Started(NamedTuple):
 
 
 class Threads:
-    """The owner of each thread that was started in a session.
-
-    :param running: The current owner.
-    """
+    """The owner of each thread that was started in a session."""
 
     def __init__(self, running: Running) -> None:
         #: The last error, about which the session warns.
@@ -86,16 +81,13 @@ class Threads:
     def scan(self) -> None:
         """Assign new threads to the current owner, where Python raises no event for them."""
         if not _HAS_EVENTS:
-            running = self._running
-            self._catch_errors(self._find, Work(running.owner, running.test, running.phase))
+            self._catch_errors(self._find, self._running.work)
 
     def current_work(self) -> Work | None:
         """Return the work of the current thread; None for that of the current owner."""
-        return (
-            self._catch_errors(self._current_work)
-            if self._started or self._without_object
-            else None
-        )
+        if self._started or self._without_object:
+            return self._catch_errors(self._current_work)
+        return None
 
     def release(self) -> None:
         """Assign the current thread to the current owner, whichever it is: it runs the tests."""
@@ -119,8 +111,9 @@ class Threads:
         if issubclass(type(thread), _Thread):
             self._note(thread, work)
             return
-        code = _code(function)
-        if code is not None:
+        plain = _plain(function)
+        if plain is not None:
+            code = plain.__code__
             _, known = self._without_object.get(id(code), (code, work))
             # Threads of several owners run the same function and cannot be distinguished.
             self._without_object[id(code)] = code, work if known == work else None
@@ -143,31 +136,28 @@ class Threads:
         known = self._known(_active.get(_get_ident()))
         if known is not None:
             return known.work
-        return (
-            self._without_object.get(id(_outermost_code()), (None, None))[1]
-            if self._without_object
-            else None
-        )
+        if not self._without_object:
+            return None
+        return self._without_object.get(id(_outermost_code()), (None, None))[1]
 
 
 def _is_of_pool(thread: threading.Thread) -> bool:
     """Whether the target or the class of *thread* is from a module with thread pools."""
     module: object = None
     target = _attributes(thread).get("_target")
-    if type(target) is MethodType:
-        target = target.__func__
-    if type(target) is FunctionType:
-        module = dict.get(target.__globals__, "__name__")
+    plain = _plain(target)
+    if plain is not None:
+        module = dict.get(plain.__globals__, "__name__")
     elif target is None:
         module = _class_attributes(type(thread)).get("__module__")
     return type(module) is str and module in _POOLS
 
 
-def _code(function: object) -> CodeType | None:
-    """Return the code object of *function*; None if it has none."""
+def _plain(function: object) -> FunctionType | None:
+    """Return *function*, or that of a method; None for other objects."""
     if type(function) is MethodType:
         function = function.__func__
-    return function.__code__ if type(function) is FunctionType else None
+    return function if type(function) is FunctionType else None
 
 
 def _outermost_code() -> CodeType:

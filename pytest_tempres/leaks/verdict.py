@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from fnmatch import translate
 import gc
-from itertools import chain
 import re
 from typing import Final
 
@@ -36,11 +35,7 @@ __all__ = [
 
 
 def suspects(entries: Iterable[Entry], collect: Callable[[], object] = gc.collect) -> list[Entry]:
-    """Return the entries that still exist after a garbage collection.
-
-    The collection runs only if there are any: an object in a reference cycle may remove
-    its path when it is collected.
-    """
+    """Return the entries that still exist after a garbage collection, which may remove some."""
     there = [entry for entry in entries if not entry.ignored and exists(entry.path)]
     if there:
         collect()
@@ -67,11 +62,9 @@ def judge(
     leaks = []
     for entry in there:
         found = measure(entry.path)
-        if found is None:
-            continue
-        status = _status(entry, deferred, failed)
-        kind, size, items, complete = found
-        leaks.append(Leak(kind, entry.path, size, items, complete, status, entry))
+        if found is not None:
+            status = _status(entry, deferred, failed)
+            leaks.append(Leak(found.kind, entry.path, *found[1:], status, entry))
     return drop_ignored(leaks, is_ignored_by_hook=is_ignored_by_hook, known=known)
 
 
@@ -79,14 +72,14 @@ def drop_ignored(
     leaks: Iterable[Leak], *, is_ignored_by_hook: Callable[[Leak], bool], known: Collection[str]
 ) -> list[Leak]:
     """Return *leaks* without those that a hook ignores, and with known leaks marked."""
-    kept = []
+    left = []
     for leak in leaks:
         if leak.status != "leak":
-            kept.append(leak)
+            left.append(leak)
         elif not is_ignored_by_hook(leak):
-            is_known = bool(known) and leak.fingerprint in known
-            kept.append(leak._replace(status="known") if is_known else leak)
-    return kept
+            is_known = known and leak.fingerprint in known
+            left.append(leak._replace(status="known") if is_known else leak)
+    return left
 
 
 def _status(entry: Entry, deferred: AbstractSet[str], failed: Collection[str]) -> Status:
@@ -103,8 +96,7 @@ def is_deferred(entry: Entry, scheduled_removals: AbstractSet[str]) -> bool:
 def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> list[Leak]:
     """Return those of *leaks* that are not scheduled for removal.
 
-    :param scheduled_removals: Paths, which may be expensive to find: iterated only as far as
-        needed.
+    :param scheduled_removals: Iterated only as far as needed: they may be expensive to find.
     """
     left = {leak.path: leak for leak in leaks}
     removed_with: dict[str, list[str]] = {}
@@ -121,7 +113,7 @@ def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> l
 
 def is_from_failed(entry: Entry, failed: Collection[str]) -> bool:
     """Whether *entry* was left by something that failed, and so is no leak."""
-    return entry.from_failed or (entry.test in failed and entry.owner.scope in (None, "function"))
+    return entry.from_failed or (entry.test in failed and entry.owner.is_of_one_test)
 
 
 def as_from_failed(entry: Entry, failed: Collection[str]) -> Entry:
@@ -132,8 +124,7 @@ def as_from_failed(entry: Entry, failed: Collection[str]) -> Entry:
 def _spellings(path: str) -> set[str]:
     """Return *path* and its parents, as given and with links resolved.
 
-    Removing a directory removes its contents too. The path may be spelled without links where
-    the temp directory is a link, as on macOS.
+    Removing a parent removes the path too. On macOS the temp directory is a link.
     """
     real = System.join(System.realpath(System.dirname(path)), System.basename(path))
     return {*parents(path), *parents(real)}
@@ -148,8 +139,7 @@ def parents(path: str) -> set[str]:
     return found
 
 
-#: The budget for full collections, which take longer the more objects a session holds: seconds,
-#: and a share of the session's CPU time. Beyond it only young objects are collected if possible.
+#: The budget for full collections: seconds, and a share of the session's CPU time.
 _FREE_SECONDS = 0.2
 _SHARE = 0.02
 
@@ -159,13 +149,13 @@ class CollectionBudget:
 
     Objects that a test creates stay in the young generations until a collection of an older
     generation runs. The interpreter counts these collections, so it is known whether the young
-    generations are enough. Objects older than the test can refer to objects of the test only if
-    the test stored them there.
+    generations are enough.
     """
 
     def __init__(self) -> None:
         self._started = System.process_time()
         self._spent = 0.0
+        #: The number of older collections at the beginning of the test.
         self._counted: int | None = None
 
     def begin(self) -> None:
@@ -182,14 +172,14 @@ class CollectionBudget:
         over_budget = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
         if over_budget and self._all_is_young():
             gc.collect(1)
-            return
-        gc.collect()
-        self._spent += System.process_time() - before
+        else:
+            gc.collect()
+            self._spent += System.process_time() - before
 
     def objects(self) -> Iterator[object]:
         """Yield the objects that may hold a path, the young ones first; some may come twice."""
-        young = (gc.get_objects(generation) for generation in (0, 1))
-        yield from chain.from_iterable(young)
+        yield from gc.get_objects(0)
+        yield from gc.get_objects(1)
         if not self._all_is_young():
             yield from gc.get_objects()
 

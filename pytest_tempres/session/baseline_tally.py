@@ -9,9 +9,9 @@ import pytest
 
 from pytest_tempres.leaks import baseline
 from pytest_tempres.leaks.baseline import Known
-from pytest_tempres.leaks.baseline import base_id
 from pytest_tempres.leaks.baseline import stale
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import base_id
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.state import SessionState

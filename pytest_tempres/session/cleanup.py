@@ -64,7 +64,9 @@ def _progress(state: SessionState, what: str) -> closing[Progress]:
 def _is_exit_handler_pending(state: SessionState) -> bool:
     """Whether an exit handler that we cannot inspect may need some of the paths."""
     leaks = state.leaks
-    return leaks.is_on and bool(leaks.callbacks and leaks.callbacks.pending(leaks.ledger.folder))
+    return leaks.is_on and bool(
+        leaks.callbacks and leaks.callbacks.pending(leaks.ledger.frame_filter)
+    )
 
 
 def _remove_all(

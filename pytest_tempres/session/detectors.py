@@ -42,7 +42,7 @@ def add(state: SessionState, membership: Membership) -> None:
         ledger.add(
             Descriptors(
                 running=ledger.running,
-                folder=ledger.folder,
+                frame_filter=ledger.frame_filter,
                 ignored=ignore.matches,
                 worker=state.workspace.worker.name,
                 collect=state.leaks.gc_budget.collect,
@@ -54,7 +54,7 @@ def add(state: SessionState, membership: Membership) -> None:
         state.leaks.watched = Watched(
             settings.watch,
             running=ledger.running,
-            folder=ledger.folder,
+            frame_filter=ledger.frame_filter,
             ignored=ignore.matches,
             worker=state.workspace.worker.name,
             # Other workers change files at the same time, so a new mtime has no certain owner.

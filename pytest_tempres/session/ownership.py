@@ -13,8 +13,8 @@ import pytest
 
 from pytest_tempres import markers
 from pytest_tempres.leaks.ledger import Ledger
-from pytest_tempres.leaks.ledger import State
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Work
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.detection import LeakDetection
 
@@ -143,7 +143,7 @@ class _Teardown:
         self._leaks = leaks
         self._ledger = leaks.ledger
         self._owner = owner
-        self._before: State | None = None
+        self._before: Work | None = None
 
     def begin(self) -> None:
         self._leaks.scan()
@@ -156,7 +156,7 @@ class _Teardown:
             self._ledger.leave(self._before)
             self._before = None
             if self._ledger.provisional is not None:
-                self._ledger.provisional.over(self._owner, self._ledger.not_yet_sent)
+                self._ledger.provisional.finish_owner(self._owner, self._ledger.not_yet_sent)
 
 
 def _owner_of_fixture(
@@ -203,5 +203,5 @@ def _location(func: Any, ledger: Ledger) -> str | None:
     code = getattr(getattr(func, "__wrapped__", func), "__code__", None)
     if code is None:
         return None
-    file = ledger.folder.show(System.abspath(code.co_filename))
+    file = ledger.frame_filter.report_name(System.abspath(code.co_filename))
     return None if file is None else f"{file}:{code.co_firstlineno}"

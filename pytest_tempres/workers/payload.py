@@ -192,7 +192,7 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
             remote_worker.record(data["root"], leaks)
             return
         if state.leaks.watched is not None and not state.is_worker:
-            state.leaks.watched.adopt(data["changed"])
+            state.leaks.watched.changes.adopt(data["changed"])
             state.leaks.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
         _warn_unreadable(state, report, problem)

@@ -276,5 +276,5 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     state.leaks.deferred.update(data["deferred"])
     state.retention.kept.extend(kept)
     if state.leaks.watched is not None:
-        state.leaks.watched.adopt(data["changed"])
+        state.leaks.watched.changes.adopt(data["changed"])
     state.reported.leaks.extend(leaks)

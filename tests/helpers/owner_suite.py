@@ -1,4 +1,4 @@
-"""Owners that run one after the other, for the tests of who owns what."""
+"""Owners that run one after the other, and the hints of their events."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import contextlib
 import os
 from pathlib import Path
 
+from pytest_tempres.leaks.frames import Hint
 from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.model import Owner
 
-__all__ = ["OwnerSuite"]
+__all__ = ["TEST", "OwnerSuite", "functions"]
+
+TEST = Owner("test", "t.py::test")
+
+
+def functions(hint: Hint) -> list[str]:
+    """Return the names of the functions in a hint's stack, nearest first."""
+    return [code.co_name for code, _ in hint.stack]
 
 
 class OwnerSuite:

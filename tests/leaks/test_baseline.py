@@ -96,7 +96,7 @@ def test_a_link_to_a_baseline_stays_a_link(tmp_path):
 
 
 def test_only_leaks_of_completed_owners_can_be_stale():
-    """And only if they were not found."""
+    """A known leak is stale if its owner completed and did not leak."""
     known = {each.fingerprint: each for each in (Known.of(leak(name)) for name in "abc")}
     found = {Known.of(leak("a")).fingerprint}
     gone = baseline.stale(known, found, {("test", "a"), ("test", "b"), ("fixture", "c")})

@@ -50,7 +50,7 @@ def old(deallocated):
 
 
 def test_outside_of_a_test_all_garbage_is_collected(deallocated, over_budget):
-    """Also beyond the budget."""
+    """This is so beyond the budget too."""
     budget = CollectionBudget()
     for begins in (False, True):
         node = old(deallocated)

@@ -32,20 +32,22 @@ def frame(filename, line=1, function="f"):
 
 def test_a_file_of_the_project_is_relative_to_rootdir(frame_filter):
     """A report does not depend on the location of the checkout."""
-    assert frame_filter.show(os.path.join(ROOT, "src", "lib.py")) == os.path.join("src", "lib.py")
+    assert frame_filter.report_name(os.path.join(ROOT, "src", "lib.py")) == os.path.join(
+        "src", "lib.py"
+    )
 
 
 def test_a_file_elsewhere_keeps_its_full_path(frame_filter):
-    """Also if its directory has rootdir as a string prefix."""
+    """Its directory may have rootdir as a string prefix."""
     for path in (f"{ROOT}-other{os.sep}lib.py", os.path.join(os.sep, "opt", "lib.py")):
-        assert frame_filter.show(path) == path
+        assert frame_filter.report_name(path) == path
 
 
 def test_an_installed_library_is_shown(frame_filter):
     """It may be the cause of the leak."""
     path = os.path.join(SITE, "requests", "api.py")
-    assert frame_filter.show(path) == os.path.relpath(path, ROOT)
-    assert frame_filter.show(os.path.join(STDLIB, "site-packages", "x.py")) is not None
+    assert frame_filter.report_name(path) == os.path.relpath(path, ROOT)
+    assert frame_filter.report_name(os.path.join(STDLIB, "site-packages", "x.py")) is not None
 
 
 @pytest.mark.parametrize(
@@ -63,12 +65,12 @@ def test_an_installed_library_is_shown(frame_filter):
 )
 def test_frames_that_the_user_cannot_change_are_hidden(frame_filter, filename):
     """The standard library, generated code, and packages that run tests."""
-    assert frame_filter.show(filename) is None
+    assert frame_filter.report_name(filename) is None
 
 
 def test_a_doctest_is_shown(frame_filter):
     """It is code of the project."""
-    assert frame_filter.show("<doctest README.md[0]>") == "<doctest README.md[0]>"
+    assert frame_filter.report_name("<doctest README.md[0]>") == "<doctest README.md[0]>"
 
 
 TEMPFILE = frame(tempfile.__file__, 384, "mkdtemp")
@@ -200,5 +202,5 @@ def test_the_result_for_a_filename_is_cached(frame_filter, monkeypatch):
     judged = []
     monkeypatch.setattr(frame_filter, "_is_hidden", lambda name: judged.append(name) or False)
     for _ in range(3):
-        frame_filter.show("a.py")
+        frame_filter.report_name("a.py")
     assert judged == ["a.py"]

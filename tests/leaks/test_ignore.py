@@ -20,7 +20,7 @@ NAMES = st.text(st.characters(codec=None, exclude_characters="\0" + os.sep), min
 @example("a\nb")
 @example("\udcff")
 def test_a_star_matches_every_name(name):
-    """Also newlines and undecodable bytes."""
+    """Names may have newlines and undecodable bytes in them."""
     assert Ignore(ROOT, ["*"]).matches(os.path.join(ROOT, name))
 
 
@@ -47,7 +47,7 @@ def test_a_path_outside_is_matched_in_full():
 
 
 def test_matching_is_case_sensitive():
-    """On every platform."""
+    """This is so on every platform."""
     assert not Ignore(ROOT, ["*.LOG"]).matches(os.path.join(ROOT, "a.log"))
 
 

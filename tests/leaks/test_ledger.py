@@ -63,7 +63,7 @@ def exhaust_time(monkeypatch) -> Callable[[bool], None]:
     """Set whether the time budget for listings is used up."""
 
     def exhaust_time(over: bool = True) -> None:
-        monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: not over)
+        monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: not over)
 
     return exhaust_time
 

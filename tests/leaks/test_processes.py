@@ -170,7 +170,7 @@ def test_a_test_with_a_process_is_reported_despite_the_server_of_a_fixture(suite
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_process_that_has_ended_is_not_listed(suite, serve, wait):
-    """Also if its exit status was not collected."""
+    """Its exit status may not have been collected yet."""
     with suite.run(ONE):
         server = serve()
         server.end(wait=wait)
@@ -214,7 +214,7 @@ def test_after_a_skipped_listing_the_session_is_reported(suite, serve, monkeypat
     with suite.run(ONE):
         server = serve()
     with monkeypatch.context() as patch:
-        patch.setattr(scan.Scan, "affordable", lambda scanner: False)
+        patch.setattr(scan.Scan, "is_within_budget", lambda scanner: False)
         with suite.run(TWO):
             server.make("late")
     assert suite.owners() == {"late": SESSION.id}
@@ -402,7 +402,7 @@ LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_start
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
 def test_reports_name_the_owner_that_started_the_process(pytester, told, mode, nothing_left):
-    """Or the session, if it is ambiguous."""
+    """They name the session if the owner is ambiguous."""
     pytester.makepyfile(test_it=SOURCE)
     result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none")
     owners = {

@@ -50,9 +50,9 @@ def sent(provisional: Provisional, *entries: Entry) -> list[tuple[str, bool]]:
 def test_an_entry_of_a_test_is_sent_in_its_final_form(provisional, left, owner):
     """All that could remove it has run before the report."""
     entry = left(owner)
-    provisional.over(owner, [entry])
+    provisional.finish_owner(owner, [entry])
     assert sent(provisional, entry) == [(entry.path, False)]
-    assert provisional.rest() == []
+    assert provisional.remaining() == []
 
 
 def test_an_entry_of_a_wider_fixture_is_final_after_its_teardown(provisional, left):
@@ -60,15 +60,15 @@ def test_an_entry_of_a_wider_fixture_is_final_after_its_teardown(provisional, le
     setup, other = left(WIDE), left(SESSION)
     assert sent(provisional, setup, other) == [(setup.path, True), (other.path, True)]
     teardown = left(WIDE)
-    provisional.over(WIDE, [teardown])
+    provisional.finish_owner(WIDE, [teardown])
     assert sorted(sent(provisional, teardown)) == [(setup.path, False), (teardown.path, False)]
-    assert provisional.rest() == [other]
+    assert provisional.remaining() == [other]
 
 
 def test_a_fixture_may_be_set_up_again_before_a_report(provisional, left):
     """Entries of the previous parameter are final; those of the next are not."""
     before = left(WIDE)
-    provisional.over(WIDE, [before])
+    provisional.finish_owner(WIDE, [before])
     after = left(WIDE)
     assert sorted(sent(provisional, before, after)) == [(before.path, False), (after.path, True)]
 
@@ -77,7 +77,7 @@ def test_final_entries_are_sent_with_a_report_without_new_ones(provisional, left
     """An owner may finish after its entries were sent."""
     entry = left(WIDE)
     sent(provisional, entry)
-    provisional.over(WIDE, [])
+    provisional.finish_owner(WIDE, [])
     assert sent(provisional) == [(entry.path, False)]
     assert sent(provisional) == []
 
@@ -94,14 +94,14 @@ def test_an_entry_is_final_when_nothing_can_remove_it_any_more(provisional, left
     last = left()
     due = [(entry.path, False) for entry in (last, by_handler, new)]
     assert sent(provisional, last) == due
-    assert provisional.rest() == []
+    assert provisional.remaining() == []
 
 
 def test_marked_entries_are_sent_unchanged(provisional, left):
     """They are from a failed test, or ignored."""
     of_failed, ignored = left(WIDE, from_failed=True), left(WIDE, ignored=True)
     assert provisional.to_send([of_failed, ignored]) == [of_failed, ignored]
-    assert provisional.rest() == []
+    assert provisional.remaining() == []
 
 
 def test_entries_that_were_not_checked_are_checked_later(left, monkeypatch):

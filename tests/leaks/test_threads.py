@@ -147,7 +147,7 @@ def test_a_thread_of_the_current_owner_has_the_current_phase(suite, waiting):
 
 @needs_thread_events
 def test_a_thread_started_by_a_thread_has_the_same_owner(suite, waiting):
-    """However late it starts."""
+    """It may start after the test of the first one has finished."""
     make, release = waiting("late")
     go = threading.Event()
 
@@ -267,7 +267,7 @@ def test_a_hint_survives_a_scan_before_the_operation(suite, root):
     paused, go = threading.Event(), threading.Event()
     event_raised = threading.Event()
 
-    def announce():
+    def raise_event():
         go.wait()
         # As `os.mkdir` does, before it releases the GIL.
         sys.audit("os.mkdir", str(root / "late"), 0o777, -1)
@@ -275,7 +275,7 @@ def test_a_hint_survives_a_scan_before_the_operation(suite, root):
         paused.wait()
 
     with suite.run(ONE):
-        thread = threading.Thread(target=announce)
+        thread = threading.Thread(target=raise_event)
         thread.start()
     with suite.run(TWO):
         go.set()
@@ -357,7 +357,7 @@ SOURCE = """
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
 def test_reports_name_the_owner_that_started_the_thread(pytester, told, mode, nothing_left):
-    """For tests, fixtures and imports, also after they have finished."""
+    """Tests, fixtures and imports are named, also after they have finished."""
     pytester.makepyfile(test_it=SOURCE)
     result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
     owners = {

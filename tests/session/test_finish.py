@@ -451,7 +451,7 @@ def test_long_reports_are_cut_short(pytester, run, nothing_left):
 
 def test_a_large_tree_is_measured_up_to_a_bound(pytester, run_here, monkeypatch):
     """The walk over a leak stops at so many items, and the report says "at least"."""
-    monkeypatch.setattr("pytest_tempres.leaks.temp.scan._MOST_ITEMS", 5)
+    monkeypatch.setattr("pytest_tempres.leaks.temp.scan._MAX_ITEMS", 5)
     pytester.makepyfile(
         """
         import os, tempfile

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 import functools
 import gc
 import os
@@ -20,18 +19,16 @@ from pytest_tempres.leaks.fds.openings import EVENTS
 from pytest_tempres.leaks.fds.openings import Matches
 from pytest_tempres.leaks.fds.openings import Openings
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.temp.audit import Hint
-from pytest_tempres.leaks.temp.audit import RawFrame
+from pytest_tempres.leaks.model import is_installed
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.primitives._system import System
 
-__all__ = ["LIBRARIES", "SHIPPED", "Descriptors", "unsupported"]
+__all__ = ["Descriptors", "unsupported"]
 
-_SITES: Final = ("site-packages", "dist-packages")
 _LIBRARY: Final = sysconfig.get_path("stdlib")
 
 #: Patterns of paths that may stay open, because the code under test cannot close them.
@@ -41,7 +38,7 @@ SHIPPED: Final = (
     f"{_LIBRARY}/*.pyc",
     f"{_LIBRARY}/*.so",
     "*/python3*.zip",
-    *(f"*/{site}/*.{kind}" for site in _SITES for kind in ("py", "pyc", "so")),
+    *(f"*/{name}-packages/*.{kind}" for name in ("site", "dist") for kind in ("py", "pyc", "so")),
     # TLS libraries keep their certificate bundle open.
     "*/certifi/*.pem",
     "/etc/ssl/*",
@@ -106,15 +103,8 @@ _IMPORT: Final = "<frozen importlib._bootstrap>"
 _THREADS: Final = "/proc/self/task"
 
 if sys.platform == "linux":
+    # WNOWAIT: do not collect the exit status of a child.
     _wait = functools.partial(os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-
-    def _has_children() -> bool:
-        try:
-            # WNOWAIT: do not collect the exit status of a child.
-            _wait()
-        except ChildProcessError:
-            return False
-        return True
 
 
 def unsupported() -> str | None:
@@ -137,8 +127,6 @@ class Descriptors:
     A descriptor is identified by number, device, inode and type. One that is closed and opened
     again for the same file with the same number between two scans counts as the old one.
 
-    :param running: The current owner.
-    :param folder: Filters the frames of stacks.
     :param ignored: Returns whether the ini file says to ignore a descriptor, from its path, or
         from its description if it has no path.
     :param worker: The name by which reports call this process.
@@ -151,13 +139,13 @@ class Descriptors:
         self,
         *,
         running: Running,
-        folder: FrameFilter,
+        frame_filter: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
-        self._folder = folder
+        self._frame_filter = frame_filter
         self._ignored = ignored
         self._worker = worker
         self._pid = System.getpid()
@@ -169,9 +157,8 @@ class Descriptors:
         self._opened_by_python: set[int] = set()
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take a note of *event*."""
-        if self._openings.full():
-            # Scan before the notes of descriptors that are still open are dropped.
+        """Record *event* until the next scan."""
+        if self._openings.is_full():
             self.scan()
         self._openings.on_event(event, args)
 
@@ -183,7 +170,6 @@ class Descriptors:
             return
         now = names.identities(self._known)
         if now is None:
-            # Impossible now: keep the notes for the next scan.
             return
         openings = self._openings.take()
         self._openings.scan()
@@ -192,7 +178,7 @@ class Descriptors:
                 self._entries.pop(number, None)
             new = [number for number, each in now.items() if self._known.get(number) != each]
             self._known = now
-            self._record(new, Matches(openings, self._folder))
+            self._record(new, Matches(openings, self._frame_filter))
 
     def _record(self, numbers: Iterable[int], matches: Matches) -> None:
         for number in sorted(numbers, reverse=True):
@@ -203,7 +189,9 @@ class Descriptors:
             if hint is not None:
                 self._opened_by_python.add(number)
             hint = hint or matches.likely(number, target)
-            entry = self._entry(target, hint)
+            entry = Entry(target, *self._running.work, worker=self._worker)
+            if hint is not None:
+                entry = self._frame_filter.entry(target, hint, worker=self._worker)
             if not self._is_exempt(entry, hint):
                 self._entries[number] = entry
 
@@ -212,22 +200,9 @@ class Descriptors:
         if entry.owner.kind == "session":
             return True
         stack = hint.stack if hint is not None else ()
-        imported = entry.owner.kind == "collection" or _imports(stack)
-        return imported and not _is_own(self._folder.nearest(stack))
-
-    def _entry(self, target: str, hint: Hint | None) -> Entry:
-        if hint is None:
-            running = self._running
-            return Entry(target, running.owner, running.test, running.phase, worker=self._worker)
-        return Entry(
-            target,
-            hint.owner,
-            hint.test,
-            hint.phase,
-            self._folder.origin(hint.stack),
-            made_by="python",
-            worker=self._worker,
-        )
+        is_import = any(code.co_filename == _IMPORT for code, _ in stack)
+        imported = entry.owner.kind == "collection" or is_import
+        return imported and not _is_own(self._frame_filter.nearest(stack))
 
     # -- leaks
 
@@ -237,14 +212,12 @@ class Descriptors:
         Connections are checked only at the end of the session: the pool of a wider fixture opens
         them when a test first needs them, and closes them with the fixture.
         """
-        return self._judge(
-            (
-                number
-                for number, entry in self._entries.items()
-                if entry.test == test and _is_of_one_test(entry.owner)
-            ),
-            connections=False,
-        )
+        numbers = [
+            number
+            for number, entry in self._entries.items()
+            if entry.test == test and entry.owner.is_of_one_test
+        ]
+        return self._judge(numbers, connections=False)
 
     def judge(self) -> list[Leak]:
         """Return what is still open at the end of the session, after a short wait."""
@@ -284,48 +257,38 @@ class Descriptors:
         return found
 
     def _is_allowed(self, target: str, *, by_python: bool = False) -> bool:
-        """Whether a descriptor of *target* may stay open.
-
-        :param by_python: Whether Python opened it, not a C library.
-        """
-        exempt = _shipped(target) or (not by_python and _libraries(target))
-        return exempt or self._ignored(target)
+        """Whether a descriptor of *target* may stay open; more if a C library opened it."""
+        is_of_library = not by_python and _libraries(target)
+        return is_of_library or _shipped(target) or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
-        named = f"fd {number}: {found.text}"
+        path = f"fd {number}: {found.text}"
         entry = self._entries[number]._replace(path=found.target)
-        return Leak("descriptor", named, found.size, 1, complete=True, status="leak", entry=entry)
-
-
-def _is_of_one_test(owner: Owner) -> bool:
-    return owner.kind == "test" or (owner.kind == "fixture" and owner.scope == "function")
-
-
-def _imports(stack: Iterable[RawFrame]) -> bool:
-    return any(code.co_filename == _IMPORT for code, _ in stack)
+        return Leak("descriptor", path, found.size, 1, complete=True, status="leak", entry=entry)
 
 
 def _is_own(file: str | None) -> bool:
     """Whether *file* belongs to the project, not to a library."""
-    if file is None or System.isabs(file):
-        return False
-    return not any(f"{site}{os.sep}" in file for site in _SITES)
+    return file is not None and not System.isabs(file) and not is_installed(f"{os.sep}{file}")
 
 
 def _has_threads_or_children() -> bool:
-    """Whether there is another thread or a child, which may be about to close a descriptor."""
+    """Whether there may be another thread or a child, which is about to close a descriptor."""
     if sys.platform == "linux":
-        # If it is unknown, assume that there is.
-        with suppress(OSError):
-            return len(System.listdir(_THREADS)) > 1 or _has_children()
+        try:
+            if len(System.listdir(_THREADS)) == 1:
+                _wait()
+        except ChildProcessError:
+            return False
+        except OSError:
+            return True
     return True
 
 
 def _held_by_multiprocessing() -> set[object]:
-    """Return the descriptors of multiprocessing's helper processes, one set for each process.
+    """Return the descriptors that keep multiprocessing's helper processes running.
 
-    Their first user starts the helpers, and they stop when this end is closed. Packages like
-    loky have copies of their own.
+    Packages like loky have copies of the resource tracker.
     """
     # A copy, because threads of the code under test may import meanwhile.
     modules = list(sys.modules.items())
@@ -338,10 +301,9 @@ def _held_by_multiprocessing() -> set[object]:
 
 
 def _drop_last_traceback() -> None:
-    """Drop the frames that `sys.last_exc` and the like refer to, and the objects that they hold.
+    """Drop the frames of the last test that raised, and the objects that they hold.
 
-    pytest sets these attributes for the last test that raised, an expected failure too, and
-    deletes them when the next test runs.
+    pytest sets these attributes, and deletes them when the next test runs.
     """
     for name in ("last_exc", "last_type", "last_value", "last_traceback"):
         vars(sys).pop(name, None)

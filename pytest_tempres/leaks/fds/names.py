@@ -20,7 +20,6 @@ __all__ = [
     "DELETED",
     "TABLE",
     "Description",
-    "Identity",
     "describe",
     "identities",
     "identity",
@@ -30,6 +29,7 @@ __all__ = [
 
 # Captured because tests replace these functions.
 _Socket = socket.SocketType
+_sysconf: Final[Callable[[str], int]] = getattr(os, "sysconf", lambda _: 0)
 
 if sys.platform == "win32":
 
@@ -40,14 +40,10 @@ if sys.platform == "win32":
     def _restore(number: int, flags: int) -> None:
         """Do nothing, as above."""
 
-    def _limit() -> int:
-        return 0
-
 else:
     import fcntl
 
     _fcntl = fcntl.fcntl
-    _sysconf = os.sysconf
 
     def mode(number: int) -> int:
         """Return the flags of *number* that the kernel keeps."""
@@ -59,10 +55,6 @@ else:
     def _restore(number: int, flags: int) -> None:
         if mode(number) != flags:
             _fcntl(number, fcntl.F_SETFL, flags)
-
-    def _limit() -> int:
-        """Return the limit that all descriptors are below."""
-        return _sysconf("SC_OPEN_MAX")
 
 
 #: Device, inode and type; the kernel's name instead of the type for descriptors without one,
@@ -79,8 +71,6 @@ _MAX_PROBED: Final = 65_536
 DELETED: Final = " (deleted)"
 _ANONYMOUS: Final = re.compile(r"anon_inode:\[?([^\]]*)\]?")
 _MEMORY: Final = "/memfd:"
-#: Kernel names that differ from the name of the Python function.
-_NAMES: Final = {"eventpoll": "epoll"}
 _PROTOCOLS: Final[dict[int, str]] = {socket.SOCK_STREAM: "TCP", socket.SOCK_DGRAM: "UDP"}
 _ACCESS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
@@ -94,24 +84,23 @@ class Description(NamedTuple):
     target: str
     #: The size of an unlinked file that only descriptors keep alive, in bytes.
     size: int = 0
-    #: Whether it is a connected socket.
     connected: bool = False
 
 
-# -- open descriptors
-
-
 def identities(known: Iterable[int]) -> dict[int, Identity] | None:
-    """Return the identity of every open descriptor but the three standard ones.
+    """Return the identity of every open descriptor but the standard ones; None if unknown.
 
-    :param known: Numbers to try too if the table cannot be read.
-    :returns: None if the table cannot be read at all.
+    :param known: Numbers to try too if no descriptor is left for a listing.
     """
-    numbers = _numbers(known)
-    if numbers is None:
-        return None
+    try:
+        numbers = {int(name) for name in System.listdir(TABLE)}
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            return None
+        # A listing needs a descriptor. If none is left, all below the limit are open.
+        numbers = {*known, *range(min(_sysconf("SC_OPEN_MAX"), _MAX_PROBED))}
     # The descriptor of the listing itself is closed by now.
-    found = ((number, identity(number)) for number in numbers)
+    found = ((number, identity(number)) for number in numbers - _STANDARD)
     return {number: each for number, each in found if each is not None}
 
 
@@ -122,19 +111,6 @@ def identity(number: int) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode) or target(number)
-
-
-def _numbers(known: Iterable[int]) -> Iterable[int] | None:
-    try:
-        return {int(name) for name in System.listdir(TABLE)} - _STANDARD
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            return None
-    # A listing needs a descriptor. If none is left, all below the limit are open.
-    return {*known, *range(min(_limit(), _MAX_PROBED))} - _STANDARD
-
-
-# -- targets and descriptions
 
 
 def target(number: int) -> str:
@@ -200,7 +176,7 @@ def _unnamed(number: int, status: os.stat_result, name: str) -> str:
     anonymous = _ANONYMOUS.fullmatch(name)
     if anonymous is None:
         return name or "something without a name"
-    return _NAMES.get(anonymous[1], anonymous[1])
+    return anonymous[1].replace("eventpoll", "epoll")
 
 
 def _socket(number: int) -> Description:
@@ -211,23 +187,23 @@ def _socket(number: int) -> Description:
     except OSError:
         return Description("socket", "socket")
     try:
-        return _socket_words(copy)
+        return _describe_socket(copy)
     finally:
         copy.close()
         # With a default timeout a new socket object makes the shared description non-blocking.
         _restore(number, before)
 
 
-def _socket_words(sock: socket.SocketType) -> Description:
-    words = f"{_protocol(sock.family, sock.type)} socket"
+def _describe_socket(sock: socket.SocketType) -> Description:
+    text = f"{_protocol(sock.family, sock.type)} socket"
     local, peer = _address(sock.getsockname), _address(sock.getpeername)
     if local:
-        words += f" {local}"
+        text += f" {local}"
     if peer:
-        words += f" to {peer}"
+        text += f" to {peer}"
     elif _is_listening(sock):
-        words += ", listening"
-    return Description(words, words, connected=bool(peer))
+        text += ", listening"
+    return Description(text, text, connected=bool(peer))
 
 
 def _protocol(family: int, kind: int) -> str:
@@ -249,10 +225,10 @@ def _is_listening(sock: socket.SocketType) -> bool:
         return False
 
 
-def _address(ask: Callable[[], Any]) -> str:
+def _address(get: Callable[[], Any]) -> str:
     """Return the address of one end of a socket; an empty string if it has none."""
     try:
-        found = ask()
+        found = get()
     except (OSError, ValueError):
         return ""
     if isinstance(found, bytes):
@@ -260,7 +236,6 @@ def _address(ask: Callable[[], Any]) -> str:
         return "@" + System.fsdecode(found).strip("\0") if found else ""
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
         host, port = found[:2]
-        if not port:
-            return ""
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        host = f"[{host}]" if ":" in host else host
+        return f"{host}:{port}" if port else ""
     return found if isinstance(found, str) else ""

@@ -17,12 +17,13 @@ import weakref
 
 from pytest_tempres.leaks.fds import names
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import current_phase
+from pytest_tempres.leaks.frames import current_stack
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.temp.audit import Hint
 from pytest_tempres.leaks.temp.audit import absolute
-from pytest_tempres.leaks.temp.audit import current_phase
-from pytest_tempres.leaks.temp.audit import current_stack
+from pytest_tempres.leaks.temp.scan import BESIDE_DATABASE
 from pytest_tempres.primitives._system import System
 
 __all__ = ["EVENTS", "Matches", "Openings"]
@@ -38,12 +39,8 @@ _get_native_id = threading.get_native_id
 _Socket = socket.socket
 _fileno = socket.socket.fileno
 
-#: How many notes, which hold large stacks, are kept between two scans.
-_MAX_NOTED: Final = 200
-#: Files that an import opens and always closes.
-_COMPILED: Final = ".pyc"
-#: Suffixes of the files that SQLite opens next to a database, without an audit event.
-_BESIDE_DATABASE: Final = ("", "-journal", "-wal", "-shm")
+#: How many events, which hold large stacks, are kept between two scans.
+_MAX_EVENTS: Final = 200
 _UNNAMED: Final = getattr(os, "O_TMPFILE", 0)
 #: The flags of `open` that the kernel keeps and that do not change later.
 _FIXED_FLAGS: Final = os.O_RDONLY | os.O_WRONLY | os.O_RDWR | os.O_APPEND
@@ -60,23 +57,21 @@ class _Opening(NamedTuple):
 
 
 class Openings:
-    """The audit events since the last scan that may have opened a descriptor.
-
-    :param running: The current owner.
-    """
+    """The audit events since the last scan that may have opened a descriptor."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._noted: deque[_Opening] = deque(maxlen=_MAX_NOTED)
+        self._events: deque[_Opening] = deque(maxlen=_MAX_EVENTS)
         self._thread = _get_ident()
         self._threads: dict[int | None, Owner | None] = {}
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take a note of *event*."""
+        """Record *event*."""
         what, flags = args[0], None
         if event == "open":
             flags = args[2]
-            if isinstance(what, str) and what.endswith(_COMPILED):
+            # An import opens these files, and always closes them.
+            if isinstance(what, str) and what.endswith(".pyc"):
                 return
         elif event == "socket.__new__":
             if not isinstance(what, _Socket):
@@ -90,23 +85,20 @@ class Openings:
             what = os.curdir if what is None else what
         if not isinstance(what, (int, weakref.ref)):
             what = absolute(what)
-        running = self._running
-        owner, test, phase = running.owner, running.test, running.phase
+        owner, test, phase = self._running.work
         if _get_ident() != self._thread:
             owner = self._threads.get(_get_native_id()) or owner
-        stack = current_stack()
-        self._noted.append(
-            _Opening(what, flags, Hint(owner, test, phase or current_phase(), stack))
-        )
+        hint = Hint(owner, test, phase or current_phase(), current_stack())
+        self._events.append(_Opening(what, flags, hint))
 
-    def full(self) -> bool:
-        """Whether a scan is needed; False in other threads, where the oldest notes are dropped."""
-        return len(self._noted) == _MAX_NOTED and _get_ident() == self._thread
+    def is_full(self) -> bool:
+        """Whether a scan is needed: the next event replaces the oldest. False in other threads."""
+        return len(self._events) == _MAX_EVENTS and _get_ident() == self._thread
 
     def take(self) -> list[_Opening]:
-        """Return the notes, and forget them."""
-        # Threads of the code under test add notes meanwhile.
-        noted, self._noted = self._noted, deque(maxlen=_MAX_NOTED)
+        """Return the recorded events, and forget them."""
+        # Threads of the code under test add events meanwhile.
+        noted, self._events = self._events, deque(maxlen=_MAX_EVENTS)
         return list(noted)
 
     def scan(self) -> None:
@@ -117,7 +109,7 @@ class Openings:
         threads = {thread.native_id for thread in _enumerate()}
         if threads != self._threads.keys():
             running = self._running.owner
-            wide = running if running.kind != "test" and running.scope != "function" else None
+            wide = None if running.is_of_one_test else running
             before = self._threads
             self._threads = {thread: before.get(thread, wide) for thread in threads}
 
@@ -128,19 +120,18 @@ class Matches:
     Call it for descriptors from the highest number to the lowest: the kernel assigns the lowest
     number that is free, so the highest number was opened last.
 
-    :param openings: The noted events, oldest first.
-    :param folder: Filters the frames of stacks.
+    :param openings: The recorded events, oldest first.
     """
 
-    def __init__(self, openings: list[_Opening], folder: FrameFilter) -> None:
+    def __init__(self, openings: list[_Opening], frame_filter: FrameFilter) -> None:
         self._openings = openings
-        self._folder = folder
+        self._frame_filter = frame_filter
 
     def certain(self, number: int, target: str) -> Hint | None:
         """Return the hint of the event that opened *number*, whose target is *target*."""
         if System.isabs(target):
             return self._file(number, target)
-        return self._socket(number)
+        return next((each.hint for each in self._sockets() if _number(each) == number), None)
 
     def likely(self, number: int, target: str) -> Hint | None:
         """Return the hint of an event that may have opened *number*."""
@@ -183,16 +174,12 @@ class Matches:
         """Return the hint of a file object for *number*, as `subprocess` creates for its pipes."""
         return next((each.hint for each in reversed(self._openings) if each.what == number), None)
 
-    def _socket(self, number: int) -> Hint | None:
-        return next((each.hint for each in self._sockets if _number(each) == number), None)
-
     def _detached(self) -> Hint | None:
         """Return the hint of a detached socket, if all such sockets have the same line."""
-        hints = [each.hint for each in self._sockets if _number(each) == -1]
-        lines = {self._folder.origin(hint.stack)[:1] for hint in hints}
+        hints = [each.hint for each in self._sockets() if _number(each) == -1]
+        lines = {self._frame_filter.origin(hint.stack)[:1] for hint in hints}
         return hints[-1] if len(lines) == 1 else None
 
-    @property
     def _sockets(self) -> Iterator[_Opening]:
         return (each for each in self._openings if isinstance(each.what, weakref.ref))
 
@@ -201,9 +188,9 @@ def _by_path(openings: list[_Opening], spelled: Callable[[str], str]) -> dict[st
     found: dict[str, list[_Opening]] = {}
     for opening in openings:
         if isinstance(opening.what, str):
-            beside = _BESIDE_DATABASE if opening.flags is None else ("",)
+            suffixes = ("", *BESIDE_DATABASE) if opening.flags is None else ("",)
             path = spelled(opening.what)
-            for suffix in beside:
+            for suffix in suffixes:
                 found.setdefault(path + suffix, []).append(opening)
     return found
 

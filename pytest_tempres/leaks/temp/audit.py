@@ -8,28 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Container
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 import os
-import sys
-from types import CodeType
-from types import FrameType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Final
-from typing import NamedTuple
 
-from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.model import Phase
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import current_work
+from pytest_tempres.leaks.frames import new_hint
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.processes import EVENTS as _PROCESS_EVENTS
 from pytest_tempres.leaks.processes import Processes
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.threads import EVENTS as _THREAD_EVENTS
 from pytest_tempres.leaks.threads import Threads
-from pytest_tempres.primitives._process import AUDIT_HOOK
 from pytest_tempres.primitives._process import listen
 from pytest_tempres.primitives._process import stop_listening
 from pytest_tempres.primitives._system import System
@@ -39,104 +33,44 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENTS",
-    "Hint",
     "Origins",
-    "PathEvent",
-    "RawFrame",
     "absolute",
     "activate",
-    "current_phase",
-    "current_stack",
-    "current_work",
     "deactivate",
     "path_events",
 ]
 
-#: A code object and a line: the cheapest record of a frame.
-RawFrame = tuple[CodeType, int]
-
-_DEPTH: Final = 100
 #: How long a thread may take from the audit event to the operation.
-_OVERTAKEN_SECONDS: Final = 1.0
-_PHASES: Final[dict[str, Phase]] = {"(setup)": "setup", "(call)": "call", "(teardown)": "teardown"}
-#: The files of pytest that call hooks and tests; frames beyond them are pytest's own.
-_ENTRY_POINTS: Final = (
-    os.path.join(os.sep, "_pytest", "runner.py"),
-    os.path.join(os.sep, "_pytest", "main.py"),
-    os.path.join(os.sep, "_pytest", "config", "__init__.py"),
-)
-#: By file name: every event checks some twenty frames.
-_entry_point_cache: Final[dict[str, bool]] = {}
-_getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+_THREAD_SECONDS: Final = 1.0
+_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-
-class Hint(NamedTuple):
-    """The owner, the phase and the stack at an audit event."""
-
-    owner: Owner
-    test: str | None
-    phase: Phase | None
-    stack: tuple[RawFrame, ...]
-    #: The name that the entry had before it was renamed.
-    renamed: str | None = None
-
-
-def _opened(args: tuple[Any, ...]) -> object:
-    return args[0] if isinstance(args[2], int) and args[2] & os.O_CREAT else None
-
-
-def _directory(args: tuple[Any, ...]) -> object:
-    # A path relative to a descriptor (anything but -1) cannot be resolved here.
-    return args[0] if len(args) < 3 or args[2] in (-1, None) else None
-
-
-def _target(args: tuple[Any, ...]) -> object:
-    return args[1] if all(fd in (-1, None) for fd in args[3:]) else None
-
-
-def _link_target(args: tuple[Any, ...]) -> object:
-    return args[1] if len(args) < 3 or args[2] in (-1, None) else None
-
-
-def _removed(args: tuple[Any, ...]) -> object:
-    return args[0] if args[1] in (-1, None) else None
-
-
-def _database(args: tuple[Any, ...]) -> object:
-    # Python 3.10 passes bytes.
-    name = System.fsdecode(args[0])
-    if name.startswith("file:"):
-        # A URI, which may name a host before the path.
-        name = name[len("file:") :].partition("?")[0]
-        return name[name.find("/", 2) :] if name.startswith("//") else name
-    return name
-
-
-def _first(args: tuple[Any, ...]) -> object:
-    return args[0]
-
-
-def _address(args: tuple[Any, ...]) -> object:
-    return args[1] if isinstance(args[1], (str, bytes)) else None
-
-
-#: Returns the path that an event is about to create or to remove, from its arguments.
-_PATHS: Final[dict[str, Callable[[tuple[Any, ...]], object]]] = {
-    "open": _opened,
-    "os.mkdir": _directory,
-    "os.rename": _target,
-    "os.link": _target,
-    "os.remove": _removed,
-    "os.rmdir": _removed,
-    "os.symlink": _link_target,
-    "socket.bind": _address,
-    "sqlite3.connect": _database,
-    "tempfile.mkdtemp": _first,
-    "tempfile.mkstemp": _first,
+#: For each path of an event: the index of its argument, the index of the directory descriptor
+#: that it may be relative to, and whether the event removes it.
+_ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
+    "open": ((0, None, False),),
+    "os.link": ((1, 3, False),),
+    "os.mkdir": ((0, 2, False),),
+    "os.remove": ((0, 1, True),),
+    "os.rename": ((0, 2, True), (1, 3, False)),
+    "os.rmdir": ((0, 1, True),),
+    "os.symlink": ((1, 2, False),),
+    "os.truncate": ((0, None, False),),
+    # `Path.touch` calls it for a file that exists.
+    "os.utime": ((0, 3, False),),
+    # Its removals are relative to descriptors, so their own events do not have the path.
+    "shutil.rmtree": ((0, 1, True),),
+    "socket.bind": ((1, None, False),),
+    "sqlite3.connect": ((0, None, False),),
+    "tempfile.mkdtemp": ((0, None, False),),
+    "tempfile.mkstemp": ((0, None, False),),
 }
+
+#: The audit events that name a path.
+EVENTS: Final = frozenset(_ROLES)
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
-_REMOVALS: Final = frozenset({"os.remove", "os.rmdir"})
-_EVENTS: Final = frozenset({*_PATHS, *_THREAD_EVENTS, *_PROCESS_EVENTS})
+#: Those that may create or remove an entry of the worker root.
+_WITH_HINT: Final = EVENTS - {"os.truncate", "os.utime", "shutil.rmtree"}
+_EVENTS: Final = _WITH_HINT | _THREAD_EVENTS | _PROCESS_EVENTS
 
 
 class Origins:
@@ -146,7 +80,6 @@ class Origins:
         with a separator at its end.
     :param inside: Prefixes whose contents are not recorded as outside the worker root.
     :param known: Names of known entries; events below them need no hint.
-    :param running: The current owner.
     """
 
     def __init__(
@@ -176,7 +109,7 @@ class Origins:
         running.thread_work = self.threads.current_work
         running.likely_creator = self.processes.likely_creator
         #: Hints from threads of another owner, and until when each is kept.
-        self._overtaken: dict[str, tuple[Hint, float]] = {}
+        self._of_threads: dict[str, tuple[Hint, float]] = {}
 
     @property
     def error(self) -> Exception | None:
@@ -191,18 +124,15 @@ class Origins:
         """Drop the hints that the last scan has used."""
         self.hints.clear()
         self.being_removed.clear()
-        if self._overtaken:
-            self._keep_overtaken()
+        if self._of_threads:
+            self._keep_those_of_threads()
 
-    def _keep_overtaken(self) -> None:
-        """Keep the hints of threads where a scan may have run between the event and the operation.
-
-        Otherwise the next scan would attribute the path to the owner that is running then.
-        """
+    def _keep_those_of_threads(self) -> None:
+        """Keep the hints of threads: the scan may have run between the event and the operation."""
         now = System.monotonic()
-        for name, (hint, until) in list(self._overtaken.items()):
+        for name, (hint, until) in list(self._of_threads.items()):
             if name in self._known or until < now:
-                self._overtaken.pop(name, None)
+                self._of_threads.pop(name, None)
             else:
                 self.hints[name] = hint
 
@@ -220,52 +150,49 @@ class Origins:
         for detector in self._detectors:
             if event in detector.events:
                 detector.on_event(event, args)
-        if event in _PROCESS_EVENTS:
+        if event in _WITH_HINT:
+            source = "" if event == "os.rename" else None
+            for path, is_removed in path_events(event, args, os.O_CREAT):
+                if is_removed and source is not None:
+                    source = path
+                elif path.startswith(self._prefixes):
+                    self._on_path_in_root(event, path, is_removed, source)
+                elif event in _TEMPORARY and not path.startswith(self._inside):
+                    self.outside[path] = new_hint(self._running)
+        elif event in _PROCESS_EVENTS:
             self.processes.on_event(args, current_work(self._running))
-            return
-        if event in _THREAD_EVENTS:
+        elif event in _THREAD_EVENTS:
             self.threads.on_event(args, current_work(self._running))
-            return
-        if event not in _PATHS:
-            return
-        raw = _PATHS[event](args)
-        if raw is None or isinstance(raw, int):
-            return
-        path = absolute(raw)
-        if not path.startswith(self._prefixes):
-            if event in _TEMPORARY and not path.startswith(self._inside):
-                self.outside[path] = self._hint()
+
+    def _on_path_in_root(self, event: str, path: str, is_removed: bool, source: str | None) -> None:
+        """Record what happens to *path*.
+
+        :param source: The path that is renamed to it, if the event is `os.rename`.
+        """
+        name, below = self._name(path)
+        if is_removed:
+            if not below:
+                self._of_threads.pop(name, None)
+                if name in self._known:
+                    self.being_removed.add(name)
             return
         if event in _TEMPORARY and self.recreate is not None and not exists(self._root):
             self.recreate()
-        self._record_in_root(event, args, path)
-
-    def _record_in_root(self, event: str, args: tuple[Any, ...], path: str) -> None:
-        name, below = self._name(path)
-        if event in _REMOVALS:
-            if not below and name in self._known:
-                self.being_removed.add(name)
-            if not below:
-                self._overtaken.pop(name, None)
-            return
         if not name or (below and (name in self.hints or name in self._known)):
             return
-        if event != "os.rename" and name in self.hints and exists(path):
-            # It exists already, so this creates nothing: NamedTemporaryFile opens its directory
-            # with O_CREAT, and SQLite a file that may exist.
-            return
-        if event == "os.rename":
-            source, deeper = self._name(absolute(args[0]))
-            if source and not deeper:
-                hint = self.hints.get(source) or self._hint()
-                self._keep(name, hint._replace(renamed=hint.renamed or source))
-                return
-        self._keep(name, self._hint())
+        renamed, deeper = self._name(source or "")
+        if renamed and not deeper:
+            hint = self.hints.get(renamed) or new_hint(self._running)
+            self._keep(name, hint._replace(renamed=hint.renamed or renamed))
+        # Opening a path that exists creates nothing: NamedTemporaryFile opens its directory with
+        # O_CREAT, and SQLite a file that may exist.
+        elif source is not None or name not in self.hints or not exists(path):
+            self._keep(name, new_hint(self._running))
 
     def _keep(self, name: str, hint: Hint) -> None:
         self.hints[name] = hint
         if hint.owner != self._running.owner:
-            self._overtaken[name] = hint, System.monotonic() + _OVERTAKEN_SECONDS
+            self._of_threads[name] = hint, System.monotonic() + _THREAD_SECONDS
 
     def _name(self, path: str) -> tuple[str, bool]:
         """Return the name of the entry that *path* is or is below, and whether it is below."""
@@ -274,9 +201,6 @@ class Origins:
                 name, separator, _ = path[len(prefix) :].partition(os.sep)
                 return name, bool(separator)
         return "", False
-
-    def _hint(self) -> Hint:
-        return Hint(*current_work(self._running), current_stack())
 
 
 _active: Final[list[Origins]] = []
@@ -316,101 +240,31 @@ def absolute(path: Any) -> str:
     return text if plain else System.normpath(text)
 
 
-def current_phase() -> Phase | None:
-    """Return the phase of the current test, from `PYTEST_CURRENT_TEST`."""
-    return _PHASES.get(os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[2])
+def path_events(event: str, args: tuple[Any, ...], flags: int = _WRITING) -> list[tuple[str, bool]]:
+    """Return the paths that *event*, one of `EVENTS`, is about to create, to write or to remove.
 
+    A path relative to a descriptor is left out, because it cannot be resolved.
 
-def current_work(running: Running) -> Work:
-    """Return the work of the current thread: that of its starter, or of the current owner."""
-    work = running.thread_work()
-    if work is None or (work.owner, work.test) == (running.owner, running.test):
-        return Work(running.owner, running.test, running.phase or current_phase())
-    return work
-
-
-def current_stack() -> tuple[RawFrame, ...]:
-    """Return the stack at the event, nearest frame first, without pytest's frames."""
-    frame: FrameType | None = _getframe(2)
-    stack: list[RawFrame] = []
-    here = __file__
-    while frame is not None and len(stack) < _DEPTH:
-        # Reading f_code raises an audit event, so read it once.
-        code = frame.f_code
-        filename = code.co_filename
-        if filename.startswith("<doctest"):
-            stack.append(_in_docstring(frame))
-        elif filename != here and code.co_name != AUDIT_HOOK:
-            if _is_entry_point(filename):
-                break
-            stack.append((code, frame.f_lineno or 0))
-        frame = frame.f_back
-    return tuple(stack)
-
-
-def _is_entry_point(filename: str) -> bool:
-    known = _entry_point_cache.get(filename)
-    if known is None:
-        known = _entry_point_cache[filename] = filename.endswith(_ENTRY_POINTS)
-    return known
-
-
-def _in_docstring(frame: FrameType) -> RawFrame:
-    """Return file and line of the doctest example that runs in *frame*."""
-    code, line = frame.f_code, frame.f_lineno or 0
-    known = frame.f_back.f_locals if frame.f_back is not None else {}
-    test: Any = known.get("test")
-    example: Any = known.get("example")
-    try:
-        # Both lines are counted from 0.
-        return code.replace(co_filename=test.filename), test.lineno + example.lineno + line
-    except (AttributeError, TypeError):
-        return code, line
-
-
-_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-
-#: For each path of an event: the index of its argument, the index of the directory descriptor
-#: that it may be relative to, and whether the event removes it.
-_ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
-    "open": ((0, None, False),),
-    "os.link": ((1, 3, False),),
-    "os.mkdir": ((0, 2, False),),
-    "os.remove": ((0, 1, True),),
-    "os.rename": ((0, 2, True), (1, 3, False)),
-    "os.rmdir": ((0, 1, True),),
-    "os.symlink": ((1, 2, False),),
-    "os.truncate": ((0, None, False),),
-    # `Path.touch` calls it for a file that exists.
-    "os.utime": ((0, 3, False),),
-    # Its removals are relative to descriptors, so their own events do not have the path.
-    "shutil.rmtree": ((0, 1, True),),
-    "socket.bind": ((1, None, False),),
-    "sqlite3.connect": ((0, None, False),),
-    "tempfile.mkdtemp": ((0, None, False),),
-    "tempfile.mkstemp": ((0, None, False),),
-}
-
-EVENTS: Final = frozenset(_ROLES)
-
-
-class PathEvent(NamedTuple):
-    """A path that an audit event names."""
-
-    path: str
-    #: The event removes or renames it; otherwise it creates or writes it.
-    is_removed: bool
-
-
-def path_events(event: str, args: tuple[Any, ...]) -> Iterator[PathEvent]:
-    """Yield the paths that *event*, one of `EVENTS`, is about to create, to write or to remove.
-
-    Opening a file for reading yields nothing, nor does a path relative to a descriptor.
+    :param flags: Opening a file with none of these flags names nothing.
+    :returns: Each path, and whether the event removes or renames it.
     """
-    if event == "open" and not (isinstance(args[2], int) and args[2] & _WRITING):
-        return
+    if event == "open" and not (isinstance(args[2], int) and args[2] & flags):
+        return []
+    found = []
     for path_at, start_at, is_removed in _ROLES[event]:
         raw = args[path_at]
         start = args[start_at] if start_at is not None and start_at < len(args) else None
         if start in (None, -1) and isinstance(raw, (str, bytes, os.PathLike)):
-            yield PathEvent(absolute(raw).rstrip(os.sep), is_removed)
+            path = absolute(_database(raw) if event == "sqlite3.connect" else raw)
+            found.append((path.rstrip(os.sep), is_removed))
+    return found
+
+
+def _database(raw: Any) -> str:
+    # Python 3.10 passes bytes.
+    name = System.fsdecode(raw)
+    if name.startswith("file:"):
+        # A URI, which may name a host before the path.
+        name = name[len("file:") :].partition("?")[0]
+        return name[name.find("/", 2) :] if name.startswith("//") else name
+    return name

@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
 
-__all__ = ["Measure", "Scan", "exists", "has_audit_event", "identity", "measure"]
+__all__ = ["BESIDE_DATABASE", "Measure", "Scan", "exists", "has_audit_event", "identity", "measure"]
 
-#: Two changes within this time (nanoseconds) can have the same mtime, because file systems take
-#: it from the kernel's clock tick.
+#: Suffixes of the files that SQLite creates next to a database, without an audit event.
+BESIDE_DATABASE: Final = ("-journal", "-wal", "-shm")
+
+#: Two changes within this time can have the same mtime: file systems take it from a clock tick.
 _TICK_NS: Final = 10_000_000
 #: The budget for listings: a share of the session's time, and seconds.
 _SHARE: Final = 0.01
 _FREE_SECONDS: Final = 0.05
-#: The permissions that the owner of a directory needs to use it.
-_OWNERS: Final = 0o700
 #: How many items a walk visits at most.
-_MOST_ITEMS: Final = 10_000
+_MAX_ITEMS: Final = 10_000
 
 _KINDS: Final = {
     stat.S_IFDIR: "directory",
@@ -32,7 +32,7 @@ _KINDS: Final = {
 
 
 class Measure(NamedTuple):
-    """The kind and size of a path, as found by a walk with a limit."""
+    """The kind and size of a path, with the fields of a `Leak`."""
 
     kind: str
     bytes: int
@@ -41,17 +41,14 @@ class Measure(NamedTuple):
 
 
 class Scan:
-    """Scans a directory: one `stat`, and a listing only if its result has changed.
-
-    :param path: The worker root.
-    """
+    """Scans a directory: one `stat`, and a listing only if its result has changed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._inode = self._asked = 0
+        self._inode = self._previous_inode = 0
         self._again = True
-        self._rights = _OWNERS
+        self._permissions = stat.S_IRWXU
         self._started = System.monotonic()
         self._listing = 0.0
 
@@ -62,9 +59,9 @@ class Scan:
         :raises PermissionError: Once, when its owner has lost the permission to use it.
         """
         status = System.stat(self._path)
-        if status.st_mode & _OWNERS != self._rights:
-            self._rights = status.st_mode & _OWNERS
-            if self._rights != _OWNERS:
+        if status.st_mode & stat.S_IRWXU != self._permissions:
+            self._permissions = status.st_mode & stat.S_IRWXU
+            if self._permissions != stat.S_IRWXU:
                 raise PermissionError(errno.EACCES, "its owner may not use it", self._path)
         self._inode = status.st_ino
         now = (status.st_mtime_ns, status.st_nlink, status.st_size)
@@ -74,16 +71,16 @@ class Scan:
         self._again = System.time_ns() - status.st_mtime_ns < _TICK_NS
         return True
 
-    def is_another(self) -> bool:
+    def was_replaced(self) -> bool:
         """Whether the path is another directory than at the previous call."""
-        before, self._asked = self._asked, self._inode
-        return before not in (0, self._asked)
+        before, self._previous_inode = self._previous_inode, self._inode
+        return before not in (0, self._inode)
 
-    def affordable(self) -> bool:
+    def is_within_budget(self) -> bool:
         """Whether listings are within their time budget."""
         return self._listing < _FREE_SECONDS + _SHARE * (System.monotonic() - self._started)
 
-    def put_off(self) -> None:
+    def invalidate(self) -> None:
         """Make the next :meth:`changed` return True in any case."""
         self._seen = None
 
@@ -94,7 +91,7 @@ class Scan:
             with System.scandir(self._path) as entries:
                 return {entry.name: entry.inode() for entry in entries}
         except OSError:
-            self.put_off()
+            self.invalidate()
             raise
         finally:
             self._listing += System.monotonic() - before
@@ -114,10 +111,7 @@ def identity(path: str) -> int | None:
 
 
 def has_audit_event(path: str) -> bool:
-    """Whether Python raises an audit event when it creates this kind of path.
-
-    It does not for fifos and devices.
-    """
+    """Whether Python raises an audit event for this kind of path: not for fifos and devices."""
     try:
         kind = stat.S_IFMT(System.lstat(path).st_mode)
     except OSError:
@@ -128,9 +122,7 @@ def has_audit_event(path: str) -> bool:
 def measure(path: str, until: float = math.inf) -> Measure | None:
     """Return kind and size of *path*, or None when it is gone.
 
-    Directories are walked without following links, up to 10,000 items.
-
-    :param until: The `time.monotonic` time at which the walk stops.
+    A walk follows no links; it stops at 10,000 items, or at *until* (a `time.monotonic` time).
     """
     try:
         status = System.lstat(path)
@@ -150,7 +142,7 @@ def _walk(path: str, until: float) -> Measure:
         try:
             with System.scandir(pending.pop()) as entries:
                 for entry in entries:
-                    if seen == _MOST_ITEMS or System.monotonic() > until:
+                    if seen == _MAX_ITEMS or System.monotonic() > until:
                         return Measure("directory", size, files, complete=False)
                     seen += 1
                     if entry.is_dir(follow_symlinks=False):

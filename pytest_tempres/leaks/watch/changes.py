@@ -26,7 +26,7 @@ _UNDONE: Final = "undone"
 
 
 class Change(NamedTuple):
-    """A change of a path, announced by an audit event or found by a listing."""
+    """A change of a path, named by an audit event or found by a listing."""
 
     modification: Modification
     #: The state of the path before the change.
@@ -35,10 +35,7 @@ class Change(NamedTuple):
 
 
 class Changes:
-    """The changed paths, with one change for each.
-
-    :param worker: The name by which reports call this process.
-    """
+    """The changed paths, with one change for each."""
 
     def __init__(self, worker: str) -> None:
         self._worker = worker
@@ -71,10 +68,7 @@ class Changes:
             self._not_yet_sent.pop(path, None)
 
     def prune(self) -> None:
-        """Drop changes that were undone without an audit event.
-
-        This bounds memory for a suite that cleans up by other means than Python.
-        """
+        """Drop changes that were undone without an audit event, which bounds memory."""
         if len(self._changes) <= self._prune_at:
             return
         for path, change in list(self._changes.items()):
@@ -98,9 +92,7 @@ class Changes:
         return payload
 
     def adopt(self, payload: Iterable[Any]) -> None:
-        """Add the changes that :meth:`take_changes` returned in another process.
-
-        If two processes report the same change of a path, the first to arrive counts.
+        """Add what :meth:`take_changes` returned in another process; of equal changes the first.
 
         :raises ValueError, TypeError: When *payload* is malformed.
         """

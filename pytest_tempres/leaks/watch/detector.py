@@ -13,14 +13,12 @@ from typing import Any
 from typing import Final
 
 from pytest_tempres.leaks.frames import FrameFilter
+from pytest_tempres.leaks.frames import Hint
+from pytest_tempres.leaks.frames import new_hint
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Running
-from pytest_tempres.leaks.model import Work
 from pytest_tempres.leaks.temp.audit import EVENTS
-from pytest_tempres.leaks.temp.audit import Hint
-from pytest_tempres.leaks.temp.audit import current_stack
-from pytest_tempres.leaks.temp.audit import current_work
 from pytest_tempres.leaks.temp.audit import path_events
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.leaks.watch.changes import Change
@@ -42,16 +40,14 @@ _MAX_NOTES: Final = 200
 
 
 class _Note:
-    """The audit events for one path since the last scan."""
+    """The audit events for one path since the last scan, and its state before them."""
 
     __slots__ = ("awaits_creation", "before", "created_by", "removed_by", "top")
 
     def __init__(self, top: str, before: State | None) -> None:
         self.top = top
-        #: The state of the path before the first of them.
         self.before = before
-        #: The first event that created or wrote it since its last removal; an entry if it was
-        #: renamed.
+        #: The first event since its last removal; an entry if it was renamed.
         self.created_by: Hint | Entry | None = None
         self.awaits_creation = True
         #: The last event that removed it.
@@ -61,13 +57,11 @@ class _Note:
 class Watched:
     """New, changed and deleted paths in directories that the user named.
 
-    The owner of a change is known if an audit event announced it and the next scan confirmed
+    The owner of a change is known if an audit event named the path and the next scan confirmed
     it, and for direct children of the watched directories where these are listed. A change that
     only the final walk finds belongs to the session.
 
     :param directories: Absolute paths of directories that exist.
-    :param running: The current owner.
-    :param folder: Filters the frames of stacks.
     :param ignored: Returns whether the ini file says to ignore an absolute path and everything
         in it.
     :param worker: The name by which reports call this process.
@@ -86,7 +80,7 @@ class Watched:
         directories: Iterable[str],
         *,
         running: Running,
-        folder: FrameFilter,
+        frame_filter: FrameFilter,
         ignored: Callable[[str], bool],
         worker: str,
         attributes_mtimes: bool,
@@ -95,7 +89,7 @@ class Watched:
         collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._running = running
-        self._folder = folder
+        self._frame_filter = frame_filter
         self._worker = worker
         self._pid = System.getpid()
         self._collect = collect
@@ -103,7 +97,7 @@ class Watched:
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
         self._notes: dict[str, _Note] = {}
-        self._changes = Changes(worker)
+        self.changes = Changes(worker)
         listed = directories if attributes_mtimes else ()
         self._children = {directory: Children(directory) for directory in listed}
         self._tree = Tree(directories if walks else (), self._scope)
@@ -115,7 +109,7 @@ class Watched:
     # -- audit events
 
     def on_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Take a note of *event* if it may change a watched directory."""
+        """Record *event* until the next scan if it may change a watched directory."""
         actor: Hint | Entry | None = None
         for path, is_removed in path_events(event, args):
             placed = self._place(path)
@@ -138,14 +132,15 @@ class Watched:
         for prefix, top in self._tops:
             if path.startswith(prefix):
                 below = path[len(prefix) :]
-                if not self._scope.leaves_out_below(top, below):
+                if not self._scope.excludes_below(top, below):
                     return top, System.join(top, below)
             elif path + os.sep == prefix:
                 return top, top
         return None
 
     def _note(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
-        if self._is_in_new_directory(top, path):
+        if any(self._creator(parent) is not None for parent in _between(top, path)):
+            # The new directory is reported, not its contents.
             return
         note = self._notes.get(path)
         if note is None:
@@ -155,29 +150,17 @@ class Watched:
         if is_removed:
             note.awaits_creation = True
             # Removing what was created in this session leaves nothing to report.
-            note.removed_by = self._hint() if note.before is not None else None
+            note.removed_by = new_hint(self._running) if note.before is not None else None
         elif note.awaits_creation:
-            note.created_by, note.awaits_creation = actor or self._hint(), False
-
-    def _is_in_new_directory(self, top: str, path: str) -> bool:
-        """Whether *path* is in a directory that was created in this session."""
-        for parent in _between(top, path):
-            note, change = self._notes.get(parent), self._changes.get(parent)
-            if note is not None and note.before is None:
-                return True
-            if change is not None and change.modification == "created":
-                return True
-        return False
+            note.created_by = actor or new_hint(self._running)
+            note.awaits_creation = False
 
     def _creator(self, path: str) -> Hint | Entry | None:
-        """Return what created *path*, which is about to be renamed, in this session."""
-        note, change = self._notes.get(path), self._changes.get(path)
+        """Return what created *path* in this session."""
+        note, change = self._notes.get(path), self.changes.get(path)
         if change is not None and change.modification == "created":
             return change.entry
         return note.created_by if note is not None and note.before is None else None
-
-    def _hint(self) -> Hint:
-        return Hint(*current_work(self._running), current_stack())
 
     # -- scans
 
@@ -190,10 +173,10 @@ class Watched:
         for directory, children in self._children.items():
             appeared, disappeared = children.changes()
             for name in appeared:
-                self._on_appeared(System.join(directory, name))
+                self._on_listed(System.join(directory, name), "created", "deleted")
             for name in disappeared:
-                self._on_disappeared(System.join(directory, name))
-        self._changes.prune()
+                self._on_listed(System.join(directory, name), "deleted", "created")
+        self.changes.prune()
 
     def _process_notes(self) -> None:
         # Threads of the code under test add notes meanwhile.
@@ -205,24 +188,21 @@ class Watched:
 
     def _record(self, path: str, note: _Note) -> None:
         now = state(path)
-        known = self._changes.get(path)
+        known = self.changes.get(path)
         # A path that is created may have existed before, and been removed without an event.
         original = known.original if known is not None else note.before or self._tree.recorded(path)
         if now == original:
-            self._changes.drop(path)
+            self.changes.drop(path)
             return
-        modification: Modification = (
-            "created" if original is None else "deleted" if now is None else "changed"
-        )
-        if (
-            known is not None
-            and known.modification == modification
-            and None not in (note.before, now)
-        ):
+        modification: Modification = "created" if original is None else "changed"
+        actor: Hint | Entry | None = note.created_by
+        if now is None:
+            modification, actor = "deleted", note.removed_by
+        elif note.before is not None and known is not None and known.modification == modification:
+            # Who changed it first is reported.
             return
-        actor = note.removed_by if now is None else note.created_by
         if actor is not None and self._is_reportable(note.top, path):
-            self._changes.keep(path, Change(modification, original, self._entry(path, actor)))
+            self.changes.keep(path, Change(modification, original, self._entry(path, actor)))
 
     def _is_reportable(self, top: str, path: str) -> bool:
         """Whether a walk would reach *path*: not through a link, and not ignored."""
@@ -237,44 +217,21 @@ class Watched:
     def _entry(self, path: str, actor: Hint | Entry) -> Entry:
         if isinstance(actor, Entry):
             return actor._replace(path=path)
-        return Entry(
-            path,
-            actor.owner,
-            actor.test,
-            actor.phase,
-            self._folder.origin(actor.stack),
-            made_by="python",
-            worker=self._worker,
-        )
+        return self._frame_filter.entry(path, actor, worker=self._worker)
 
-    def _on_appeared(self, path: str) -> None:
-        known, original = self._changes.get(path), self._tree.recorded(path)
-        if original is not None:
-            if known is not None and known.modification == "deleted":
-                self._changes.drop(path)
-        elif known is None:
-            self._record_without_event("created", path, None)
-
-    def _on_disappeared(self, path: str) -> None:
-        known, original = self._changes.get(path), self._tree.recorded(path)
-        if original is None:
-            self._changes.drop(path)
-        elif known is None or known.modification != "deleted":
-            self._record_without_event("deleted", path, original)
-
-    def _record_without_event(
-        self, modification: Modification, path: str, original: State | None
-    ) -> None:
-        """Record a change without an audit event, for the current owner."""
-        if self._scope.leaves_out(path, System.basename(path)) or self._scope.ignores(path):
-            return
-        running = self._running
-        work = Work(running.owner, running.test, running.phase)
-        (owner, test, phase), others = running.likely_creator(work, False)
-        entry = Entry(path, owner, test, phase, worker=self._worker, processes=others)
-        self._changes.keep(path, Change(modification, original, entry))
-
-    # -- changes for and from other processes
+    def _on_listed(self, path: str, done: Modification, undone: Modification) -> None:
+        """Record that *path* has appeared or disappeared, for the current owner."""
+        known, original = self.changes.get(path), self._tree.recorded(path)
+        modification = None if known is None else known.modification
+        if (original is None) == (done == "deleted"):
+            if modification == undone:
+                self.changes.drop(path)
+        elif modification != done and not (
+            self._scope.excludes(path, System.basename(path)) or self._scope.ignores(path)
+        ):
+            work, others = self._running.likely_creator(self._running.work, False)
+            entry = Entry(path, *work, worker=self._worker, processes=others)
+            self.changes.keep(path, Change(done, original, entry))
 
     def take_changes(self) -> list[Any]:
         """Return the changes since the last call, as JSON data.
@@ -282,14 +239,7 @@ class Watched:
         Works in a forked child too, for the changes made there.
         """
         self._process_notes()
-        return self._changes.take_changes()
-
-    def adopt(self, payload: Iterable[Any]) -> None:
-        """Add the changes that :meth:`take_changes` returned in another process.
-
-        :raises ValueError, TypeError: When *payload* is malformed.
-        """
-        self._changes.adopt(payload)
+        return self.changes.take_changes()
 
     # -- leaks
 
@@ -301,8 +251,8 @@ class Watched:
         self._process_notes()
         found = [
             Difference(change.entry.path, change.modification, change.original)
-            for change in self._changes.of(test)
-            if change.entry.owner.scope in (None, "function") and change.entry.made_by == "python"
+            for change in self.changes.of(test)
+            if change.entry.owner.is_of_one_test and change.entry.made_by == "python"
         ]
         return self._leaks(self._topmost(found))
 
@@ -333,14 +283,14 @@ class Watched:
 
     def _leak(self, difference: Difference) -> Leak | None:
         path, modification, _, items = difference
-        entry = self._changes.explain(path, modification)
+        entry = self.changes.explain(path, modification)
         if modification == "deleted":
             return Leak(modification, path, 0, items, complete=True, status="leak", entry=entry)
         found = measure(path)
         if found is None:
             return None
         kind = found.kind if modification == "created" else modification
-        return Leak(kind, path, found.bytes, found.items, found.complete, "leak", entry)
+        return Leak(kind, path, *found[1:], "leak", entry)
 
 
 def _spellings(directories: Iterable[str]) -> Iterator[tuple[str, str]]:

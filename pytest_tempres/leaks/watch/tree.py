@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from fnmatch import translate
 import os
 import re
 import stat
@@ -67,13 +68,7 @@ State = tuple[str, int | str, int]
 _DIRECTORY: Final = ("directory", 0, 0)
 
 
-def _expression(patterns: Iterable[str]) -> re.Pattern[str]:
-    escaped = (re.escape(pattern) for pattern in patterns)
-    globs = (text.replace(r"\*", ".*").replace(r"\?", ".") for text in escaped)
-    return re.compile("|".join(globs), re.DOTALL)
-
-
-_excluded_name = _expression(EXCLUDED).fullmatch
+_is_excluded_name = re.compile("|".join(map(translate, EXCLUDED))).match
 
 
 class Difference(NamedTuple):
@@ -95,9 +90,9 @@ class Scope:
     """
 
     def __init__(self, exclude: Iterable[str], ignored: Callable[[str], bool]) -> None:
+        self.ignores = ignored
         self._paths: set[str] = set()
         self._prefixes: tuple[str, ...] = ()
-        self.ignores = ignored
         for path in exclude:
             self.exclude(path)
 
@@ -106,16 +101,16 @@ class Scope:
         self._paths.add(path)
         self._prefixes += (System.join(path, ""),)
 
-    def leaves_out(self, path: str, name: str) -> bool:
+    def excludes(self, path: str, name: str) -> bool:
         """Whether *path* is left out, given that the directory of its last *name* is not."""
-        return _excluded_name(name) is not None or path in self._paths
+        return _is_excluded_name(name) is not None or path in self._paths
 
-    def leaves_out_below(self, top: str, below: str) -> bool:
+    def excludes_below(self, top: str, below: str) -> bool:
         """Whether any part of the path *below*, relative to *top*, is left out."""
         path = System.join(top, below)
         if path in self._paths or path.startswith(self._prefixes):
             return True
-        return any(_excluded_name(name) for name in below.split(os.sep))
+        return any(map(_is_excluded_name, below.split(os.sep)))
 
     def ignores_all_in(self, directory: str) -> bool:
         """Whether everything in *directory* is ignored; False with an empty directory in it."""
@@ -129,7 +124,7 @@ class Scope:
             if not children:
                 return False
             for child in children:
-                if self.leaves_out(child.path, child.name) or self.ignores(child.path):
+                if self.excludes(child.path, child.name) or self.ignores(child.path):
                     continue
                 if not child.is_dir(follow_symlinks=False):
                     return False
@@ -143,9 +138,6 @@ class Tree:
     Links are not followed. Nothing is reported about paths that could not be read. A file counts
     as changed when its size or its mtime differs: contents are not compared, so rewriting a file
     with the same contents counts too, and a change that restores size and mtime does not.
-
-    :param directories: Absolute paths.
-    :param scope: The paths to compare.
     """
 
     def __init__(self, directories: Iterable[str], scope: Scope) -> None:
@@ -167,17 +159,14 @@ class Tree:
     def differences(self) -> Iterator[Difference]:
         """Walk again, and yield the topmost paths that differ."""
         for difference in self._all_differences():
-            path, modification = difference.path, difference.modification
+            path, modification, before, _ = difference
             if self._scope.ignores(path):
                 continue
-            if modification == "created" and self._scope.ignores_all_in(path):
-                continue
-            if difference.before == _DIRECTORY and modification == "deleted":
+            if modification == "deleted" and before == _DIRECTORY:
                 files = list(self._files(path))
-                if files and all(map(self._scope.ignores, files)):
-                    continue
-                yield difference._replace(items=len(files))
-            else:
+                if not files or not all(map(self._scope.ignores, files)):
+                    yield difference._replace(items=len(files))
+            elif modification != "created" or not self._scope.ignores_all_in(path):
                 yield difference
 
     def _walk(self, top: str) -> None:
@@ -199,7 +188,7 @@ class Tree:
         try:
             with System.scandir(directory) as entries:
                 for entry in entries:
-                    if not self._scope.leaves_out(entry.path, entry.name):
+                    if not self._scope.excludes(entry.path, entry.name):
                         found = _state_of(entry)
                         if found is not None:
                             listing[entry.name] = found
@@ -221,24 +210,23 @@ class Tree:
             listing = None if known is None else self._list(directory)
             if known is None or listing is None:
                 continue
-            yield from self._gone(directory, known, listing)
-            for name, now in listing.items():
-                path = System.join(directory, name)
-                if name not in known:
-                    yield Difference(path, "created", None)
-                elif known[name] != now:
-                    yield Difference(path, "changed", known[name])
-                elif now == _DIRECTORY:
-                    pending.append(path)
+            yield from self._differences_in(directory, known, listing)
+            same = (name for name in listing if listing[name] == known.get(name) == _DIRECTORY)
+            pending += (System.join(directory, name) for name in same)
 
-    def _gone(
+    def _differences_in(
         self, directory: str, known: dict[str, State], listing: dict[str, State]
     ) -> Iterator[Difference]:
-        for name in known.keys() - listing.keys():
-            path = System.join(directory, name)
-            # A path that was excluded after the snapshot is not listed now.
-            if not self._scope.leaves_out(path, name):
-                yield Difference(path, "deleted", known[name])
+        for name in {**known, **listing}:
+            path, before, now = System.join(directory, name), known.get(name), listing.get(name)
+            if before is None:
+                yield Difference(path, "created", None)
+            elif now is None:
+                # A path that was excluded after the snapshot is not listed now.
+                if not self._scope.excludes(path, name):
+                    yield Difference(path, "deleted", before)
+            elif now != before:
+                yield Difference(path, "changed", before)
 
     def _files(self, directory: str) -> Iterator[str]:
         """Yield the files in *directory* according to the snapshot."""
@@ -254,10 +242,7 @@ class Tree:
 
 
 class Children:
-    """The names that appear in and disappear from one directory between scans.
-
-    :param path: The directory.
-    """
+    """The names that appear in and disappear from one directory between scans."""
 
     def __init__(self, path: str) -> None:
         self._scan = Scan(path)
@@ -274,12 +259,12 @@ class Children:
         try:
             if not self._scan.changed():
                 self._names = before
-            elif self._scan.affordable():
+            elif self._scan.is_within_budget():
                 self._names = set(self._scan.names())
             else:
-                self._scan.put_off()
+                self._scan.invalidate()
         except OSError:
-            self._scan.put_off()
+            self._scan.invalidate()
         if before is None or self._names is None:
             return set(), set()
         return self._names - before, before - self._names

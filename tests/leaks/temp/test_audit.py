@@ -10,51 +10,21 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 
+from owner_suite import TEST
+from owner_suite import functions
 import pytest
 
 from pytest_tempres import primitives
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.temp import audit as module
 from pytest_tempres.leaks.temp.audit import Origins
 from pytest_tempres.leaks.temp.audit import activate
 from pytest_tempres.leaks.temp.audit import deactivate
+from pytest_tempres.leaks.temp.audit import path_events
 from pytest_tempres.primitives import _process
 
-TEST = Owner("test", "t.py::test")
 PYTHON = os.path.basename(sys.executable)
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    """The worker root."""
-    path = tmp_path / "main"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def running() -> Running:
-    """The current owner is a test."""
-    running = Running()
-    running.owner, running.test, running.phase = TEST, TEST.id, "call"
-    return running
-
-
-@pytest.fixture
-def origins(root, running):
-    """The hints of a session that receives audit events."""
-    origins = Origins((f"{root}/",), (), {}, running)
-    activate(origins)
-    yield origins
-    deactivate(origins)
-
-
-def functions(hint) -> list[str]:
-    """Return the names of the functions in a hint's stack, nearest first."""
-    return [code.co_name for code, _ in hint.stack]
 
 
 # -- single events, passed directly: coverage does not trace an audit hook
@@ -107,7 +77,7 @@ def test_events_that_create_a_path_give_a_hint(origins, root, event, args):
     ],
 )
 def test_other_events_give_no_hint(origins, root, event, args):
-    """Reading, descriptors, and paths relative to a descriptor."""
+    """Events of reading, of numbers, and of paths relative to a descriptor are ignored."""
     module._forward(event, tuple(filled(arg, root) for arg in args))
     assert (origins.hints, origins.outside, origins.being_removed) == ({}, {}, set())
 
@@ -141,6 +111,70 @@ def test_hints_after_several_events(origins, root, tmp_path, monkeypatch):
     assert origins.processes.last_command == "true"
     module._forward("subprocess.Popen", ("false", "", None, None))
     assert origins.processes.last_command == "false"
+
+
+# -- the paths of events
+
+
+@pytest.mark.parametrize(
+    "event, args, expected",
+    [
+        ("open", ("/x", "w", os.O_WRONLY), [("/x", False)]),
+        ("open", ("/x", "r+", os.O_RDWR), [("/x", False)]),
+        ("open", (b"/x", None, os.O_CREAT), [("/x", False)]),
+        ("os.mkdir", ("/x/", 0o777, -1), [("/x", False)]),
+        ("os.mkdir", (b"/x\xff", 0o777, -1), [(os.fsdecode(b"/x\xff"), False)]),
+        ("os.rename", ("/x", "/y", -1, -1), [("/x", True), ("/y", False)]),
+        ("os.rename", ("x", "/y", 5, -1), [("/y", False)]),
+        ("os.rename", ("/x", "y", -1, 5), [("/x", True)]),
+        ("os.link", ("/x", "/y", -1, -1), [("/y", False)]),
+        ("os.symlink", ("/x", "/y", -1), [("/y", False)]),
+        ("os.remove", ("/x", -1), [("/x", True)]),
+        ("os.rmdir", (Path("/x"), -1), [("/x", True)]),
+        ("os.truncate", ("/x", 1), [("/x", False)]),
+        ("os.utime", ("/x", None, None, -1), [("/x", False)]),
+        ("shutil.rmtree", ("/x",), [("/x", True)]),
+        ("shutil.rmtree", ("/x", None), [("/x", True)]),
+        ("socket.bind", (None, "/x"), [("/x", False)]),
+        ("sqlite3.connect", (Path("/x"),), [("/x", False)]),
+        ("sqlite3.connect", (b"file:/x?mode=rwc",), [("/x", False)]),
+        ("sqlite3.connect", ("file://localhost/x",), [("/x", False)]),
+        ("tempfile.mkdtemp", ("/x",), [("/x", False)]),
+        ("tempfile.mkstemp", (b"/x",), [("/x", False)]),
+    ],
+)
+def test_events_that_name_a_path(event, args, expected):
+    """Paths may be str, bytes or path objects; a rename has two."""
+    assert list(path_events(event, args)) == expected
+
+
+@pytest.mark.parametrize(
+    "event, args",
+    [
+        ("open", ("/x", "r", os.O_RDONLY)),
+        ("open", ("/x", "w", None)),
+        ("open", (3, "w", os.O_WRONLY)),
+        ("os.mkdir", ("x", 0o777, 5)),
+        ("os.remove", ("x", 5)),
+        ("os.rmdir", ("x", 5)),
+        ("os.symlink", ("/x", "y", 5)),
+        ("os.truncate", (3, 1)),
+        ("os.utime", (3, None, None, -1)),
+        ("shutil.rmtree", ("x", 5)),
+        ("socket.bind", (None, ("127.0.0.1", 0))),
+        ("socket.bind", (None, None)),
+    ],
+)
+def test_events_that_name_no_path(event, args):
+    """Reading, numbers, addresses and paths relative to a descriptor are left out."""
+    assert list(path_events(event, args)) == []
+
+
+def test_relative_paths_are_made_absolute(tmp_path, monkeypatch):
+    """They start from the current working directory."""
+    monkeypatch.chdir(tmp_path)
+    found = [path for path, _ in path_events("os.rename", ("a", "./b//../c", -1, -1))]
+    assert found == [os.path.join(os.getcwd(), name) for name in ("a", "c")]
 
 
 # -- real events
@@ -235,7 +269,7 @@ def test_names_that_are_not_utf_8_give_hints(origins, root):
 
 
 def test_reading_gives_no_hint(origins, root):
-    """Nor does listing."""
+    """Opening for reading and listing create nothing."""
     (root / "x").write_text("x")
     origins.hints.clear()
     (root / "x").read_text()
@@ -387,7 +421,7 @@ def test_an_entry_renamed_twice_has_its_first_name_in_the_hint(origins, root):
 
 
 def test_a_path_moved_into_the_root_has_the_hint_of_the_move(origins, root, tmp_path):
-    """Also if it comes from within an entry."""
+    """It may come from outside or from within an entry."""
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "elsewhere").rename(root / "a")
     (root / "d").mkdir()
@@ -400,15 +434,16 @@ def test_a_path_moved_into_the_root_has_the_hint_of_the_move(origins, root, tmp_
 
 def test_the_removal_of_a_known_entry_is_recorded(root, running):
     """A new path may reuse its inode."""
-    origins = Origins((f"{root}/",), (), {"known": 1, "d": 2}, running)
-    for event, name in [("os.remove", "known"), ("os.rmdir", "unknown"), ("os.remove", "d/below")]:
+    origins = Origins((f"{root}/",), (), dict.fromkeys(("known", "also_known", "d")), running)
+    names = ("known", "also_known/", "unknown", "d/below")
+    for event, name in zip(("os.remove", "os.rmdir", "os.rmdir", "os.remove"), names, strict=True):
         origins.on_event(event, (f"{root}/{name}", -1))
-    assert origins.being_removed == {"known"}
+    assert origins.being_removed == {"known", "also_known"}
     assert origins.hints == {}
 
 
 def test_other_spellings_of_the_root_are_no_entries(origins, root):
-    """With a dot or a separator at its end."""
+    """The root may be spelled with a dot or a separator at its end."""
     origins.on_event("os.mkdir", (f"{root}/.", 0o777, -1))
     origins.on_event("os.rename", ("/elsewhere", f"{root}/", -1, -1))
     assert origins.hints == {}
@@ -443,99 +478,7 @@ def test_excluded_directories_give_no_hints(origins, tmp_path):
     assert list(origins.outside) == [beside]
 
 
-# -- owner, phase and stack
-
-
-@pytest.mark.parametrize(
-    "variable, phase",
-    [
-        ("t.py::test (setup)", "setup"),
-        ("t.py::test[a (call)] (teardown)", "teardown"),
-        ("t.py::test (call)", "call"),
-        ("nonsense", None),
-        (None, None),
-    ],
-)
-def test_the_phase_of_a_test_is_read_from_the_environment(
-    origins, root, running, monkeypatch, variable, phase
-):
-    """Pytest sets `PYTEST_CURRENT_TEST`."""
-    running.phase = None
-    if variable is None:
-        monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    else:
-        monkeypatch.setenv("PYTEST_CURRENT_TEST", variable)
-    module._forward("os.mkdir", (str(root / "x"), 0o777, -1))
-    assert origins.hints["x"].phase == phase
-
-
-def test_a_hint_from_a_thread_has_the_stack_of_the_thread(origins, root):
-    """The owner is the test that started it."""
-
-    def in_a_thread():
-        os.mkdir(root / "x")
-
-    thread = threading.Thread(target=in_a_thread)
-    thread.start()
-    thread.join()
-    names = functions(origins.hints["x"])
-    assert names[0] == "in_a_thread"
-    assert "test_a_hint_from_a_thread_has_the_stack_of_the_thread" not in names
-
-
-def test_generated_code_is_on_the_stack(origins, root):
-    """Code from `exec` has a file name too."""
-    code = compile("def f(): os.mkdir(path)\nf()", "<generated>", "exec")
-    exec(code, {"os": os, "path": root / "x"})
-    files = [frame.co_filename for frame, _ in origins.hints["x"].stack]
-    assert files[:3] == ["<generated>", "<generated>", __file__]
-
-
-def called_from(filename, function):
-    """Call *function* from code with the file name *filename*."""
-    exec(compile("def call(): function()\ncall()", filename, "exec"), {"function": function})
-
-
-def test_a_stack_ends_at_the_first_frame_of_pytest(origins, root):
-    """Frames of plugins beyond it are left out too."""
-
-    def a_test():
-        (root / "x").mkdir()
-
-    called_from(os.path.join("lib", "_pytest", "runner.py"), a_test)
-    assert functions(origins.hints["x"])[-1] == "a_test"
-    # The file of a package whose name only ends in _pytest does not count.
-    called_from(os.path.join("my_pytest", "runner.py"), (root / "y").mkdir)
-    assert "test_a_stack_ends_at_the_first_frame_of_pytest" in functions(origins.hints["y"])
-
-
-def test_a_deep_stack_is_cut_at_a_hundred_frames(origins, root):
-    """The nearest frames are kept."""
-
-    def dive(depth):
-        if depth:
-            dive(depth - 1)
-        else:
-            os.mkdir(root / "x")
-
-    dive(300)
-    assert functions(origins.hints["x"]) == ["dive"] * 100
-
-
-def test_the_recursion_limit_in_the_hook_does_not_break_the_call(origins, root):
-    """There may be no hint, but the file is created."""
-    made = []
-
-    def dive(depth):
-        try:
-            dive(depth + 1)
-        except RecursionError:
-            if not made:
-                os.mkdir(root / str(depth))
-                made.append(str(depth))
-
-    dive(0)
-    assert os.listdir(root) == made
+# -- commands
 
 
 @pytest.mark.parametrize(

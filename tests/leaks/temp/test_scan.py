@@ -64,7 +64,7 @@ def test_the_first_scan_needs_a_listing(directory):
 @pytest.mark.skipif(os.name == "nt", reason="modes mean little on Windows")
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
 def test_missing_permissions_are_an_error_once(directory, mode):
-    """Also for root, who could list the directory."""
+    """They are one for root too, who could list the directory."""
     scanner = Scan(str(directory))
     scanner.changed()
     directory.chmod(mode)
@@ -115,10 +115,10 @@ def test_a_change_within_the_same_clock_tick_is_found(directory, monkeypatch):
 
 
 def test_a_skipped_listing_is_needed_again(directory):
-    """Until it has run."""
+    """The directory counts as changed until it is listed."""
     scanner = Scan(str(directory))
     scanner.changed()
-    scanner.put_off()
+    scanner.invalidate()
     assert scanner.changed()
     assert not scanner.changed()
 
@@ -137,15 +137,15 @@ def test_another_directory_at_the_path_is_detected_once(directory, tmp_path):
     """It has another inode."""
     scanner = Scan(str(directory))
     scanner.changed()
-    assert not scanner.is_another()
+    assert not scanner.was_replaced()
     directory.rename(tmp_path / "aside")
     directory.mkdir()
     scanner.changed()
-    assert [scanner.is_another(), scanner.is_another()] == [True, False]
+    assert [scanner.was_replaced(), scanner.was_replaced()] == [True, False]
 
 
 def test_a_listing_has_all_names_with_inodes(directory):
-    """The inode tells whether a name was reused."""
+    """The inode shows whether a name was reused."""
     raw = os.path.join(os.fsencode(directory), b"\xff\n")
     os.mkdir(raw)
     (directory / "link").symlink_to("nowhere")
@@ -179,14 +179,14 @@ def test_listings_may_take_one_percent_of_the_session(directory, clock, monkeypa
         return os.scandir(path)
 
     scanner = Scan(str(directory))
-    assert scanner.affordable()
+    assert scanner.is_within_budget()
     monkeypatch.setattr(module.System, "scandir", slow)
     scanner.names()
-    assert not scanner.affordable()
+    assert not scanner.is_within_budget()
     clock.now = 14.9
-    assert not scanner.affordable()
+    assert not scanner.is_within_budget()
     clock.now = 15.1
-    assert scanner.affordable()
+    assert scanner.is_within_budget()
 
 
 def test_scans_work_while_a_test_has_replaced_os_and_the_clock(directory, monkeypatch):
@@ -278,7 +278,7 @@ def test_a_walk_ends_after_ten_thousand_items(tmp_path, items, counted):
 
 def test_directories_count_towards_the_limit(tmp_path, monkeypatch):
     """A tree may consist of directories alone."""
-    monkeypatch.setattr(module, "_MOST_ITEMS", 3)
+    monkeypatch.setattr(module, "_MAX_ITEMS", 3)
     for name in "abcd":
         (tmp_path / name).mkdir()
     assert measure(str(tmp_path)) == Measure("directory", 0, 0, complete=False)

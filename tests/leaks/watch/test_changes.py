@@ -60,7 +60,7 @@ def test_a_changed_path_is_explained_by_its_creation():
 
 @pytest.mark.parametrize("modification", ["created", "deleted"])
 def test_a_directory_is_explained_by_its_contents(modification):
-    """If they all have the same owner."""
+    """Its owner is known if all its contents have the same one."""
     known = record(
         change("/d/x", modification),
         change("/d/y", modification),

@@ -32,12 +32,6 @@ needs_permissions = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def affordable(monkeypatch):
-    """Listings are never skipped, also on a busy machine."""
-    monkeypatch.setattr(scan.Scan, "affordable", lambda scanner: True)
-
-
 @pytest.fixture
 def top(tmp_path) -> Path:
     """A directory with a path of every kind in it."""
@@ -87,7 +81,7 @@ def test_without_changes_there_are_no_differences(top):
 @pytest.mark.parametrize("where", ["new", "src/new", "src/deep/new"])
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling", "fifo", "socket"])
 def test_created_paths(top, where, kind, monkeypatch):
-    """Of every kind, at any depth."""
+    """Paths of every kind are found at any depth."""
     before = snapshot(top)
     monkeypatch.chdir(top)
     {
@@ -109,7 +103,7 @@ def bind(path: str) -> None:
 
 @pytest.mark.parametrize("where", ["a.txt", "link", "empty", "src/c.py", "src/deep/d.py"])
 def test_deleted_paths(top, where):
-    """Of every kind, at any depth."""
+    """Paths of every kind are found at any depth."""
     before = snapshot(top)
     path = top / where
     path.rmdir() if path.is_dir() else path.unlink()
@@ -143,7 +137,7 @@ def change_to_link(path: Path) -> None:
     "change", [change_size, change_time, change_to_directory, change_to_link, Path.touch]
 )
 def test_changed_files(top, change):
-    """By size, mtime or type."""
+    """A file has changed if its size, its mtime or its type differs."""
     before = snapshot(top)
     change(top / "src/c.py")
     assert differences(before, top) == {"src/c.py": "changed"}
@@ -200,7 +194,7 @@ def test_a_deleted_directory_is_one_difference(top):
 
 
 def test_a_rename_is_a_deletion_and_a_creation(top):
-    """For directories too."""
+    """This is so for directories too."""
     before = snapshot(top)
     (top / "src").rename(top / "lib")
     (top / "a.txt").rename(top / "src")
@@ -228,7 +222,7 @@ def test_a_path_removed_during_the_listing_is_deleted(top, monkeypatch):
 
 
 def test_names_may_contain_any_bytes(top):
-    """Also newlines."""
+    """They may have newlines in them."""
     before = snapshot(top)
     name = os.fsdecode(b"new\nline\xff")
     (top / name).touch()
@@ -253,7 +247,7 @@ def test_names_may_contain_any_bytes(top):
     ],
 )
 def test_paths_of_other_tools_are_left_out(top, name):
-    """At any depth."""
+    """They are left out at any depth."""
     (top / name).mkdir()
     before = snapshot(top)
     (top / name / "new").touch()
@@ -293,7 +287,7 @@ def test_a_watched_directory_may_be_in_one_that_is_left_out(top):
 
 
 def test_excluded_paths_are_left_out(top):
-    """Before the snapshot or later."""
+    """They may be excluded before or after the snapshot."""
     within = scope(top / "src")
     before = snapshot(top, within=within)
     within.exclude(str(top / "empty"))
@@ -308,7 +302,7 @@ def test_excluded_paths_are_left_out(top):
 
 
 def test_ignored_paths_are_no_differences(top):
-    """With everything in them."""
+    """Nothing in them is one either."""
     (top / "build").mkdir()
     ignored = Ignore(str(top), ["build", "*.log", "a.txt", "src/deep"]).matches
     before = snapshot(top, within=scope(ignored=ignored))
@@ -526,7 +520,7 @@ def only_left_out(top: str, name: str) -> bool:
 @example([("mkdir", "a"), ("write", "a/b")], [("rename", "a", "b"), ("write", "a")])
 @example([], [("mkdir", "a"), ("write", "a/c.pyc")])
 def test_differences_are_those_of_two_full_records(first, second):
-    """For random operations."""
+    """This holds after any sequence of operations."""
     with tempfile.TemporaryDirectory() as top:
         perform(top, first, 0)
         before, recorded = everything(top), snapshot(Path(top))
@@ -563,19 +557,18 @@ def test_an_unchanged_directory_is_not_listed(top, monkeypatch):
 def test_after_a_skipped_listing_no_names_are_returned(top, monkeypatch):
     """It is unknown when they appeared."""
     children = Children(str(top))
-    over = monkeypatch.setattr
-    over(scan.Scan, "affordable", lambda scanner: False)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: False)
     (top / "one").touch()
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     assert children.changes() == (set(), set())
-    over(scan.Scan, "affordable", lambda scanner: True)
+    monkeypatch.setattr(scan.Scan, "is_within_budget", lambda scanner: True)
     assert children.changes() == (set(), set())
     (top / "three").touch()
     assert children.changes() == ({"three"}, set())
 
 
 def test_children_of_a_removed_directory_are_not_returned(top):
-    """Nor is it an error."""
+    """Its removal is no error."""
     os.utime(top, ns=(LONG_AGO, LONG_AGO))
     children = Children(str(top))
     top.rename(top.parent / "away")
