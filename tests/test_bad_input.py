@@ -66,7 +66,7 @@ def test_wrong_ini_values_are_refused(pytester, run_here, line, texts):
     assert not (pytester.path / "ran").exists()
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
 @pytest.mark.parametrize("option", ["keep=maybe", "root=missing", "report=json:missing/x.json"])
 def test_controller_refuses_for_its_workers(pytester, run, nothing_left, option):
     """Under xdist the message comes once, from the controller, and no worker starts."""

@@ -280,7 +280,7 @@ def test_wider_factories_live_as_long_as_their_scope(pytester, run, nothing_left
     nothing_left()
 
 
-def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_left):
+def test_nothing_complains_about_what_a_test_did_to_it(pytester, run_with_report, nothing_left):
     """A test may close, move, delete, lock or chdir into what it was given."""
     target = pytester.mkdir("target")
     pytester.makepyfile(
@@ -337,7 +337,7 @@ def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_l
             assert os.path.isdir(os.getcwd())
         """
     )
-    result, report = told("-W", "error", "-W", "ignore::ResourceWarning")
+    result, report = run_with_report("-W", "error", "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=11)
     assert report["leaks"] == report["kept"] == []
     result.stdout.no_fnmatch_line("*warning*")
@@ -410,7 +410,7 @@ def test_factory_refuses_what_markers_refuse(pytester, run, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_what_stands_in_its_place_outside_is_not_touched(pytester, run):
     """What was made with `dir=` and then replaced by something else belongs to somebody else."""
     elsewhere = pytester.mkdir("elsewhere")

@@ -42,9 +42,9 @@ def test_switched_off_it_is_not_there(pytester, run, system_tmp):
 @pytest.mark.parametrize(
     "autoload, name", [(True, "tempres"), (False, "tempres"), (False, "pytest_tempres.plugin")]
 )
-def test_it_can_be_asked_for_by_name(pytester, how, system_tmp, monkeypatch, autoload, name):
+def test_it_can_be_asked_for_by_name(pytester, mode, system_tmp, monkeypatch, autoload, name):
     """`-p tempres` works with plugin autoload and without it, and the module's name without."""
-    workers = ["-p", "xdist", "-n2"] if how == "xdist" else []
+    workers = ["-p", "xdist", "-n2"] if mode == "xdist" else []
     if not autoload:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(USES_IT)
@@ -63,7 +63,7 @@ def test_without_autoload_it_is_off_unless_asked_for(pytester, system_tmp, monke
     assert not list(system_tmp.iterdir())
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_markers_and_fixtures_read_well(pytester, run, nothing_left):
     """`--markers` and `--fixtures` list each with a description, and `--help` the options."""
     pytester.makepyfile("def test_it(): pass")
@@ -156,7 +156,7 @@ def test_other_plugins_may_be_missing(pytester, run, system_tmp):
     assert not list(system_tmp.iterdir())
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_runs_without_tests(pytester, run, nothing_left):
     """`--collect-only`, `--setup-plan` and empty runs leave nothing and print nothing."""
     pytester.makepyfile(USES_IT)

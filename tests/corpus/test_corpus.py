@@ -34,14 +34,14 @@ def said(leaks):
 
 
 @pytest.fixture
-def alone(monkeypatch, how):
+def alone(monkeypatch, mode):
     """Let inner sessions load nothing but us, which halves their cost, and xdist where it runs."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    return ["-ptempres", *(["-pxdist", "--dist=loadfile"] if how == "xdist" else [])]
+    return ["-ptempres", *(["-pxdist", "--dist=loadfile"] if mode == "xdist" else [])]
 
 
 @pytest.mark.parametrize("suite", [pytest.param(suite, id=suite.name) for suite in SUITES])
-def test_suite(suite, pytester, told, how, alone, request, system_tmp):
+def test_suite(suite, pytester, run_with_report, mode, alone, request, system_tmp):
     """All that a suite leaves behind is told, with its owner and its line, and nothing else is."""
     absent = missing(suite)
     if absent:
@@ -51,8 +51,8 @@ def test_suite(suite, pytester, told, how, alone, request, system_tmp):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     for args in suite.runs:
-        result, report = told(*alone, *args)
-    wanted = expected(suite, exited=how == "xdist")
+        result, report = run_with_report(*alone, *args)
+    wanted = expected(suite, exited=mode == "xdist")
     found = said(report["leaks"])
     counts = (sum(counter.values()) for counter in (wanted, found, wanted & found))
     request.node.user_properties.append(("corpus", [suite.name, *counts]))

@@ -278,7 +278,7 @@ def test_descriptors_that_a_test_closes_are_not_closed_twice(pytester, run_plain
     nothing_left()
 
 
-def test_no_program_is_started_at_the_end(pytester, told):
+def test_no_program_is_started_at_the_end(pytester, run_with_report):
     """A path where others put programs, and a replaced `subprocess`, are nothing to the report."""
     pytester.makepyfile(
         """
@@ -293,7 +293,7 @@ def test_no_program_is_started_at_the_end(pytester, told):
     program = pytester.path / "uname"
     program.write_text("#!/bin/sh\ntouch started\n")
     program.chmod(0o755)
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(passed=1)
     assert report["totals"]["leaks"] == 1
     assert report["session"]["platform"].lower().startswith(sys.platform[:5])

@@ -80,8 +80,8 @@ def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
     """Whatever of the session's directory cannot be made: one warning, and nothing stays."""
     if fault.startswith("os.chmod") and os.geteuid() != 0:
         pytest.skip("only for root has the session's directory a mode of its own")
-    _, told = faulty(fault)
-    (line,) = told
+    _, warnings = faulty(fault)
+    (line,) = warnings
     assert re.search("temporary resources are off: .*No space left on device", line)
     assert outcomes() == {
         "test_given": ["error"],
@@ -96,10 +96,10 @@ def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
 @pytest.mark.parametrize("fault", LATER)
 def test_later_write_that_fails(pytester, faulty, outcomes, system_tmp, fault):
     """A write that fails costs what it was for: a test its fixture, a report one warning."""
-    _, told = faulty(fault)
+    _, warnings = faulty(fault)
     said = LATER[fault]
-    assert len(told) == bool(said)
-    assert all(said in line and "No space left on device" in line for line in told)
+    assert len(warnings) == bool(said)
+    assert all(said in line and "No space left on device" in line for line in warnings)
     failing = {"test_given": "error", "test_named": "error"}
     assert outcomes() == {
         "test_leaks": [],
@@ -118,8 +118,8 @@ def test_worker_root_that_cannot_be_made(pytester, run, outcomes, monkeypatch, n
     pytester.makepyfile(inject=INJECT, test_it="def test_it(): pass")
     # The second try has six random characters for a name.
     monkeypatch.setenv("FAULT", r"os.mkdir (^|/)(gw0|[a-z0-9_]{6})$")
-    _, told = run_checked(run, "-n1", "-p", "inject")
-    (line,) = told
+    _, warnings = run_checked(run, "-n1", "-p", "inject")
+    (line,) = warnings
     assert "temporary resources are off: " in line
     assert outcomes() == {"test_it": []}
     nothing_left()

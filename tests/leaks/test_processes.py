@@ -401,10 +401,14 @@ LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_start
 
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
-def test_reports_name_the_owner_that_started_the_process(pytester, told, mode, nothing_left):
+def test_reports_name_the_owner_that_started_the_process(
+    pytester, run_with_report, mode, nothing_left
+):
     """Or the session, if it is ambiguous."""
     pytester.makepyfile(test_it=SOURCE)
-    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none")
+    result, report = run_with_report(
+        "--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none"
+    )
     owners = {
         os.path.basename(leak["path"]): (leak["owner"]["id"], leak["status"], leak["made_by"])
         for leak in report["leaks"]

@@ -356,10 +356,12 @@ SOURCE = """
 
 
 @pytest.mark.parametrize("mode", ["report", "strict"])
-def test_reports_name_the_owner_that_started_the_thread(pytester, told, mode, nothing_left):
+def test_reports_name_the_owner_that_started_the_thread(
+    pytester, run_with_report, mode, nothing_left
+):
     """For tests, fixtures and imports, also after they have finished."""
     pytester.makepyfile(test_it=SOURCE)
-    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
+    result, report = run_with_report("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
     owners = {
         os.path.basename(leak["path"]).partition("-")[0]: (leak["owner"]["id"], leak["status"])
         for leak in report["leaks"]

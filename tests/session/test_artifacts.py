@@ -54,18 +54,18 @@ def check(out: Path, report: dict, copied: list[str]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no fifos among its files")
-def test_what_is_kept_is_copied_and_told(pytester, told):
+def test_what_is_kept_is_copied_and_told(pytester, run_with_report):
     """A second run in the same place adds to the first, and collects nothing from its copies."""
     pytester.makepyfile(SUITE)
     out = pytester.path / "new" / "out"
-    result, first = told("--tempres-artifacts=new/out")
+    result, first = run_with_report("--tempres-artifacts=new/out")
     result.assert_outcomes(passed=1, failed=3)
     line = f"artifacts: {out} (2 directories, 9 files, 59 bytes); 2 skipped, see manifest.json"
     result.stdout.fnmatch_lines(["kept: *", line, "=* no leaks; 5 paths kept; *"])
     check(out, first, ["link", "test_copied.py", "to_do"])
 
     pytester.makeini("[pytest]\ntempres_artifacts = new/out\ntempres_artifacts_max_size = 20\n")
-    result, second = told()
+    result, second = run_with_report()
     result.assert_outcomes(passed=1, failed=3)
     line = f"artifacts: {out} (2 directories, 7 files, 13 bytes); 4 skipped, see manifest.json"
     result.stdout.fnmatch_lines([line])
@@ -140,14 +140,16 @@ FAILURES = """
 
 
 @pytest.mark.parametrize("obstacle", ["a file by now", "full"])
-def test_a_failure_is_one_warning_and_changes_nothing_else(pytester, told, request, obstacle):
+def test_a_failure_is_one_warning_and_changes_nothing_else(
+    pytester, run_with_report, request, obstacle
+):
     """The tests' outcomes, the exit status and the other reports are as without artifacts."""
     pytester.makepyfile(FAILURES)
     out = pytester.path / "out"
     out.mkdir()
     if obstacle == "full":
         request.getfixturevalue("tmpfs")("size=1m", out)
-    result, report = told("--tempres-artifacts=out", "-onorecursedirs=.*")
+    result, report = run_with_report("--tempres-artifacts=out", "-onorecursedirs=.*")
     result.assert_outcomes(passed=1, failed=1, warnings=1)
     assert result.ret == 1
     (kept,) = report["kept"]

@@ -59,7 +59,7 @@ def test_after(temp_dir):
 
 
 @pytest.fixture
-def how():
+def mode():
     """Say that the inner session has workers."""
     return "xdist"
 
@@ -78,14 +78,16 @@ def how():
     ],
     ids=str,
 )
-def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeypatch, way, options):
+def test_a_crash_accuses_nobody_but_its_test(
+    pytester, run_with_report, system_tmp, monkeypatch, way, options
+):
     """What the crashed test left is its own, and nothing told before is lost or told twice.
 
     What a live fixture or an exit handler of the dead worker would have removed is no leak.
     """
     monkeypatch.setenv("WAY", way)
     pytester.makepyfile(test_1_before=SUITE, test_2_crash=CRASH)
-    result, report = told("-n1", *options)
+    result, report = run_with_report("-n1", *options)
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     stopped = "-x" in options
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
@@ -124,14 +126,14 @@ def pytest_sessionfinish():
 """
 
 
-def test_a_failure_counts_where_it_was(pytester, told, system_tmp):
+def test_a_failure_counts_where_it_was(pytester, run_with_report, system_tmp):
     """Where each worker runs each test, what is left where it passed is a leak.
 
     Where it failed all of it is kept, though the worker dies before it can say so.
     """
     pytester.makeconftest(DIES_LATE)
     pytester.makepyfile(test_it=EACH)
-    _, report = told("-n2", "--dist=each")
+    _, report = run_with_report("-n2", "--dist=each")
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
     assert [(leak["worker"], name_of(leak["path"])) for leak in leaks] == [("gw1", "left")]
     kept = sorted((each["worker"], name_of(each["path"])) for each in report["kept"])
@@ -159,7 +161,7 @@ def test_1_leaks(wide):
 
 def test_2_is_interrupted(temp_dir, wide):
     tempfile.mkdtemp(prefix="stray-")
-    while not os.path.exists("told"):
+    while not os.path.exists("received"):
         time.sleep(0.01)
     open("ready", "w").close()
     time.sleep(300)
@@ -176,7 +178,7 @@ def pytest_configure(config):
 class Controller:
     def pytest_runtest_logreport(self, report):
         if report.when == "teardown":
-            open("told", "w").close()
+            open("received", "w").close()
 """
 TWICE = """
 def pytest_keyboard_interrupt():
@@ -238,14 +240,14 @@ class Controller:
 """
 
 
-def test_what_an_unread_report_told_is_no_leak(pytester, told):
+def test_what_an_unread_report_told_is_no_leak(pytester, run_with_report):
     """After an interrupt reports may be left unread, though their workers end as ever.
 
     Nobody can say then whether the test failed that left something.
     """
     pytester.makeconftest(UNREAD)
     pytester.makepyfile("import tempfile\ndef test_fails():\n    assert not tempfile.mkdtemp()\n")
-    result, report = told("-n1")
+    result, report = run_with_report("-n1")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert [leak["status"] for leak in report["leaks"]] == ["failed-test"]
 

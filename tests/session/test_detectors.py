@@ -60,9 +60,9 @@ def litter(pytester):
     pytester.makepyfile(LITTER)
 
 
-def test_watch_finds_what_tests_do_to_the_directory(litter, told, nothing_left):
+def test_watch_finds_what_tests_do_to_the_directory(litter, run_with_report, nothing_left):
     """Created, changed and deleted paths are told with owner and line; caches are none."""
-    result, report = told(WATCH, "--junitxml=junit.xml")
+    result, report = run_with_report(WATCH, "--junitxml=junit.xml")
     assert told_of(report) == [
         ("changed", "data.txt", "test_change", 6),
         ("deleted", "gone.txt", "test_delete", 7),
@@ -88,7 +88,7 @@ def test_watch_takes_globs_relative_to_rootdir(litter, pytester, report):
     assert [kind for kind, *_ in told_of(report())] == ["changed", "deleted"]
 
 
-def test_watch_blames_no_other_workers_test(pytester, report, how):
+def test_watch_blames_no_other_workers_test(pytester, report, mode):
     """What no event told of belongs to a test only where no other process runs tests."""
     pytester.makepyfile(
         f"""
@@ -99,7 +99,7 @@ def test_watch_blames_no_other_workers_test(pytester, report, how):
         def test_other(): pass
         """
     )
-    owner = "test_native" if how == "plain" else "session"
+    owner = "test_native" if mode == "plain" else "session"
     assert told_of(report(WATCH)) == [("file", "native", owner, None)]
 
 
@@ -117,9 +117,9 @@ def test_a_failed_test_may_litter(pytester, report):
     assert (leak["status"], leak["owner"]["kind"]) == ("failed-test", "test")
 
 
-def test_detectors_need_not_include_the_temp_location(litter, told, nothing_left):
+def test_detectors_need_not_include_the_temp_location(litter, run_with_report, nothing_left):
     """Who looks for litter alone is told of litter alone, and the temp location is emptied."""
-    _, report = told(WATCH)
+    _, report = run_with_report(WATCH)
     assert "test_elsewhere" not in str(report["leaks"])
     nothing_left()
 
@@ -161,10 +161,10 @@ needs_fds = pytest.mark.skipif(
 
 
 @needs_fds
-def test_fds_finds_what_stays_open(pytester, told):
+def test_fds_finds_what_stays_open(pytester, run_with_report):
     """Files, unlinked ones, pipes and sockets are told with owner, in words."""
     pytester.makepyfile(OPEN)
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     owners = sorted(leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"])
     assert owners == [
         *("careless", "test_file", "test_pipe", "test_pipe", "test_socket", "test_unlinked")
@@ -193,7 +193,7 @@ def test_fds_and_strict_mode(pytester, run):
 
 
 @needs_fds
-def test_fds_of_libraries_are_nobodys(pytester, told):
+def test_fds_of_libraries_are_nobodys(pytester, run_with_report):
     """Whoever is first to use `ctypes` or TLS is blamed for nothing that these keep open."""
     pytester.makepyfile(
         """
@@ -221,7 +221,7 @@ def test_fds_of_libraries_are_nobodys(pytester, told):
         def test_reads(): HELD.append(open("/dev/urandom", "rb"))
         """
     )
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     (leak,) = report["leaks"]
     assert leak["owner"]["id"].endswith("::test_reads")
     assert leak["path"].endswith("/dev/urandom")
@@ -251,13 +251,13 @@ def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
     assert leak["kind"] == "directory"
 
 
-def test_what_options_name_is_no_litter(pytester, told):
+def test_what_options_name_is_no_litter(pytester, run_with_report):
     """Files that somebody asked for are nobody's litter, nor the directories made for them."""
     pytester.makeini(
         "[pytest]\ntempres_detect = watch\nlog_file = logs/pytest.log\nlog_file_level = INFO"
     )
     pytester.makepyfile("import logging\ndef test_it(): logging.getLogger().warning('x')")
-    _, report = told("--junitxml=out/deep/junit.xml", "--tempres-leaks=fail")
+    _, report = run_with_report("--junitxml=out/deep/junit.xml", "--tempres-leaks=fail")
     assert report["leaks"] == []
 
 
@@ -283,7 +283,7 @@ def test_what_failed_outside_a_test_shows_evidence(pytester, report):
 
 
 @needs_fds
-def test_fds_held_by_a_traceback_alone_are_none(pytester, told):
+def test_fds_held_by_a_traceback_alone_are_none(pytester, run_with_report):
     """The interpreter keeps the last traceback for a debugger, and all that its frames hold."""
     pytester.makepyfile(
         """
@@ -295,7 +295,7 @@ def test_fds_held_by_a_traceback_alone_are_none(pytester, told):
             assert 0
         """
     )
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     assert report["leaks"] == []
 
 

@@ -11,7 +11,7 @@ import pytest
 LEAK = "import tempfile\n\ndef test_leaks():\n    tempfile.mkdtemp()\n"
 
 
-def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
+def test_what_is_removed_at_exit_is_no_leak(pytester, run_with_report, nothing_left):
     """Live temporary objects and exit callbacks are believed, and nothing is left after exit."""
     pytester.makepyfile(
         """
@@ -48,7 +48,7 @@ def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
             os.mkdir(os.path.join(HERE, "later"))
         """
     )
-    result, report = told("--tempres-leaks=fail", "--dist=loadfile")
+    result, report = run_with_report("--tempres-leaks=fail", "--dist=loadfile")
     result.assert_outcomes(passed=3)
     assert result.ret == 0
     assert {leak["status"] for leak in report["leaks"]} <= {"deferred"}
@@ -59,8 +59,8 @@ def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_deferred_entries_are_told_apart(pytester, run_with_report, nothing_left):
     """The JSON report lists what is deferred, with its owner; it does not count as a leak."""
     pytester.makepyfile(
         """
@@ -73,7 +73,7 @@ def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
             tempfile.mkdtemp(prefix="leak-")
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     statuses = {os.path.basename(x["path"])[:-9]: x["status"] for x in report["leaks"]}
     assert statuses == {"object": "deferred", "callback": "deferred", "leak": "leak"}
     assert (report["totals"]["leaks"], report["totals"]["deferred"]) == (1, 2)
@@ -82,7 +82,7 @@ def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
+def test_promises_that_do_not_hold_are_leaks(pytester, run_with_report, nothing_left):
     """A temporary object that will not delete, or a callback taken back, promises nothing."""
     pytester.makepyfile(
         """
@@ -106,7 +106,7 @@ def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
             atexit.unregister(gone)
         """
     )
-    result, report = told("-W", "error", "--tempres-leaks=fail")
+    result, report = run_with_report("-W", "error", "--tempres-leaks=fail")
     statuses = {os.path.basename(leak["path"])[:-9]: leak["status"] for leak in report["leaks"]}
     names = ("ours", "file", "theirs", "unregistered")
     assert statuses == dict.fromkeys(names, "leak")
@@ -114,7 +114,7 @@ def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_what_a_reference_cycle_holds_is_no_leak(pytester, told, nothing_left):
+def test_what_a_reference_cycle_holds_is_no_leak(pytester, run_with_report, nothing_left):
     """Garbage that nobody has collected yet gets its chance before anything is accused."""
     pytester.makepyfile(
         """
@@ -132,13 +132,13 @@ def test_what_a_reference_cycle_holds_is_no_leak(pytester, told, nothing_left):
             Owner()
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     assert result.ret == 0
     assert report["leaks"] == []
     nothing_left()
 
 
-def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
+def test_strays_of_a_failed_test_are_evidence(pytester, run_with_report, system_tmp):
     """What a failed test leaves is no leak, does not gate, and is kept where it was."""
     pytester.makepyfile(
         """
@@ -168,7 +168,7 @@ def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
         def test_passes(): pass
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     result.assert_outcomes(passed=2, failed=1, errors=2)
     assert result.ret == 1
     evidence = {os.path.basename(leak["path"])[:-9]: leak for leak in report["leaks"]}
@@ -187,7 +187,7 @@ def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
     assert len(list(system_tmp.iterdir())) == 1
 
 
-def test_leak_beside_a_failed_test_is_still_a_leak(pytester, told):
+def test_leak_beside_a_failed_test_is_still_a_leak(pytester, run_with_report):
     """A wider fixture's entry is no evidence, and a passing test's is not either."""
     pytester.makepyfile(
         """
@@ -206,16 +206,16 @@ def test_leak_beside_a_failed_test_is_still_a_leak(pytester, told):
             tempfile.mkdtemp(prefix="passed-")
         """
     )
-    _, report = told("--dist=loadfile")
+    _, report = run_with_report("--dist=loadfile")
     statuses = {os.path.basename(x["path"])[:-9]: x["status"] for x in report["leaks"]}
     assert statuses == {"wide": "leak", "passed": "leak", "failed": "failed-test"}
 
 
 @pytest.mark.parametrize("mode", ["off", "report", "fail"])
-def test_mode_and_exit_status(pytester, told, nothing_left, mode):
+def test_mode_and_exit_status(pytester, run_with_report, nothing_left, mode):
     """`off` looks for nothing, `report` tells, and `fail` ends with exit status 1 too."""
     pytester.makepyfile(LEAK)
-    result, report = told(f"--tempres-leaks={mode}")
+    result, report = run_with_report(f"--tempres-leaks={mode}")
     result.assert_outcomes(passed=1)
     assert result.ret == report["session"]["exit_status"] == (mode == "fail")
     assert report["totals"]["leaks"] == (mode != "off")
@@ -239,7 +239,7 @@ def test_gate_leaves_other_exit_codes_alone(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_json_report_has_the_documented_shape(pytester, told):
+def test_json_report_has_the_documented_shape(pytester, run_with_report):
     """Every key, its type and the totals are those of version 1."""
     path = pytester.makepyfile(
         """
@@ -259,7 +259,7 @@ def test_json_report_has_the_documented_shape(pytester, told):
             assert 0
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     assert list(report) == ["version", "session", "totals", "leaks", "kept"]
     assert report["version"] == 1
     session = report["session"]

@@ -10,9 +10,9 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize("end", ["sys.exit(3)", "assert 0", "return"])
-def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
+def test_child_that_goes_on_with_the_session(pytester, run_with_report, nothing_left, end):
     """A child that forgets to leave runs the rest of the tests; it judges and removes nothing."""
     pytester.makepyfile(
         f"""
@@ -42,7 +42,7 @@ def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
             assert temp_resources_session.dir().is_dir()
         """
     )
-    result, report = told(*QUIET, "-s")
+    result, report = run_with_report(*QUIET, "-s")
     assert result.ret == 0, result.stdout
     assert not noise(result)
     # What the child's own run of the second test left was there when the first one ended.
@@ -54,7 +54,7 @@ def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
     nothing_left()
 
 
-def test_multiprocessing(pytester, told, nothing_left):
+def test_multiprocessing(pytester, run_with_report, nothing_left):
     """Whatever starts a child, what it leaves belongs to the test, and no promise is broken."""
     pytester.makepyfile(
         work="""
@@ -97,7 +97,7 @@ def test_multiprocessing(pytester, told, nothing_left):
                 process.join()
         """,
     )
-    result, report = told(*QUIET, "--dist=loadfile")
+    result, report = run_with_report(*QUIET, "--dist=loadfile")
     result.assert_outcomes(passed=9)
     assert not noise(result)
     methods = ("fork", "forkserver", "spawn")
@@ -176,7 +176,7 @@ def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, no
     nothing_left()
 
 
-def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left, how):
+def test_daemon_that_outlives_the_session(pytester, run_with_report, outlived, nothing_left, mode):
     """What a daemon holds open goes like all else, and it may write on into nothing."""
     pytester.makepyfile(
         outlives=OUTLIVES,
@@ -198,7 +198,7 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
             os.waitpid(pid, 0)
         """,
     )
-    result, report = told(*QUIET)
+    result, report = run_with_report(*QUIET)
     result.assert_outcomes(passed=1)
     assert not noise(result)
     assert left_by(report) == [("test_it", "daemon")]
@@ -207,7 +207,7 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
     nothing_left()
 
 
-def test_child_that_is_a_session_itself(pytester, told, nothing_left):
+def test_child_that_is_a_session_itself(pytester, run_with_report, nothing_left):
     """A pytest in a forked child, with or without exec, is a session of its own."""
     pytester.makepyfile(
         nested="""
@@ -243,7 +243,7 @@ def test_child_that_is_a_session_itself(pytester, told, nothing_left):
             assert os.listdir(HERE) == []
         """,
     )
-    result, report = told(*QUIET, "-s", "test_it.py")
+    result, report = run_with_report(*QUIET, "-s", "test_it.py")
     result.assert_outcomes(passed=2)
     assert report["leaks"] == report["kept"] == []
     nothing_left()

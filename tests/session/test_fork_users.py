@@ -108,7 +108,9 @@ def test_other_user(pytester, run_plain, open_place, mode):
     assert list(open_place.glob("tempres-*")) == []
 
 
-def test_what_another_user_left_and_holds(pytester, open_place, obeying, plain_options):
+def test_what_another_user_left_and_holds(
+    pytester, open_place, without_root_override, plain_options
+):
     """What belongs to another user and cannot be removed is told of once, and changes nothing."""
     pytester.makeini("[pytest]\ntempres_root_mode = 1777\n")
     pytester.makepyfile(
@@ -124,7 +126,7 @@ def test_what_another_user_left_and_holds(pytester, open_place, obeying, plain_o
         """
     )
     args = (*plain_options, "-p", "no:cacheprovider", "-W", "error")
-    result = pytester.run(*obeying, sys.executable, "-m", "pytest", *args)
+    result = pytester.run(*without_root_override, sys.executable, "-m", "pytest", *args)
     result.assert_outcomes(passed=3)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*test_starts?0? left 1 directory*", "*3 leaks from 3 tests*"])

@@ -109,7 +109,7 @@ def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
     nothing_left()
 
 
-def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, told, system_tmp):
+def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, run_with_report, system_tmp):
     """What the ini file or a marker ignores is no leak; of a failed test it is evidence still."""
     pytester.makeini("[pytest]\ntempres_ignore = ini-*\n")
     pytester.makepyfile(
@@ -134,7 +134,7 @@ def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, told, system_t
             leave()
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(failed=1, passed=1)
     assert report["leaks"] == []
     names = sorted(Path(each["path"]).name.partition("-")[0] for each in report["kept"])

@@ -73,7 +73,7 @@ def {scope}_fixture():
     nothing_left()
 
 
-def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothing_left):
+def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, run_with_report, nothing_left):
     """What a fixture of any scope makes is due at the end of its scope, not of a test."""
     pytester.makepyfile(
         """
@@ -108,7 +108,7 @@ def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothin
             def test_two(self, finalizer): pass
         """
     )
-    result, report = told("-W", "error", "--tempres-leaks=fail")
+    result, report = run_with_report("-W", "error", "--tempres-leaks=fail")
     result.assert_outcomes(passed=8)
     assert result.ret == 0
     assert report["leaks"] == []
@@ -168,7 +168,7 @@ def test_xunit_and_unittest_setup(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_imports_and_start_up(pytester, told, nothing_left):
+def test_imports_and_start_up(pytester, run_with_report, nothing_left):
     """A module's import belongs to its collection; initial conftests and plugins to the session."""
     pytester.makeconftest(
         """
@@ -195,7 +195,7 @@ def test_imports_and_start_up(pytester, told, nothing_left):
     sub.joinpath("conftest.py").write_text("import tempfile; tempfile.mkdtemp(prefix='later-')")
     text = "import tempfile; tempfile.mkstemp(prefix='module-')\ndef test_it(): pass\n"
     sub.joinpath("test_sub.py").write_text(text)
-    result, report = told("-p", "starter", "tests")
+    result, report = run_with_report("-p", "starter", "tests")
     result.assert_outcomes(passed=1)
     owners = {name: owner_of(leak)[:2] for name, leak in by_prefix(report).items()}
     assert owners.pop("later")[0] == "collection"
@@ -212,8 +212,8 @@ def test_imports_and_start_up(pytester, told, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
-def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
+def test_what_every_worker_repeats_is_told_once(pytester, run_with_report, nothing_left):
     """Imports and session fixtures run in each worker: one line tells it, and names the workers."""
     pytester.makepyfile(
         """
@@ -229,7 +229,7 @@ def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
         def test_it(number): pass
         """
     )
-    result, report = told("--dist=each")
+    result, report = run_with_report("--dist=each")
     assert len(report["leaks"]) == 4
     result.stdout.fnmatch_lines_random(
         [
@@ -243,7 +243,7 @@ def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
+def test_origin_is_the_line_that_made_it(pytester, run_with_report, nothing_left):
     """The library's line stands first, then the test's; both relative to rootdir."""
     library = pytester.mkpydir("library").joinpath("export.py")
     library.write_text(
@@ -266,7 +266,7 @@ def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
             helper()
         """
     )
-    result, report = told("-W", "ignore::ResourceWarning")
+    result, report = run_with_report("-W", "ignore::ResourceWarning")
     (leak,) = report["leaks"]
     frames = [f"{f['file']}:{f['line']} {f['function']}" for f in leak["origin"]]
     assert frames == [
@@ -291,7 +291,7 @@ def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
+def test_what_subprocesses_make_is_marked_so(pytester, run_with_report, nothing_left):
     """A subprocess's entry belongs to the test, has no origin and names the last command."""
     path = pytester.makepyfile(
         f"""
@@ -305,7 +305,7 @@ def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
             subprocess.run("touch $TMPDIR/shell-file", shell=True, check=True)
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     leaks = by_prefix(report)
     assert owner_of(leaks["child"]) == ("test", f"{path.name}::test_it", None)
     assert owner_of(leaks["shell"]) == ("test", f"{path.name}::test_shell", None)
@@ -373,7 +373,9 @@ def test_each_way_to_make_an_entry(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, nothing_left):
+def test_temporary_paths_elsewhere_are_reported_and_left_alone(
+    pytester, run_with_report, nothing_left
+):
     """What `mkdtemp(dir=...)` made outside is a leak too, but it is not ours to remove."""
     elsewhere = pytester.mkdir("elsewhere")
     pytester.makepyfile(
@@ -398,7 +400,7 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, n
             tempfile.mkdtemp(dir=pytestconfig.cache.mkdir("x"))
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(passed=4)
     assert set(by_prefix(report)) == {"stays", "file"}
     assert owner_of(by_prefix(report)["stays"])[1].endswith("::test_it")
@@ -410,7 +412,7 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, n
     nothing_left()
 
 
-def test_what_may_be_left_behind(pytester, told, nothing_left):
+def test_what_may_be_left_behind(pytester, run_with_report, nothing_left):
     """The marker, the ini file and the hook each let something stay out of the report."""
     pytester.makeini("[pytest]\ntempres_ignore =\n    by-ini-*\n    other-*.log\n")
     pytester.makeconftest(
@@ -443,7 +445,7 @@ def test_what_may_be_left_behind(pytester, told, nothing_left):
             tempfile.mkdtemp(prefix="by-mark-")
         """
     )
-    _, report = told()
+    _, report = run_with_report()
     assert set(by_prefix(report)) == {"told_one", "told_two", "by"}
     assert report["totals"]["leaks"] == 3
     nothing_left()

@@ -35,11 +35,11 @@ def test_passes(temp_dir):
 
 
 @pytest.fixture
-def kept(told) -> Callable[..., dict[str, list[str]]]:
+def kept(run_with_report) -> Callable[..., dict[str, list[str]]]:
     """Run tests; return the names of the files in what is kept, by test."""
 
     def kept(*options: str, **outcomes: int) -> dict[str, list[str]]:
-        result, report = told("--dist=loadfile", *options)
+        result, report = run_with_report("--dist=loadfile", *options)
         result.assert_outcomes(**outcomes)
         result.stdout.no_fnmatch_line("*Warning: *")
         found: dict[str, list[str]] = {}

@@ -347,7 +347,7 @@ def policy(request):
 
 
 @pytest.fixture(scope="module", params=["plain", "xdist"])
-def how(request):
+def mode(request):
     """How the inner session runs; as in the other tests, but once for all rows."""
     if request.param == "xdist":
         pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
@@ -355,9 +355,9 @@ def how(request):
 
 
 @pytest.fixture
-def ran(tmp_path_factory, plain_options, policy, how):
+def ran(tmp_path_factory, plain_options, policy, mode):
     """Run the inner session of some rows, unless another row has done so already."""
-    return lambda *names: run_once(tmp_path_factory, plain_options, policy, how, names)
+    return lambda *names: run_once(tmp_path_factory, plain_options, policy, mode, names)
 
 
 def run_once(factory, options, policy, how, names) -> Ran:
@@ -452,12 +452,12 @@ def session_of(name: str, how: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_stays(ran, name, policy, how):
+def test_what_stays(ran, name, policy, mode):
     """Disk, index, JSON report, list and failures agree with the table, path by path."""
-    reason = missing(name, how)
+    reason = missing(name, mode)
     if reason is not None:
         pytest.skip(reason)
-    session = ran(*session_of(name, how))
+    session = ran(*session_of(name, mode))
     row = Row(name, session.made(f"test_{name}.py"))
     # A unittest.TestCase takes no parameter, so no session's factory would be its own.
     nobodys = {"session"} if name.startswith("unittest") else set()
@@ -470,7 +470,7 @@ def test_what_stays(ran, name, policy, how):
     for each in row.about:
         wide = each.kind in SCOPES["wide"]
         test = f"test_{name}.py::Test_{name}::test_it" if wide and failed else each.test
-        crashed = name == "crashes" and how == "xdist" and each.kind != "stray"
+        crashed = name == "crashes" and mode == "xdist" and each.kind != "stray"
         reason = "crashed" if crashed else "failed" if each.kind == "stray" else policy
         check_told(session, each, test, reason)
     for each in row.others:
@@ -495,9 +495,9 @@ def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("last", ["passes", "interrupted"])
-def test_nothing_else_stays(ran, policy, how, last):
+def test_nothing_else_stays(ran, policy, mode, last):
     """The temp directory holds what the report names and no more, and so does what is printed."""
-    session = ran(*session_of(last, how))
+    session = ran(*session_of(last, mode))
     paths = sorted(each["path"] for each in session.report["kept"])
     assert paths == sorted(str(path) for path in (session.place / "tmp").glob("tempres-*/*/*"))
     assert paths == sorted(path for some in session.index.values() for path in some)

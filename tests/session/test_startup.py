@@ -74,7 +74,7 @@ def test_root_can_stand_elsewhere(pytester, run, system_tmp, nothing_left):
 
 @pytest.mark.parametrize("strict", [(), ("-W", "error")], ids=["lenient", "strict"])
 @pytest.mark.parametrize("what", ["here", "here.parent", "here.with_suffix('.d')"])
-def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict):
+def test_temp_location_that_vanishes(pytester, run_with_report, nothing_left, what, strict):
     """A removed root is made again with one warning; no test and no session breaks."""
     pytester.makepyfile(
         f"""
@@ -92,7 +92,7 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
             tempfile.mkdtemp()
         """
     )
-    result, report = told("--dist=loadfile", *strict)
+    result, report = run_with_report("--dist=loadfile", *strict)
     result.assert_outcomes(passed=3, warnings=result.parseoutcomes()["warnings"])
     result.stdout.fnmatch_lines(["*TempresCleanupWarning: the session directory * was removed*"])
     assert result.ret == 0
@@ -104,7 +104,9 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
 
 @pytest.mark.parametrize("what", ["here", "here.parent"])
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
-def test_temp_location_that_is_moved_aside_and_back(pytester, told, nothing_left, what, used):
+def test_temp_location_that_is_moved_aside_and_back(
+    pytester, run_with_report, nothing_left, what, used
+):
     """Who moves it and puts it back is blamed for nothing; it is made anew for who needs it."""
     pytester.makepyfile(
         f"""
@@ -136,7 +138,7 @@ def test_temp_location_that_is_moved_aside_and_back(pytester, told, nothing_left
         def test_after(): pass
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=3, warnings=int(used))
     owners = [leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"]]
     assert owners == ["test_before"] * 2
@@ -195,7 +197,7 @@ def tiny(tmpfs):
     return tmpfs("size=64k,nr_inodes=30")
 
 
-def test_temp_location_that_fills_up(pytester, run, how, tiny):
+def test_temp_location_that_fills_up(pytester, run, mode, tiny):
     """A full disk fails who writes; to us it is a warning, and what was made goes at the end."""
     (tiny / "out").mkdir()
     pytester.makepyfile(
@@ -228,7 +230,7 @@ def test_temp_location_that_fills_up(pytester, run, how, tiny):
     )
     report = tiny / "out" / "report.json"
     args = [f"--tempres-root={tiny}", f"--tempres-report=json:{report}", "-W", "error"]
-    if how == "xdist":
+    if mode == "xdist":
         # A second worker would free what its captured output takes, at a moment of its own.
         args.append("-n1")
     result = run(*args)
@@ -240,7 +242,7 @@ def test_temp_location_that_fills_up(pytester, run, how, tiny):
     assert [path.name for path in tiny.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_start_where_there_is_no_room(pytester, run, tiny):
     """A named root in which nothing can be made is refused with the reason."""
     for number in range(40):
@@ -257,7 +259,7 @@ def test_start_where_there_is_no_room(pytester, run, tiny):
     assert "No space left" in line
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_start_without_a_place_runs_the_suite_all_the_same(pytester, run, nothing_left):
     """Where the default place refuses, the suite runs as without us, but for one warning."""
     pytester.makepyfile(
@@ -332,7 +334,7 @@ def test_forked_children_remove_nothing(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_nested_sessions_are_sessions_of_their_own(pytester, told, nothing_left):
+def test_nested_sessions_are_sessions_of_their_own(pytester, run_with_report, nothing_left):
     """In this process or in another, a nested run has its own root and its own report."""
     pytester.makepyfile(nested=NESTED)
     pytester.makeconftest("pytest_plugins = ['pytester']")
@@ -364,7 +366,7 @@ def test_nested_sessions_are_sessions_of_their_own(pytester, told, nothing_left)
             check(pytester.runpytest_inprocess("-s", "-p", "no:randomly").stdout.str())
         """
     )
-    result, report = told("test_outer.py")
+    result, report = run_with_report("test_outer.py")
     result.assert_outcomes(passed=3)
     assert report["leaks"] == report["kept"] == []
     nothing_left()
@@ -427,7 +429,7 @@ def test_exit_handlers_find_what_they_were_promised(pytester, run, nothing_left,
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_killed_session_is_swept_by_the_next(pytester, run, system_tmp, nothing_left, monkeypatch):
     """What a killed session left goes with the next one; what others own does not."""
     foreign = system_tmp / "tempres-abcdefgh"

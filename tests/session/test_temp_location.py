@@ -227,7 +227,7 @@ def test_help_and_version_move_nothing(pytester, run_here):
         assert (pytester.path / "here").read_text() == tempfile.gettempdir()
 
 
-def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch):
+def test_tmp_path_keeps_its_own_location(pytester, mode, system_tmp, monkeypatch):
     """`tmp_path` stays where pytest puts it, with pytest's retention."""
     monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT")
     pytester.makepyfile(
@@ -237,7 +237,7 @@ def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch)
             tmp_path_factory.mktemp("other")
         """
     )
-    workers = ("-n2",) if how == "xdist" else ()
+    workers = ("-n2",) if mode == "xdist" else ()
     command = (sys.executable, "-m", "pytest", "-p", "no:randomly", *workers)
     for _ in range(2):
         result = pytester.run(*command, "--tempres-leaks=fail", "-W", "error")
@@ -248,14 +248,14 @@ def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch)
     sessions = sorted(path.name for path in place.iterdir() if not path.is_symlink())
     assert sessions == ["pytest-0", "pytest-1"], "the last three sessions stay"
     found = {str(path.relative_to(place)) for path in place.glob("pytest-[01]/**/file")}
-    if how == "plain":
+    if mode == "plain":
         assert found == {"pytest-0/test_it0/file", "pytest-1/test_it0/file"}
     else:
         assert {part.split("/")[1][:-1] for part in found} == {"popen-gw"}
         assert len(found) == 2
 
 
-def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp):
+def test_without_redirect_the_location_is_left_alone(pytester, run_with_report, system_tmp):
     """With `tempres_redirect=false` only audit events find leaks, and nothing is removed."""
     pytester.makeini("[pytest]\ntempres_redirect = false\n")
     pytester.makepyfile(
@@ -271,7 +271,7 @@ def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp)
             open(os.path.join(SYSTEM, "unseen"), "w").close()
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     result.assert_outcomes(passed=1)
     assert result.ret == 1
     (leak,) = report["leaks"]
@@ -281,7 +281,7 @@ def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp)
     assert sorted(path.name[:5] for path in system_tmp.iterdir()) == ["seen-", "unsee"]
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize(
     "mode, session, worker",
     [
@@ -316,7 +316,9 @@ def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session
     result.stdout.fnmatch_lines(["MINE 0o700"])
 
 
-def test_a_link_on_the_way_is_never_resolved(pytester, told, tmp_path_factory, monkeypatch):
+def test_a_link_on_the_way_is_never_resolved(
+    pytester, run_with_report, tmp_path_factory, monkeypatch
+):
     """A temp directory behind a link keeps its spelling, and both spellings are seen."""
     real = tmp_path_factory.mktemp("real")
     link = real / "link"
@@ -338,7 +340,7 @@ def test_a_link_on_the_way_is_never_resolved(pytester, told, tmp_path_factory, m
             assert os.path.isdir(os.getcwd())
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=2)
     names = sorted(os.path.basename(leak["path"]).partition("-")[0] for leak in report["leaks"])
     assert names == ["asgiven", "resolved"]

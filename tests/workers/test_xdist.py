@@ -36,7 +36,7 @@ class TestIt:
 
 
 @pytest.fixture
-def how():
+def mode():
     """Say that the inner session has workers."""
     return "xdist"
 
@@ -44,10 +44,10 @@ def how():
 @pytest.mark.parametrize(
     "mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
 )
-def test_one_report_in_every_mode(pytester, told, system_tmp, mode):
+def test_one_report_in_every_mode(pytester, run_with_report, system_tmp, mode):
     """Whoever schedules, findings and kept paths come together in one report."""
     pytester.makepyfile(test_a=MANY, test_b=MANY)
-    result, report = told(f"--dist={mode}")
+    result, report = run_with_report(f"--dist={mode}")
     times = 2 if mode == "each" else 1
     assert report["totals"]["leaks"] == report["totals"]["kept"] == 2 * times
     owners = {leak["owner"]["id"] for leak in report["leaks"]}
@@ -117,17 +117,17 @@ def test_announcement_is_for_workers_alone(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_name_of_a_worker_makes_no_worker(pytester, told, monkeypatch):
+def test_name_of_a_worker_makes_no_worker(pytester, run_with_report, monkeypatch):
     """A session that inherits `PYTEST_XDIST_WORKER` is a controller all the same."""
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
-    _, report = told("-n0")
+    _, report = run_with_report("-n0")
     assert report["session"]["workers"] == ["main"]
     assert [leak["worker"] for leak in report["leaks"]] == ["main"]
 
 
 @pytest.mark.parametrize("count", ["-n1", "-n2"])
-def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
+def test_crashed_worker_accuses_its_test(pytester, run_with_report, system_tmp, count):
     """What a crashed test left is attributed to it and kept; all that was reported stands."""
     path = pytester.makepyfile(
         """
@@ -146,7 +146,7 @@ def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
         def test_4_fails(temp_dir): assert 0
         """
     )
-    result, report = told(count, "--tempres-leaks=fail")
+    result, report = run_with_report(count, "--tempres-leaks=fail")
     assert result.ret == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running *test_2_crashes*"])
@@ -198,7 +198,7 @@ def test_crash_with_nothing_kept_leaves_nothing(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester, told):
+def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester, run_with_report):
     """What was asked for, by marker or hook, outlives its worker with the reason for it."""
     pytester.makeconftest(
         """
@@ -219,7 +219,7 @@ def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester,
         """
     )
     for policy, crashed in (("none", {}), ("failed", {"test_4_crashes": "crashed"})):
-        _, report = told("-n1", f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
+        _, report = run_with_report("-n1", f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
         reasons = {each["nodeid"].rpartition("::")[2]: each["reason"] for each in report["kept"]}
         assert reasons == {"test_1_asked": "asked", "test_2_hook": "hook", **crashed}
         assert all(os.path.isdir(each["path"]) for each in report["kept"])
@@ -243,7 +243,7 @@ def test_crash_outside_of_any_test(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_fork_in_a_worker_with_crash_of_the_child(pytester, told, nothing_left):
+def test_fork_in_a_worker_with_crash_of_the_child(pytester, run_with_report, nothing_left):
     """A forked child that dies is not a crash of the worker."""
     pytester.makepyfile(
         """
@@ -257,13 +257,13 @@ def test_fork_in_a_worker_with_crash_of_the_child(pytester, told, nothing_left):
             assert temp_dir.is_dir() and os.path.isdir(tempfile.gettempdir())
         """
     )
-    result, report = told("-W", "ignore::DeprecationWarning")
+    result, report = run_with_report("-W", "ignore::DeprecationWarning")
     result.assert_outcomes(passed=1)
     assert report["leaks"] == report["kept"] == []
     nothing_left()
 
 
-def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
+def test_worker_that_cannot_see_the_root(pytester, run_with_report, system_tmp):
     """A worker elsewhere makes a root of its own, says so, and its findings still arrive."""
     pytester.makeconftest(
         """
@@ -283,7 +283,7 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
         def test_fails(temp_dir): assert 0
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=1, failed=1, warnings=2)
     result.stdout.fnmatch_lines(["*does not see /on/another/host*own*"])
     (leak,) = report["leaks"]
@@ -408,7 +408,7 @@ def test_a_worker_starts_a_session_that_is_told_of_its_root(pytester, run):
 
 
 @pytest.mark.parametrize("value", ["", "[1]", '"\\ud800"', "dead", "kept"], ids=ascii)
-def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
+def test_a_worker_that_is_told_something_wrong(pytester, run_with_report, root_of, value):
     """It has a root of its own, like one on another host, and its controller reports and gates."""
     if value in ("dead", "kept"):
         value = root_of(value)
@@ -423,7 +423,7 @@ def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
         """
     )
     pytester.makepyfile(LEAKS)
-    result, report = told("-n1", "--tempres-leaks=fail")
+    result, report = run_with_report("-n1", "--tempres-leaks=fail")
     assert result.ret == 1
     assert report["totals"]["leaks"] == 1
     result.stdout.fnmatch_lines(["*TempresLeakWarning: * does not see *own*"])
@@ -508,7 +508,7 @@ def test_interrupted_worker(pytester, run, system_tmp):
     assert not list(system_tmp.iterdir())
 
 
-def test_without_xdist_nothing_is_missed(pytester, told, nothing_left):
+def test_without_xdist_nothing_is_missed(pytester, run_with_report, nothing_left):
     """`-p no:xdist` takes no hook of ours with it."""
     pytester.makepyfile("import tempfile\ndef test_it(temp_dir): tempfile.mkdtemp()")
     result = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:randomly", "-W", "error")
