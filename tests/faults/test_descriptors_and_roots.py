@@ -41,8 +41,8 @@ def test_after(temp_dir):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_descriptors_that_come_back(pytester, run, nothing_left):
-    """Who used up all descriptors for a while hides no leak, and changes no owner."""
+def test_descriptors_that_are_used_up_for_a_while(pytester, run, nothing_left):
+    """No leak is missed, and no owner changes."""
     pytester.makepyfile(EATS)
     report = pytester.path / "report.json"
     result, warnings = run_checked(run, "--dist=loadfile", f"--tempres-report=json:{report}")
@@ -57,8 +57,8 @@ def test_descriptors_that_come_back(pytester, run, nothing_left):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_descriptors_that_never_come_back(pytester, run, monkeypatch):
-    """Without a descriptor no report can be made, and the session ends as it would without us."""
+def test_descriptors_that_are_used_up_to_the_end(pytester, run, monkeypatch):
+    """Without a descriptor there is no report, and the session ends as without the plugin."""
     monkeypatch.setenv("FOR_EVER", "1")
     pytester.makepyfile(EATS)
     # pytest's own report in this format would fail.
@@ -68,10 +68,10 @@ def test_descriptors_that_never_come_back(pytester, run, monkeypatch):
     assert len(warnings) == 1
 
 
-def test_root_that_a_test_closes(
+def test_root_whose_permissions_a_test_removes(
     pytester, system_tmp, mode, without_root_override, plain_options, outcomes, nothing_left
 ):
-    """A test that takes the modes of our directories away takes nothing from the next one."""
+    """A test that changes the modes of the directories does not affect the next one."""
     pytester.makepyfile(
         """
         import os, tempfile
@@ -123,7 +123,7 @@ REMOVES = {
 
 @pytest.mark.parametrize("what", REMOVES)
 def test_part_of_the_root_that_a_test_removes(pytester, run, outcomes, system_tmp, what):
-    """Whatever of ours a test removes, no other test, no outcome and no session breaks."""
+    """Whichever part it is, no other test, no outcome and no session changes."""
     pytester.makepyfile(
         f"""
         import os, shutil, tempfile
@@ -157,8 +157,8 @@ def test_part_of_the_root_that_a_test_removes(pytester, run, outcomes, system_tm
     assert bool(warnings) is (what != "the lock")
 
 
-def test_clock_that_is_set(pytester, run, report_of, nothing_left):
-    """A clock that goes back or leaps ahead hides no leak, and makes no time negative."""
+def test_clock_that_is_changed(pytester, run, report_of, nothing_left):
+    """A clock that goes back or leaps ahead hides no leak, and makes no duration negative."""
     pytester.makeconftest(
         """
         import time

@@ -36,8 +36,8 @@ def fill(directory, what):
 
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
-def test_disk_that_fills_up_during_the_session(pytester, run, mode, tmpfs, outcomes, what):
-    """Evidence outlives a disk that is full at the end: its index comes when leaks have gone."""
+def test_kept_paths_survive_a_disk_that_fills_up(pytester, run, mode, tmpfs, outcomes, what):
+    """The index is written once the removal of leaks has freed space."""
     place = tmpfs("size=1m,nr_inodes=60")
     pytester.makepyfile(
         fill=FILL,
@@ -80,8 +80,8 @@ def test_disk_that_fills_up_during_the_session(pytester, run, mode, tmpfs, outco
     assert kept_on_disk(place) == ["test_fails-"]
 
 
-def test_disk_that_is_full_from_the_start(pytester, run, tmpfs, outcomes, monkeypatch):
-    """Where the temp directory takes no file, we use the one that `tempfile` falls back to."""
+def test_disk_that_is_full_at_the_start(pytester, run, tmpfs, outcomes, monkeypatch):
+    """The plugin uses the directory that `tempfile` falls back to."""
     place = tmpfs("size=1m")
     space: dict[str, Any] = {}
     exec(FILL, space)
@@ -107,7 +107,7 @@ def test_disk_that_is_full_from_the_start(pytester, run, tmpfs, outcomes, monkey
 
 
 def test_disk_that_becomes_read_only(pytester, run_plain, tmpfs, outcomes, monkeypatch):
-    """Where nothing can be removed any more, one warning says so and no test is the worse."""
+    """Nothing can be removed: there is one warning, and no outcome changes."""
     place = tmpfs("size=1m")
     pytester.makepyfile(
         stand_in=STAND_IN,

@@ -77,7 +77,7 @@ def faulty(pytester, run_plain, monkeypatch):
 
 @pytest.mark.parametrize("fault", START)
 def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
-    """Whatever of the session's directory cannot be made: one warning, and nothing stays."""
+    """Whatever part of the root cannot be created, there is one warning, and nothing is left."""
     if fault.startswith("os.chmod") and os.geteuid() != 0:
         pytest.skip("only for root has the session's directory a mode of its own")
     _, warnings = faulty(fault)
@@ -95,7 +95,7 @@ def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
 
 @pytest.mark.parametrize("fault", LATER)
 def test_later_write_that_fails(pytester, faulty, outcomes, system_tmp, fault):
-    """A write that fails costs what it was for: a test its fixture, a report one warning."""
+    """It affects only the fixture or report that it was for, with one warning."""
     _, warnings = faulty(fault)
     said = LATER[fault]
     assert len(warnings) == bool(said)
@@ -112,8 +112,8 @@ def test_later_write_that_fails(pytester, faulty, outcomes, system_tmp, fault):
     assert (pytester.path / "base.txt").exists() is ("base" not in fault)
 
 
-def test_worker_root_that_cannot_be_made(pytester, run, outcomes, monkeypatch, nothing_left):
-    """A worker without a place runs its tests all the same; what it says of it is told once."""
+def test_worker_root_that_cannot_be_created(pytester, run, outcomes, monkeypatch, nothing_left):
+    """The worker runs its tests all the same, and there is one warning."""
     pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     pytester.makepyfile(inject=INJECT, test_it="def test_it(): pass")
     # The second try has six random characters for a name.

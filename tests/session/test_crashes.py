@@ -78,13 +78,10 @@ def mode():
     ],
     ids=str,
 )
-def test_a_crash_accuses_nobody_but_its_test(
+def test_crash_changes_the_report_of_no_other_test(
     pytester, run_with_report, system_tmp, monkeypatch, way, options
 ):
-    """What the crashed test left is its own, and nothing told before is lost or told twice.
-
-    What a live fixture or an exit handler of the dead worker would have removed is no leak.
-    """
+    """What the crashed test left is kept for it; earlier reports are neither lost nor repeated."""
     monkeypatch.setenv("WAY", way)
     pytester.makepyfile(test_1_before=SUITE, test_2_crash=CRASH)
     result, report = run_with_report("-n1", *options)
@@ -126,11 +123,8 @@ def pytest_sessionfinish():
 """
 
 
-def test_a_failure_counts_where_it_was(pytester, run_with_report, system_tmp):
-    """Where each worker runs each test, what is left where it passed is a leak.
-
-    Where it failed all of it is kept, though the worker dies before it can say so.
-    """
+def test_with_dist_each_a_failure_counts_only_in_its_worker(pytester, run_with_report, system_tmp):
+    """What a test left is a leak in the worker where it passed, and kept where it failed."""
     pytester.makeconftest(DIES_LATE)
     pytester.makepyfile(test_it=EACH)
     _, report = run_with_report("-n2", "--dist=each")
@@ -220,8 +214,8 @@ WORKERS = pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["plain", "xdist
 
 
 @WORKERS
-def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system_tmp):
-    """Ctrl-C accuses neither the test that it stopped nor a fixture, and leaves nothing behind."""
+def test_interrupted_session_reports_what_it_knows(interrupted, workers, system_tmp):
+    """After Ctrl-C no leak of the interrupted test or a fixture is reported; nothing is left."""
     status, output = interrupted(signal.SIGINT, *workers)
     assert status == pytest.ExitCode.INTERRUPTED
     assert output.count("test_it.py::test_1_leaks left 1 directory") == 1
@@ -240,11 +234,8 @@ class Controller:
 """
 
 
-def test_what_an_unread_report_told_is_no_leak(pytester, run_with_report):
-    """After an interrupt reports may be left unread, though their workers end as ever.
-
-    Nobody can say then whether the test failed that left something.
-    """
+def test_leaks_in_an_unread_report_are_not_counted(pytester, run_with_report):
+    """After an interrupt it may be unknown whether the test failed, so its paths are no leaks."""
     pytester.makeconftest(UNREAD)
     pytester.makepyfile("import tempfile\ndef test_fails():\n    assert not tempfile.mkdtemp()\n")
     result, report = run_with_report("-n1")
@@ -254,10 +245,10 @@ def test_what_an_unread_report_told_is_no_leak(pytester, run_with_report):
 
 @WORKERS
 @pytest.mark.parametrize("way", ["twice", "terminated"])
-def test_a_session_that_is_stopped_hard_is_swept(
+def test_session_that_was_killed_is_swept_by_the_next(
     pytester, interrupted, run_plain, workers, way, system_tmp
 ):
-    """After a second Ctrl-C, or a SIGTERM, the next session removes what may be left."""
+    """After a second Ctrl-C or a SIGTERM, the next session removes what is left."""
     number, conftest = (signal.SIGINT, TWICE) if way == "twice" else (signal.SIGTERM, "")
     status, output = interrupted(number, *workers, conftest=conftest)
     assert status == -number

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize("end", ["sys.exit(3)", "assert 0", "return"])
-def test_child_that_goes_on_with_the_session(pytester, run_with_report, nothing_left, end):
-    """A child that forgets to leave runs the rest of the tests; it judges and removes nothing."""
+def test_forked_child_that_runs_the_remaining_tests(pytester, run_with_report, nothing_left, end):
+    """A child that does not exit runs the rest of the tests; it reports and removes nothing."""
     pytester.makepyfile(
         f"""
         import os, sys, tempfile
@@ -55,7 +55,7 @@ def test_child_that_goes_on_with_the_session(pytester, run_with_report, nothing_
 
 
 def test_multiprocessing(pytester, run_with_report, nothing_left):
-    """Whatever starts a child, what it leaves belongs to the test, and no promise is broken."""
+    """However a child is started, what it leaves belongs to the test."""
     pytester.makepyfile(
         work="""
         import os, tempfile
@@ -148,8 +148,8 @@ def outlived(pytester):
     return outlived
 
 
-def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, nothing_left):
-    """A child does not hold its dead parent's directory, and does no harm when that is gone."""
+def test_forked_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, nothing_left):
+    """It does not keep its parent's session alive, and writes on without harm."""
     pytester.makepyfile(
         outlives=OUTLIVES,
         test_killed="""
@@ -177,7 +177,7 @@ def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, no
 
 
 def test_daemon_that_outlives_the_session(pytester, run_with_report, outlived, nothing_left, mode):
-    """What a daemon holds open goes like all else, and it may write on into nothing."""
+    """What a daemon has open is removed, and it can write on without harm."""
     pytester.makepyfile(
         outlives=OUTLIVES,
         test_it="""
@@ -249,8 +249,8 @@ def test_child_that_is_a_session_itself(pytester, run_with_report, nothing_left)
     nothing_left()
 
 
-def test_what_others_do_at_exit(pytester, run, nothing_left):
-    """Whoever cleans up after us finds what it was promised, and nothing stands on stderr."""
+def test_exit_handlers_of_other_code_succeed(pytester, run, nothing_left):
+    """Those that run after the plugin's find their files, and standard error is empty."""
     pytester.makepyfile(
         """
         import atexit, logging, multiprocessing.util, os, shutil, sqlite3, tempfile, weakref

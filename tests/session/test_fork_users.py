@@ -39,8 +39,8 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("mode", ALLOWED)
-def test_other_user(pytester, run_plain, open_place, mode):
-    """A test that becomes another user can do what the mode says, and no more."""
+def test_permissions_of_a_test_that_changes_its_user(pytester, run_plain, open_place, mode):
+    """A test that becomes another user can do what the root mode allows, and no more."""
     pytester.makeini(f"[pytest]\ntempres_root_mode = {mode}\n")
     pytester.makepyfile(
         f"""
@@ -108,10 +108,10 @@ def test_other_user(pytester, run_plain, open_place, mode):
     assert list(open_place.glob("tempres-*")) == []
 
 
-def test_what_another_user_left_and_holds(
+def test_leak_of_another_user_that_cannot_be_removed(
     pytester, open_place, without_root_override, plain_options
 ):
-    """What belongs to another user and cannot be removed is told of once, and changes nothing."""
+    """It is reported once and changes nothing else."""
     pytester.makeini("[pytest]\ntempres_root_mode = 1777\n")
     pytester.makepyfile(
         f"""

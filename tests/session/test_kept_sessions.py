@@ -108,8 +108,10 @@ def end(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 1
 
 
-def test_each_project_counts_its_own(pytester, project, place, kept, plain_options, monkeypatch):
-    """Only sessions of the project that kept something count, and only they are retired."""
+def test_each_project_keeps_its_own_number_of_sessions(
+    pytester, project, place, kept, plain_options, monkeypatch
+):
+    """Only sessions of the same project that kept something are counted and removed."""
     one, two = project("one"), project("two")
 
     def turn(path: Path, name: str, keep: int) -> list[str]:
@@ -132,8 +134,8 @@ def test_each_project_counts_its_own(pytester, project, place, kept, plain_optio
     assert turn(one, "passes", 0) == ["b"]
 
 
-def test_sessions_that_overlap(project, begin, kept):
-    """No session takes anything from one that lives; the last to end leaves the last N."""
+def test_overlapping_sessions(project, begin, kept):
+    """No session removes another one that is alive; the last to end leaves the last N."""
     path = project("one")
     for name in "ab":
         early = begin(path, name, pause="test", keep=2)
@@ -154,8 +156,8 @@ def test_sessions_that_overlap(project, begin, kept):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
-def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
-    """When all have written what they keep and none has swept yet, N stay all the same."""
+def test_two_sessions_that_end_at_the_same_time(project, begin, kept, order):
+    """N sessions stay though both have written their index before either sweeps."""
     path = project("one")
     sessions = []
     for name in "ab":
@@ -169,8 +171,8 @@ def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
 
 
 @pytest.mark.parametrize("keep", [0, 3])
-def test_sessions_that_end_all_at_once(project, begin, kept, keep):
-    """Each sees the others alive when it sweeps; in the end no more and no fewer stay."""
+def test_many_sessions_that_end_at_the_same_time(project, begin, kept, keep):
+    """Each finds the others alive when it sweeps; in the end exactly N stay."""
     path = project("one")
     sessions = [begin(path, name, pause="summary", keep=keep) for name in ascii_lowercase[:20]]
     for session in sessions:
@@ -229,8 +231,8 @@ EXITS = by_test(
 )
 
 
-def test_what_was_named_as_kept_outlives_the_process(ended, kept, place):
-    """A failure's report names paths; what comes after it cannot undo that."""
+def test_printed_kept_paths_stay_if_the_process_is_killed(ended, kept, place):
+    """What happens after a failure was printed cannot remove its paths."""
     assert "reclaimed 1 dead session" in ended(EXITS)
     assert kept() == ["given", "wider"]
     # The next sweep leaves it alone, and has nothing to say of it.
@@ -238,8 +240,8 @@ def test_what_was_named_as_kept_outlives_the_process(ended, kept, place):
     assert sorted(path.name for path in root.glob("main*")) == ["main.d"]
 
 
-def test_what_was_named_outlives_controller_and_workers(ended, kept, pytester):
-    """Under pytest-xdist it is the worker that writes down what its tests keep."""
+def test_printed_kept_paths_stay_if_controller_and_worker_are_killed(ended, kept, pytester):
+    """Under pytest-xdist the worker writes the journal of its tests."""
     pytest.importorskip("xdist")
     suite = by_test(
         """
@@ -254,8 +256,8 @@ def test_ends(temp_dir):
     assert kept() == ["given", "wider"]
 
 
-def test_what_a_rerun_removed_does_not_stay(pytester, ended, place):
-    """The journal names it; what the last attempt decided counts."""
+def test_paths_of_earlier_attempts_do_not_stay(pytester, ended, place):
+    """The journal names them, but the last attempt decides."""
     pytest.importorskip("pytest_rerunfailures")
     suite = """
 import os
@@ -276,10 +278,8 @@ def test_ends():
     assert list(place.iterdir()) == []
 
 
-def test_a_killed_session_takes_a_place_among_the_kept_ones(
-    ended, pytester, place, kept, plain_options
-):
-    """What it named goes in its turn, and without a word: it was kept for long enough."""
+def test_killed_session_counts_as_a_kept_session(ended, pytester, place, kept, plain_options):
+    """What it kept is removed in its turn, without a message."""
     ended(EXITS)
     (first,) = place.iterdir()
     options = (*plain_options, f"--tempres-root={place}", "--tempres-keep-sessions=1")
@@ -290,8 +290,8 @@ def test_a_killed_session_takes_a_place_among_the_kept_ones(
 
 
 @pytest.mark.parametrize("func_only", [False, True])
-def test_a_timeout_that_ends_the_process(ended, kept, func_only):
-    """No report comes of it, so what the test has is written down as soon as it has it."""
+def test_paths_of_a_timeout_that_ends_the_process_are_kept(ended, kept, func_only):
+    """There is no report of the test, so the journal is written when a path is created."""
     pytest.importorskip("pytest_timeout")
     suite = f"""
 import time
@@ -314,8 +314,8 @@ def test_hangs(temp_dir, temp_resources, temp_resources_module):
 
 
 @pytest.mark.parametrize("damage", ["closed", "removed", "replaced"])
-def test_a_test_that_harms_the_journal_loses_no_evidence(ended, kept, damage):
-    """It is opened again: what a later test leaves is written down all the same."""
+def test_damaged_journal_loses_no_later_path(ended, kept, damage):
+    """It is opened again: what a later test leaves is written all the same."""
     deeds = {
         "closed": "close(os.stat(journal))",
         "removed": "os.unlink(journal)",
@@ -348,8 +348,8 @@ def test_ends():
     assert kept() == ["given"]
 
 
-def test_a_session_without_failures_leaves_no_journal(pytester, place, plain_options):
-    """Nothing is left where nothing was kept."""
+def test_session_without_failures_leaves_no_journal(pytester, place, plain_options):
+    """The parent directory is empty afterwards."""
     pytester.makepyfile("def test_it(temp_dir): pass")
     pytester.runpytest_inprocess(*plain_options, f"--tempres-root={place}").assert_outcomes(
         passed=1

@@ -46,11 +46,8 @@ def kept(run, pytester, system_tmp) -> Callable[..., list[Path]]:
 
 
 @pytest.mark.parametrize("way", ["subprocess", "inprocess"])
-def test_what_a_nested_session_printed_as_kept_stays(kept, run, system_tmp, way):
-    """The outer test failed too: it keeps what it left, and that is the directory of the session.
-
-    The next session leaves it alone, as what it is told of in the index.
-    """
+def test_paths_printed_by_a_nested_session_stay(kept, run, system_tmp, way):
+    """The outer test failed and keeps the nested session; the next session does not remove it."""
     paths = kept(
         f"""
         def test_1_passes(nested):
@@ -70,8 +67,8 @@ def test_what_a_nested_session_printed_as_kept_stays(kept, run, system_tmp, way)
     assert (paths[0] / "evidence").exists()
 
 
-def test_a_nested_session_of_a_test_that_passed_at_last(kept, system_tmp):
-    """What an attempt left that was not the last goes, as its fixtures' directories do."""
+def test_nested_sessions_of_earlier_attempts_are_removed(kept, system_tmp):
+    """They are removed like the directories of an earlier attempt's fixtures."""
     pytest.importorskip("pytest_rerunfailures")
     paths = kept(
         """
@@ -95,8 +92,8 @@ def test_a_nested_session_of_a_test_that_passed_at_last(kept, system_tmp):
     assert there[0].parent in paths
 
 
-def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
-    """Who wants nothing kept says so for all that tests start."""
+def test_keep_none_removes_nested_sessions_too(kept, nothing_left):
+    """The option of the outer session applies to all that its tests start."""
     kept(
         """
         def test_it(nested):
@@ -109,8 +106,8 @@ def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
     nothing_left()
 
 
-def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, run_with_report, system_tmp):
-    """What the ini file or a marker ignores is no leak; of a failed test it is evidence still."""
+def test_ignored_paths_of_failed_tests_are_kept(pytester, run_with_report, system_tmp):
+    """What the ini file or a marker ignores is no leak, but kept if its test failed."""
     pytester.makeini("[pytest]\ntempres_ignore = ini-*\n")
     pytester.makepyfile(
         """
@@ -140,7 +137,7 @@ def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, run_with_repor
     names = sorted(Path(each["path"]).name.partition("-")[0] for each in report["kept"])
     assert names == ["ini", "marker", "pytest"]
     assert {each["nodeid"] for each in report["kept"]} == {
-        "test_patterns_that_let_a_path_stay_cost_no_evidence.py::test_fails"
+        "test_ignored_paths_of_failed_tests_are_kept.py::test_fails"
     }
     there = {str(path) for path in system_tmp.glob("tempres-*/*/*")}
     assert there == {each["path"] for each in report["kept"]}

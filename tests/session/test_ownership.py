@@ -23,8 +23,8 @@ def line_of(path, text):
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
-def test_fixtures_own_what_their_setup_and_teardown_make(pytester, report, nothing_left):
-    """Of each scope, both ends belong to the fixture, whatever test happens to run."""
+def test_fixtures_own_what_their_setup_and_teardown_create(pytester, report, nothing_left):
+    """Setup and teardown of each scope belong to the fixture, whichever test is running."""
     scopes = ("function", "class", "module", "package", "session")
     fixtures = "".join(
         f"""
@@ -73,8 +73,10 @@ def {scope}_fixture():
     nothing_left()
 
 
-def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, run_with_report, nothing_left):
-    """What a fixture of any scope makes is due at the end of its scope, not of a test."""
+def test_fixture_that_cleans_up_at_its_teardown_leaks_nothing(
+    pytester, run_with_report, nothing_left
+):
+    """What a fixture creates expires at the end of its scope, not of a test."""
     pytester.makepyfile(
         """
         import os, shutil, subprocess, sys, tempfile
@@ -117,7 +119,7 @@ def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, run_with_rep
 
 
 def test_xunit_and_unittest_setup(pytester, report, nothing_left):
-    """Set-up of a class or module is a fixture named after the method; `setUp` is the test's."""
+    """Setup of a class or module is a fixture named after the method; `setUp` is the test's."""
     path = pytester.makepyfile(
         """
         import tempfile, unittest
@@ -168,7 +170,7 @@ def test_xunit_and_unittest_setup(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_imports_and_start_up(pytester, run_with_report, nothing_left):
+def test_owners_of_imports_and_start_up(pytester, run_with_report, nothing_left):
     """A module's import belongs to its collection; initial conftests and plugins to the session."""
     pytester.makeconftest(
         """
@@ -213,8 +215,8 @@ def test_imports_and_start_up(pytester, run_with_report, nothing_left):
 
 
 @pytest.mark.parametrize("mode", ["xdist"], indirect=True)
-def test_what_every_worker_repeats_is_told_once(pytester, run_with_report, nothing_left):
-    """Imports and session fixtures run in each worker: one line tells it, and names the workers."""
+def test_leaks_that_every_worker_repeats_are_reported_once(pytester, run_with_report, nothing_left):
+    """Imports and session fixtures run in each worker: one line names all the workers."""
     pytester.makepyfile(
         """
         import tempfile
@@ -243,8 +245,8 @@ def test_what_every_worker_repeats_is_told_once(pytester, run_with_report, nothi
     nothing_left()
 
 
-def test_origin_is_the_line_that_made_it(pytester, run_with_report, nothing_left):
-    """The library's line stands first, then the test's; both relative to rootdir."""
+def test_origin_is_the_line_that_created_the_entry(pytester, run_with_report, nothing_left):
+    """The library's line comes first, then the test's; both relative to rootdir."""
     library = pytester.mkpydir("library").joinpath("export.py")
     library.write_text(
         "import tempfile\n\n"
@@ -291,8 +293,8 @@ def test_origin_is_the_line_that_made_it(pytester, run_with_report, nothing_left
     nothing_left()
 
 
-def test_what_subprocesses_make_is_marked_so(pytester, run_with_report, nothing_left):
-    """A subprocess's entry belongs to the test, has no origin and names the last command."""
+def test_entries_created_by_subprocesses_are_marked(pytester, run_with_report, nothing_left):
+    """They belong to the test, have no origin, and name the last command."""
     path = pytester.makepyfile(
         f"""
         import subprocess
@@ -317,8 +319,8 @@ def test_what_subprocesses_make_is_marked_so(pytester, run_with_report, nothing_
     nothing_left()
 
 
-def test_each_way_to_make_an_entry(pytester, report, nothing_left):
-    """Files, links, sockets, fifos, copies and renames are seen, with their kind and owner."""
+def test_each_way_to_create_an_entry(pytester, report, nothing_left):
+    """Files, links, sockets, fifos, copies and renames are found, with their kind and owner."""
     path = pytester.makepyfile(
         """
         import os, shutil, socket, sqlite3, tempfile
@@ -373,10 +375,10 @@ def test_each_way_to_make_an_entry(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_temporary_paths_elsewhere_are_reported_and_left_alone(
+def test_temporary_paths_outside_the_root_are_reported_but_not_removed(
     pytester, run_with_report, nothing_left
 ):
-    """What `mkdtemp(dir=...)` made outside is a leak too, but it is not ours to remove."""
+    """What `mkdtemp(dir=...)` created elsewhere is a leak too, but not the plugin's to remove."""
     elsewhere = pytester.mkdir("elsewhere")
     pytester.makepyfile(
         f"""
@@ -412,8 +414,8 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(
     nothing_left()
 
 
-def test_what_may_be_left_behind(pytester, run_with_report, nothing_left):
-    """The marker, the ini file and the hook each let something stay out of the report."""
+def test_marker_ini_file_and_hook_ignore_leaks(pytester, run_with_report, nothing_left):
+    """Each of the three can exclude an entry from the report."""
     pytester.makeini("[pytest]\ntempres_ignore =\n    by-ini-*\n    other-*.log\n")
     pytester.makeconftest(
         """
@@ -451,8 +453,8 @@ def test_what_may_be_left_behind(pytester, run_with_report, nothing_left):
     nothing_left()
 
 
-def test_paths_are_understood_while_a_test_replaces_functions(pytester, report, nothing_left):
-    """A look in the midst of a test that has replaced `os.fspath` finds and ignores as ever."""
+def test_scan_works_while_a_test_replaces_functions(pytester, report, nothing_left):
+    """A scan during a test that has replaced `os.fspath` finds and ignores as usual."""
     pytester.makeini("[pytest]\ntempres_ignore = wanted-*\n")
     pytester.makepyfile(
         """
@@ -482,8 +484,8 @@ def test_paths_are_understood_while_a_test_replaces_functions(pytester, report, 
     nothing_left()
 
 
-def test_a_pool_that_is_given_the_function_itself_has_a_line(pytester, report, nothing_left):
-    """Where no line of the suite is on the stack, that of the standard library is named."""
+def test_origin_in_the_standard_library_if_no_other_line_exists(pytester, report, nothing_left):
+    """A pool that calls `mkdtemp` directly has no line of the suite on its stack."""
     pytester.makepyfile(
         """
         import asyncio, tempfile
@@ -535,8 +537,8 @@ def careless(): return tempfile.mkdtemp(prefix="plugin-")
 """
 
 
-def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left, environment):
-    """Of the stack of a test that a plugin calls, the project's own lines are told."""
+def test_origin_omits_lines_of_installed_plugins(pytester, report, nothing_left, environment):
+    """If a plugin calls the test, only the lines of the project are reported."""
     pytester.makeconftest(
         """
         import tempfile
@@ -565,8 +567,10 @@ def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left
 
 
 @pytest.mark.parametrize("place", ["", "src"])
-def test_a_plugin_under_test_has_lines(pytester, report, nothing_left, environment, place):
-    """A plugin that is developed in rootdir, and was installed to be tested, is what may leak."""
+def test_origin_contains_lines_of_a_plugin_in_rootdir(
+    pytester, report, nothing_left, environment, place
+):
+    """A plugin that is developed in rootdir and installed for its tests is reported."""
     (pytester.path / place / "pytest_threads").mkdir(parents=True)
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
     (leak,) = report("--import-mode=importlib")["leaks"]
@@ -575,7 +579,7 @@ def test_a_plugin_under_test_has_lines(pytester, report, nothing_left, environme
     nothing_left()
 
 
-def test_threads_belong_to_the_test_that_runs(pytester, report, nothing_left):
+def test_threads_belong_to_the_running_test(pytester, report, nothing_left):
     """A thread's entry belongs to the test, with the thread's own stack as its origin."""
     path = pytester.makepyfile(
         """

@@ -54,10 +54,10 @@ def kept(run_with_report) -> Callable[..., dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize("where", PLACES, ids=lambda where: where.replace(" ", "_"))
-def test_what_a_failed_test_had_is_kept_under_its_new_name(
+def test_renamed_directory_of_failed_test_is_kept_under_new_name(
     pytester, kept, run_plain, system_tmp, where
 ):
-    """It is known by what it is, not by what it was called; the next session leaves it alone."""
+    """It is recognized by its inode; the next session does not remove it."""
     pytester.makepyfile(test_it=SUITE.replace("WHERE", PLACES[where]))
     found = kept(failed=1, passed=1)
     assert list(found) == ["test_fails"]
@@ -67,8 +67,8 @@ def test_what_a_failed_test_had_is_kept_under_its_new_name(
     assert not list(system_tmp.rglob("nothing"))
 
 
-def test_the_failure_names_where_it_is_now(pytester, run):
-    """The path that a report prints is there, and stays."""
+def test_failure_names_the_new_path_of_a_renamed_directory(pytester, run):
+    """The printed path exists, and stays."""
     pytester.makepyfile(SUITE.replace("WHERE", PLACES["session root"]))
     result = run("-k", "fails")
     (path,) = {line for line in result.stdout.lines if line.startswith("kept: /")}
@@ -76,8 +76,8 @@ def test_the_failure_names_where_it_is_now(pytester, run):
     assert Path(path.removeprefix("kept: "), "evidence").exists()
 
 
-def test_other_ways_to_lose_its_name(pytester, kept):
-    """Files, what wider fixtures gave, and what is moved in a teardown or out of the way."""
+def test_other_renamed_resources_are_kept(pytester, kept):
+    """Files, directories of wider fixtures, and what is moved in a teardown or replaced."""
     pytester.makepyfile(
         """
         import os
@@ -125,8 +125,8 @@ def test_other_ways_to_lose_its_name(pytester, kept):
     }
 
 
-def test_what_was_removed_is_not_looked_for_in_what_others_have(pytester, kept):
-    """A number that a test gives back is used again for what the next one has."""
+def test_removed_directory_is_not_mistaken_for_another_with_its_inode(pytester, kept):
+    """An inode number that was freed is used again for the next directory."""
     pytester.makepyfile(
         """
         import shutil

@@ -496,7 +496,7 @@ def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
 
 @pytest.mark.parametrize("last", ["passes", "interrupted"])
 def test_nothing_else_stays(ran, policy, mode, last):
-    """The temp directory holds what the report names and no more, and so does what is printed."""
+    """The temp directory contains only what the report names, and only that is printed."""
     session = ran(*session_of(last, mode))
     paths = sorted(each["path"] for each in session.report["kept"])
     assert paths == sorted(str(path) for path in (session.place / "tmp").glob("tempres-*/*/*"))

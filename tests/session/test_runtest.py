@@ -92,8 +92,8 @@ def test_policy_decides_by_outcome(pytester, run_with_report, system_tmp, policy
         assert not list(system_tmp.iterdir())
 
 
-def test_path_stands_in_the_failures_own_section(pytester, run_with_report):
-    """A failure names what is kept because of it, once, and the path is the one the test saw."""
+def test_kept_path_is_in_the_section_of_its_failure(pytester, run_with_report):
+    """A failure names each kept path once, and it is the one that the test saw."""
     path = pytester.makepyfile(
         """
         import pytest
@@ -128,7 +128,7 @@ def test_path_stands_in_the_failures_own_section(pytester, run_with_report):
 
 
 def test_policy_none_prints_no_path(pytester, run, nothing_left):
-    """With `none` no failure points at a directory that will be gone."""
+    """With `none` no failure names a directory that will be removed."""
     pytester.makepyfile("def test_it(temp_dir, named_temp_file): assert 0")
     result = run("--tempres-keep=none")
     result.assert_outcomes(failed=1)
@@ -137,8 +137,8 @@ def test_policy_none_prints_no_path(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_argument_keep_outranks_the_policy(pytester, run_with_report, system_tmp):
-    """`keep=True` keeps what a passing test was given; `keep=False` drops a failing one's."""
+def test_argument_keep_overrides_the_policy(pytester, run_with_report, system_tmp):
+    """`keep=True` keeps a passing test's directory; `keep=False` removes a failing one's."""
     pytester.makepyfile(
         """
         import pytest
@@ -193,10 +193,10 @@ def test_hook_can_add_to_what_is_kept(pytester, run_with_report, system_tmp):
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_wider_directory_is_kept_when_a_test_that_used_it_failed(
+def test_wider_directory_is_kept_if_a_test_that_used_it_failed(
     pytester, run_with_report, system_tmp
 ):
-    """It need not be the last test, nor the one that made it; others' failures do not matter."""
+    """It need not be the last test, nor the one that created it; others do not matter."""
     text = """
         import pytest
 
@@ -239,8 +239,8 @@ def test_wider_directory_is_kept_when_a_test_that_used_it_failed(
         assert f"kept: {each['path']}" in failure
 
 
-def test_wider_directory_of_a_setup_that_fails(pytester, run_with_report, system_tmp):
-    """A wider fixture that fails after it made its directory keeps it for the test that asked."""
+def test_wider_directory_is_kept_if_its_fixture_fails(pytester, run_with_report, system_tmp):
+    """It is kept for the test that requested the fixture."""
     pytester.makepyfile(
         """
         import pytest
@@ -258,7 +258,7 @@ def test_wider_directory_of_a_setup_that_fails(pytester, run_with_report, system
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_failed_subtest_keeps_the_tests_directory(pytester, run_with_report, system_tmp):
+def test_failed_subtest_keeps_the_directory_of_its_test(pytester, run_with_report, system_tmp):
     """A test whose subtest failed has failed, though its own report may say passed."""
     if pytest.version_tuple < (9,):
         pytest.importorskip("pytest_subtests", reason="before pytest 9 a plugin has subtests")
@@ -296,8 +296,8 @@ def test_failed_subtest_keeps_the_tests_directory(pytester, run_with_report, sys
         assert f"kept: {each['path']}" in result.stdout.lines
 
 
-def test_reruns_keep_the_last_attempt_alone(pytester, run_with_report, system_tmp):
-    """When a later attempt passes all goes; when all fail, the last one's directory stays."""
+def test_reruns_keep_only_the_last_attempt(pytester, run_with_report, system_tmp):
+    """If a later attempt passes nothing is kept; if all fail, the last one's directory is."""
     pytest.importorskip("pytest_rerunfailures", reason="pytest-rerunfailures is not installed")
     pytester.makepyfile(
         """
@@ -339,8 +339,8 @@ def test_reruns_keep_the_last_attempt_alone(pytester, run_with_report, system_tm
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_kept_sessions_are_counted(pytester, run, system_tmp, monkeypatch):
-    """The last sessions that kept something stay; older ones go, and clean runs count for none."""
+def test_number_of_kept_sessions_is_limited(pytester, run, system_tmp, monkeypatch):
+    """The last sessions that kept something stay; clean runs do not count."""
     pytester.makepyfile(
         """
         import os
@@ -362,8 +362,8 @@ def test_kept_sessions_are_counted(pytester, run, system_tmp, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
-def test_stopping_early_keeps_what_had_failed(pytester, run_with_report, system_tmp):
-    """`-x` and `--maxfail` end the run like any other: failures are kept, the rest goes."""
+def test_stopping_early_keeps_directories_of_failed_tests(pytester, run_with_report, system_tmp):
+    """`-x` and `--maxfail` end the run like any other."""
     pytester.makepyfile(
         """
         import pytest
@@ -388,7 +388,7 @@ def test_stopping_early_keeps_what_had_failed(pytester, run_with_report, system_
 @pytest.mark.parametrize(
     "stop", ["raise KeyboardInterrupt", "pytest.exit('enough')", "os.kill(os.getpid(), 2)"]
 )
-def test_interrupted_test_keeps_its_files_until_its_teardown(
+def test_interrupted_test_has_its_files_until_its_teardown(
     pytester, run_with_report, nothing_left, stop
 ):
     """Teardown after Ctrl-C or `pytest.exit` still finds its files, and nothing is left behind."""
@@ -428,10 +428,10 @@ def test_interrupted_test_keeps_its_files_until_its_teardown(
     nothing_left()
 
 
-def test_a_kept_directory_that_a_test_removed_is_not_listed(
+def test_directory_removed_by_its_test_is_not_listed_as_kept(
     pytester, run_with_report, nothing_left
 ):
-    """Only what is there is kept: a failing test may have removed its own directory."""
+    """A test may remove its own directory before it fails."""
     pytester.makepyfile(
         """
         def test_it(temp_dir):
@@ -447,7 +447,7 @@ def test_a_kept_directory_that_a_test_removed_is_not_listed(
 
 
 def test_hooks_that_fail_change_no_outcome(pytester, run_with_report, nothing_left):
-    """An error in a hook of ours is told as a warning; outcomes, gate and report stand."""
+    """An error in one of the plugin's hooks is a warning; outcomes and report do not change."""
     pytester.makeconftest(
         """
         def pytest_tempres_keep(item, reports):
@@ -471,7 +471,7 @@ def test_hooks_that_fail_change_no_outcome(pytester, run_with_report, nothing_le
     nothing_left()
 
 
-def test_a_factory_for_another_parameter_is_another_factory(pytester, run_with_report, system_tmp):
+def test_factory_for_another_parameter_is_another_factory(pytester, run_with_report, system_tmp):
     """A test that fails with its own session's factory keeps nothing of the one before it."""
     pytester.makepyfile(
         """

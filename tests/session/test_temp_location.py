@@ -27,8 +27,8 @@ def location():
     )
 
 
-def test_temp_location_lies_in_the_worker_root(pytester, run, system_tmp, monkeypatch):
-    """Python, subprocesses and whoever reads a variable find the worker root."""
+def test_temp_location_is_the_worker_root(pytester, run, system_tmp, monkeypatch):
+    """Python, subprocesses and readers of the environment variables find it."""
     monkeypatch.setenv("TEMP", "/elsewhere")
     monkeypatch.delenv("TMP", raising=False)
     pytester.makepyfile(
@@ -71,7 +71,7 @@ def test_temp_location_lies_in_the_worker_root(pytester, run, system_tmp, monkey
     ],
 )
 def test_temp_location_is_restored(pytester, run_here, monkeypatch, conftest, args, passed):
-    """However a session in this process ends, it puts back all that it moved."""
+    """However a session in this process ends, it restores all that it changed."""
     monkeypatch.setenv("TEMP", "/elsewhere")
     monkeypatch.delenv("TMP", raising=False)
     pytester.makeconftest(conftest)
@@ -165,15 +165,15 @@ def test_misuse(name, args, kwargs):
 """
 
 
-def test_what_stands_in_for_a_function_is_like_it(pytester, run):
-    """A test that looks at, copies, patches or uses `atexit.register` sees the original."""
+def test_replacement_of_atexit_register_looks_like_the_original(pytester, run):
+    """A test that inspects, copies, patches or uses it notices no difference."""
     pytester.makepyfile(AS_THE_ORIGINAL)
     result = run("-W", "error")
     result.assert_outcomes(passed=15)
 
 
-def test_what_stands_in_for_a_function_is_that_function_in_the_end(pytester, run_here):
-    """A test, or what it has imported, may keep it longer than the session lives."""
+def test_replacement_of_atexit_register_works_after_the_session(pytester, run_here):
+    """A test or an imported module may hold it longer than the session lives."""
     pytester.makepyfile(
         """
         import atexit
@@ -198,8 +198,8 @@ def test_what_stands_in_for_a_function_is_that_function_in_the_end(pytester, run
     assert vars(register)["_deed"] is before[0]
 
 
-def test_tests_that_change_the_location_are_undone(pytester, run_here):
-    """What a test does to the temp location does not outlive the session."""
+def test_temp_location_changed_by_a_test_is_restored(pytester, run_here):
+    """The change does not outlive the session."""
     pytester.makepyfile(
         """
         import os, tempfile
@@ -218,8 +218,8 @@ def test_tests_that_change_the_location_are_undone(pytester, run_here):
     assert location() == before
 
 
-def test_help_and_version_move_nothing(pytester, run_here):
-    """`--help` and `--version` run no tests, so nothing is made or moved for them."""
+def test_help_and_version_create_nothing(pytester, run_here):
+    """They run no tests, so no directory is created and the temp location is not moved."""
     seen = "import pathlib, tempfile; pathlib.Path('here').write_text(tempfile.gettempdir())"
     pytester.makeconftest(seen)
     for args in (["--help"], ["--version", "--version"]):
@@ -228,7 +228,7 @@ def test_help_and_version_move_nothing(pytester, run_here):
 
 
 def test_tmp_path_keeps_its_own_location(pytester, mode, system_tmp, monkeypatch):
-    """`tmp_path` stays where pytest puts it, with pytest's retention."""
+    """`tmp_path` stays where pytest creates it, with pytest's retention."""
     monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT")
     pytester.makepyfile(
         """
@@ -255,7 +255,7 @@ def test_tmp_path_keeps_its_own_location(pytester, mode, system_tmp, monkeypatch
         assert len(found) == 2
 
 
-def test_without_redirect_the_location_is_left_alone(pytester, run_with_report, system_tmp):
+def test_without_redirect_the_temp_location_is_unchanged(pytester, run_with_report, system_tmp):
     """With `tempres_redirect=false` only audit events find leaks, and nothing is removed."""
     pytester.makeini("[pytest]\ntempres_redirect = false\n")
     pytester.makepyfile(
@@ -293,7 +293,7 @@ def test_without_redirect_the_location_is_left_alone(pytester, run_with_report, 
     ],
 )
 def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session, worker):
-    """Who else may enter the roots is said by `tempres_root_mode`, whatever the umask."""
+    """`tempres_root_mode` decides who may enter the roots, whatever the umask is."""
     pytester.makeini("[pytest]\n" + (f"tempres_root_mode = {mode}" if mode else ""))
     pytester.makepyfile(
         """
@@ -316,10 +316,10 @@ def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session
     result.stdout.fnmatch_lines(["MINE 0o700"])
 
 
-def test_a_link_on_the_way_is_never_resolved(
+def test_symlinked_temp_directory_is_not_resolved(
     pytester, run_with_report, tmp_path_factory, monkeypatch
 ):
-    """A temp directory behind a link keeps its spelling, and both spellings are seen."""
+    """It keeps its spelling, and entries are found by both spellings."""
     real = tmp_path_factory.mktemp("real")
     link = real / "link"
     (real / "place").mkdir()

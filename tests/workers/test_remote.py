@@ -78,8 +78,8 @@ exec cat
         (None, None, "node"),
     ],
 )
-def test_host_is_what_the_user_typed(ssh, socket, host):
-    """A host is called as in `--tx`, without options and port; else as it calls itself."""
+def test_host_is_named_as_on_the_command_line(ssh, socket, host):
+    """A host has its name from `--tx`, without options and port; else the one it reports."""
     assert host_of(ssh=ssh, socket=socket, node="node") == host
 
 
@@ -89,8 +89,8 @@ def a_leak(path):
     return Leak("file", path, 1, 1, complete=True, status="leak", entry=entry)
 
 
-def test_verdict_takes_the_place_of_what_was_told_before():
-    """Before the verdict a failed test's leaks are evidence; with it, only what it says counts."""
+def test_verdict_of_a_worker_replaces_its_earlier_reports():
+    """Before the verdict a failed test's leaks are provisional; then only the verdict counts."""
     worker = RemoteWorker("gw0", "far")
     worker.left("/tmp/r", [a_leak("/tmp/r/x")])
     assert [leak.path for leak in worker.found([])] == ["far:/tmp/r/x"]
@@ -218,8 +218,8 @@ EVERYWHERE = """
 """
 
 
-def test_workers_here_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
-    """Who does not see our disk has its own root there, once said, and tells it as `host:path`."""
+def test_workers_on_this_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
+    """A worker without access to the session root has its own there, and reports `host:path`."""
     pytester.makeini("[pytest]\ntempres_ignore = ignored-*")
     pytester.makepyfile(test_it=EVERYWHERE)
     namespace = there(pytester, "popen", " ".join((*far.enter, sys.executable)))
@@ -289,7 +289,7 @@ def state_of(address):
 
 
 def test_socket_server_serves_one_session_after_another(pytester, run_plain, far, system_tmp):
-    """The second session finds the process as the first did, and the last moment clears all."""
+    """The second session finds the process as the first did, and nothing is left at its end."""
     pytester.makepyfile(test_it=SERVED)
     address = f"127.0.0.1:{free_port()}"
     server = far.start(
@@ -344,7 +344,7 @@ CRASH = """
 
 
 def test_crash_on_another_host(pytester, run_plain, far, by_ssh, system_tmp, nothing_left):
-    """What was told before a crash is told; the root there is dead, and goes with the next one."""
+    """Earlier reports are complete; the next session there removes the crashed worker's root."""
     pytester.makepyfile(test_it=CRASH)
     args = (by_ssh["far"], "--dist=load", "--tempres-report=json:report.json")
     result = run_plain(*args, "--max-worker-restart=0", "--tempres-leaks=fail")
