@@ -123,14 +123,15 @@ def pytester(pytester, session_server) -> pytest.Pytester:
     original = pytester.popen
 
     def popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options):
-        # As the original sets it.
-        paths = filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        if options != {"stdin": pytester.CLOSE_STDIN} or not session_server.can_run(command, env):
-            return original(command, stdout, stderr, **options)
-        with open(os.devnull, "rb") as stdin:
-            fds = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
-            return session_server.start(command, env, fds)
+        session = None
+        if options == {"stdin": pytester.CLOSE_STDIN}:
+            # As the original sets it.
+            paths = filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+            with open(os.devnull, "rb") as stdin:
+                fds = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+                session = session_server.start(command, env, fds)
+        return session or original(command, stdout, stderr, **options)
 
     pytester.popen = popen
     return pytester

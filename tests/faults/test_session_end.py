@@ -165,7 +165,7 @@ def test_interrupt_at_the_end_loses_no_kept_directory(pytester, run, system_tmp,
     assert "kept: " in f"{result.stdout}{result.stderr}"
     if error == "KeyboardInterrupt":
         assert "KeyboardInterrupt" in result.stderr.str()
-    run("-k", "leaks")
+    run("-k", "leaks", workers=False)
     assert all(map(os.path.isdir, paths))
 
 
@@ -217,7 +217,7 @@ def test_session_end_works_without_free_descriptors(pytester, run, kept):
     assert kept() == ["evidence", "left", "test_fails"]
     report = json.loads(report.read_text())
     assert [leak["status"] for leak in report["leaks"]].count("leak") == 1
-    run("-k", "leaks")
+    run("-k", "leaks", workers=False)
     assert kept() == ["evidence", "left", "test_fails"]
 
 

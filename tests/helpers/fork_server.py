@@ -28,7 +28,7 @@ class Child(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A Python that is asked for."""
+    """A process to fork: `arguments` are "pytest" and its own, or those of Python with `-c`."""
 
     arguments: list[str]
     cwd: str
@@ -99,7 +99,7 @@ def become(request: Request) -> None:
     os.environ.update(request.env)
     paths = request.env.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:1] = [path for path in paths if path and path not in sys.path]
-    if request.arguments[0] == "-mpytest":
+    if request.arguments[0] == "pytest":
         sys.path.insert(0, request.cwd)
         sys.argv[1:] = request.arguments[1:]
         runpy.run_module("pytest", run_name="__main__", alter_sys=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import os
 from pathlib import Path
+import secrets
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class Server:
     """The process that forks sessions; it ends together with the process that started it."""
 
     def __init__(self) -> None:
-        self._address = f"tempres-tests-{os.getpid()}"
+        self._address = f"tempres-tests-{os.getpid()}-{secrets.token_hex(4)}"
         self._start_variables = _start_variables(dict(os.environ))
         self._process = subprocess.Popen(
             [sys.executable, str(_HERE / "fork_server.py"), self._address],
@@ -42,14 +43,14 @@ class Server:
         assert self._process.stdout is not None
         self._process.stdout.readline()
 
-    def can_run(self, command: Sequence[str], env: dict[str, str]) -> bool:
-        """Whether a forked session is the same as one that this command starts."""
-        same = _start_variables(env) == self._start_variables
-        return same and tuple(command[:2]) == (sys.executable, "-mpytest")
-
-    def start(self, command: Sequence[str], env: dict[str, str], fds: list[int]) -> Session:
-        """Start a session with these standard streams."""
-        return Session(request(self._address, list(command[1:]), env, fds))
+    def start(self, command: Sequence[str], env: dict[str, str], fds: list[int]) -> Session | None:
+        """Start a session with these standard streams; None if a fork could not be the same."""
+        for module in (("-mpytest",), ("-m", "pytest")):
+            if tuple(command[: len(module) + 1]) == (sys.executable, *module):
+                arguments = ["pytest", *command[len(module) + 1 :]]
+                if _start_variables(env) == self._start_variables:
+                    return Session(request(self._address, arguments, env, fds))
+        return None
 
     @property
     def worker_spec(self) -> str:

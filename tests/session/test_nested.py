@@ -45,26 +45,31 @@ def kept(run, pytester, system_tmp) -> Callable[..., list[Path]]:
     return kept
 
 
-@pytest.mark.parametrize("way", ["subprocess", "inprocess"])
-def test_paths_printed_by_a_nested_session_stay(kept, run, system_tmp, way):
+def test_paths_printed_by_a_nested_session_stay(kept, run, system_tmp):
     """The outer test failed and keeps the nested session; the next session does not remove it."""
     paths = kept(
-        f"""
-        def test_1_passes(nested):
-            nested({way!r})
+        """
+        import pytest
 
-        def test_2_fails(nested):
-            nested({way!r})
+        @pytest.fixture(params=["subprocess", "inprocess"])
+        def way(request):
+            return request.param
+
+        def test_passes(nested, way):
+            nested(way)
+
+        def test_fails(nested, way):
+            nested(way)
             assert 0
         """,
-        passed=1,
-        failed=1,
+        passed=2,
+        failed=2,
     )
-    assert len(paths) == 1
-    assert (paths[0] / "evidence").exists()
-    assert len(list(system_tmp.glob("tempres-*/*/tempres-*"))) == 1, "the other test passed"
-    run("test_outer.py::test_1_passes", workers=False).assert_outcomes(passed=1)
-    assert (paths[0] / "evidence").exists()
+    assert len(paths) == 2
+    assert all((path / "evidence").exists() for path in paths)
+    assert len(list(system_tmp.glob("tempres-*/*/tempres-*"))) == 2, "the other tests passed"
+    run("test_outer.py::test_passes[inprocess]", workers=False).assert_outcomes(passed=1)
+    assert all((path / "evidence").exists() for path in paths)
 
 
 def test_nested_sessions_of_earlier_attempts_are_removed(kept, system_tmp):

@@ -5,32 +5,33 @@ from pathlib import Path
 
 import pytest
 
-#: Where a test may move what it has, in the terms of the suites below.
+#: Where a test may move its directory, in the terms of the suite below.
 PLACES = {
-    "beside it": "temp_dir.with_name('x')",
-    "temp location": "Path(tempfile.gettempdir(), 'x')",
-    "session root": "temp_dir.parent.with_name('x')",
-    "directory in the root": "made(temp_dir.parent.with_name('y')) / 'x'",
-    "deep": "made(temp_dir.parent / 'y' / 'z') / 'x'",
-    "another one": "temp_resources.dir() / 'x'",
+    "beside": "temp_dir.with_name('beside')",
+    "temp_location": "Path(tempfile.gettempdir(), 'x')",
+    "session_root": "temp_dir.parent.with_name('x')",
+    "directory_in_the_root": "created(temp_dir.parent.with_name('y')) / 'x'",
+    "deep": "created(temp_dir.parent / 'y' / 'z') / 'x'",
+    "another_one": "temp_resources.dir() / 'x'",
 }
-SUITE = """
+HEADER = """
 import shutil, tempfile
 from pathlib import Path
 import pytest
 
-def made(path):
+def created(path):
     path.mkdir(parents=True)
     return path
-
-def test_fails(temp_dir, temp_resources):
-    (temp_dir / "evidence").touch()
-    shutil.move(temp_dir, WHERE)
-    assert 0
 
 def test_passes(temp_dir):
     (temp_dir / "nothing").touch()
     temp_dir.rename(temp_dir.with_name("w"))
+"""
+FAILS = """
+def test_{place}(temp_dir, temp_resources):
+    (temp_dir / "evidence-{place}").touch()
+    shutil.move(temp_dir, {path})
+    assert 0
 """
 
 
@@ -53,27 +54,29 @@ def kept(run_with_report) -> Callable[..., dict[str, list[str]]]:
     return kept
 
 
-@pytest.mark.parametrize("where", PLACES, ids=lambda where: where.replace(" ", "_"))
 def test_renamed_directory_of_failed_test_is_kept_under_new_name(
-    pytester, kept, run_plain, system_tmp, where
+    pytester, kept, run_plain, system_tmp
 ):
     """It is recognized by its inode; the next session does not remove it."""
-    pytester.makepyfile(test_it=SUITE.replace("WHERE", PLACES[where]))
-    found = kept(failed=1, passed=1)
-    assert list(found) == ["test_fails"]
-    assert set(found["test_fails"]) == {"evidence"}
+    tests = [FAILS.format(place=place, path=path) for place, path in PLACES.items()]
+    pytester.makepyfile(test_it="".join((HEADER, *tests)))
+    found = kept(failed=len(PLACES), passed=1)
+    assert {name: set(files) for name, files in found.items()} == {
+        f"test_{place}": {f"evidence-{place}"} for place in PLACES
+    }
     run_plain("-k", "passes", "test_it.py").assert_outcomes(passed=1)
-    assert len(list(system_tmp.rglob("evidence"))) == 1
+    names = sorted(path.name for path in system_tmp.rglob("evidence-*"))
+    assert names == sorted(f"evidence-{place}" for place in PLACES)
     assert not list(system_tmp.rglob("nothing"))
 
 
 def test_failure_names_the_new_path_of_a_renamed_directory(pytester, run):
     """The printed path exists, and stays."""
-    pytester.makepyfile(SUITE.replace("WHERE", PLACES["session root"]))
+    pytester.makepyfile(HEADER + FAILS.format(place="fails", path=PLACES["session_root"]))
     result = run("-k", "fails")
     (path,) = {line for line in result.stdout.lines if line.startswith("kept: /")}
     assert path.endswith("/x")
-    assert Path(path.removeprefix("kept: "), "evidence").exists()
+    assert Path(path.removeprefix("kept: "), "evidence-fails").exists()
 
 
 def test_other_renamed_resources_are_kept(pytester, kept):

@@ -227,7 +227,9 @@ def test_help_and_version_create_nothing(pytester, run_here):
         assert (pytester.path / "here").read_text() == tempfile.gettempdir()
 
 
-def test_tmp_path_keeps_its_own_location(pytester, mode, system_tmp, monkeypatch):
+def test_tmp_path_keeps_its_own_location(
+    pytester, mode, system_tmp, two_workers, plain_options, monkeypatch
+):
     """`tmp_path` stays where pytest creates it, with pytest's retention."""
     monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT")
     pytester.makepyfile(
@@ -237,8 +239,8 @@ def test_tmp_path_keeps_its_own_location(pytester, mode, system_tmp, monkeypatch
             tmp_path_factory.mktemp("other")
         """
     )
-    workers = ("-n2",) if mode == "xdist" else ()
-    command = (sys.executable, "-m", "pytest", "-p", "no:randomly", *workers)
+    workers = two_workers if mode == "xdist" else ()
+    command = (sys.executable, "-m", "pytest", *plain_options, *workers)
     for _ in range(2):
         result = pytester.run(*command, "--tempres-leaks=fail", "-W", "error")
         assert result.ret == 0
