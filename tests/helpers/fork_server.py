@@ -32,6 +32,7 @@ class Request(NamedTuple):
 
     arguments: list[str]
     cwd: str
+    umask: int
     env: dict[str, str]
     fds: list[int]
 
@@ -95,6 +96,7 @@ def become(request: Request) -> None:
         os.dup2(fd, number)
         os.close(fd)
     os.chdir(request.cwd)
+    os.umask(request.umask)
     os.environ.clear()
     os.environ.update(request.env)
     paths = request.env.get("PYTHONPATH", "").split(os.pathsep)

@@ -18,7 +18,9 @@ def request(
     # The null character is for Linux's abstract namespace, where no file is left behind.
     connection.connect(f"\0{address}")
     socket.send_fds(connection, [b" "], fds)
-    connection.sendall(json.dumps([arguments, os.getcwd(), env]).encode() + b"\n")
+    umask = os.umask(0o077)
+    os.umask(umask)
+    connection.sendall(json.dumps([arguments, os.getcwd(), umask, env]).encode() + b"\n")
     return connection
 
 

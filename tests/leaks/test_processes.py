@@ -400,14 +400,14 @@ OTHER = "made by a subprocess or native code"
 LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_starts"
 
 
-@pytest.mark.parametrize("mode", ["report", "strict"])
+@pytest.mark.parametrize("leaks", ["report", "strict"])
 def test_reports_name_the_owner_that_started_the_process(
-    pytester, run_with_report, mode, nothing_left
+    pytester, run_with_report, leaks, nothing_left
 ):
     """Or the session, if it is ambiguous."""
     pytester.makepyfile(test_it=SOURCE)
     result, report = run_with_report(
-        "--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none"
+        "--dist=loadfile", f"--tempres-leaks={leaks}", "--tempres-keep=none"
     )
     owners = {
         os.path.basename(leak["path"]): (leak["owner"]["id"], leak["status"], leak["made_by"])

@@ -213,18 +213,18 @@ def test_leaks_of_other_owners_count_despite_a_failed_test(pytester, run_with_re
     assert statuses == {"wide": "leak", "passed": "leak", "failed": "failed-test"}
 
 
-@pytest.mark.parametrize("mode", ["off", "report", "fail"])
-def test_exit_status_of_each_mode(pytester, run_with_report, nothing_left, mode):
+@pytest.mark.parametrize("leaks", ["off", "report", "fail"])
+def test_exit_status_of_each_mode(pytester, run_with_report, nothing_left, leaks):
     """`off` detects nothing, `report` only reports, `fail` also sets exit status 1."""
     pytester.makepyfile(LEAK)
-    result, report = run_with_report(f"--tempres-leaks={mode}")
+    result, report = run_with_report(f"--tempres-leaks={leaks}")
     result.assert_outcomes(passed=1)
-    assert result.ret == report["session"]["exit_status"] == (mode == "fail")
-    assert report["totals"]["leaks"] == (mode != "off")
+    assert result.ret == report["session"]["exit_status"] == (leaks == "fail")
+    assert report["totals"]["leaks"] == (leaks != "off")
     seen = "temporary resources" in result.stdout.str()
-    assert seen is (mode != "off")
+    assert seen is (leaks != "off")
     gate = "the run fails because of leaks (--tempres-leaks)"
-    assert (gate in result.stdout.str()) is (mode == "fail")
+    assert (gate in result.stdout.str()) is (leaks == "fail")
     nothing_left()
 
 

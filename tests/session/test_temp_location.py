@@ -285,7 +285,7 @@ def test_without_redirect_the_temp_location_is_unchanged(pytester, run_with_repo
 
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize(
-    "mode, session, worker",
+    "root_mode, session, worker",
     [
         (None, 0o711 if os.geteuid() == 0 else 0o700, 0o711 if os.geteuid() == 0 else 0o700),
         ("0700", 0o700, 0o700),
@@ -294,9 +294,9 @@ def test_without_redirect_the_temp_location_is_unchanged(pytester, run_with_repo
         ("1777", 0o711, 0o1777),
     ],
 )
-def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session, worker):
+def test_root_mode_sets_the_permissions(pytester, run, system_tmp, root_mode, session, worker):
     """`tempres_root_mode` decides who may enter the roots, whatever the umask is."""
-    pytester.makeini("[pytest]\n" + (f"tempres_root_mode = {mode}" if mode else ""))
+    pytester.makeini("[pytest]\n" + (f"tempres_root_mode = {root_mode}" if root_mode else ""))
     pytester.makepyfile(
         """
         import os, tempfile

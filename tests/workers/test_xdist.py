@@ -42,13 +42,13 @@ def mode():
 
 
 @pytest.mark.parametrize(
-    "mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
+    "dist", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
 )
-def test_one_report_with_every_distribution_mode(pytester, run_with_report, system_tmp, mode):
+def test_one_report_with_every_distribution_mode(pytester, run_with_report, system_tmp, dist):
     """The leaks and kept paths of all workers are in one report."""
     pytester.makepyfile(test_a=MANY, test_b=MANY)
-    result, report = run_with_report(f"--dist={mode}")
-    times = 2 if mode == "each" else 1
+    result, report = run_with_report(f"--dist={dist}")
+    times = 2 if dist == "each" else 1
     assert report["totals"]["leaks"] == report["totals"]["kept"] == 2 * times
     owners = {leak["owner"]["id"] for leak in report["leaks"]}
     assert owners == {f"test_{x}.py::TestIt::test_it[3]" for x in "ab"}
