@@ -20,12 +20,12 @@ MARKERS = ("tempdir", "tempfile", "spooled", "tempres_ignore")
 
 
 def mark(name, *args, **kwargs):
-    """Return what stands in for `pytest.mark.<name>(...)` on a test."""
+    """Return a substitute for `pytest.mark.<name>(...)` on a test."""
     return SimpleNamespace(name=name, args=args, kwargs=kwargs)
 
 
 def item(*marks):
-    """Return what stands in for a test with *marks*, the closest one first."""
+    """Return a substitute for a test with *marks*, the closest one first."""
     return SimpleNamespace(
         nodeid="t.py::test",
         own_markers=list(marks),

@@ -108,10 +108,10 @@ def alike(pytester, system_tmp, nothing_left):
         assert "INTERNALERROR" not in ran.output
         assert "internal error" not in ran.output
         assert "leaks may be missed" not in ran.output
-        told = {line.strip() for line in ran.output.splitlines() if "Warning: " in line}
-        ours_told = {line for line in told if "Tempres" in line}
-        assert len(ours_told) == bool(warns), ours_told
-        assert all(warns in line for line in ours_told)
+        warnings = {line.strip() for line in ran.output.splitlines() if "Warning: " in line}
+        own = {line for line in warnings if "Tempres" in line}
+        assert len(own) == bool(warns), own
+        assert all(warns in line for line in own)
         nothing_left()
         return ran
 
@@ -119,7 +119,7 @@ def alike(pytester, system_tmp, nothing_left):
 
 
 def _outcomes(junit: Path) -> list[tuple[str, ...]]:
-    """Return what came of each test; a test that is told of twice counts twice."""
+    """Return the outcomes of each test; a test that is reported twice counts twice."""
     return sorted(
         (
             case.get("classname", ""),

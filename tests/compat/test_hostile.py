@@ -283,8 +283,8 @@ def test_names_that_are_not_text(pytester, alike, workers):
     ran.result.stdout.fnmatch_lines_random(
         [r"*/new\nline", r"*/red\x1b[[]31m", r"*/caf\xe9", r"*/bell\x07\r", r"*/\xff\xfe"]
     )
-    told = [base64.b64decode(leak.get("path_bytes", "")) for leak in ran.report["leaks"]]
-    assert {path.rpartition(b"/")[2] for path in told} == {b"", b"caf\xe9", b"\xff\xfe"}
+    paths = [base64.b64decode(leak.get("path_bytes", "")) for leak in ran.report["leaks"]]
+    assert {path.rpartition(b"/")[2] for path in paths} == {b"", b"caf\xe9", b"\xff\xfe"}
 
 
 def test_entries_without_permissions(pytester, alike, workers):

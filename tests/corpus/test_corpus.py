@@ -11,12 +11,12 @@ from corpus_suites import read
 import pytest
 
 SUITES = read()
-#: What runs in every worker: it is one leak, however many workers tell of it.
+#: What runs in every worker: it is one leak, however many workers report it.
 REPEATED = {("collection", None), ("session", None), ("fixture", "session")}
 
 
 def said(leaks):
-    """Return what a report says, with what every worker repeats counted once."""
+    """Return the records of a report, where what every worker repeats counts once."""
     by_worker = defaultdict(Counter)
     for leak in leaks:
         owner, origin = leak["owner"], leak["origin"]
@@ -35,7 +35,7 @@ def said(leaks):
 
 @pytest.fixture
 def alone(monkeypatch, mode):
-    """Let inner sessions load nothing but us, which halves their cost, and xdist where it runs."""
+    """Let inner sessions load only this plugin, and xdist if it runs, which halves their cost."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return ["-ptempres", *(["-pxdist", "--dist=loadfile"] if mode == "xdist" else [])]
 

@@ -18,7 +18,7 @@ import pytest
 def temp_dir():
     return Path(tempfile.mkdtemp())
 """
-#: Fills a file system, but never a large one: it is bounded, and looks where it stands first.
+#: Fills a file system, but checks first that it is a small one, and stops at a limit.
 FILL = """
 import os
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-#: Ids as a test may have them where pytest is told not to escape them.
+#: The ids of tests if pytest is configured not to escape them.
 IDS = {
     "long": "x" * 10_000,
     "newlines": "a\nb\r\nc\u2028d\x85e",

@@ -299,7 +299,9 @@ def test_session_end_starts_no_program(pytester, run_with_report):
     assert not (pytester.path / "started").exists()
 
 
-def test_modules_for_the_session_end_are_imported_before_the_first_test(pytester, run_plain):
+def test_modules_for_the_session_end_are_imported_before_the_first_test(
+    pytester, system_tmp, plain_options
+):
     """A test that makes imports impossible does not affect the report."""
     pytester.makepyfile(
         """
@@ -312,6 +314,8 @@ def test_modules_for_the_session_end_are_imported_before_the_first_test(pytester
             assert 0
         """
     )
-    result = run_plain("-p", "no:cacheprovider")
+    # With -B it is not forked from a Python that has imported other modules too.
+    command = (sys.executable, "-B", "-m", "pytest", *plain_options, "-p", "no:cacheprovider")
+    result = pytester.run(*command)
     result.stdout.fnmatch_lines(["kept: *", "*no leaks; 2 paths kept; 1 more from failed tests*"])
     assert "internal error" not in f"{result.stdout}{result.stderr}"

@@ -20,7 +20,7 @@ import pytest  # noqa: F401
 
 
 class Child(NamedTuple):
-    """A forked process, and the connection to who waits for its exit status."""
+    """A forked process, and the connection to the caller that waits for its exit status."""
 
     pid: int
     ended: int
@@ -77,7 +77,7 @@ def fork(selector: selectors.BaseSelector, connection: socket.socket) -> Request
 
 
 def finish(selector: selectors.BaseSelector, child: Child) -> None:
-    """Send the exit status of a child that has ended; kill one for which nobody waits."""
+    """Send the exit status of a child that has ended; kill one if its caller has gone."""
     if child.ended not in selector.get_map():
         return
     selector.unregister(child.ended)
@@ -114,7 +114,7 @@ def become(request: Request) -> None:
 
 if __name__ == "__main__":
     # No plugin is imported, because pytest could not rewrite its assertions any more.
-    for name in (*default_plugins, "junitxml"):
+    for name in default_plugins:
         importlib.import_module(f"_pytest.{name}")
     with contextlib.suppress(ImportError):
         importlib.import_module("execnet")

@@ -1,4 +1,4 @@
-"""A stand-in for the Python that execnet starts: has a worker forked, and ends when that ends."""
+"""Replaces the Python that execnet starts: requests a forked worker, and ends together with it."""
 
 from __future__ import annotations
 

@@ -81,5 +81,5 @@ class Session:
         return int(status)
 
     def kill(self) -> None:
-        """Kill the session: the server does so when nobody waits for its status any more."""
+        """Kill the session: the server does so when a caller closes the connection."""
         self._connection.shutdown(socket.SHUT_WR)

@@ -58,7 +58,7 @@ def known(pytester, suite, run, written):
 
 
 def stale(result):
-    """Return whom the report calls stale."""
+    """Return the owners of the entries that the report calls stale."""
     start = "stale in the baseline: "
     return [line[len(start) :].split()[0] for line in result.stdout.lines if start in line]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-#: A handler that knows a path only by way of an object that nobody can look through.
+#: A handler with an opaque object that refers to a path.
 SOURCE = """
     import atexit, os, shutil, tempfile
     HERE = os.environ["PLACE"]

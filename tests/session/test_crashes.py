@@ -33,13 +33,13 @@ def over():
     tempfile.mkdtemp(prefix="over-")
 
 class TestBefore:
-    def test_1_promises(self, cache, over):
-        HELD.append(tempfile.TemporaryDirectory(prefix="promised-"))
-        HELD.append(tempfile.NamedTemporaryFile(prefix="promised-"))
+    def test_1_defers(self, cache, over):
+        HELD.append(tempfile.TemporaryDirectory(prefix="deferred-"))
+        HELD.append(tempfile.NamedTemporaryFile(prefix="deferred-"))
 
     def test_2_leaks(self, temp_dir, cache, temp_resources_module):
         tempfile.mkdtemp(prefix="leak-")
-        temp_resources_module.dir(prefix="lent-")
+        temp_resources_module.dir(prefix="wider-")
 
     def test_3_fails(self, temp_dir, temp_resources_module):
         assert 0
@@ -92,12 +92,12 @@ def test_crash_changes_the_report_of_no_other_test(
     assert sorted(leak["owner"]["id"] for leak in leaks) == owners
     kept = {(each["nodeid"].rpartition("::")[2], name_of(each["path"])) for each in report["kept"]}
     crashed = {("test_crashes", "test_crashes"), ("test_crashes", "stray")}
-    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "lent")}
+    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "wider")}
     assert fails <= kept
     if not stopped:
         assert crashed <= kept
         # What the worker's fixture and exit handlers could not remove lies in the same place.
-        assert {name for _, name in kept - crashed - fails} <= {"cache", "promised"}
+        assert {name for _, name in kept - crashed - fails} <= {"cache", "deferred"}
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
     assert len(set(on_disk)) == len(report["kept"])
@@ -109,7 +109,7 @@ import pytest
 
 def test_it(temp_dir, temp_resources_session):
     tempfile.mkdtemp(prefix="left-")
-    temp_resources_session.dir(prefix="lent-")
+    temp_resources_session.dir(prefix="wider-")
     assert os.environ["PYTEST_XDIST_WORKER"] != "gw0"
 """
 DIES_LATE = """
@@ -131,7 +131,7 @@ def test_with_dist_each_a_failure_counts_only_in_its_worker(pytester, run_with_r
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
     assert [(leak["worker"], name_of(leak["path"])) for leak in leaks] == [("gw1", "left")]
     kept = sorted((each["worker"], name_of(each["path"])) for each in report["kept"])
-    assert kept == [("gw0", "left"), ("gw0", "lent"), ("gw0", "test_it")]
+    assert kept == [("gw0", "left"), ("gw0", "test_it"), ("gw0", "wider")]
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
 

@@ -55,7 +55,7 @@ LITTER = """
 
 @pytest.fixture
 def litter(pytester):
-    """A suite that litters its directory in every way."""
+    """A suite that changes its directory in every way."""
     pytester.makefile(".txt", data="old", gone="old")
     pytester.makepyfile(LITTER)
 

@@ -108,7 +108,7 @@ def test_multiprocessing(pytester, run_with_report, nothing_left):
     nothing_left()
 
 
-#: A child that waits until it is told to go on, and says in a file what came of it.
+#: A child that waits for a signal to go on, and writes its result to a file.
 OUTLIVES = """
 import os, sys, tempfile
 HERE = tempfile.gettempdir()

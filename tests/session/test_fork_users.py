@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
-#: A uid that nobody has.
+#: A uid that no user has.
 OTHER = 64_999
 
 

@@ -17,7 +17,7 @@ def test_it(temp_dir):
     (temp_dir / name).touch()
     if name != "passes":
         pause("test")
-        assert (temp_dir / name).exists(), "somebody has removed it"
+        assert (temp_dir / name).exists(), "another session has removed it"
         assert 0, "as it should"
 
 def pause(where):
@@ -100,7 +100,7 @@ def wait(process: subprocess.Popen[str]) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Let a session go on to its end, and see that nobody took anything from it."""
+    """Let a session go on to its end, and check that no other one removed its files."""
     output, _ = process.communicate("\n", timeout=60)
     assert "AssertionError: as it should" in output
     assert "TempresCleanupWarning" not in output
@@ -126,7 +126,7 @@ def test_each_project_keeps_its_own_number_of_sessions(
     assert turn(one, "a", 3) == ["a"]
     assert turn(two, "b", 1) == ["a", "b"]
     assert turn(one, "c", 2) == ["a", "b", "c"]
-    # It keeps nothing, so it takes nobody's place.
+    # It keeps nothing, so it does not count.
     assert turn(one, "passes", 1) == ["b", "c"]
     # What a failure has just named stays until the next session in any case.
     assert turn(one, "d", 0) == ["b", "d"]
@@ -190,7 +190,7 @@ def test_many_sessions_that_end_at_the_same_time(project, begin, kept, keep):
 
 
 def by_test(suite: str) -> str:
-    """Return a suite whose failed test leaves evidence, and after which *suite* runs."""
+    """Return a suite with a failed test that leaves files, followed by *suite*."""
     return f"""
 import os
 import pytest
@@ -316,7 +316,7 @@ def test_hangs(temp_dir, temp_resources, temp_resources_module):
 @pytest.mark.parametrize("damage", ["closed", "removed", "replaced"])
 def test_damaged_journal_loses_no_later_path(ended, kept, damage):
     """It is opened again: what a later test leaves is written all the same."""
-    deeds = {
+    damages = {
         "closed": "close(os.stat(journal))",
         "removed": "os.unlink(journal)",
         "replaced": "os.unlink(journal); os.mkfifo(journal); os.rename(journal, journal + '2')",
@@ -327,7 +327,7 @@ import os
 def test_harms(temp_dir):
     journal = str(temp_dir.parent.parent / ".kept.jsonl")
     assert os.path.exists(journal)
-    {deeds[damage]}
+    {damages[damage]}
 
 def close(status):
     for fd in range(3, 100):

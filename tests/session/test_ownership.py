@@ -18,7 +18,7 @@ def owner_of(leak):
 
 
 def line_of(path, text):
-    """Return the number of the first line of a file in which *text* stands."""
+    """Return the number of the first line of a file that contains *text*."""
     lines = path.read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
@@ -53,9 +53,9 @@ def {scope}_fixture():
             tempfile.mkdtemp(prefix="after-")
         """
     )
-    told = report("--dist=loadfile")
-    leaks = by_prefix(told)
-    assert len(told["leaks"]) == 2 * len(scopes) + 2 + 2
+    found = report("--dist=loadfile")
+    leaks = by_prefix(found)
+    assert len(found["leaks"]) == 2 * len(scopes) + 2 + 2
     for scope in scopes:
         line = line_of(pytester.path / "conftest.py", f'scope="{scope}"')
         for end in ("Setup", "Teardown"):
@@ -559,7 +559,7 @@ def test_origin_omits_lines_of_installed_plugins(pytester, report, nothing_left,
     found = by_prefix(report())
     assert found["test"]["origin"] == [{"file": path.name, "line": 4, "function": "test_it"}]
     assert found["conftest"]["origin"][0]["file"] == "conftest.py"
-    # Nobody else's line is there: that of the plugin tells who makes it.
+    # No line of the project is on the stack, so the plugin's own is reported.
     (frame,) = found["plugin"]["origin"]
     assert frame["function"] == "careless"
     assert found["plugin"]["owner"]["location"].startswith("env")

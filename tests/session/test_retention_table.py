@@ -115,7 +115,7 @@ import json, os, tempfile
 import pytest
 
 def note(kind, path):
-    # The one place that tells wider fixtures too which test is running.
+    # It names the running test in wider fixtures too.
     nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
     with open(os.environ["MADE"], "a") as file:
         file.write(json.dumps([nodeid, kind, str(path)]) + "\\n")
@@ -200,11 +200,11 @@ def tidy_up(stray):
 def flaky_setup(given):
     assert attempt() == 2
 
-def in_subtest(subtests, deed):
+def in_subtest(subtests, action):
     for number in range(3):
         with subtests.test(number=number):
             if number == 1:
-                deed()
+                action()
 
 def in_unittest_subtest(case):
     for number in range(3):
@@ -426,7 +426,7 @@ def module(row: str, how: str) -> str:
     if row == "wide_teardown_fails":
         # Whoever comes last fails with it.
         text = text.replace("def test_later", "def later")
-    # pytest-xdist ends a worker for both, and tells of the one.
+    # pytest-xdist ends a worker for both, and reports only one.
     return text.replace("INTERRUPT", "KeyboardInterrupt" if how == "plain" else "pytest.exit(1)")
 
 
@@ -482,11 +482,11 @@ def test_what_stays(ran, name, policy, mode):
 
 def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
     """Check what report, index and list say of a path."""
-    told = [each for each in session.report["kept"] if each["path"] == made.path]
+    found = [each for each in session.report["kept"] if each["path"] == made.path]
     if not made.stays:
-        assert told == []
+        assert found == []
         return
-    (record,) = told
+    (record,) = found
     nodeid = record["nodeid"]
     assert nodeid.startswith(test)
     assert (record["reason"], record["worker"]) == (reason, made.worker)

@@ -331,7 +331,7 @@ def test_reruns_keep_only_the_last_attempt(pytester, run_with_report, system_tmp
     assert kept_tests({"kept": given}) == ["test_never"]
     assert os.listdir(given[0]["path"]) == ["attempt-3"]
     strays = {os.path.basename(leak["path"])[:-9]: leak["status"] for leak in report["leaks"]}
-    # What a failed attempt left is evidence; the last attempts of these two passed.
+    # What a failed attempt left is no leak; the last attempts of these two passed.
     assert strays.pop("recovers-3") == "leak"
     assert strays.pop("flaky-2") == "leak"
     assert set(strays.values()) == {"failed-test"}

@@ -74,7 +74,7 @@ def run_mounted(pytester, system_tmp) -> Callable[..., subprocess.CompletedProce
     return run_mounted
 
 
-# -- where the session root stands
+# -- where the session root is
 
 
 @pytest.mark.parametrize("place", ["/", "~", ".", "..", "inside"])
@@ -86,7 +86,7 @@ def test_directory_given_as_root_is_never_removed(pytester, run_here, tmp_path, 
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for path in (home, pytester.path, pytester.path / "inside"):
-        # What looks like ours and is not, among what looks like nothing.
+        # Names like those of the plugin, and others.
         (path / "tempres-abcdefgh" / "main").mkdir(parents=True)
         (path / "tempres-abcdefgh" / "main" / "file").write_text("precious")
         (path / "main").mkdir()
@@ -242,7 +242,7 @@ def test_disk_that_fails_like_nfs_causes_only_warnings(pytester, run, system_tmp
     assert "Traceback" not in output
     assert "Stale file handle" in output
     assert "resource busy" in output
-    # What could not go waits for a sweep; what could is gone. The journal names the evidence.
+    # What could not be removed is left to the next sweep. The journal names what is kept.
     (root,) = system_tmp.iterdir()
     left = {path.name for path in root.rglob("*") if path.is_file()}
     assert "other" in left or ".nfs0001" in left
@@ -251,7 +251,7 @@ def test_disk_that_fails_like_nfs_causes_only_warnings(pytester, run, system_tmp
     assert kept.name.startswith("test_fails-")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be told by its inode there")
+@pytest.mark.skipif(os.name == "nt", reason="an open file has no inode to compare there")
 @pytest.mark.parametrize("then", ["nothing", "another file"])
 def test_lock_that_a_test_closes_is_acquired_again(pytester, run, nothing_left, then):
     """The next test finds the session locked, whichever number the descriptor has."""

@@ -88,7 +88,7 @@ import atexit, copy, functools, inspect, pickle, pydoc, types
 from unittest import mock
 import pytest
 
-# The original, which nobody has replaced: a second module has functions of its own.
+# The original, which no test has replaced: a second module has functions of its own.
 spec = atexit.__spec__
 fresh = spec.loader.create_module(spec)
 spec.loader.exec_module(fresh)

@@ -28,7 +28,7 @@ from pytest_tempres.session.state import RemoteWorker
 from pytest_tempres.workers.remote import host_of
 from pytest_tempres.workspace.retention import Kept
 
-#: What ssh and sshd are told besides the files that are theirs.
+#: The options of ssh and sshd besides their files.
 SSHD = """
 ListenAddress 127.0.0.1
 Port {port}
@@ -155,7 +155,7 @@ def stack():
 
 @pytest.fixture
 def far(stack, system_tmp) -> Host:
-    """Another host, whose temp directory has the name of ours."""
+    """Another host, whose temp directory has the same path as here."""
     pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     return Host(stack, system_tmp)
 
@@ -185,7 +185,7 @@ def there(pytester, spec, python=sys.executable):
 
 
 def free_port():
-    """Return a port that nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -352,12 +352,12 @@ def test_crash_on_another_host(pytester, run_plain, far, by_ssh, system_tmp, not
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     (dead,) = far.tmp.iterdir()
     report = read(pytester)
-    told = {
+    found = {
         (leak["owner"]["id"].rpartition("::")[2], leak["status"], leak["path"].rpartition("/")[0])
         for leak in report["leaks"]
     }
     where = f"far:{system_tmp}/{dead.name}/gw0"
-    assert told == {
+    assert found == {
         ("test_1_leaks", "leak", where),
         ("test_2_fails", "failed-test", where),
         ("wide", "failed-test", where),

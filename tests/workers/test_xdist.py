@@ -80,10 +80,10 @@ def test_received_payloads_are_released(pytester, run):
     )
     pytester.makepyfile(test_a=MANY, test_b=MANY)
     run("--dist=load")
-    told = {path.name: path.read_text().split(" of ") for path in pytester.path.glob("carried-*")}
-    assert sorted(told) == ["carried-controller", "carried-gw0", "carried-gw1"]
-    assert all(carrying == "0" for carrying, _ in told.values())
-    assert int(told["carried-controller"][1]) == 3 * 8
+    counts = {path.name: path.read_text().split(" of ") for path in pytester.path.glob("carried-*")}
+    assert sorted(counts) == ["carried-controller", "carried-gw0", "carried-gw1"]
+    assert all(carrying == "0" for carrying, _ in counts.values())
+    assert int(counts["carried-controller"][1]) == 3 * 8
 
 
 def test_session_variable_is_set_only_for_workers(pytester, run, nothing_left):
