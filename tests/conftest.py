@@ -24,6 +24,7 @@ PLAIN = [
     *("-p", "no:hypothesispytest"),
     *("-p", "no:pytest_cov"),
     *("-p", "no:platformdirs"),
+    *("-p", "no:rerunfailures"),
 ]
 #: The time limit of an inner session.
 _SECONDS = 300

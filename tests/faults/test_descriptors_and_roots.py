@@ -101,10 +101,8 @@ def test_root_whose_permissions_a_test_removes(
     def run(*args):
         return pytester.run(*without_root_override, sys.executable, "-m", "pytest", *args)
 
-    # Another plugin may leave something open.
-    plugins = ("-p", "no:rerunfailures", *plain_options)
     _, warnings = run_checked(
-        run, *plugins, *workers, f"--tempres-report=json:{report}", "-W", "error"
+        run, *plain_options, *workers, f"--tempres-report=json:{report}", "-W", "error"
     )
     assert set(map(tuple, outcomes().values())) == {()}
     (line,) = warnings

@@ -169,8 +169,8 @@ def test_runs_without_leak_detection_do_not_change_the_baseline(suite, known, ru
     """A run that executes no test or detects no leaks does not rewrite the file."""
     before = known()
     suite("fixture", "plain", "param")
-    for how in ("shrink", "all"):
-        result = run("--tempres-baseline=known.txt", f"--tempres-update-baseline={how}", option)
+    for update in ("shrink", "all"):
+        result = run("--tempres-baseline=known.txt", f"--tempres-update-baseline={update}", option)
         assert stale(result) == []
         assert known() == before
 

@@ -360,16 +360,16 @@ def ran(tmp_path_factory, plain_options, policy, mode):
     return lambda *names: run_once(tmp_path_factory, plain_options, policy, mode, names)
 
 
-def run_once(factory, options, policy, how, names) -> Ran:
+def run_once(factory, options, policy, mode, names) -> Ran:
     """Run an inner session, or take what is there of it."""
     base = factory.getbasetemp()
     # Workers of this session share what one of them has run.
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    place = base / f"retention-{policy}-{how}-{names[0]}"
+    place = base / f"retention-{policy}-{mode}-{names[0]}"
     with locked(f"{place}.lock"):
         if not place.exists():
             place.mkdir()
-            run(place, options, policy, how, names)
+            run(place, options, policy, mode, names)
     return Ran(place)
 
 
@@ -382,20 +382,21 @@ def locked(path: str) -> Iterator[None]:
         yield
 
 
-def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str, ...]) -> None:
+def run(place: Path, options: list[str], policy: str, mode: str, names: tuple[str, ...]) -> None:
     """Write the tests of some rows, and run them in a session of their own."""
-    suite = write_suite(place, how, names)
+    suite = write_suite(place, mode, names)
     (place / "tmp").mkdir()
     args = []
-    if how == "xdist":
+    if mode == "xdist":
         args = ["-n1"] if "interrupted" in names else ["-n2", "--dist=loadfile"]
+    reruns = ["-prerunfailures"] if importlib.util.find_spec("pytest_rerunfailures") else []
     report = f"--tempres-report=json:{place / 'report.json'}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env.pop("CI", None)
     with open(place / "out.txt", "wb") as out:
         subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-v", *options, *args, report),
+                *(sys.executable, "-m", "pytest", "-v", *options, *reruns, *args, report),
                 *(f"--tempres-keep={policy}", "--tempres-leaks=report"),
             ],
             cwd=suite,
@@ -407,18 +408,18 @@ def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str
         )
 
 
-def write_suite(place: Path, how: str, names: tuple[str, ...]) -> Path:
+def write_suite(place: Path, mode: str, names: tuple[str, ...]) -> Path:
     """Write the tests of some rows, and return the directory that they are in."""
     suite = place / "suite"
     suite.mkdir()
     (suite / "pytest.ini").write_text("[pytest]\n")
     (suite / "conftest.py").write_text(CONFTEST)
     for row in names:
-        (suite / f"test_{row}.py").write_text(module(row, how))
+        (suite / f"test_{row}.py").write_text(module(row, mode))
     return suite
 
 
-def module(row: str, how: str) -> str:
+def module(row: str, mode: str) -> str:
     """Return the module of a row: its test, and others that pass and use the same wider scopes."""
     marks, fixtures, body = TESTS[row]
     template = UNITTEST if row.startswith("unittest") else CLASS
@@ -427,10 +428,10 @@ def module(row: str, how: str) -> str:
         # Whoever comes last fails with it.
         text = text.replace("def test_later", "def later")
     # pytest-xdist ends a worker for both, and reports only one.
-    return text.replace("INTERRUPT", "KeyboardInterrupt" if how == "plain" else "pytest.exit(1)")
+    return text.replace("INTERRUPT", "KeyboardInterrupt" if mode == "plain" else "pytest.exit(1)")
 
 
-def missing(row: str, how: str) -> str | None:
+def missing(row: str, mode: str) -> str | None:
     """Return why a row cannot be had here."""
 
     def has(name):
@@ -440,15 +441,15 @@ def missing(row: str, how: str) -> str | None:
         return "pytest-rerunfailures is not installed"
     if row.startswith("subtest") and pytest.version_tuple < (9,) and not has("pytest_subtests"):
         return "before pytest 9 a plugin has subtests"
-    if row == "crashes" and how == "plain" and not has("pytest_forked"):
+    if row == "crashes" and mode == "plain" and not has("pytest_forked"):
         return "without workers a crash is a forked child's, and pytest-forked is not installed"
     return None
 
 
-def session_of(name: str, how: str) -> tuple[str, ...]:
+def session_of(name: str, mode: str) -> tuple[str, ...]:
     """Return the rows that have one session with the row *name*."""
     together = [row for row in ROWS if (row in ENDING) == (name in ENDING)]
-    return tuple(row for row in together if missing(row, how) is None)
+    return tuple(row for row in together if missing(row, mode) is None)
 
 
 @pytest.mark.parametrize("name", ROWS)

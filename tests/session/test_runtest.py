@@ -325,7 +325,7 @@ def test_reruns_keep_only_the_last_attempt(pytester, run_with_report, system_tmp
         def test_teardown(flaky): pass
         """
     )
-    result, report = run_with_report("--reruns=2", "--tempres-leaks=fail")
+    result, report = run_with_report("-prerunfailures", "--reruns=2", "--tempres-leaks=fail")
     assert result.ret == 1
     given = [each for each in report["kept"] if ".d/" in each["path"]]
     assert kept_tests({"kept": given}) == ["test_never"]

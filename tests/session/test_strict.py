@@ -218,6 +218,7 @@ def test_rerun_that_leaves_nothing_has_no_error(outcomes):
             if len(TRIES) == 1:
                 tempfile.mkdtemp()
         """,
+        "-prerunfailures",
         "--reruns=1",
     )
     assert counts.get("errors", 0) == 0
