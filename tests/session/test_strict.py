@@ -120,7 +120,7 @@ def test_leak_of_a_wider_fixture_fails_the_run(outcomes):
     assert result.ret == 1
 
 
-def test_teardown_error_of_the_test_comes_first(outcomes):
+def test_teardown_error_comes_first(outcomes):
     """It is reported as without the plugin, with the leak in its exception chain."""
     counts, result = outcomes(
         """
