@@ -104,7 +104,8 @@ def become(request: Request) -> None:
     if request.arguments[0] == "pytest":
         sys.path.insert(0, request.cwd)
         sys.argv[1:] = request.arguments[1:]
-        runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+        # As `python -m` does: the module stays `__main__` until the last exit handler has run.
+        runpy._run_module_as_main("pytest")
     else:
         sys.path.insert(0, "")
         sys.argv[:] = ["-c"]
