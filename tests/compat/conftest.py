@@ -40,7 +40,7 @@ def temp_resources_module():
 """
 
 
-class Ran(NamedTuple):
+class InnerSession(NamedTuple):
     """An inner session that the plugin took part in."""
 
     result: pytest.RunResult
@@ -93,7 +93,7 @@ def alike(pytester, system_tmp, nothing_left):
         plugins: tuple[str, ...] = (),
         ours: tuple[str, ...] = (),
         warns: str = "",
-    ) -> Ran:
+    ) -> InnerSession:
         args = (*alone_with(plugins), *args)
         without = ("-p", "no:tempres", "-p", "stand_in")
         plain = pytester.runpytest_subprocess(*args, *without, "--junitxml=plain.xml")
@@ -102,7 +102,7 @@ def alike(pytester, system_tmp, nothing_left):
         report = pytester.path / "report.json"
         options = (*ours, f"--tempres-report=json:{report}", "--junitxml=ours.xml")
         result = pytester.runpytest_subprocess(*args, *options)
-        ran = Ran(result, json.loads(report.read_text()))
+        ran = InnerSession(result, json.loads(report.read_text()))
         assert _outcomes(pytester.path / "ours.xml") == _outcomes(pytester.path / "plain.xml")
         assert result.ret == plain.ret
         assert "INTERNALERROR" not in ran.output

@@ -32,12 +32,13 @@ def names(ran):
     return sorted(name.partition("-")[0] for _, name in ran.leaks)
 
 
-@pytest.fixture(params=[(), ("-n2",)], ids=["plain", "xdist"])
-def workers(request):
-    """The options that say how the inner session runs."""
-    if request.param:
-        pytest.importorskip("xdist")
-    return request.param
+@pytest.fixture(params=["plain", "xdist"])
+def workers(request, two_workers):
+    """The options for an inner session without workers, and for one with two."""
+    if request.param == "plain":
+        return ()
+    pytest.importorskip("xdist")
+    return two_workers
 
 
 @pytest.mark.parametrize("how", ["raises", "lies"])

@@ -15,7 +15,7 @@ SUITES = read()
 REPEATED = {("collection", None), ("session", None), ("fixture", "session")}
 
 
-def said(leaks):
+def records_of(leaks):
     """Return the records of a report, where what every worker repeats counts once."""
     by_worker = defaultdict(Counter)
     for leak in leaks:
@@ -53,7 +53,7 @@ def test_suite(suite, pytester, run_with_report, mode, alone, request, system_tm
     for args in suite.runs:
         result, report = run_with_report(*alone, *args)
     wanted = expected(suite, exited=mode == "xdist")
-    found = said(report["leaks"])
+    found = records_of(report["leaks"])
     counts = (sum(counter.values()) for counter in (wanted, found, wanted & found))
     request.node.user_properties.append(("corpus", [suite.name, *counts]))
     assert found == wanted

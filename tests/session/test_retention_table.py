@@ -256,8 +256,8 @@ def rows() -> dict[str, dict[str, set[str]]]:
 ROWS = rows()
 
 
-class Made(NamedTuple):
-    """A path that a test made, as it noted it itself."""
+class CreatedPath(NamedTuple):
+    """A path that a test created, as the test itself recorded it."""
 
     test: str
     kind: str
@@ -274,7 +274,7 @@ class Made(NamedTuple):
         return Path(self.path).parent.name.removesuffix(".d")
 
 
-class Ran(NamedTuple):
+class InnerSession(NamedTuple):
     """An inner session: all that is known of it lies on the disk."""
 
     place: Path
@@ -295,10 +295,12 @@ class Ran(NamedTuple):
         paths = list((self.place / "tmp").glob("tempres-*/index.json"))
         return json.loads(paths[0].read_text())["kept"] if paths else {}
 
-    def made(self, row: str) -> list[Made]:
+    def made(self, row: str) -> list[CreatedPath]:
         """Return what the tests of a row made, in order."""
         lines = (self.place / "made.txt").read_text().splitlines()
-        return [each for line in lines if (each := Made(*json.loads(line))).test.startswith(row)]
+        return [
+            each for line in lines if (each := CreatedPath(*json.loads(line))).test.startswith(row)
+        ]
 
     def named_in_failures(self, row: str) -> set[str]:
         """Return the paths that the sections of a row's failures name."""
@@ -314,7 +316,7 @@ class Ran(NamedTuple):
 class Row:
     """What the tests of a row made in a session."""
 
-    def __init__(self, name: str, made: list[Made]) -> None:
+    def __init__(self, name: str, made: list[CreatedPath]) -> None:
         own = [x for x in made if self._is_about(name, x.test) and x.kind not in SCOPES["wide"]]
         starts = [position for position, x in enumerate(own) if x.kind == "temp_dir"] or [0]
         wide = [x for x in made if x.kind in SCOPES["wide"] and "test_later" not in x.test]
@@ -360,7 +362,7 @@ def ran(tmp_path_factory, plain_options, policy, mode):
     return lambda *names: run_once(tmp_path_factory, plain_options, policy, mode, names)
 
 
-def run_once(factory, options, policy, mode, names) -> Ran:
+def run_once(factory, options, policy, mode, names) -> InnerSession:
     """Run an inner session, or take what is there of it."""
     base = factory.getbasetemp()
     # Workers of this session share what one of them has run.
@@ -370,7 +372,7 @@ def run_once(factory, options, policy, mode, names) -> Ran:
         if not place.exists():
             place.mkdir()
             run(place, options, policy, mode, names)
-    return Ran(place)
+    return InnerSession(place)
 
 
 @contextlib.contextmanager
@@ -461,8 +463,8 @@ def test_what_stays(ran, name, policy, mode):
     session = ran(*session_of(name, mode))
     row = Row(name, session.made(f"test_{name}.py"))
     # A unittest.TestCase takes no parameter, so no session's factory would be its own.
-    nobodys = {"session"} if name.startswith("unittest") else set()
-    assert row.stays == ROWS[name][policy] - nobodys
+    missing_scopes = {"session"} if name.startswith("unittest") else set()
+    assert row.stays == ROWS[name][policy] - missing_scopes
     assert not [each for each in row.earlier if each.stays]
     assert [each for each in row.others if each.stays] == [
         each for each in row.others if policy == "all" and each.kind != "stray"
@@ -473,16 +475,16 @@ def test_what_stays(ran, name, policy, mode):
         test = f"test_{name}.py::Test_{name}::test_it" if wide and failed else each.test
         crashed = name == "crashes" and mode == "xdist" and each.kind != "stray"
         reason = "crashed" if crashed else "failed" if each.kind == "stray" else policy
-        check_told(session, each, test, reason)
+        check_reported(session, each, test, reason)
     for each in row.others:
-        check_told(session, each, each.test, policy)
+        check_reported(session, each, each.test, policy)
     # What it left is named in the list alone: a fixture's teardown may yet remove it.
     named = {each.path for each in row.about if each.stays and each.kind != "stray" and failed}
     assert session.named_in_failures(name) == named
 
 
-def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
-    """Check what report, index and list say of a path."""
+def check_reported(session: InnerSession, made: CreatedPath, test: str, reason: str) -> None:
+    """Check that report, index and list agree on a path."""
     found = [each for each in session.report["kept"] if each["path"] == made.path]
     if not made.stays:
         assert found == []
