@@ -38,7 +38,7 @@ def refused(result, *texts):
         ("report=json:.", ["directory"]),
     ],
 )
-def test_wrong_options_are_refused(pytester, run_here, option, texts):
+def test_invalid_options_are_refused(pytester, run_here, option, texts):
     """One message names the option, the value and what is allowed, before the first test."""
     pytester.makepyfile(RAN)
     (pytester.path / "file").touch()
@@ -58,26 +58,26 @@ def test_wrong_options_are_refused(pytester, run_here, option, texts):
         ("tempres_redirect = perhaps", ["perhaps"]),
     ],
 )
-def test_wrong_ini_values_are_refused(pytester, run_here, line, texts):
-    """What the configuration file says is checked like the command line."""
+def test_invalid_ini_values_are_refused(pytester, run_here, line, texts):
+    """The configuration file is checked like the command line."""
     pytester.makeini(f"[pytest]\n{line}\n")
     pytester.makepyfile(RAN)
     refused(run_here(), *texts)
     assert not (pytester.path / "ran").exists()
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
 @pytest.mark.parametrize("option", ["keep=maybe", "root=missing", "report=json:missing/x.json"])
-def test_controller_refuses_for_its_workers(pytester, run, nothing_left, option):
-    """Under xdist the message comes once, from the controller, and no worker starts."""
+def test_controller_refuses_options_before_workers_start(pytester, run, nothing_left, option):
+    """The message is printed once, by the controller."""
     pytester.makepyfile(RAN)
     refused(run(f"--tempres-{option}"), f"--tempres-{option}")
     assert not (pytester.path / "ran").exists()
     nothing_left()
 
 
-def test_root_that_cannot_be_written_is_refused(pytester, run_here):
-    """A directory that is there but not writable is named in the message."""
+def test_root_that_is_not_writable_is_refused(pytester, run_here):
+    """The message names the directory."""
     if os.geteuid() == 0:
         # Nothing stops root from writing, but a file system that is never writable does.
         place = "/proc"
@@ -109,8 +109,8 @@ def test_root_that_cannot_be_written_is_refused(pytester, run_here):
         ("tempres_ignore('x', raison='y')", ["tempres_ignore", "'raison'", "'reason'"]),
     ],
 )
-def test_wrong_marker_arguments_are_refused(pytester, run_here, marker, texts):
-    """The message names the test, the marker, the argument and the nearest right one."""
+def test_invalid_marker_arguments_are_refused(pytester, run_here, marker, texts):
+    """The message names the test, the marker, the argument and the nearest valid one."""
     path = pytester.makepyfile(
         f"""
         import pytest
@@ -129,8 +129,8 @@ def test_wrong_marker_arguments_are_refused(pytester, run_here, marker, texts):
     assert not (pytester.path / "ran").exists(), line
 
 
-def test_wrong_marker_of_a_class_or_module(pytester, run, nothing_left):
-    """A marker that stands on a class or a module is checked, and added ones at setup."""
+def test_invalid_marker_of_a_class_or_module(pytester, run, nothing_left):
+    """It is checked at collection; a marker that is added later is checked at setup."""
     pytester.makepyfile(
         test_class="""
         import pytest
@@ -164,8 +164,8 @@ def test_wrong_marker_of_a_class_or_module(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_copy_of_something_missing(pytester, run, nothing_left):
-    """A source that is not there is the test's error at setup, and names it."""
+def test_copy_of_a_missing_source(pytester, run, nothing_left):
+    """It is an error at setup of the test, and names the source."""
     pytester.makepyfile(
         """
         import pytest
@@ -180,8 +180,8 @@ def test_copy_of_something_missing(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_json_destination_lost_during_the_run(pytester, run, nothing_left):
-    """A directory that vanishes under the report is a warning; the outcome stands."""
+def test_json_destination_that_is_removed_during_the_run(pytester, run, nothing_left):
+    """There is a warning, and no outcome changes."""
     pytester.mkdir("out")
     pytester.makepyfile(
         """

@@ -31,15 +31,15 @@ def answers():
     return [row.strip("| ").split(" | ") for row in table.splitlines()]
 
 
-def test_the_map_names_each_module_once_and_nothing_else():
+def test_map_lists_each_module_once_and_nothing_else():
     """A module that is added, moved or removed changes the map."""
     modules = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")]
     assert sorted(mapped()) == sorted(path for path in modules if "__init__" not in path)
 
 
 @pytest.mark.parametrize("change, answer", answers())
-def test_where_to_change_what_names_files_and_code_that_exist(change, answer):
-    """Each answer names at least one file, and the code that it names is in these files."""
+def test_files_and_code_of_where_to_change_what_exist(change, answer):
+    """Each row names at least one file, and the code that it names is in these files."""
     words = re.findall("`([^`]+)`", answer)
     files = [PACKAGE / word for word in words if word.endswith(".py")]
     assert files, f"no file is named: {change}"

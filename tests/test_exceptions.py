@@ -15,23 +15,23 @@ from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.exceptions import WorkspaceCreationError
 
 
-def test_all_warnings_have_one_base():
-    """One filter is enough to silence the plugin, or to be strict with it."""
+def test_all_warnings_have_one_base_class():
+    """One filter is enough to silence the plugin or to make its warnings errors."""
     assert issubclass(TempresWarning, UserWarning)
     for name in exceptions.__all__:
         if name.endswith("Warning"):
             assert issubclass(getattr(exceptions, name), TempresWarning)
 
 
-def test_errors_are_builtin_errors_by_kind():
-    """Code that expects the system's errors catches ours."""
+def test_errors_are_subclasses_of_builtin_errors():
+    """Code that expects the system's errors catches them."""
     assert issubclass(RemovalError, OSError)
     assert issubclass(WorkspaceCreationError, OSError)
     assert issubclass(NotOurDirectoryError, PermissionError)
 
 
 def test_warnings_are_public():
-    """Who writes a filter finds the categories in the package itself."""
+    """Filters can import the categories from the package."""
     assert pytest_tempres.TempresWarning is TempresWarning
     assert pytest_tempres.TempresLeakWarning is TempresLeakWarning
     assert pytest_tempres.TempresCleanupWarning is TempresCleanupWarning
@@ -45,8 +45,8 @@ def test_warnings_are_public():
         (5, "/d/0: Denied 0; /d/1: Denied 1; /d/2: Denied 2 (and 2 more)"),
     ],
 )
-def test_a_removal_error_says_what_is_left_and_why(number, said):
-    """The first three paths stand in the message, all of them in the error."""
+def test_removal_error_names_the_paths_and_reasons(number, said):
+    """The message has the first three paths, the exception has all."""
     remaining = [(f"/d/{n}", OSError(errno.EACCES, f"Denied {n}")) for n in range(number)]
     error = RemovalError("/d", remaining)
     assert error.strerror == f"could not remove {said}"
@@ -55,20 +55,20 @@ def test_a_removal_error_says_what_is_left_and_why(number, said):
     assert error.remaining == remaining
 
 
-def test_a_removal_error_tells_of_errors_without_a_number():
-    """An error that is only a text is told by its text."""
+def test_removal_error_with_an_error_without_errno():
+    """The text of the original error is in the message."""
     assert "/d/x: busy" in str(RemovalError("/d", [("/d/x", OSError("busy"))]))
 
 
-def test_a_refusal_names_the_directory_and_the_missing_proof():
-    """Who reads it knows that nothing happened to the directory, and why."""
+def test_refused_removal_names_the_directory_and_the_reason():
+    """The message says that nothing was removed."""
     error = NotOurDirectoryError(Path("/d"), "it has no breadcrumb")
     assert str(error) == "refusing to touch /d: it has no breadcrumb"
     assert error.path == "/d"
 
 
-def test_a_session_that_cannot_be_made_names_the_remedy():
-    """The message says where, why, and which option helps."""
+def test_session_root_error_names_the_option_that_helps():
+    """The message also has the directory and the reason."""
     error = WorkspaceCreationError(Path("/d"), OSError(errno.ENOSPC, "No space left on device"))
     assert error.errno == errno.ENOSPC
     assert error.path == error.filename == "/d"

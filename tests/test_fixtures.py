@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 
-def test_each_fixture_gives_what_its_name_says(pytester, run, nothing_left):
-    """Every fixture gives a real resource, beside the temp location, and takes it back."""
+def test_each_fixture_creates_its_resource(pytester, run, nothing_left):
+    """Each resource is outside the temp location, and is removed after the test."""
     pytester.makepyfile(
         """
         import os, pathlib, re, stat, tempfile
@@ -52,8 +52,8 @@ def test_each_fixture_gives_what_its_name_says(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_what_was_given_is_closed_and_gone_after_the_test(pytester, run, nothing_left):
-    """After the test its files are closed and its paths are gone, before the next test starts."""
+def test_resources_are_closed_and_removed_after_the_test(pytester, run, nothing_left):
+    """This happens before the next test starts."""
     pytester.makepyfile(
         """
         import os
@@ -80,8 +80,8 @@ def test_what_was_given_is_closed_and_gone_after_the_test(pytester, run, nothing
     nothing_left()
 
 
-def test_markers_say_how_a_directory_is_made(pytester, run, nothing_left):
-    """Each argument of `tempdir` does what the table says."""
+def test_markers_configure_the_directory(pytester, run, nothing_left):
+    """Each argument of `tempdir` does what the documentation says."""
     pytester.mkdir("elsewhere").joinpath("stays").write_text("x")
     data = pytester.mkdir("data")
     data.joinpath("one.txt").write_text("one")
@@ -132,8 +132,8 @@ def test_markers_say_how_a_directory_is_made(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_closest_marker_wins_argument_by_argument(pytester, run):
-    """Function over class over module, each argument for itself."""
+def test_closest_marker_wins_for_each_argument(pytester, run):
+    """A function overrides its class, and a class its module."""
     pytester.makepyfile(
         """
         import pytest
@@ -169,7 +169,7 @@ def test_closest_marker_wins_argument_by_argument(pytester, run):
 
 
 def test_file_markers_take_the_arguments_of_the_primitives(pytester, run, nothing_left):
-    """`tempfile` and `spooled` open files as their arguments say, and begin with the content."""
+    """`tempfile` and `spooled` open files with these arguments and write the content."""
     pytester.makepyfile(
         r"""
         import pytest
@@ -208,7 +208,7 @@ def test_file_markers_take_the_arguments_of_the_primitives(pytester, run, nothin
 
 
 def test_factory_is_thread_safe(pytester, run, nothing_left):
-    """Many threads can ask one factory at once, and all that it gave goes."""
+    """Many threads can use one factory at once, and all that it created is removed."""
     pytester.makepyfile(
         """
         from concurrent.futures import ThreadPoolExecutor
@@ -229,8 +229,8 @@ def test_factory_is_thread_safe(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_wider_factories_live_as_long_as_their_scope(pytester, run, nothing_left):
-    """What a class, module, package or session factory made lives to the end of that scope."""
+def test_wider_factories_last_as_long_as_their_scope(pytester, run, nothing_left):
+    """What a class, module, package or session factory created is removed at the scope's end."""
     pytester.makepyfile(conftest="SEEN = {}")
     body = """
         import pytest
@@ -280,8 +280,8 @@ def test_wider_factories_live_as_long_as_their_scope(pytester, run, nothing_left
     nothing_left()
 
 
-def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_left):
-    """A test may close, move, delete, lock or chdir into what it was given."""
+def test_tests_may_do_anything_to_their_resources(pytester, run_with_report, nothing_left):
+    """A test may close, move, delete, lock or chdir into them without an error at teardown."""
     target = pytester.mkdir("target")
     pytester.makepyfile(
         f"""
@@ -337,7 +337,7 @@ def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_l
             assert os.path.isdir(os.getcwd())
         """
     )
-    result, report = told("-W", "error", "-W", "ignore::ResourceWarning")
+    result, report = run_with_report("-W", "error", "-W", "ignore::ResourceWarning")
     result.assert_outcomes(passed=11)
     assert report["leaks"] == report["kept"] == []
     result.stdout.no_fnmatch_line("*warning*")
@@ -346,7 +346,7 @@ def test_nothing_complains_about_what_a_test_did_to_it(pytester, told, nothing_l
 
 
 def test_monkeypatched_functions_do_not_stop_the_removal(pytester, run, nothing_left):
-    """A test may replace functions of `os` and `shutil`; what it was given goes all the same."""
+    """A test may replace functions of `os` and `shutil`."""
     pytester.makepyfile(
         """
         import os, shutil
@@ -364,8 +364,8 @@ def test_monkeypatched_functions_do_not_stop_the_removal(pytester, run, nothing_
     nothing_left()
 
 
-def test_fixtures_serve_unittest_and_doctest(pytester, run, nothing_left):
-    """Fixtures reach `TestCase` classes by `usefixtures`, and doctests by `getfixture`."""
+def test_fixtures_work_in_unittest_and_doctest(pytester, run, nothing_left):
+    """`TestCase` classes request them by `usefixtures`, doctests by `getfixture`."""
     pytester.makepyfile(
         """
         import unittest
@@ -385,8 +385,8 @@ def test_fixtures_serve_unittest_and_doctest(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_factory_refuses_what_markers_refuse(pytester, run, nothing_left):
-    """A call with a wrong argument raises, and names the argument and the nearest right one."""
+def test_factory_refuses_invalid_arguments_like_markers(pytester, run, nothing_left):
+    """The error names the argument and the nearest valid one."""
     pytester.makepyfile(
         """
         import pytest
@@ -410,9 +410,9 @@ def test_factory_refuses_what_markers_refuse(pytester, run, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_what_stands_in_its_place_outside_is_not_touched(pytester, run):
-    """What was made with `dir=` and then replaced by something else belongs to somebody else."""
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_replacement_of_a_directory_elsewhere_is_not_removed(pytester, run):
+    """What replaced a directory created with `dir=` belongs to somebody else."""
     elsewhere = pytester.mkdir("elsewhere")
     pytester.makepyfile(
         f"""

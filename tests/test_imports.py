@@ -159,13 +159,13 @@ def circles(graph: dict[str, set[str]]) -> list[str]:
 # -- the package
 
 
-def test_every_module_keeps_to_the_rows():
-    """Imports lead down: a part can be read, tested and replaced without those above it."""
+def test_modules_import_only_from_rows_below():
+    """A part can be read, tested and replaced without those above it."""
     assert violations(Path(pytest_tempres.__file__).parent) == []
 
 
 def test_every_row_has_its_modules():
-    """The table above names what exists, and nothing else."""
+    """The table above names each module that exists, and nothing else."""
     rooms = {room(module) for module in modules(Path(pytest_tempres.__file__).parent)}
     assert rooms - {""} == set(ROW_OF)
 
@@ -208,8 +208,8 @@ def check(tmp_path):
     return check
 
 
-def test_a_package_that_keeps_the_rule_has_no_violations(check):
-    """What is allowed is not complained of."""
+def test_package_that_follows_the_rule_has_no_violations(check):
+    """Allowed imports are not reported."""
     assert check() == []
 
 
@@ -226,8 +226,8 @@ def test_a_package_that_keeps_the_rule_has_no_violations(check):
         ("plugin", "def f():\n    from pytest_tempres.reports import terminal"),
     ],
 )
-def test_what_is_allowed(check, module, source):
-    """Lower rows, one's own package, types and the workers' module are free to use."""
+def test_allowed_imports(check, module, source):
+    """Lower rows, the same package, types and the workers' module."""
     assert check((module, source)) == []
 
 
@@ -265,16 +265,16 @@ def test_what_is_allowed(check, module, source):
         ("newcomer", "", "pytest_tempres.newcomer has no row"),
     ],
 )
-def test_what_is_not_allowed(check, module, source, problem):
-    """An import that leads up, sideways or out is found, wherever in a module it stands."""
+def test_forbidden_imports(check, module, source, problem):
+    """Imports that lead up, sideways or out are found wherever in a module they are."""
     found = check((module, source))
     assert len(found) >= 1
     assert found[0].startswith(f"{PACKAGE}.{module.replace('/', '.')}".removesuffix(".__init__"))
     assert (problem or "imports pytest_tempres.") in found[0]
 
 
-def test_a_circle_in_a_package_is_found(check):
-    """Modules of one package may use one another in one direction only."""
+def test_import_cycle_in_a_package_is_found(check):
+    """Modules of one package may import one another in one direction only."""
     found = check(
         ("workspace/root", "from pytest_tempres.workspace import lock"),
         ("workspace/lock", "def f():\n    from pytest_tempres.workspace.root import create"),

@@ -20,12 +20,12 @@ MARKERS = ("tempdir", "tempfile", "spooled", "tempres_ignore")
 
 
 def mark(name, *args, **kwargs):
-    """Return what stands in for `pytest.mark.<name>(...)` on a test."""
+    """Return a substitute for `pytest.mark.<name>(...)` on a test."""
     return SimpleNamespace(name=name, args=args, kwargs=kwargs)
 
 
 def item(*marks):
-    """Return what stands in for a test with *marks*, the closest one first."""
+    """Return a substitute for a test with *marks*, the closest one first."""
     return SimpleNamespace(
         nodeid="t.py::test",
         own_markers=list(marks),
@@ -64,7 +64,7 @@ def test_every_marker_is_registered_with_a_line_of_help():
         ("tempres_ignore", {"reason": "known"}),
     ],
 )
-def test_right_arguments_pass(name, given):
+def test_valid_arguments_pass(name, given):
     """What the documentation names is accepted."""
     checked(name, given)
 
@@ -85,8 +85,8 @@ def test_right_arguments_pass(name, given):
         ("tempres_ignore", {"reason": None}, "tempres_ignore: reason=None must be str"),
     ],
 )
-def test_a_wrong_argument_is_named_with_what_is_right(name, given, message):
-    """The error names the marker, the argument, and the nearest right name or the types."""
+def test_invalid_argument_is_named_with_valid_ones(name, given, message):
+    """The error names the marker, the argument, and the nearest valid name or the types."""
     with pytest.raises(TypeError) as caught:
         checked(name, given)
     assert message in str(caught.value)
@@ -95,8 +95,8 @@ def test_a_wrong_argument_is_named_with_what_is_right(name, given, message):
 @pytest.mark.parametrize("argument", ["prefix", "suffix"])
 @pytest.mark.parametrize("name", ["tempdir", "tempfile", "spooled"])
 @pytest.mark.parametrize("value", ["a/b", "/", "a\0b", f"a{os.sep}b"])
-def test_a_prefix_cannot_lead_elsewhere(name, argument, value):
-    """A separator or NUL in a name is refused, with the argument that chooses a directory."""
+def test_prefix_with_a_separator_is_refused(name, argument, value):
+    """The error for a separator or NUL names the argument that chooses a directory."""
     with pytest.raises(ValueError, match="use dir= for another directory") as caught:
         checked(name, {argument: value})
     assert f"{name}: {argument}={value!r}" in str(caught.value)
@@ -110,8 +110,8 @@ def test_a_prefix_cannot_lead_elsewhere(name, argument, value):
         max_size=3,
     ),
 )
-def test_checking_either_passes_or_says_what_is_wrong(name, given):
-    """No argument, however odd, gets through unchecked or breaks the check."""
+def test_any_argument_is_accepted_or_refused_with_a_message(name, given):
+    """No argument, however odd, makes the check itself fail."""
     problem = None
     try:
         checked(name, given)
@@ -125,11 +125,11 @@ def test_checking_either_passes_or_says_what_is_wrong(name, given):
 
 @given(st.text().filter(lambda text: not {"/", "\0", os.sep} & set(text)))
 def test_any_other_prefix_is_accepted(prefix):
-    """Names in any script are the user's choice."""
+    """Names may be in any script."""
     checked("tempdir", {"prefix": prefix, "suffix": prefix})
 
 
-def test_the_closest_marker_wins_each_argument():
+def test_closest_marker_wins_for_each_argument():
     """A function's marker adds to that of its class and module and overrides it."""
     test = item(
         mark("tempdir", prefix="function"),
@@ -146,14 +146,14 @@ def test_the_closest_marker_wins_each_argument():
     assert arguments(test, "spooled") == {}
 
 
-def test_a_wrong_marker_is_the_tests_own_error():
-    """A marker that was added late is refused when the fixture is asked for."""
+def test_invalid_marker_is_an_error_of_its_test():
+    """A marker that was added late is refused when the fixture is requested."""
     with pytest.raises(pytest.fail.Exception, match="marker tempdir: unknown argument 'prefx'"):
         arguments(item(mark("tempdir", prefx="a")), "tempdir")
 
 
-def test_all_patterns_count():
-    """What may stay is the sum of what function, class and module say."""
+def test_patterns_of_all_markers_are_combined():
+    """The patterns of function, class and module all apply."""
     test = item(
         mark("tempres_ignore", "a", "b", reason="known"),
         mark("tempdir", prefix="x"),
@@ -189,6 +189,6 @@ def test_all_patterns_count():
         (mark("skip", "why"), []),
     ],
 )
-def test_all_that_is_wrong_with_a_node_is_told_at_once(wrong, said):
-    """Every mistake is found before the first test; other plugins' markers are none of ours."""
+def test_all_errors_of_a_node_are_reported_at_once(wrong, said):
+    """They are found before the first test; markers of other plugins are not checked."""
     assert list(problems(item(wrong))) == [f"t.py::test: {problem}" for problem in said]

@@ -77,8 +77,8 @@ class Parser:
         self.ini[name] = (type, default)
 
 
-def test_every_ini_value_is_declared_with_its_type_and_default():
-    """The names, types and defaults are those that the documentation promises."""
+def test_every_ini_value_has_its_documented_type_and_default():
+    """Names, types and defaults are those of the documentation."""
     parser = Parser()
     add_options(parser)
     number = "int" if pytest.version_tuple >= (8, 4) else "string"
@@ -99,8 +99,8 @@ def test_every_ini_value_is_declared_with_its_type_and_default():
     }
 
 
-def test_every_option_has_help_and_most_can_stand_in_the_ini_file():
-    """What is given for one run can be written down for all runs."""
+def test_every_option_has_help_and_most_have_an_ini_value():
+    """What is set for one run can be set for all runs."""
     parser = Parser()
     add_options(parser)
     assert all(attributes["help"] for attributes in parser.options.values())
@@ -109,8 +109,8 @@ def test_every_option_has_help_and_most_can_stand_in_the_ini_file():
     assert names - set(parser.ini) == {"tempres_update_baseline"}
 
 
-def test_the_defaults(settings, tmp_path):
-    """Without any configuration: failed tests' directories, three sessions, a report."""
+def test_defaults(settings, tmp_path):
+    """Without configuration: keep failed tests' directories, three sessions, a report."""
     given = settings()
     assert given == Settings(
         keep="failed",
@@ -131,8 +131,8 @@ def test_the_defaults(settings, tmp_path):
     assert given.prints
 
 
-def test_the_command_line_wins_over_the_ini_file(settings):
-    """What was asked for this run counts for this run."""
+def test_command_line_overrides_the_ini_file(settings):
+    """Options of this run override those of the project."""
     ini = {"tempres_keep": "all", "tempres_keep_sessions": "5", "tempres_leaks": "off"}
     assert settings(ini).keep == "all"
     assert settings(ini).keep_sessions == 5
@@ -140,8 +140,8 @@ def test_the_command_line_wins_over_the_ini_file(settings):
     assert (given.keep, given.keep_sessions, given.leaks) == ("none", 0, "fail")
 
 
-def test_what_the_ini_file_alone_can_say(settings):
-    """Patterns and the temp location are matters of the project, not of a run."""
+def test_options_of_the_ini_file_alone(settings):
+    """Patterns and the temp location belong to a project, not to a run."""
     given = settings({"tempres_ignore": ["*.log", "x"], "tempres_redirect": False})
     assert given.ignore == ("*.log", "x")
     assert given.redirect is False
@@ -194,8 +194,8 @@ def test_what_the_ini_file_alone_can_say(settings):
         ("update_baseline", "all", r"no baseline to rewrite; name one with --tempres-baseline"),
     ],
 )
-def test_a_bad_value_is_refused_in_one_message(settings, name, value, message):
-    """The message names the option, the value, what is allowed and the nearest right one."""
+def test_invalid_value_is_refused_in_one_message(settings, name, value, message):
+    """The message names the option, the value, what is allowed and the nearest valid one."""
     with pytest.raises(pytest.UsageError, match=message):
         settings(**{name: value})
 
@@ -213,8 +213,8 @@ def test_a_bad_value_is_refused_in_one_message(settings, name, value, message):
         ("tempres_redirect", ValueError("invalid truth value 'x'"), "tempres_redirect in.*truth"),
     ],
 )
-def test_a_bad_value_in_the_ini_file_is_refused(settings, name, value, message):
-    """What pytest itself refuses to read becomes a message about the configuration as well."""
+def test_invalid_value_in_the_ini_file_is_refused(settings, name, value, message):
+    """A value that pytest itself cannot read is a usage error as well."""
     with pytest.raises(pytest.UsageError, match=message):
         settings({name: value})
 
@@ -228,20 +228,20 @@ def test_a_bad_value_in_the_ini_file_is_refused(settings, name, value, message):
         (["fds"], "temp,watch", {"temp", "watch"}),
     ],
 )
-def test_detectors_are_those_named(settings, ini, given, names):
-    """A list is written with commas; in the file, spaces do as well."""
+def test_detectors_are_a_list(settings, ini, given, names):
+    """A list is separated by commas; in the file, also by spaces."""
     assert settings({"tempres_detect": ini}, detect=given).detect == names
 
 
-def test_watched_directories_are_relative_to_the_file(settings, tmp_path):
-    """They mean the same from wherever pytest is started."""
+def test_watched_directories_are_relative_to_the_ini_file(settings, tmp_path):
+    """They are the same from whichever directory pytest is started."""
     (tmp_path / "project" / "src").mkdir(parents=True)
     given = settings({"tempres_watch": ["src", ".."]})
     assert given.watch == (str(tmp_path / "project" / "src"), str(tmp_path))
 
 
-def test_a_new_baseline_can_be_made_and_an_old_one_read(settings, tmp_path):
-    """Only a run that writes all of it may name a file that is not there yet."""
+def test_missing_baseline_is_accepted_only_to_write_all_of_it(settings, tmp_path):
+    """Other runs need a file that exists."""
     path = tmp_path / "known.txt"
     assert settings(baseline="known.txt", update_baseline="all").baseline == str(path)
     with pytest.raises(pytest.UsageError, match="no such file"):
@@ -254,8 +254,8 @@ def test_a_new_baseline_can_be_made_and_an_old_one_read(settings, tmp_path):
 
 
 @given(st.text())
-def test_a_choice_is_right_or_refused(value):
-    """No text gets past the check, and a refusal can always be printed."""
+def test_any_choice_is_valid_or_refused(value):
+    """No text passes the check unnoticed, and each refusal can be printed."""
     allowed = ("none", "failed")
     if value in allowed:
         assert options._choice("keep", value, allowed) == value
@@ -266,8 +266,8 @@ def test_a_choice_is_right_or_refused(value):
 
 
 @given(st.integers(0, 10**8) | st.text(max_size=12))
-def test_a_count_is_a_number_or_refused(value):
-    """A count is what Python reads, in plain digits, or a message."""
+def test_any_count_is_a_number_or_refused(value):
+    """A count is what `int` reads, in plain digits."""
     try:
         number = options._count("keep-sessions", value)
     except pytest.UsageError:
@@ -276,8 +276,8 @@ def test_a_count_is_a_number_or_refused(value):
         assert number == int(value) >= 0
 
 
-def test_a_path_is_relative_to_where_it_was_written(settings, tmp_path, monkeypatch):
-    """On the command line it means what the shell means; in a file it does not move with it."""
+def test_path_is_relative_to_where_it_is_written(settings, tmp_path, monkeypatch):
+    """On the command line to the working directory, in the ini file to that file."""
     inside = tmp_path / "project" / "place"
     for path in (tmp_path / "place", inside):
         path.mkdir(parents=True)
@@ -292,23 +292,23 @@ def test_a_path_is_relative_to_where_it_was_written(settings, tmp_path, monkeypa
     assert settings(root=os.path.join("~", "place")).root == os.path.join(str(tmp_path), "place")
 
 
-def test_a_root_is_not_resolved(settings, tmp_path):
-    """Sockets below it depend on the length that the user chose."""
+def test_root_is_not_resolved(settings, tmp_path):
+    """The length of socket paths below it depends on how it is written."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     assert settings(root="link").root == str(tmp_path / "link")
 
 
 @pytest.mark.parametrize("value", ["file", "\0", "x" * 5000])
-def test_a_root_must_be_a_directory(settings, tmp_path, value):
+def test_root_must_be_a_directory(settings, tmp_path, value):
     """A file, and what cannot be a path, is refused before the first test."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(pytest.UsageError, match="no such directory"):
         settings(root=value)
 
 
-def test_a_root_must_be_writable(settings, tmp_path, monkeypatch):
-    """A directory in which nothing can be made is refused before the first test."""
+def test_root_must_be_writable(settings, tmp_path, monkeypatch):
+    """A directory in which nothing can be created is refused before the first test."""
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
     with pytest.raises(pytest.UsageError, match="not writable"):
         settings(root=".")
@@ -331,14 +331,14 @@ def test_a_root_must_be_writable(settings, tmp_path, monkeypatch):
         ("0.0001k", 0),
     ],
 )
-def test_a_size_may_have_a_unit(settings, value, size):
-    """Units of 1,000 are those of the reports; those of 1,024 say so."""
+def test_size_may_have_a_unit(settings, value, size):
+    """k, M and G are powers of 1,000, as in the reports; Ki, Mi and Gi are powers of 1,024."""
     assert settings(artifacts_max_size=value).artifacts_max_size == size
     assert settings({"tempres_artifacts_max_size": value}).artifacts_max_size == size
 
 
-def test_artifacts_need_a_place(settings, tmp_path, monkeypatch):
-    """Before the first test it is known that the directory can be made, and nothing is made yet."""
+def test_artifacts_directory_is_checked_at_start(settings, tmp_path, monkeypatch):
+    """It must be possible to create it, but it is not created yet."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "there").mkdir()
@@ -360,8 +360,8 @@ def test_artifacts_need_a_place(settings, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "there"]
 
 
-def test_a_worker_does_not_refuse_what_its_controller_accepted(settings, tmp_path):
-    """A worker on another host may not see the controller's directories."""
+def test_worker_does_not_check_its_controllers_directories(settings, tmp_path):
+    """A worker on another host may not have them."""
     (tmp_path / "file").touch()
     more = {"artifacts": "file", "report": ["json:missing/r.json"]}
     given = settings(root="missing", joined=True, **more)
@@ -371,26 +371,26 @@ def test_a_worker_does_not_refuse_what_its_controller_accepted(settings, tmp_pat
 
 
 @pytest.mark.parametrize("uid, mode", [(0, 0o711), (1000, 0o700)])
-def test_roots_of_root_let_others_through(settings, monkeypatch, uid, mode):
-    """A suite that runs as root and starts servers as another user works by itself."""
+def test_root_mode_of_root_lets_others_through(settings, monkeypatch, uid, mode):
+    """A suite that runs as root can start servers as another user without configuration."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert settings().root_mode == mode
 
 
-def test_without_uids_a_root_is_private(settings, monkeypatch):
-    """Where there are no uids there is no root user to care for."""
+def test_root_mode_is_private_without_uids(settings, monkeypatch):
+    """Where there are no uids there is no user root."""
     monkeypatch.delattr(os, "geteuid", raising=False)
     assert settings().root_mode == 0o700
 
 
 @pytest.mark.parametrize("text", ["0700", "0711", "0755", "1777"])
-def test_the_modes_of_a_root_are_octal(settings, text):
-    """The digits mean what they mean to chmod."""
+def test_root_modes_are_octal(settings, text):
+    """The digits are those of chmod."""
     assert settings({"tempres_root_mode": text}).root_mode == int(text, 8)
 
 
-def test_reports_are_those_asked_for(settings, tmp_path):
-    """Each report has its type and its place; several can be asked for."""
+def test_several_reports_can_be_requested(settings, tmp_path):
+    """Each report has its type and its destination."""
     given = settings(report=["json:a.json", "term", f"json:{tmp_path}/b:c.json"])
     assert given.reports == (
         ReportTarget("json", str(tmp_path / "a.json")),
@@ -400,8 +400,8 @@ def test_reports_are_those_asked_for(settings, tmp_path):
     assert given.prints
 
 
-def test_the_terminals_report_can_be_silenced(settings, tmp_path):
-    """`term:none` is the one way to have no section at the end."""
+def test_terminal_report_can_be_turned_off(settings, tmp_path):
+    """`term:none` removes the section at the end."""
     assert not settings(report=["term:none"]).prints
     (tmp_path / "project").mkdir()
     assert not settings({"tempres_report": ["json:x", "term:none"]}).prints

@@ -19,8 +19,8 @@ USES_IT = """
     """
 
 
-def test_switched_off_it_is_not_there(pytester, run, system_tmp):
-    """`-p no:tempres` takes away fixtures, markers, options and the moved temp location."""
+def test_plugin_can_be_turned_off(pytester, run, system_tmp):
+    """`-p no:tempres` removes fixtures, markers, options and the moved temp location."""
     pytester.makepyfile(
         f"""
         import os, tempfile
@@ -42,9 +42,9 @@ def test_switched_off_it_is_not_there(pytester, run, system_tmp):
 @pytest.mark.parametrize(
     "autoload, name", [(True, "tempres"), (False, "tempres"), (False, "pytest_tempres.plugin")]
 )
-def test_it_can_be_asked_for_by_name(pytester, how, system_tmp, monkeypatch, autoload, name):
-    """`-p tempres` works with plugin autoload and without it, and the module's name without."""
-    workers = ["-p", "xdist", "-n2"] if how == "xdist" else []
+def test_plugin_can_be_loaded_by_name(pytester, mode, system_tmp, monkeypatch, autoload, name):
+    """`-p tempres` works with and without plugin autoload, the module's name without."""
+    workers = ["-p", "xdist", "-n2"] if mode == "xdist" else []
     if not autoload:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(USES_IT)
@@ -52,8 +52,8 @@ def test_it_can_be_asked_for_by_name(pytester, how, system_tmp, monkeypatch, aut
     assert not list(system_tmp.iterdir())
 
 
-def test_without_autoload_it_is_off_unless_asked_for(pytester, system_tmp, monkeypatch):
-    """No autoload and no `-p`: nothing of ours is there; a conftest may load it late."""
+def test_without_autoload_the_plugin_is_off_unless_loaded(pytester, system_tmp, monkeypatch):
+    """Neither autoload nor `-p`: nothing changes; a conftest may load it late."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(USES_IT)
     result = pytester.runpytest_subprocess()
@@ -63,8 +63,8 @@ def test_without_autoload_it_is_off_unless_asked_for(pytester, system_tmp, monke
     assert not list(system_tmp.iterdir())
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_markers_and_fixtures_read_well(pytester, run, nothing_left):
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_markers_fixtures_and_options_have_help(pytester, run, nothing_left):
     """`--markers` and `--fixtures` list each with a description, and `--help` the options."""
     pytester.makepyfile("def test_it(): pass")
     result = run("--markers")
@@ -90,8 +90,8 @@ def test_markers_and_fixtures_read_well(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_strict_runs_pass(pytester, run, nothing_left):
-    """Our markers and ini options are known to `--strict-markers` and `--strict-config`."""
+def test_strict_markers_and_strict_config_pass(pytester, run, nothing_left):
+    """The markers and ini options of the plugin are registered."""
     pytester.makeini(
         """
         [pytest]
@@ -121,7 +121,7 @@ def test_strict_runs_pass(pytester, run, nothing_left):
 
 
 def test_native_toml_configuration(pytester, run, nothing_left):
-    """Options stand in `[tool.pytest.ini_options]`, and typed in `[tool.pytest]` from pytest 9."""
+    """Options may be in `[tool.pytest.ini_options]`, and typed in `[tool.pytest]` from pytest 9."""
     table = "[tool.pytest]" if pytest.version_tuple >= (9,) else "[tool.pytest.ini_options]"
     count = "2" if pytest.version_tuple >= (9,) else '"2"'
     pytester.makepyprojecttoml(
@@ -147,8 +147,8 @@ def test_native_toml_configuration(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_other_plugins_may_be_missing(pytester, run, system_tmp):
-    """It works without pytest's own terminal, tmp_path, cache and capture."""
+def test_plugins_of_pytest_may_be_turned_off(pytester, run, system_tmp):
+    """It works without pytest's terminal, tmp_path, cache and capture."""
     pytester.makepyfile(USES_IT + "\n    def test_leak():\n        tempfile.mkdtemp()\n")
     run("-p", "no:tmpdir", "-p", "no:cacheprovider").assert_outcomes(passed=2)
     run("-p", "no:capture", workers=False).assert_outcomes(passed=2)
@@ -156,7 +156,7 @@ def test_other_plugins_may_be_missing(pytester, run, system_tmp):
     assert not list(system_tmp.iterdir())
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_runs_without_tests(pytester, run, nothing_left):
     """`--collect-only`, `--setup-plan` and empty runs leave nothing and print nothing."""
     pytester.makepyfile(USES_IT)
@@ -167,8 +167,8 @@ def test_runs_without_tests(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_importing_the_package_loads_nothing_dear(pytester):
-    """The plugin's import leaves formats, detectors and `shutil` to those who need them."""
+def test_import_of_the_package_loads_nothing_expensive(pytester):
+    """Formats, detectors and `shutil` are imported when they are needed."""
     code = (
         "import sys; before = set(sys.modules); import pytest; import pytest_tempres.plugin\n"
         "names = {'pytest_tempres.reports.terminal', 'pytest_tempres.reports.json_report',"
@@ -179,8 +179,8 @@ def test_importing_the_package_loads_nothing_dear(pytester):
     assert result.ret == 0
 
 
-def test_our_modules_are_imported_as_they_are_written(pytester, run_plain):
-    """The assertions of plugins are rewritten, which we have none of: it costs every start."""
+def test_assertions_of_the_package_are_not_rewritten(pytester, run_plain):
+    """It has none, and rewriting costs time at every start."""
     pytester.makepyfile(
         """
         import sys

@@ -40,7 +40,7 @@ def temp_resources_module():
 """
 
 
-class Ran(NamedTuple):
+class InnerSession(NamedTuple):
     """An inner session that the plugin took part in."""
 
     result: pytest.RunResult
@@ -93,7 +93,7 @@ def alike(pytester, system_tmp, nothing_left):
         plugins: tuple[str, ...] = (),
         ours: tuple[str, ...] = (),
         warns: str = "",
-    ) -> Ran:
+    ) -> InnerSession:
         args = (*alone_with(plugins), *args)
         without = ("-p", "no:tempres", "-p", "stand_in")
         plain = pytester.runpytest_subprocess(*args, *without, "--junitxml=plain.xml")
@@ -102,16 +102,16 @@ def alike(pytester, system_tmp, nothing_left):
         report = pytester.path / "report.json"
         options = (*ours, f"--tempres-report=json:{report}", "--junitxml=ours.xml")
         result = pytester.runpytest_subprocess(*args, *options)
-        ran = Ran(result, json.loads(report.read_text()))
+        ran = InnerSession(result, json.loads(report.read_text()))
         assert _outcomes(pytester.path / "ours.xml") == _outcomes(pytester.path / "plain.xml")
         assert result.ret == plain.ret
         assert "INTERNALERROR" not in ran.output
         assert "internal error" not in ran.output
         assert "leaks may be missed" not in ran.output
-        told = {line.strip() for line in ran.output.splitlines() if "Warning: " in line}
-        ours_told = {line for line in told if "Tempres" in line}
-        assert len(ours_told) == bool(warns), ours_told
-        assert all(warns in line for line in ours_told)
+        warnings = {line.strip() for line in ran.output.splitlines() if "Warning: " in line}
+        own = {line for line in warnings if "Tempres" in line}
+        assert len(own) == bool(warns), own
+        assert all(warns in line for line in own)
         nothing_left()
         return ran
 
@@ -119,7 +119,7 @@ def alike(pytester, system_tmp, nothing_left):
 
 
 def _outcomes(junit: Path) -> list[tuple[str, ...]]:
-    """Return what came of each test; a test that is told of twice counts twice."""
+    """Return the outcomes of each test; a test that is reported twice counts twice."""
     return sorted(
         (
             case.get("classname", ""),

@@ -32,17 +32,18 @@ def names(ran):
     return sorted(name.partition("-")[0] for _, name in ran.leaks)
 
 
-@pytest.fixture(params=[(), ("-n2",)], ids=["plain", "xdist"])
-def workers(request):
-    """The options that say how the inner session runs."""
-    if request.param:
-        pytest.importorskip("xdist")
-    return request.param
+@pytest.fixture(params=["plain", "xdist"])
+def workers(request, two_workers):
+    """The options for an inner session without workers, and for one with two."""
+    if request.param == "plain":
+        return ()
+    pytest.importorskip("xdist")
+    return two_workers
 
 
 @pytest.mark.parametrize("how", ["raises", "lies"])
 def test_replaced_functions(pytester, alike, how):
-    """A function that a test replaces, whatever it does now, is not the one that we use."""
+    """The plugin never calls a function that a test has put in place of another."""
     pytester.makepyfile(
         f"""
         import tempfile
@@ -84,7 +85,7 @@ def test_replaced_functions(pytester, alike, how):
 
 
 def test_tracers(pytester, alike):
-    """A tracer or profiler of a test's own neither sees us nor hides the origin."""
+    """A tracer or profiler in a test does not trace the plugin, and does not hide the origin."""
     pytester.makepyfile(
         """
         import sys
@@ -112,8 +113,8 @@ def test_tracers(pytester, alike):
     assert {leak["origin"][0]["line"] for leak in ran.report["leaks"]} == {11, 17}
 
 
-def test_forks(pytester, alike, workers):
-    """A forked child that ends in whatever way removes nothing and tells nothing."""
+def test_forked_children(pytester, alike, workers):
+    """However a forked child exits, it removes and reports nothing."""
     pytester.makepyfile(
         """
         import os
@@ -155,8 +156,8 @@ def test_forks(pytester, alike, workers):
     assert names(ran) == ["child"]
 
 
-def test_child_that_ends_as_a_session(pytester, system_tmp, nothing_left, run_plain):
-    """A child that leaves a test by `sys.exit` ends a session too, and takes nothing with it."""
+def test_forked_child_that_ends_the_session(pytester, system_tmp, nothing_left, run_plain):
+    """A child that leaves a test by `pytest.exit` removes nothing of its parent."""
     pytester.makepyfile(
         """
         import os
@@ -186,8 +187,8 @@ def test_child_that_ends_as_a_session(pytester, system_tmp, nothing_left, run_pl
     nothing_left()
 
 
-def test_working_directories_that_go(pytester, alike, workers):
-    """A working directory that is removed under the process stops nobody."""
+def test_removed_working_directory(pytester, alike, workers):
+    """A test may remove the working directory of the process."""
     pytester.makepyfile(
         """
         import os
@@ -225,7 +226,7 @@ def test_working_directories_that_go(pytester, alike, workers):
 
 
 def test_moved_temp_location(pytester, alike, workers):
-    """A test may move the temp location, and forget to move it back: nothing breaks."""
+    """A test may change the temp location and not restore it."""
     pytester.makepyfile(
         """
         import os
@@ -258,8 +259,8 @@ def test_moved_temp_location(pytester, alike, workers):
     assert names(alike(*workers)) == ["left"]
 
 
-def test_names_that_are_no_text(pytester, alike, workers):
-    """Whatever a name holds is shown escaped, never raw; the JSON report has its bytes."""
+def test_names_that_are_not_text(pytester, alike, workers):
+    """They are printed escaped; the JSON report contains the bytes."""
     if sys.platform == "darwin":
         pytest.skip("names are text on this system")
     pytester.makepyfile(
@@ -283,12 +284,12 @@ def test_names_that_are_no_text(pytester, alike, workers):
     ran.result.stdout.fnmatch_lines_random(
         [r"*/new\nline", r"*/red\x1b[[]31m", r"*/caf\xe9", r"*/bell\x07\r", r"*/\xff\xfe"]
     )
-    told = [base64.b64decode(leak.get("path_bytes", "")) for leak in ran.report["leaks"]]
-    assert {path.rpartition(b"/")[2] for path in told} == {b"", b"caf\xe9", b"\xff\xfe"}
+    paths = [base64.b64decode(leak.get("path_bytes", "")) for leak in ran.report["leaks"]]
+    assert {path.rpartition(b"/")[2] for path in paths} == {b"", b"caf\xe9", b"\xff\xfe"}
 
 
-def test_locked_entries(pytester, alike, workers):
-    """Entries that nobody may enter or read are told of and removed."""
+def test_entries_without_permissions(pytester, alike, workers):
+    """Entries that cannot be entered or read are reported and removed."""
     pytester.makepyfile(
         """
         import os
@@ -311,8 +312,8 @@ def test_locked_entries(pytester, alike, workers):
     assert names(alike(*workers)) == ["left", "left"]
 
 
-def test_a_directory_of_many_files(pytester, alike):
-    """A walk is bounded, a removal is not."""
+def test_directory_with_many_files(pytester, alike):
+    """The number of items in the report is limited, but all are removed."""
     pytester.makepyfile(
         """
         import os
@@ -331,7 +332,7 @@ def test_a_directory_of_many_files(pytester, alike):
 
 
 def test_many_leaks_are_listed_few_times(pytester, alike):
-    """However much stands there, a test that leaves nothing costs no listing."""
+    """A test that leaves nothing causes no listing, however many entries exist."""
     pytester.makeconftest(
         """
         import pytest
@@ -377,8 +378,8 @@ def test_many_leaks_are_listed_few_times(pytester, alike):
 
 
 @pytest.mark.parametrize("what", ["here", "here.parent"])
-def test_worker_root_that_is_deleted(pytester, alike, workers, what):
-    """The directory in which all lies may go: it is made again, with one warning."""
+def test_deleted_worker_root(pytester, alike, workers, what):
+    """It is created again, with one warning."""
     pytester.makepyfile(
         f"""
         import shutil

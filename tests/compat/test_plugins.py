@@ -22,7 +22,7 @@ def lines(ran):
 
 
 def test_timeout_by_signal(pytester, alike):
-    """A test that is cut short fails, what it left is evidence, and the next one is on its own."""
+    """The test fails, what it left is kept apart, and the next one is not affected."""
     pytest.importorskip("pytest_timeout")
     pytester.makepyfile(
         """
@@ -45,7 +45,7 @@ def test_timeout_by_signal(pytester, alike):
 
 
 def test_timeout_by_thread(pytester, system_tmp, nothing_left, run_plain):
-    """A session that is killed from within leaves a root that the next session removes."""
+    """The session is killed, and the next session removes its root."""
     pytest.importorskip("pytest_timeout")
     pytester.makepyfile(
         test_a="""
@@ -67,7 +67,7 @@ def test_timeout_by_thread(pytester, system_tmp, nothing_left, run_plain):
 
 
 def test_reruns(pytester, alike):
-    """The last attempt decides: what those before it left is evidence of their failures."""
+    """The last attempt decides: what earlier ones left is counted as that of failed tests."""
     pytest.importorskip("pytest_rerunfailures")
     pytester.makepyfile(
         """
@@ -90,7 +90,7 @@ def test_reruns(pytester, alike):
 
 
 def test_random_order(pytester, alike):
-    """Whatever the order, each leak has its own test for an owner."""
+    """In any order each leak belongs to its own test."""
     pytest.importorskip("pytest_randomly")
     pytester.makepyfile(
         """
@@ -109,7 +109,7 @@ def test_random_order(pytester, alike):
 
 
 def test_run_parallel(pytester, alike):
-    """What the threads of one test leave is all that test's, and factories serve all threads."""
+    """What the threads of one test leave belongs to it, and factories work in all threads."""
     pytest.importorskip("pytest_run_parallel")
     pytester.makepyfile(
         """
@@ -130,7 +130,7 @@ def test_run_parallel(pytester, alike):
 
 @pytest.mark.parametrize("branch", [(), ("--cov-branch",)])
 def test_coverage(pytester, alike, branch):
-    """A tracer sees all of the suite, and so do we."""
+    """Leaks and origins are those of a run without a tracer."""
     pytest.importorskip("pytest_cov")
     pytester.makepyfile(LEAK)
     ran = alike("--cov=.", *branch, plugins=("pytest_cov",))
@@ -140,7 +140,7 @@ def test_coverage(pytester, alike, branch):
 
 
 def test_asyncio(pytester, alike):
-    """A coroutine's leak is its test's; an asynchronous fixture owns what it cleans up late."""
+    """A coroutine's leak belongs to its test; an asynchronous fixture owns what it creates."""
     pytest.importorskip("pytest_asyncio")
     pytester.makepyfile(
         """
@@ -206,7 +206,7 @@ def test_anyio(pytester, alike):
 
 
 def test_hypothesis(pytester, alike):
-    """All examples of a test are the test."""
+    """All examples of a test belong to the test."""
     pytest.importorskip("hypothesis")
     pytester.makepyfile(
         """
@@ -231,7 +231,7 @@ def test_hypothesis(pytester, alike):
 
 
 def test_fake_file_system(pytester, alike):
-    """What happens in a fake file system concerns nobody; real leaks around it are seen."""
+    """Paths in a fake file system are not reported; real leaks before and after it are."""
     pytest.importorskip("pyfakefs")
     pytester.makepyfile(
         """
@@ -262,7 +262,7 @@ def test_fake_file_system(pytester, alike):
 
 
 def test_frozen_time(pytester, alike):
-    """A clock that stands still, or goes back, hides nothing."""
+    """A frozen clock hides no leak."""
     pytest.importorskip("freezegun")
     pytester.makepyfile(
         """
@@ -289,7 +289,7 @@ def test_frozen_time(pytester, alike):
 
 
 def test_forked(pytester, alike, run_plain):
-    """A test in a child of its own is told of like any other; one that dies leaves evidence."""
+    """A test in its own process is reported like any other; one that crashes has failed."""
     pytest.importorskip("pytest_forked")
     pytester.makepyfile(test_probe="def test_passes(): pass")
     if run_plain("--forked", "-p", "no:tempres", plugins=("pytest_forked",)).ret:
@@ -318,7 +318,7 @@ def test_forked(pytester, alike, run_plain):
 
 
 def test_subtests(pytester, alike):
-    """A failed subtest makes its test a failed one: what it left is evidence."""
+    """A test with a failed subtest has failed: what it left is no leak."""
     if pytest.version_tuple < (9, 0):
         pytest.importorskip("pytest_subtests")
     pytester.makepyfile(
@@ -342,7 +342,7 @@ def test_subtests(pytester, alike):
 
 
 def test_mock(pytester, alike):
-    """Functions that a mock stands for are not the ones that we use."""
+    """The plugin never calls a function that was replaced by a mock."""
     pytest.importorskip("pytest_mock")
     pytester.makepyfile(
         """

@@ -40,7 +40,7 @@ _COMMENT: Final = re.compile(
     r"# (?P<status>leak|deferred|failed-test)(?: x(?P<times>\d+))?: (?P<kind>\w+) of "
     r"(?P<owners>[^,]+)(?:, (?P<unseen>no origin|no line of the suite))?$"
 )
-#: What looks like a comment that tells of something, whether or not it can be read.
+#: A comment that seems to describe a leak, whether or not it can be parsed.
 _MARK: Final = re.compile(r"# *(leak|defer|fail)", re.IGNORECASE)
 _FIXTURE: Final = re.compile(r"fixture (\w+) \((\w+)\)")
 

@@ -11,12 +11,12 @@ from corpus_suites import read
 import pytest
 
 SUITES = read()
-#: What runs in every worker: it is one leak, however many workers tell of it.
+#: What runs in every worker: it is one leak, however many workers report it.
 REPEATED = {("collection", None), ("session", None), ("fixture", "session")}
 
 
-def said(leaks):
-    """Return what a report says, with what every worker repeats counted once."""
+def records_of(leaks):
+    """Return the records of a report, where what every worker repeats counts once."""
     by_worker = defaultdict(Counter)
     for leak in leaks:
         owner, origin = leak["owner"], leak["origin"]
@@ -34,15 +34,15 @@ def said(leaks):
 
 
 @pytest.fixture
-def alone(monkeypatch, how):
-    """Let inner sessions load nothing but us, which halves their cost, and xdist where it runs."""
+def alone(monkeypatch, mode):
+    """Let inner sessions load only this plugin, and xdist if it runs, which halves their cost."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    return ["-ptempres", *(["-pxdist", "--dist=loadfile"] if how == "xdist" else [])]
+    return ["-ptempres", *(["-pxdist", "--dist=loadfile"] if mode == "xdist" else [])]
 
 
 @pytest.mark.parametrize("suite", [pytest.param(suite, id=suite.name) for suite in SUITES])
-def test_suite(suite, pytester, told, how, alone, request, system_tmp):
-    """All that a suite leaves behind is told, with its owner and its line, and nothing else is."""
+def test_suite(suite, pytester, run_with_report, mode, alone, request, system_tmp):
+    """Exactly the leaks that a suite expects are reported, with their owners and lines."""
     absent = missing(suite)
     if absent:
         pytest.skip(f"the suite needs {absent}")
@@ -51,9 +51,9 @@ def test_suite(suite, pytester, told, how, alone, request, system_tmp):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     for args in suite.runs:
-        result, report = told(*alone, *args)
-    wanted = expected(suite, exited=how == "xdist")
-    found = said(report["leaks"])
+        result, report = run_with_report(*alone, *args)
+    wanted = expected(suite, exited=mode == "xdist")
+    found = records_of(report["leaks"])
     counts = (sum(counter.values()) for counter in (wanted, found, wanted & found))
     request.node.user_properties.append(("corpus", [suite.name, *counts]))
     assert found == wanted
@@ -73,8 +73,8 @@ def check_outcomes(wanted, outcomes):
         assert wanted.items() <= outcomes.items()
 
 
-def test_corpus_is_large_enough_and_a_third_of_it_stays_silent():
-    """There are at least 60 suites, no two of one name, and one of three has to stay silent."""
+def test_corpus_is_large_enough_and_a_third_of_it_leaks_nothing():
+    """There are at least 60 suites with different names."""
     assert len(SUITES) >= 60
     assert len({suite.name for suite in SUITES}) == len(SUITES)
     silent = [suite for suite in SUITES if not expected(suite, exited=True)]

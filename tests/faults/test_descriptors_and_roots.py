@@ -41,13 +41,13 @@ def test_after(temp_dir):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_descriptors_that_come_back(pytester, run, nothing_left):
-    """Who used up all descriptors for a while hides no leak, and changes no owner."""
+def test_descriptors_that_are_used_up_for_a_while(pytester, run, nothing_left):
+    """No leak is missed, and no owner changes."""
     pytester.makepyfile(EATS)
     report = pytester.path / "report.json"
-    result, told = run_checked(run, "--dist=loadfile", f"--tempres-report=json:{report}")
+    result, warnings = run_checked(run, "--dist=loadfile", f"--tempres-report=json:{report}")
     result.assert_outcomes(passed=5, warnings=1)
-    (line,) = told
+    (line,) = warnings
     assert "Too many open files" in line
     report = json.loads(report.read_text())
     left = sorted(leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"])
@@ -57,21 +57,21 @@ def test_descriptors_that_come_back(pytester, run, nothing_left):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_descriptors_that_never_come_back(pytester, run, monkeypatch):
-    """Without a descriptor no report can be made, and the session ends as it would without us."""
+def test_descriptors_that_are_used_up_to_the_end(pytester, run, monkeypatch):
+    """Without a descriptor there is no report, and the session ends as without the plugin."""
     monkeypatch.setenv("FOR_EVER", "1")
     pytester.makepyfile(EATS)
     # pytest's own report in this format would fail.
-    result, told = run_checked(run, "--dist=loadfile", junit=False)
+    result, warnings = run_checked(run, "--dist=loadfile", junit=False)
     result.assert_outcomes(passed=5, warnings=1)
     assert result.ret == 0
-    assert len(told) == 1
+    assert len(warnings) == 1
 
 
-def test_root_that_a_test_closes(
-    pytester, system_tmp, how, obeying, plain_options, outcomes, nothing_left
+def test_root_whose_permissions_a_test_removes(
+    pytester, system_tmp, mode, without_root_override, plain_options, outcomes, nothing_left
 ):
-    """A test that takes the modes of our directories away takes nothing from the next one."""
+    """A test that changes the modes of the directories does not affect the next one."""
     pytester.makepyfile(
         """
         import os, tempfile
@@ -96,16 +96,16 @@ def test_root_that_a_test_closes(
         """
     )
     report = pytester.path / "report.json"
-    workers = ("-n2", "--dist=loadfile") if how == "xdist" else ()
+    workers = ("-n2", "--dist=loadfile") if mode == "xdist" else ()
 
     def run(*args):
-        return pytester.run(*obeying, sys.executable, "-m", "pytest", *args)
+        return pytester.run(*without_root_override, sys.executable, "-m", "pytest", *args)
 
-    # What another plugin leaves open is no fault of ours.
-    plugins = ("-p", "no:rerunfailures", *plain_options)
-    _, told = run_checked(run, *plugins, *workers, f"--tempres-report=json:{report}", "-W", "error")
+    _, warnings = run_checked(
+        run, *plain_options, *workers, f"--tempres-report=json:{report}", "-W", "error"
+    )
     assert set(map(tuple, outcomes().values())) == {()}
-    (line,) = told
+    (line,) = warnings
     assert "was changed and has been restored" in line
     assert json.loads(report.read_text())["totals"]["leaks"] == 18
     nothing_left()
@@ -121,7 +121,7 @@ REMOVES = {
 
 @pytest.mark.parametrize("what", REMOVES)
 def test_part_of_the_root_that_a_test_removes(pytester, run, outcomes, system_tmp, what):
-    """Whatever of ours a test removes, no other test, no outcome and no session breaks."""
+    """Whichever part it is, no other test, no outcome and no session changes."""
     pytester.makepyfile(
         f"""
         import os, shutil, tempfile
@@ -145,18 +145,18 @@ def test_part_of_the_root_that_a_test_removes(pytester, run, outcomes, system_tm
         """
     )
     args = ("--dist=loadfile", f"--basetemp={pytester.path / 'base'}")
-    result, told = run_checked(run, *args)
+    result, warnings = run_checked(run, *args)
     assert outcomes() == {
         name: ["failure"] if name == "test_fails" else []
         for name in ("test_before", "test_removes", "test_after", "test_temp", "test_fails")
     }
-    assert len(told) <= 1, told
+    assert len(warnings) <= 1, warnings
     assert result.ret == 1
-    assert bool(told) is (what != "the lock")
+    assert bool(warnings) is (what != "the lock")
 
 
-def test_clock_that_is_set(pytester, run, report_of, nothing_left):
-    """A clock that goes back or leaps ahead hides no leak, and makes no time negative."""
+def test_clock_that_is_changed(pytester, run, report_of, nothing_left):
+    """A clock that goes back or leaps ahead hides no leak, and makes no duration negative."""
     pytester.makeconftest(
         """
         import time
@@ -192,9 +192,9 @@ def test_clock_that_is_set(pytester, run, report_of, nothing_left):
             def test_quiet(self, shift): pass
         """
     )
-    result, told = run_checked(run, "--dist=loadfile", f"--tempres-report=json:{report_of}")
+    result, warnings = run_checked(run, "--dist=loadfile", f"--tempres-report=json:{report_of}")
     result.assert_outcomes(passed=12)
-    assert told == []
+    assert warnings == []
     report = json.loads(report_of.read_text())
     assert 0 <= report["session"]["seconds"] < 600
     left = [leak["owner"]["id"].rpartition("::")[2].partition("[")[0] for leak in report["leaks"]]

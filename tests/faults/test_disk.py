@@ -18,7 +18,7 @@ import pytest
 def temp_dir():
     return Path(tempfile.mkdtemp())
 """
-#: Fills a file system, but never a large one: it is bounded, and looks where it stands first.
+#: Fills a file system, but checks first that it is a small one, and stops at a limit.
 FILL = """
 import os
 
@@ -36,8 +36,8 @@ def fill(directory, what):
 
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
-def test_disk_that_fills_up_during_the_session(pytester, run, how, tmpfs, outcomes, what):
-    """Evidence outlives a disk that is full at the end: its index comes when leaks have gone."""
+def test_kept_paths_survive_a_disk_that_fills_up(pytester, run, mode, tmpfs, outcomes, what):
+    """The index is written once the removal of leaks has freed space."""
     place = tmpfs("size=1m,nr_inodes=60")
     pytester.makepyfile(
         fill=FILL,
@@ -59,12 +59,12 @@ def test_disk_that_fills_up_during_the_session(pytester, run, how, tmpfs, outcom
         def test_goes_on(): pass
         """,
     )
-    args = ("-n1",) if how == "xdist" else ()
-    _, told = run_checked(run, f"--tempres-root={place}", *args)
+    args = ("-n1",) if mode == "xdist" else ()
+    _, warnings = run_checked(run, f"--tempres-root={place}", *args)
     # The unlinked files in which a worker captured output give back inodes when it ends.
-    assert len(told) == (how == "plain" or what == "blocks")
+    assert len(warnings) == (mode == "plain" or what == "blocks")
     said = "the index could not be written: [Errno 28] No space left on device"
-    assert all(said in line for line in told)
+    assert all(said in line for line in warnings)
     assert outcomes() == {
         "test_passes": [],
         "test_fails": ["failure"],
@@ -80,8 +80,8 @@ def test_disk_that_fills_up_during_the_session(pytester, run, how, tmpfs, outcom
     assert kept_on_disk(place) == ["test_fails-"]
 
 
-def test_disk_that_is_full_from_the_start(pytester, run, tmpfs, outcomes, monkeypatch):
-    """Where the temp directory takes no file, we use the one that `tempfile` falls back to."""
+def test_disk_that_is_full_at_the_start(pytester, run, tmpfs, outcomes, monkeypatch):
+    """The plugin uses the directory that `tempfile` falls back to."""
     place = tmpfs("size=1m")
     space: dict[str, Any] = {}
     exec(FILL, space)
@@ -98,8 +98,8 @@ def test_disk_that_is_full_from_the_start(pytester, run, tmpfs, outcomes, monkey
     )
     monkeypatch.setenv("FULL", str(place))
     monkeypatch.setenv("TMPDIR", str(place))
-    _, told = run_checked(run, "--capture=sys")
-    assert told == []
+    _, warnings = run_checked(run, "--capture=sys")
+    assert warnings == []
     with_us = outcomes()
     run_checked(run, "--capture=sys", "-p", "no:tempres")
     assert with_us == outcomes() == {"test_passes": [], "test_fails": ["failure"]}
@@ -107,7 +107,7 @@ def test_disk_that_is_full_from_the_start(pytester, run, tmpfs, outcomes, monkey
 
 
 def test_disk_that_becomes_read_only(pytester, run_plain, tmpfs, outcomes, monkeypatch):
-    """Where nothing can be removed any more, one warning says so and no test is the worse."""
+    """Nothing can be removed: there is one warning, and no outcome changes."""
     place = tmpfs("size=1m")
     pytester.makepyfile(
         stand_in=STAND_IN,
@@ -131,8 +131,8 @@ def test_disk_that_becomes_read_only(pytester, run_plain, tmpfs, outcomes, monke
         """,
     )
     monkeypatch.setenv("PLACE", str(place))
-    result, told = run_checked(run_plain, f"--tempres-root={place}")
-    (line,) = told
+    result, warnings = run_checked(run_plain, f"--tempres-root={place}")
+    (line,) = warnings
     assert "could not remove" in line
     assert "Read-only file system" in line
     with_us = outcomes()

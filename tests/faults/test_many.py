@@ -33,7 +33,7 @@ def dead(system_tmp):
 
 
 def test_very_many_kept_directories(pytester, run_plain, system_tmp):
-    """All are indexed and told; the terminal lists few; the next session leaves them alone."""
+    """All are indexed and reported; the terminal lists few; the next session removes none."""
     pytester.makepyfile(
         f"""
         import pytest

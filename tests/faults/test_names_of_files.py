@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-#: Ids as a test may have them where pytest is told not to escape them.
+#: The ids of tests if pytest is configured not to escape them.
 IDS = {
     "long": "x" * 10_000,
     "newlines": "a\nb\r\nc\u2028d\x85e",
@@ -35,9 +35,9 @@ def told_of(pytester, result):
     return report
 
 
-def test_ids_of_every_kind(pytester, run, how, system_tmp):
-    """Whatever an id holds, leaks and kept paths are told, printed safely, and found again."""
-    ids = {**IDS, **(SURROGATES if how == "plain" and sys.platform != "win32" else {})}
+def test_node_ids_with_any_characters(pytester, run, mode, system_tmp):
+    """Leaks and kept paths are reported, printed safely, and found again."""
+    ids = {**IDS, **(SURROGATES if mode == "plain" and sys.platform != "win32" else {})}
     pytester.makeini(f"[pytest]\n{RAW} = true\n")
     pytester.makepyfile(
         f"""
@@ -62,8 +62,8 @@ def test_ids_of_every_kind(pytester, run, how, system_tmp):
     assert report["totals"]["leaks"] == report["totals"]["kept"] == len(ids)
     shown = [text.encode("utf-8", "surrogateescape") for text in ids.values()]
     shown = {text.decode("utf-8", "backslashreplace").replace("\0", "\0") for text in shown}
-    told = {leak["owner"]["id"].partition("test_it[")[2][:-1] for leak in report["leaks"]}
-    assert told == shown
+    names = {leak["owner"]["id"].partition("test_it[")[2][:-1] for leak in report["leaks"]}
+    assert names == shown
     (root,) = system_tmp.glob("tempres-*")
     index = json.loads((root / "index.json").read_text())["kept"]
     assert {nodeid.partition("test_fails[")[2][:-1] for nodeid in index} == set(ids.values())
@@ -73,12 +73,12 @@ def test_ids_of_every_kind(pytester, run, how, system_tmp):
     assert all(name.isascii() and name.isprintable() and len(name) <= 33 for name in names)
 
 
-def test_files_of_every_name(pytester, run, how, system_tmp):
-    """Test files with odd names own what they leave, also what their import leaves."""
+def test_test_files_with_any_name(pytester, run, mode, system_tmp):
+    """They own what they leave, also what their import leaves."""
     if sys.platform in ("win32", "darwin"):
         pytest.skip("these names are not possible on this system")
     names = ["new\nline", "red\x1b[31m", "\u65e5\u672c", "bl ank", "semi;colon'", "n" * 200]
-    if how == "plain":
+    if mode == "plain":
         names.append("caf\udce9")
     for name in names:
         (pytester.path / f"test_{name}.py").write_text(
@@ -95,13 +95,13 @@ def test_files_of_every_name(pytester, run, how, system_tmp):
     report = told_of(pytester, result)
     kinds = [leak["owner"]["kind"] for leak in report["leaks"]]
     assert kinds.count("test") == report["totals"]["kept"] == len(names)
-    assert kinds.count("collection") == len(names) * (1 if how == "plain" else 2)
+    assert kinds.count("collection") == len(names) * (1 if mode == "plain" else 2)
     (root,) = system_tmp.glob("tempres-*")
     assert len(json.loads((root / "index.json").read_text())["kept"]) == len(names)
 
 
-def test_temp_directory_of_any_name(pytester, run, tmp_path, monkeypatch):
-    """A temp directory whose own name is no text kills no worker, and no failure is lost."""
+def test_temp_directory_with_any_name(pytester, run, tmp_path, monkeypatch):
+    """A temp directory whose name is not UTF-8 crashes no worker and loses no failure."""
     if sys.platform in ("win32", "darwin"):
         pytest.skip("these names are not possible on this system")
     place = os.path.join(os.fsencode(tmp_path), b"caf\xe9\x1b[2J\n")
@@ -124,8 +124,8 @@ def test_temp_directory_of_any_name(pytester, run, tmp_path, monkeypatch):
     assert r"caf\xe9\x1b[2J\n" in failure
 
 
-def test_warning_that_names_any_path(pytester, run):
-    """A warning of ours is one line of text, and passes from a worker to its controller."""
+def test_warning_about_a_path_with_any_name(pytester, run):
+    """It is one line of text, which a worker can send to its controller."""
     if sys.platform in ("win32", "darwin"):
         pytest.skip("these names are not possible on this system")
     pytester.makepyfile(

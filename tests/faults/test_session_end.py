@@ -63,8 +63,8 @@ def raising(what):
 
 
 @pytest.mark.parametrize("what", RAISES)
-def test_plugin_that_raises_at_the_end(pytester, run, kept, what):
-    """Whatever another plugin raises, all is judged, written down and told."""
+def test_plugin_that_raises_at_the_end_loses_no_report(pytester, run, kept, what):
+    """Whatever it raises, leaks are reported and files are written."""
     pytester.makeconftest(raising(what))
     pytester.makepyfile(TESTS)
     report = pytester.path / "report.json"
@@ -90,16 +90,16 @@ def test_plugin_that_raises_at_the_end(pytester, run, kept, what):
 
 
 @pytest.mark.parametrize("what", ["exit", "exit without a number", "the first wrapper"])
-def test_gate_holds_whatever_is_raised(pytester, run, nothing_left, what):
-    """Nobody's exit at the end makes the status of a run with leaks 0."""
+def test_exit_status_is_never_0_with_leaks(pytester, run, nothing_left, what):
+    """A plugin that exits at the end cannot change that."""
     pytester.makeconftest(raising(what))
     pytester.makepyfile(LEAKS)
     assert run("--tempres-leaks=fail").ret != 0
     nothing_left()
 
 
-def test_report_of_pytest_that_cannot_be_written(pytester, run, kept):
-    """A file where the directory of pytest's own report should be costs none of ours."""
+def test_unwritable_report_of_pytest_loses_no_report_of_ours(pytester, run, kept):
+    """A file exists in the place of the directory of `--junitxml`."""
     pytester.makepyfile(TESTS)
     (pytester.path / "taken").touch()
     result = run("--dist=loadfile", "--junitxml=taken/report.xml")
@@ -108,8 +108,8 @@ def test_report_of_pytest_that_cannot_be_written(pytester, run, kept):
     result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
 
 
-def test_what_is_printed_in_order_is_not_printed_again(pytester, run):
-    """An error after the report, in the outermost wrapper, repeats nothing."""
+def test_report_is_not_repeated_on_standard_error(pytester, run):
+    """An error in the outermost wrapper comes after the report was printed."""
     pytester.makeconftest(
         """
         import os
@@ -138,8 +138,8 @@ INTERRUPTS = {
 
 @pytest.mark.parametrize("error", ["KeyboardInterrupt", "RuntimeError"])
 @pytest.mark.parametrize("when", INTERRUPTS)
-def test_end_that_is_interrupted(pytester, run, system_tmp, when, error):
-    """Ctrl-C in the middle of our work at the end costs no kept directory; nor does a failure."""
+def test_interrupt_at_the_end_loses_no_kept_directory(pytester, run, system_tmp, when, error):
+    """Neither Ctrl-C nor an error in the plugin's own functions does."""
     owner, name = INTERRUPTS[when]
     pytester.makeconftest(
         f"""
@@ -166,12 +166,12 @@ def test_end_that_is_interrupted(pytester, run, system_tmp, when, error):
     assert "kept: " in f"{result.stdout}{result.stderr}"
     if error == "KeyboardInterrupt":
         assert "KeyboardInterrupt" in result.stderr.str()
-    run("-k", "leaks")
+    run("-k", "leaks", workers=False)
     assert all(map(os.path.isdir, paths))
 
 
-def test_audit_hook_that_raises_from_then_on(pytester, run_plain, system_tmp):
-    """A hook that lets nobody list a directory any more costs no kept directory."""
+def test_audit_hook_that_forbids_listings_loses_no_kept_directory(pytester, run_plain, system_tmp):
+    """From the failed test on no directory can be listed."""
     pytester.makepyfile(
         """
         import sys
@@ -191,11 +191,8 @@ def test_audit_hook_that_raises_from_then_on(pytester, run_plain, system_tmp):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_descriptors_that_are_used_up_for_ever(pytester, run, kept):
-    """The end has descriptors of its own, and no module left to import: it does all it has to do.
-
-    The next session finds what is kept.
-    """
+def test_session_end_works_without_free_descriptors(pytester, run, kept):
+    """It has descriptors in reserve and imports nothing; the next session finds what is kept."""
     pytester.makepyfile(
         """
         import os, resource, tempfile
@@ -221,13 +218,13 @@ def test_descriptors_that_are_used_up_for_ever(pytester, run, kept):
     assert kept() == ["evidence", "left", "test_fails"]
     report = json.loads(report.read_text())
     assert [leak["status"] for leak in report["leaks"]].count("leak") == 1
-    run("-k", "leaks")
+    run("-k", "leaks", workers=False)
     assert kept() == ["evidence", "left", "test_fails"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows is not looked at")
-def test_descriptors_in_reserve_are_no_leak(pytester, run, nothing_left):
-    """What is held for the end is reported by no detector, and inherited by no program."""
+def test_reserved_descriptors_are_not_reported_or_inherited(pytester, run, nothing_left):
+    """No detector reports them, and no program inherits them."""
     pytester.makepyfile(
         """
         import subprocess, sys
@@ -244,8 +241,10 @@ def test_descriptors_in_reserve_are_no_leak(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_descriptors_that_a_test_closes_are_not_closed_twice(pytester, run_plain, nothing_left):
-    """Where a test has closed all that was open, what it opened then stays open."""
+def test_reserved_descriptors_closed_by_a_test_are_not_closed_again(
+    pytester, run_plain, nothing_left
+):
+    """What the test opened under the same number stays open."""
     pytester.makepyfile(
         """
         import atexit, os, sys, tempfile
@@ -279,8 +278,8 @@ def test_descriptors_that_a_test_closes_are_not_closed_twice(pytester, run_plain
     nothing_left()
 
 
-def test_no_program_is_started_at_the_end(pytester, told):
-    """A path where others put programs, and a replaced `subprocess`, are nothing to the report."""
+def test_session_end_starts_no_program(pytester, run_with_report):
+    """Programs in a changed PATH and a replaced `subprocess` do not affect the report."""
     pytester.makepyfile(
         """
         import os, subprocess, tempfile
@@ -294,15 +293,17 @@ def test_no_program_is_started_at_the_end(pytester, told):
     program = pytester.path / "uname"
     program.write_text("#!/bin/sh\ntouch started\n")
     program.chmod(0o755)
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(passed=1)
     assert report["totals"]["leaks"] == 1
     assert report["session"]["platform"].lower().startswith(sys.platform[:5])
     assert not (pytester.path / "started").exists()
 
 
-def test_modules_for_the_end_are_there_before_the_first_test(pytester, run_plain):
-    """A test that takes the places of modules away takes no part of the report."""
+def test_modules_for_the_session_end_are_imported_before_the_first_test(
+    pytester, system_tmp, plain_options
+):
+    """A test that makes imports impossible does not affect the report."""
     pytester.makepyfile(
         """
         import sys, tempfile
@@ -314,6 +315,8 @@ def test_modules_for_the_end_are_there_before_the_first_test(pytester, run_plain
             assert 0
         """
     )
-    result = run_plain("-p", "no:cacheprovider")
+    # With -B it is not forked from a Python that has imported other modules too.
+    command = (sys.executable, "-B", "-m", "pytest", *plain_options, "-p", "no:cacheprovider")
+    result = pytester.run(*command)
     result.stdout.fnmatch_lines(["kept: *", "*no leaks; 2 paths kept; 1 more from failed tests*"])
     assert "internal error" not in f"{result.stdout}{result.stderr}"

@@ -77,11 +77,11 @@ def faulty(pytester, run_plain, monkeypatch):
 
 @pytest.mark.parametrize("fault", START)
 def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
-    """Whatever of the session's directory cannot be made: one warning, and nothing stays."""
+    """Whatever part of the root cannot be created, there is one warning, and nothing is left."""
     if fault.startswith("os.chmod") and os.geteuid() != 0:
         pytest.skip("only for root has the session's directory a mode of its own")
-    _, told = faulty(fault)
-    (line,) = told
+    _, warnings = faulty(fault)
+    (line,) = warnings
     assert re.search("temporary resources are disabled: .*No space left on device", line)
     assert outcomes() == {
         "test_given": ["error"],
@@ -95,11 +95,11 @@ def test_start_that_cannot_write(faulty, outcomes, system_tmp, fault):
 
 @pytest.mark.parametrize("fault", LATER)
 def test_later_write_that_fails(pytester, faulty, outcomes, system_tmp, fault):
-    """A write that fails costs what it was for: a test its fixture, a report one warning."""
-    _, told = faulty(fault)
+    """It affects only the fixture or report that it was for, with one warning."""
+    _, warnings = faulty(fault)
     said = LATER[fault]
-    assert len(told) == bool(said)
-    assert all(said in line and "No space left on device" in line for line in told)
+    assert len(warnings) == bool(said)
+    assert all(said in line and "No space left on device" in line for line in warnings)
     failing = {"test_given": "error", "test_named": "error"}
     assert outcomes() == {
         "test_leaks": [],
@@ -112,14 +112,14 @@ def test_later_write_that_fails(pytester, faulty, outcomes, system_tmp, fault):
     assert (pytester.path / "base.txt").exists() is ("base" not in fault)
 
 
-def test_worker_root_that_cannot_be_made(pytester, run, outcomes, monkeypatch, nothing_left):
-    """A worker without a place runs its tests all the same; what it says of it is told once."""
+def test_worker_root_that_cannot_be_created(pytester, run, outcomes, monkeypatch, nothing_left):
+    """The worker runs its tests all the same, and there is one warning."""
     pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     pytester.makepyfile(inject=INJECT, test_it="def test_it(): pass")
     # The second try has six random characters for a name.
     monkeypatch.setenv("FAULT", r"os.mkdir (^|/)(gw0|[a-z0-9_]{6})$")
-    _, told = run_checked(run, "-n1", "-p", "inject")
-    (line,) = told
+    _, warnings = run_checked(run, "-n1", "-p", "inject")
+    (line,) = warnings
     assert "temporary resources are disabled: " in line
     assert outcomes() == {"test_it": []}
     nothing_left()

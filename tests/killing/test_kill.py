@@ -10,7 +10,7 @@ import pytest
 KILLS = 8
 
 
-def test_the_next_session_removes_what_killed_sessions_left_and_nothing_else(tmp_path_factory):
+def test_next_session_removes_only_what_killed_sessions_left(tmp_path_factory):
     """The kills happen at random times and at exact points of the plugin's file operations."""
     if why := unavailable():
         pytest.skip(why)

@@ -400,11 +400,15 @@ OTHER = "made by a subprocess or native code"
 LINE = r"python* -c 'import os, sys\nfor line in *…' of test_it.py::test_starts"
 
 
-@pytest.mark.parametrize("mode", ["report", "strict"])
-def test_reports_name_the_owner_that_started_the_process(pytester, told, mode, nothing_left):
-    """They name the session if the owner is ambiguous."""
+@pytest.mark.parametrize("leaks", ["report", "strict"])
+def test_reports_name_the_owner_that_started_the_process(
+    pytester, run_with_report, leaks, nothing_left
+):
+    """Or the session, if it is ambiguous."""
     pytester.makepyfile(test_it=SOURCE)
-    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "--tempres-keep=none")
+    result, report = run_with_report(
+        "--dist=loadfile", f"--tempres-leaks={leaks}", "--tempres-keep=none"
+    )
     owners = {
         os.path.basename(leak["path"]): (leak["owner"]["id"], leak["status"], leak["made_by"])
         for leak in report["leaks"]

@@ -355,11 +355,13 @@ SOURCE = """
 """
 
 
-@pytest.mark.parametrize("mode", ["report", "strict"])
-def test_reports_name_the_owner_that_started_the_thread(pytester, told, mode, nothing_left):
-    """Tests, fixtures and imports are named, also after they have finished."""
+@pytest.mark.parametrize("leaks", ["report", "strict"])
+def test_reports_name_the_owner_that_started_the_thread(
+    pytester, run_with_report, leaks, nothing_left
+):
+    """For tests, fixtures and imports, also after they have finished."""
     pytester.makepyfile(test_it=SOURCE)
-    result, report = told("--dist=loadfile", f"--tempres-leaks={mode}", "-W", "error")
+    result, report = run_with_report("--dist=loadfile", f"--tempres-leaks={leaks}", "-W", "error")
     owners = {
         os.path.basename(leak["path"]).partition("-")[0]: (leak["owner"]["id"], leak["status"])
         for leak in report["leaks"]
@@ -370,7 +372,7 @@ def test_reports_name_the_owner_that_started_the_thread(pytester, told, mode, no
         **dict.fromkeys(("plain", "daemon", "timer"), ("test_it.py::test_starts", "leak")),
         "pool": ("test_it.py::test_asks", "leak"),
     }
-    strict = mode == "strict"
+    strict = leaks == "strict"
     result.assert_outcomes(passed=3, errors=1 if strict else 0)
     assert result.ret == (1 if strict else 0)
     nothing_left()

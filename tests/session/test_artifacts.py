@@ -54,18 +54,18 @@ def check(out: Path, report: dict, copied: list[str]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no fifos among its files")
-def test_what_is_kept_is_copied_and_told(pytester, told):
-    """A second run in the same place adds to the first, and collects nothing from its copies."""
+def test_kept_paths_are_copied_and_reported(pytester, run_with_report):
+    """A second run with the same directory adds copies, and collects no tests from the old ones."""
     pytester.makepyfile(SUITE)
     out = pytester.path / "new" / "out"
-    result, first = told("--tempres-artifacts=new/out")
+    result, first = run_with_report("--tempres-artifacts=new/out")
     result.assert_outcomes(passed=1, failed=3)
     line = f"artifacts: {out} (2 directories, 9 files, 59 bytes); 2 skipped, see manifest.json"
     result.stdout.fnmatch_lines(["kept: *", line, "=* no leaks; 5 paths kept; *"])
     check(out, first, ["link", "test_copied.py", "to_do"])
 
     pytester.makeini("[pytest]\ntempres_artifacts = new/out\ntempres_artifacts_max_size = 20\n")
-    result, second = told()
+    result, second = run_with_report()
     result.assert_outcomes(passed=1, failed=3)
     line = f"artifacts: {out} (2 directories, 7 files, 13 bytes); 4 skipped, see manifest.json"
     result.stdout.fnmatch_lines([line])
@@ -80,8 +80,8 @@ def test_what_is_kept_is_copied_and_told(pytester, told):
     assert len({name.lower() for name in directories}) == 6
 
 
-def test_nothing_is_made_where_nothing_is_kept(pytester, run_plain, nothing_left):
-    """An option in the ini file costs a run that passes not even an empty directory."""
+def test_artifacts_directory_is_not_created_if_nothing_is_kept(pytester, run_plain, nothing_left):
+    """With the option in the ini file, a run that passes does not even leave an empty directory."""
     pytester.makepyfile("def test(temp_dir): pass")
     result = run_plain("--tempres-artifacts=new/out")
     result.assert_outcomes(passed=1)
@@ -90,8 +90,8 @@ def test_nothing_is_made_where_nothing_is_kept(pytester, run_plain, nothing_left
     nothing_left()
 
 
-def test_a_wrong_value_ends_the_run_before_any_test(pytester, run_plain):
-    """The mistake is told at once, and not when there is something to save."""
+def test_unusable_artifacts_directory_is_refused_before_first_test(pytester, run_plain):
+    """The error comes at the start, not when there is something to copy."""
     pytester.makepyfile("def test(): open('ran', 'w').close()")
     (pytester.path / "file").touch()
     result = run_plain("--tempres-artifacts=file")
@@ -102,8 +102,8 @@ def test_a_wrong_value_ends_the_run_before_any_test(pytester, run_plain):
     assert not (pytester.path / "ran").exists()
 
 
-def test_what_lies_among_the_artifacts_is_no_leak(pytester, report):
-    """What another session or a test writes there was asked for, also in a watched directory."""
+def test_files_in_artifacts_directory_are_no_leaks(pytester, report):
+    """What another session or a test writes there is no leak, in a watched directory either."""
     pytester.makepyfile(
         """
         import tempfile
@@ -140,14 +140,16 @@ FAILURES = """
 
 
 @pytest.mark.parametrize("obstacle", ["a file by now", "full"])
-def test_a_failure_is_one_warning_and_changes_nothing_else(pytester, told, request, obstacle):
+def test_failed_copy_is_one_warning_and_changes_nothing_else(
+    pytester, run_with_report, request, obstacle
+):
     """The tests' outcomes, the exit status and the other reports are as without artifacts."""
     pytester.makepyfile(FAILURES)
     out = pytester.path / "out"
     out.mkdir()
     if obstacle == "full":
         request.getfixturevalue("tmpfs")("size=1m", out)
-    result, report = told("--tempres-artifacts=out", "-onorecursedirs=.*")
+    result, report = run_with_report("--tempres-artifacts=out", "-onorecursedirs=.*")
     result.assert_outcomes(passed=1, failed=1, warnings=1)
     assert result.ret == 1
     (kept,) = report["kept"]
@@ -164,8 +166,8 @@ def test_a_failure_is_one_warning_and_changes_nothing_else(pytester, told, reque
         result.stdout.no_fnmatch_line("artifacts:*")
 
 
-def test_an_error_of_ours_costs_no_report(pytester, run_plain):
-    """Whatever goes wrong in the copying, all else is told as usual."""
+def test_internal_error_while_copying_does_not_lose_the_report(pytester, run_plain):
+    """Whatever fails while artifacts are copied, the report is complete."""
     pytester.makeconftest(
         """
         from pytest_tempres.artifacts import export as module
@@ -184,8 +186,8 @@ def test_an_error_of_ours_costs_no_report(pytester, run_plain):
     )
 
 
-def test_a_directory_of_tests_may_be_named(pytester, run_plain):
-    """Only copies are passed over when tests are collected."""
+def test_artifacts_directory_may_contain_tests(pytester, run_plain):
+    """Only the copies are ignored when tests are collected."""
     pytester.makepyfile(test_a="def test(): pass")
     result = run_plain("--tempres-artifacts=.")
     result.assert_outcomes(passed=1)

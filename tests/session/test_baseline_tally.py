@@ -58,13 +58,15 @@ def known(pytester, suite, run, written):
 
 
 def stale(result):
-    """Return whom the report calls stale."""
+    """Return the owners of the entries that the report calls stale."""
     start = "stale in the baseline: "
     return [line[len(start) :].split()[0] for line in result.stdout.lines if start in line]
 
 
-def test_known_leaks_are_told_apart_and_fail_nothing(pytester, suite, known, run, nothing_left):
-    """With the baseline the gate holds for what is new, and for that alone."""
+def test_known_leaks_are_counted_apart_and_do_not_fail_the_run(
+    pytester, suite, known, run, nothing_left
+):
+    """With a baseline only new leaks make the run fail."""
     assert known() == [
         ("fixture", "shared", "directory"),
         ("test", "test_it.py::test_other", "directory"),
@@ -97,16 +99,16 @@ def test_known_leaks_are_told_apart_and_fail_nothing(pytester, suite, known, run
         ),
     ],
 )
-def test_stale_is_what_ran_to_its_end_and_left_nothing(suite, known, run, args, gone):
-    """A part of the suite never calls stale what the other part would have shown."""
+def test_entries_are_stale_if_their_owner_ran_and_left_nothing(suite, known, run, args, gone):
+    """A run of a part of the suite never calls an entry stale that belongs to the other part."""
     suite("fixture", "plain", "param")
     result = run(*GATE, *args)
     assert result.ret == 0
     assert stale(result) == gone
 
 
-def test_a_test_that_did_not_pass_proves_nothing(pytester, suite, known, run):
-    """What failed or was skipped may not have come to the line that leaks."""
+def test_entries_of_tests_that_did_not_pass_are_not_stale(pytester, suite, known, run):
+    """A test that failed or was skipped may not have reached the line that leaks."""
     suite("fixture", "plain", "param")
     path = pytester.path / "test_it.py"
     text = path.read_text()
@@ -115,8 +117,8 @@ def test_a_test_that_did_not_pass_proves_nothing(pytester, suite, known, run):
     assert stale(run(*GATE)) == []
 
 
-def test_shrink_takes_out_what_is_stale_and_nothing_else(suite, known, run):
-    """A partial run may shrink, and a new leak does not get in by the way."""
+def test_shrink_removes_only_stale_entries(suite, known, run):
+    """A partial run may shrink the baseline, and new leaks are not added."""
     suite("plain", "param")
     run(*GATE, "--tempres-update-baseline=shrink", "-k", "test_plain")
     assert [owner for _, owner, _ in known()] == [
@@ -126,31 +128,31 @@ def test_shrink_takes_out_what_is_stale_and_nothing_else(suite, known, run):
     ]
 
 
-def test_all_writes_what_this_run_found(suite, known, run):
-    """New leaks come in, and the run that writes them down does not fail for them."""
+def test_all_replaces_the_baseline_with_what_this_run_found(suite, known, run):
+    """New leaks are added, and do not fail the run that adds them."""
     suite("plain", "param", "fixture")
     result = run(*GATE, "--tempres-update-baseline=all")
     assert result.ret == 0
     assert [owner for _, owner, _ in known()] == ["test_it.py::test_other"]
 
 
-def test_strict_mode_accuses_nobody_of_what_is_known(known, run):
-    """The baseline holds at a test's end as at the session's."""
+def test_strict_mode_reports_no_known_leak_at_teardown(known, run):
+    """The baseline applies at the end of a test as at the end of the session."""
     result = run("--tempres-leaks=strict", "--tempres-baseline=known.txt")
     result.assert_outcomes(passed=4)
     assert result.ret == 0
 
 
-def test_a_broken_baseline_is_refused(pytester, run_here):
-    """A conflict marker is named with its line before any test runs."""
+def test_invalid_baseline_is_refused(pytester, run_here):
+    """A conflict marker is reported with its line number before any test runs."""
     (pytester.path / "known.txt").write_text("# x\n<<<<<<< HEAD\n")
     result = run_here(*GATE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: *known.txt: line 2 is no known leak: '<<<<<<< HEAD'*"])
 
 
-def test_a_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_here, monkeypatch):
-    """The session ends as it would have, and says what is missing."""
+def test_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_here, monkeypatch):
+    """The session ends as it would have, and the warning gives the reason."""
     suite()
 
     def full(path, known):
@@ -163,18 +165,18 @@ def test_a_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_her
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--tempres-leaks=off"])
-def test_a_run_that_looked_at_nothing_rewrites_nothing(suite, known, run, option):
-    """Who did not run, or was not looked at, has proved nothing."""
+def test_runs_without_leak_detection_do_not_change_the_baseline(suite, known, run, option):
+    """A run that executes no test or detects no leaks does not rewrite the file."""
     before = known()
     suite("fixture", "plain", "param")
-    for how in ("shrink", "all"):
-        result = run("--tempres-baseline=known.txt", f"--tempres-update-baseline={how}", option)
+    for update in ("shrink", "all"):
+        result = run("--tempres-baseline=known.txt", f"--tempres-update-baseline={update}", option)
         assert stale(result) == []
         assert known() == before
 
 
-def test_only_its_own_detector_calls_an_entry_stale(pytester, suite, known, run):
-    """What a run did not look for may still be there."""
+def test_only_the_detector_of_an_entry_calls_it_stale(pytester, suite, known, run):
+    """An entry is kept if the run did not use the detector that can find it."""
     path = pytester.path / "known.txt"
     line = "test\ttest_it.py::test_plain\tdescriptor\ttest_it.py:test_plain\t" + "0" * 16
     path.write_text(f"{path.read_text()}{line}\n")

@@ -12,8 +12,8 @@ from pytest_tempres.workspace.sweep import Reclaimed
     "swept, joined, is_forked",
     [(True, False, False), (False, True, False), (False, False, True)],
 )
-def test_only_the_session_itself_sweeps_and_only_once(monkeypatch, swept, joined, is_forked):
-    """Neither a worker nor a forked child removes anything of others, and nobody does it twice."""
+def test_only_the_session_process_sweeps_and_only_once(monkeypatch, swept, joined, is_forked):
+    """Neither a worker nor a forked child sweeps dead sessions."""
     monkeypatch.setattr(cleanup, "sweep", None)
     state = SimpleNamespace(
         result=SimpleNamespace(swept=swept),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-#: A handler that knows a path only by way of an object that nobody can look through.
+#: A handler with an opaque object that refers to a path.
 SOURCE = """
     import atexit, os, shutil, tempfile
     HERE = os.environ["PLACE"]
@@ -29,8 +29,10 @@ def place(tmp_path, monkeypatch):
     return path
 
 
-def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, nothing_left):
-    """It fails nobody's handler, stderr names it in short, and the JSON file is corrected."""
+def test_report_is_corrected_if_an_exit_handler_removed_a_leak(
+    pytester, run_plain, place, nothing_left
+):
+    """The exit handler succeeds, standard error has one line, and the JSON report is corrected."""
     pytester.makepyfile(SOURCE)
     result = run_plain("--tempres-report=json:report.json")
     assert "Traceback" not in result.stderr.str()
@@ -51,8 +53,10 @@ def test_what_an_exit_handler_removed_is_put_right(pytester, run_plain, place, n
     nothing_left()
 
 
-def test_what_cannot_be_said_is_passed_over(pytester, run_plain, place, nothing_left):
-    """A suite may close standard error, or take it away; nothing else comes of that."""
+def test_closed_standard_error_does_not_stop_the_correction(
+    pytester, run_plain, place, nothing_left
+):
+    """A suite may close or remove standard error; nothing else changes."""
     source = SOURCE.partition("    def test_outside")[0]
     pytester.makepyfile(source + "    def test_gone():\n        import sys; sys.stderr = None\n")
     result = run_plain("-s", "--tempres-report=json:report.json")
@@ -63,8 +67,8 @@ def test_what_cannot_be_said_is_passed_over(pytester, run_plain, place, nothing_
     nothing_left()
 
 
-def test_nothing_to_put_right_says_nothing(pytester, run_plain, place, nothing_left):
-    """Without a handler that came late, standard error stays empty."""
+def test_nothing_is_printed_if_nothing_was_corrected(pytester, run_plain, place, nothing_left):
+    """Without a late exit handler standard error stays empty."""
     text = SOURCE.partition("    def test_inside")[0] + "    def test_leaks(): tempfile.mkdtemp()"
     pytester.makepyfile(text)
     result = run_plain()
@@ -73,8 +77,8 @@ def test_nothing_to_put_right_says_nothing(pytester, run_plain, place, nothing_l
     nothing_left()
 
 
-def test_without_the_redirect_the_json_file_is_corrected_too(pytester, run_plain, place):
-    """Nothing is removed by us there, so exit handlers may come for all of it."""
+def test_json_report_is_corrected_without_redirect_too(pytester, run_plain, place):
+    """Nothing is removed by the plugin there, so exit handlers may remove all of it."""
     pytester.makeini("[pytest]\ntempres_redirect = false")
     pytester.makepyfile(SOURCE)
     run_plain("--tempres-report=json:report.json", "-k", "outside or inside")
@@ -83,8 +87,10 @@ def test_without_the_redirect_the_json_file_is_corrected_too(pytester, run_plain
 
 
 @pytest.mark.parametrize("hook", ["pytest_unconfigure(config)", "pytest_sessionfinish()"])
-def test_what_another_plugin_removed_later_is_put_right(pytester, run_plain, hook, nothing_left):
-    """A plugin may clean up after the verdict; one that does so before is not even suspected."""
+def test_report_is_corrected_if_another_plugin_removed_a_leak(
+    pytester, run_plain, hook, nothing_left
+):
+    """What a plugin removes before the verdict is not reported; a later removal is corrected."""
     body = "yield" if "finish" in hook else "pass"
     mark = "@pytest.hookimpl(wrapper=True, tryfirst=True)" if "finish" in hook else ""
     pytester.makeconftest(

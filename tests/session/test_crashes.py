@@ -33,13 +33,13 @@ def over():
     tempfile.mkdtemp(prefix="over-")
 
 class TestBefore:
-    def test_1_promises(self, cache, over):
-        HELD.append(tempfile.TemporaryDirectory(prefix="promised-"))
-        HELD.append(tempfile.NamedTemporaryFile(prefix="promised-"))
+    def test_1_defers(self, cache, over):
+        HELD.append(tempfile.TemporaryDirectory(prefix="deferred-"))
+        HELD.append(tempfile.NamedTemporaryFile(prefix="deferred-"))
 
     def test_2_leaks(self, temp_dir, cache, temp_resources_module):
         tempfile.mkdtemp(prefix="leak-")
-        temp_resources_module.dir(prefix="lent-")
+        temp_resources_module.dir(prefix="wider-")
 
     def test_3_fails(self, temp_dir, temp_resources_module):
         assert 0
@@ -59,7 +59,7 @@ def test_after(temp_dir):
 
 
 @pytest.fixture
-def how():
+def mode():
     """Say that the inner session has workers."""
     return "xdist"
 
@@ -78,14 +78,13 @@ def how():
     ],
     ids=str,
 )
-def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeypatch, way, options):
-    """What the crashed test left is its own, and nothing told before is lost or told twice.
-
-    What a live fixture or an exit handler of the dead worker would have removed is no leak.
-    """
+def test_crash_changes_the_report_of_no_other_test(
+    pytester, run_with_report, system_tmp, monkeypatch, way, options
+):
+    """What the crashed test left is kept for it; earlier reports are neither lost nor repeated."""
     monkeypatch.setenv("WAY", way)
     pytester.makepyfile(test_1_before=SUITE, test_2_crash=CRASH)
-    result, report = told("-n1", *options)
+    result, report = run_with_report("-n1", *options)
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     stopped = "-x" in options
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
@@ -93,12 +92,12 @@ def test_a_crash_accuses_nobody_but_its_test(pytester, told, system_tmp, monkeyp
     assert sorted(leak["owner"]["id"] for leak in leaks) == owners
     kept = {(each["nodeid"].rpartition("::")[2], name_of(each["path"])) for each in report["kept"]}
     crashed = {("test_crashes", "test_crashes"), ("test_crashes", "stray")}
-    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "lent")}
+    fails = {("test_3_fails", "test_3_fails"), ("test_3_fails", "wider")}
     assert fails <= kept
     if not stopped:
         assert crashed <= kept
         # What the worker's fixture and exit handlers could not remove lies in the same place.
-        assert {name for _, name in kept - crashed - fails} <= {"cache", "promised"}
+        assert {name for _, name in kept - crashed - fails} <= {"cache", "deferred"}
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
     assert len(set(on_disk)) == len(report["kept"])
@@ -110,7 +109,7 @@ import pytest
 
 def test_it(temp_dir, temp_resources_session):
     tempfile.mkdtemp(prefix="left-")
-    temp_resources_session.dir(prefix="lent-")
+    temp_resources_session.dir(prefix="wider-")
     assert os.environ["PYTEST_XDIST_WORKER"] != "gw0"
 """
 DIES_LATE = """
@@ -124,18 +123,15 @@ def pytest_sessionfinish():
 """
 
 
-def test_a_failure_counts_where_it_was(pytester, told, system_tmp):
-    """Where each worker runs each test, what is left where it passed is a leak.
-
-    Where it failed all of it is kept, though the worker dies before it can say so.
-    """
+def test_with_dist_each_a_failure_counts_only_in_its_worker(pytester, run_with_report, system_tmp):
+    """What a test left is a leak in the worker where it passed, and kept where it failed."""
     pytester.makeconftest(DIES_LATE)
     pytester.makepyfile(test_it=EACH)
-    _, report = told("-n2", "--dist=each")
+    _, report = run_with_report("-n2", "--dist=each")
     leaks = [leak for leak in report["leaks"] if leak["status"] == "leak"]
     assert [(leak["worker"], name_of(leak["path"])) for leak in leaks] == [("gw1", "left")]
     kept = sorted((each["worker"], name_of(each["path"])) for each in report["kept"])
-    assert kept == [("gw0", "left"), ("gw0", "lent"), ("gw0", "test_it")]
+    assert kept == [("gw0", "left"), ("gw0", "test_it"), ("gw0", "wider")]
     on_disk = [str(path) for path in system_tmp.glob("tempres-*/*/*")]
     assert sorted(on_disk) == sorted(each["path"] for each in report["kept"])
 
@@ -159,7 +155,7 @@ def test_1_leaks(wide):
 
 def test_2_is_interrupted(temp_dir, wide):
     tempfile.mkdtemp(prefix="stray-")
-    while not os.path.exists("told"):
+    while not os.path.exists("received"):
         time.sleep(0.01)
     open("ready", "w").close()
     time.sleep(300)
@@ -176,7 +172,7 @@ def pytest_configure(config):
 class Controller:
     def pytest_runtest_logreport(self, report):
         if report.when == "teardown":
-            open("told", "w").close()
+            open("received", "w").close()
 """
 TWICE = """
 def pytest_keyboard_interrupt():
@@ -218,8 +214,8 @@ WORKERS = pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["plain", "xdist
 
 
 @WORKERS
-def test_an_interrupted_session_tells_what_it_knows(interrupted, workers, system_tmp):
-    """Ctrl-C accuses neither the test that it stopped nor a fixture, and leaves nothing behind."""
+def test_interrupted_session_reports_what_it_knows(interrupted, workers, system_tmp):
+    """After Ctrl-C no leak of the interrupted test or a fixture is reported; nothing is left."""
     status, output = interrupted(signal.SIGINT, *workers)
     assert status == pytest.ExitCode.INTERRUPTED
     assert output.count("test_it.py::test_1_leaks left 1 directory") == 1
@@ -238,24 +234,21 @@ class Controller:
 """
 
 
-def test_what_an_unread_report_told_is_no_leak(pytester, told):
-    """After an interrupt reports may be left unread, though their workers end as ever.
-
-    Nobody can say then whether the test failed that left something.
-    """
+def test_leaks_in_an_unread_report_are_not_counted(pytester, run_with_report):
+    """After an interrupt it may be unknown whether the test failed, so its paths are no leaks."""
     pytester.makeconftest(UNREAD)
     pytester.makepyfile("import tempfile\ndef test_fails():\n    assert not tempfile.mkdtemp()\n")
-    result, report = told("-n1")
+    result, report = run_with_report("-n1")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert [leak["status"] for leak in report["leaks"]] == ["failed-test"]
 
 
 @WORKERS
 @pytest.mark.parametrize("way", ["twice", "terminated"])
-def test_a_session_that_is_stopped_hard_is_swept(
+def test_session_that_was_killed_is_swept_by_the_next(
     pytester, interrupted, run_plain, workers, way, system_tmp
 ):
-    """After a second Ctrl-C, or a SIGTERM, the next session removes what may be left."""
+    """After a second Ctrl-C or a SIGTERM, the next session removes what is left."""
     number, conftest = (signal.SIGINT, TWICE) if way == "twice" else (signal.SIGTERM, "")
     status, output = interrupted(number, *workers, conftest=conftest)
     assert status == -number

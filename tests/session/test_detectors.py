@@ -55,14 +55,14 @@ LITTER = """
 
 @pytest.fixture
 def litter(pytester):
-    """A suite that litters its directory in every way."""
+    """A suite that changes its directory in every way."""
     pytester.makefile(".txt", data="old", gone="old")
     pytester.makepyfile(LITTER)
 
 
-def test_watch_finds_what_tests_do_to_the_directory(litter, told, nothing_left):
-    """Created, changed and deleted paths are told with owner and line; caches are none."""
-    result, report = told(WATCH, "--junitxml=junit.xml")
+def test_watch_finds_created_changed_and_deleted_paths(litter, run_with_report, nothing_left):
+    """They are reported with owner and line; caches are not."""
+    result, report = run_with_report(WATCH, "--junitxml=junit.xml")
     assert told_of(report) == [
         ("changed", "data.txt", "test_change", 6),
         ("deleted", "gone.txt", "test_delete", 7),
@@ -73,8 +73,8 @@ def test_watch_finds_what_tests_do_to_the_directory(litter, told, nothing_left):
     nothing_left()
 
 
-def test_watch_keeps_to_its_directories(litter, pytester, report):
-    """Only what lies below a directory named in the configuration file is watched."""
+def test_watch_is_limited_to_its_directories(litter, pytester, report):
+    """Only what is below a directory named in the configuration file is watched."""
     pytester.mkdir("build")
     pytester.makeini("[pytest]\ntempres_watch = build\ntempres_detect = watch")
     path = next(pytester.path.glob("test_*.py"))
@@ -82,14 +82,14 @@ def test_watch_keeps_to_its_directories(litter, pytester, report):
     assert told_of(report("--tempres-leaks=fail")) == [("directory", "new", "test_tree", 5)]
 
 
-def test_watch_takes_globs_relative_to_rootdir(litter, pytester, report):
-    """The ini file says what the whole suite may leave in the repository."""
+def test_watch_ignores_globs_relative_to_rootdir(litter, pytester, report):
+    """The ini file lists what the suite may leave in the repository."""
     pytester.makeini(f"[pytest]\ntempres_detect = watch\ntempres_ignore =\n  *.{'csv'}\n  build*")
     assert [kind for kind, *_ in told_of(report())] == ["changed", "deleted"]
 
 
-def test_watch_blames_no_other_workers_test(pytester, report, how):
-    """What no event told of belongs to a test only where no other process runs tests."""
+def test_watch_does_not_report_changes_of_another_workers_test(pytester, report, mode):
+    """A change without an audit event belongs to a test only if no other worker runs."""
     pytester.makepyfile(
         f"""
         import subprocess
@@ -99,27 +99,27 @@ def test_watch_blames_no_other_workers_test(pytester, report, how):
         def test_other(): pass
         """
     )
-    owner = "test_native" if how == "plain" else "session"
+    owner = "test_native" if mode == "plain" else "session"
     assert told_of(report(WATCH)) == [("file", "native", owner, None)]
 
 
-def test_watch_and_strict_mode(litter, run):
-    """A test that litters has an error at teardown, and is told of once more at the end."""
+def test_watch_in_strict_mode(litter, run):
+    """A test that leaves a file has an error at teardown; the report at the end lists it too."""
     result = run(WATCH, "--tempres-leaks=strict")
     assert result.parseoutcomes()["errors"] == 4
     result.stdout.fnmatch_lines(["*= 4 leaks from 4 tests, *"])
 
 
-def test_a_failed_test_may_litter(pytester, report):
-    """What it left is evidence here too."""
+def test_watch_reports_no_leaks_of_failed_tests(pytester, report):
+    """What a failed test left in a watched directory is counted apart."""
     pytester.makepyfile("def test_it():\n    open('x', 'w').close()\n    assert 0")
     (leak,) = report(WATCH)["leaks"]
     assert (leak["status"], leak["owner"]["kind"]) == ("failed-test", "test")
 
 
-def test_detectors_need_not_include_the_temp_location(litter, told, nothing_left):
-    """Who looks for litter alone is told of litter alone, and the temp location is emptied."""
-    _, report = told(WATCH)
+def test_watch_alone_reports_no_temporary_paths(litter, run_with_report, nothing_left):
+    """Leaks in the temp location are then not reported, but removed."""
+    _, report = run_with_report(WATCH)
     assert "test_elsewhere" not in str(report["leaks"])
     nothing_left()
 
@@ -161,10 +161,10 @@ needs_fds = pytest.mark.skipif(
 
 
 @needs_fds
-def test_fds_finds_what_stays_open(pytester, told):
-    """Files, unlinked ones, pipes and sockets are told with owner, in words."""
+def test_fds_finds_open_descriptors(pytester, run_with_report):
+    """Files, deleted files, pipes and sockets are reported with owner and description."""
     pytester.makepyfile(OPEN)
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     owners = sorted(leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"])
     assert owners == [
         *("careless", "test_file", "test_pipe", "test_pipe", "test_socket", "test_unlinked")
@@ -177,8 +177,8 @@ def test_fds_finds_what_stays_open(pytester, told):
 
 
 @needs_fds
-def test_fds_and_strict_mode(pytester, run):
-    """A descriptor is due with the test that opened it; the next test is unharmed."""
+def test_fds_in_strict_mode(pytester, run):
+    """A descriptor is expired when its test ends; the next test is not affected."""
     pytester.makepyfile(
         """
         import os
@@ -193,8 +193,8 @@ def test_fds_and_strict_mode(pytester, run):
 
 
 @needs_fds
-def test_fds_of_libraries_are_nobodys(pytester, told):
-    """Whoever is first to use `ctypes` or TLS is blamed for nothing that these keep open."""
+def test_fds_ignores_descriptors_of_libraries(pytester, run_with_report):
+    """What `ctypes` or TLS keep open is no leak of the test that uses them first."""
     pytester.makepyfile(
         """
         import os
@@ -221,14 +221,14 @@ def test_fds_of_libraries_are_nobodys(pytester, told):
         def test_reads(): HELD.append(open("/dev/urandom", "rb"))
         """
     )
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     (leak,) = report["leaks"]
     assert leak["owner"]["id"].endswith("::test_reads")
     assert leak["path"].endswith("/dev/urandom")
 
 
-def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypatch):
-    """The detector is refused before any test, with what to do."""
+def test_fds_is_refused_on_a_platform_without_descriptors(pytester, run_here, monkeypatch):
+    """The error comes before any test and says what to do."""
     monkeypatch.setattr(detector, "unsupported", lambda: "no list of them")
     pytester.makepyfile("def test_it(): pass")
     result = run_here(FDS)
@@ -236,8 +236,8 @@ def test_a_platform_without_descriptors_is_told_so(pytester, run_here, monkeypat
     result.stderr.fnmatch_lines(["ERROR: --tempres-detect=fds: no list of them; leave it out*"])
 
 
-def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
-    """It changes no outcome, and the other findings are told."""
+def test_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
+    """It changes no outcome, and the other detectors report as usual."""
 
     def broken(self):
         raise ValueError("broken")
@@ -251,18 +251,18 @@ def test_a_detector_that_fails_is_one_warning(pytester, run_here, monkeypatch):
     assert leak["kind"] == "directory"
 
 
-def test_what_options_name_is_no_litter(pytester, told):
-    """Files that somebody asked for are nobody's litter, nor the directories made for them."""
+def test_watch_ignores_files_named_by_options(pytester, run_with_report):
+    """Neither these files nor the directories created for them are reported."""
     pytester.makeini(
         "[pytest]\ntempres_detect = watch\nlog_file = logs/pytest.log\nlog_file_level = INFO"
     )
     pytester.makepyfile("import logging\ndef test_it(): logging.getLogger().warning('x')")
-    _, report = told("--junitxml=out/deep/junit.xml", "--tempres-leaks=fail")
+    _, report = run_with_report("--junitxml=out/deep/junit.xml", "--tempres-leaks=fail")
     assert report["leaks"] == []
 
 
-def test_what_failed_outside_a_test_shows_evidence(pytester, report):
-    """A fixture that fails under an expected failure, and a module that fails to import."""
+def test_leaks_of_failed_fixtures_and_imports_are_counted_apart(pytester, report):
+    """A fixture that fails in an expected failure, and a module that cannot be imported."""
     pytester.makepyfile(
         test_fixture="""
         import pytest
@@ -283,8 +283,8 @@ def test_what_failed_outside_a_test_shows_evidence(pytester, report):
 
 
 @needs_fds
-def test_fds_held_by_a_traceback_alone_are_none(pytester, told):
-    """The interpreter keeps the last traceback for a debugger, and all that its frames hold."""
+def test_fds_ignores_descriptors_held_by_the_last_traceback(pytester, run_with_report):
+    """The interpreter keeps the last traceback and its frames for a debugger."""
     pytester.makepyfile(
         """
         import pytest
@@ -295,13 +295,13 @@ def test_fds_held_by_a_traceback_alone_are_none(pytester, told):
             assert 0
         """
     )
-    _, report = told(FDS, "-W", "ignore::ResourceWarning")
+    _, report = run_with_report(FDS, "-W", "ignore::ResourceWarning")
     assert report["leaks"] == []
 
 
 @needs_fds
-def test_fds_that_a_fixture_gave_are_due_at_the_end(pytester, run):
-    """The value of a fixture is held until the teardown of its test is over."""
+def test_fds_of_a_fixtures_value_expire_after_its_teardown(pytester, run):
+    """The value of a fixture is referenced until the teardown of its test is over."""
     pytester.makepyfile(
         """
         import pytest

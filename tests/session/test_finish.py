@@ -11,8 +11,8 @@ import pytest
 LEAK = "import tempfile\n\ndef test_leaks():\n    tempfile.mkdtemp()\n"
 
 
-def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
-    """Live temporary objects and exit callbacks are believed, and nothing is left after exit."""
+def test_paths_that_are_removed_at_exit_are_no_leaks(pytester, run_with_report, nothing_left):
+    """Live temporary objects and exit callbacks are trusted, and nothing is left after exit."""
     pytester.makepyfile(
         """
         import atexit, functools, os, shutil, tempfile
@@ -48,7 +48,7 @@ def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
             os.mkdir(os.path.join(HERE, "later"))
         """
     )
-    result, report = told("--tempres-leaks=fail", "--dist=loadfile")
+    result, report = run_with_report("--tempres-leaks=fail", "--dist=loadfile")
     result.assert_outcomes(passed=3)
     assert result.ret == 0
     assert {leak["status"] for leak in report["leaks"]} <= {"deferred"}
@@ -59,8 +59,8 @@ def test_what_is_removed_at_exit_is_no_leak(pytester, told, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_deferred_entries_are_listed_but_not_counted(pytester, run_with_report, nothing_left):
     """The JSON report lists what is deferred, with its owner; it does not count as a leak."""
     pytester.makepyfile(
         """
@@ -73,7 +73,7 @@ def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
             tempfile.mkdtemp(prefix="leak-")
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     statuses = {os.path.basename(x["path"])[:-9]: x["status"] for x in report["leaks"]}
     assert statuses == {"object": "deferred", "callback": "deferred", "leak": "leak"}
     assert (report["totals"]["leaks"], report["totals"]["deferred"]) == (1, 2)
@@ -82,8 +82,8 @@ def test_deferred_entries_are_told_apart(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
-    """A temporary object that will not delete, or a callback taken back, promises nothing."""
+def test_paths_that_will_not_be_removed_at_exit_are_leaks(pytester, run_with_report, nothing_left):
+    """A temporary object with `delete=False` or an unregistered callback removes nothing."""
     pytester.makepyfile(
         """
         import atexit, shutil, sys, tempfile
@@ -106,7 +106,7 @@ def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
             atexit.unregister(gone)
         """
     )
-    result, report = told("-W", "error", "--tempres-leaks=fail")
+    result, report = run_with_report("-W", "error", "--tempres-leaks=fail")
     statuses = {os.path.basename(leak["path"])[:-9]: leak["status"] for leak in report["leaks"]}
     names = ("ours", "file", "theirs", "unregistered")
     assert statuses == dict.fromkeys(names, "leak")
@@ -114,8 +114,10 @@ def test_promises_that_do_not_hold_are_leaks(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_what_a_reference_cycle_holds_is_no_leak(pytester, told, nothing_left):
-    """Garbage that nobody has collected yet gets its chance before anything is accused."""
+def test_temporary_directory_in_a_reference_cycle_is_no_leak(
+    pytester, run_with_report, nothing_left
+):
+    """The garbage collector runs before the verdict."""
     pytester.makepyfile(
         """
         import gc, tempfile, weakref
@@ -132,14 +134,14 @@ def test_what_a_reference_cycle_holds_is_no_leak(pytester, told, nothing_left):
             Owner()
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     assert result.ret == 0
     assert report["leaks"] == []
     nothing_left()
 
 
-def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
-    """What a failed test leaves is no leak, does not gate, and is kept where it was."""
+def test_paths_left_by_a_failed_test_are_kept(pytester, run_with_report, system_tmp):
+    """They are no leaks, do not fail the run, and are not moved."""
     pytester.makepyfile(
         """
         import tempfile
@@ -168,7 +170,7 @@ def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
         def test_passes(): pass
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     result.assert_outcomes(passed=2, failed=1, errors=2)
     assert result.ret == 1
     evidence = {os.path.basename(leak["path"])[:-9]: leak for leak in report["leaks"]}
@@ -187,8 +189,8 @@ def test_strays_of_a_failed_test_are_evidence(pytester, told, system_tmp):
     assert len(list(system_tmp.iterdir())) == 1
 
 
-def test_leak_beside_a_failed_test_is_still_a_leak(pytester, told):
-    """A wider fixture's entry is no evidence, and a passing test's is not either."""
+def test_leaks_of_other_owners_count_despite_a_failed_test(pytester, run_with_report):
+    """What a wider fixture or a test that passed left is a leak."""
     pytester.makepyfile(
         """
         import tempfile
@@ -206,28 +208,28 @@ def test_leak_beside_a_failed_test_is_still_a_leak(pytester, told):
             tempfile.mkdtemp(prefix="passed-")
         """
     )
-    _, report = told("--dist=loadfile")
+    _, report = run_with_report("--dist=loadfile")
     statuses = {os.path.basename(x["path"])[:-9]: x["status"] for x in report["leaks"]}
     assert statuses == {"wide": "leak", "passed": "leak", "failed": "failed-test"}
 
 
-@pytest.mark.parametrize("mode", ["off", "report", "fail"])
-def test_mode_and_exit_status(pytester, told, nothing_left, mode):
-    """`off` looks for nothing, `report` tells, and `fail` ends with exit status 1 too."""
+@pytest.mark.parametrize("leaks", ["off", "report", "fail"])
+def test_exit_status_of_each_mode(pytester, run_with_report, nothing_left, leaks):
+    """`off` detects nothing, `report` only reports, `fail` also sets exit status 1."""
     pytester.makepyfile(LEAK)
-    result, report = told(f"--tempres-leaks={mode}")
+    result, report = run_with_report(f"--tempres-leaks={leaks}")
     result.assert_outcomes(passed=1)
-    assert result.ret == report["session"]["exit_status"] == (mode == "fail")
-    assert report["totals"]["leaks"] == (mode != "off")
+    assert result.ret == report["session"]["exit_status"] == (leaks == "fail")
+    assert report["totals"]["leaks"] == (leaks != "off")
     seen = "temporary resources" in result.stdout.str()
-    assert seen is (mode != "off")
+    assert seen is (leaks != "off")
     gate = "the run fails because of leaks (--tempres-leaks)"
-    assert (gate in result.stdout.str()) is (mode == "fail")
+    assert (gate in result.stdout.str()) is (leaks == "fail")
     nothing_left()
 
 
-def test_gate_leaves_other_exit_codes_alone(pytester, run, nothing_left):
-    """Failing tests stay 1, no tests stay 5, and an internal error or usage error stays its own."""
+def test_fail_mode_changes_no_other_exit_status(pytester, run, nothing_left):
+    """Failed tests stay 1, no tests stay 5, internal and usage errors keep their own."""
     pytester.makeconftest("import tempfile; tempfile.mkdtemp()")
     pytester.makepyfile(LEAK + "\ndef test_fails():\n    assert 0\n")
     result = run("--tempres-leaks=fail", "--tempres-keep=none")
@@ -239,7 +241,7 @@ def test_gate_leaves_other_exit_codes_alone(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_json_report_has_the_documented_shape(pytester, told):
+def test_json_report_has_the_documented_shape(pytester, run_with_report):
     """Every key, its type and the totals are those of version 1."""
     path = pytester.makepyfile(
         """
@@ -259,7 +261,7 @@ def test_json_report_has_the_documented_shape(pytester, told):
             assert 0
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     assert list(report) == ["version", "session", "totals", "leaks", "kept"]
     assert report["version"] == 1
     session = report["session"]
@@ -316,8 +318,8 @@ def test_json_report_has_the_documented_shape(pytester, told):
         assert (each["reason"], each["artifact"]) == ("failed", None)
 
 
-def test_fingerprints_survive_new_lines_and_parameters(pytester, report):
-    """A fingerprint is the same in another run, lines further down, for each parameter."""
+def test_fingerprint_is_independent_of_lines_and_parameters(pytester, report):
+    """It is the same in another run, lines further down, and for each parameter."""
     body = """
         import tempfile
         import pytest
@@ -354,8 +356,8 @@ def test_terminal_report_can_be_silenced(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_nothing_is_printed_when_nothing_is_left(pytester, run, nothing_left):
-    """A clean run looks like one without the plugin, and the hook is called all the same."""
+def test_nothing_is_printed_if_nothing_is_left(pytester, run, nothing_left):
+    """The output is the one without the plugin, and the hook is called all the same."""
     pytester.makeconftest(
         """
         def pytest_tempres_summary(config, summary):
@@ -429,8 +431,8 @@ def test_outcomes_are_those_of_a_run_without_the_plugin(pytester, run):
     assert result.ret == 1
 
 
-def test_long_reports_are_cut_short(pytester, run, nothing_left):
-    """At most so many owners and places are listed, and `-v` has them all."""
+def test_long_report_is_shortened(pytester, run, nothing_left):
+    """The number of owners and paths is limited; `-v` lists all."""
     pytester.makepyfile(
         """
         import tempfile
@@ -449,8 +451,8 @@ def test_long_reports_are_cut_short(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_a_large_tree_is_measured_up_to_a_bound(pytester, run_here, monkeypatch):
-    """The walk over a leak stops at so many items, and the report says "at least"."""
+def test_size_of_a_large_tree_is_measured_up_to_a_limit(pytester, run_here, monkeypatch):
+    """The report says "at least" if a leak has more items."""
     monkeypatch.setattr("pytest_tempres.leaks.temp.scan._MAX_ITEMS", 5)
     pytester.makepyfile(
         """

@@ -10,10 +10,10 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize("end", ["sys.exit(3)", "assert 0", "return"])
-def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
-    """A child that forgets to leave runs the rest of the tests; it judges and removes nothing."""
+def test_forked_child_that_runs_the_remaining_tests(pytester, run_with_report, nothing_left, end):
+    """A child that does not exit runs the rest of the tests; it reports and removes nothing."""
     pytester.makepyfile(
         f"""
         import os, sys, tempfile
@@ -42,7 +42,7 @@ def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
             assert temp_resources_session.dir().is_dir()
         """
     )
-    result, report = told(*QUIET, "-s")
+    result, report = run_with_report(*QUIET, "-s")
     assert result.ret == 0, result.stdout
     assert not noise(result)
     # What the child's own run of the second test left was there when the first one ended.
@@ -54,8 +54,8 @@ def test_child_that_goes_on_with_the_session(pytester, told, nothing_left, end):
     nothing_left()
 
 
-def test_multiprocessing(pytester, told, nothing_left):
-    """Whatever starts a child, what it leaves belongs to the test, and no promise is broken."""
+def test_multiprocessing(pytester, run_with_report, nothing_left):
+    """However a child is started, what it leaves belongs to the test."""
     pytester.makepyfile(
         work="""
         import os, tempfile
@@ -97,7 +97,7 @@ def test_multiprocessing(pytester, told, nothing_left):
                 process.join()
         """,
     )
-    result, report = told(*QUIET, "--dist=loadfile")
+    result, report = run_with_report(*QUIET, "--dist=loadfile")
     result.assert_outcomes(passed=9)
     assert not noise(result)
     methods = ("fork", "forkserver", "spawn")
@@ -108,7 +108,7 @@ def test_multiprocessing(pytester, told, nothing_left):
     nothing_left()
 
 
-#: A child that waits until it is told to go on, and says in a file what came of it.
+#: A child that waits for a signal to go on, and writes its result to a file.
 OUTLIVES = """
 import os, sys, tempfile
 HERE = tempfile.gettempdir()
@@ -148,8 +148,8 @@ def outlived(pytester):
     return outlived
 
 
-def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, nothing_left):
-    """A child does not hold its dead parent's directory, and does no harm when that is gone."""
+def test_forked_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, nothing_left):
+    """It does not keep its parent's session alive, and writes on without harm."""
     pytester.makepyfile(
         outlives=OUTLIVES,
         test_killed="""
@@ -176,8 +176,8 @@ def test_child_of_a_killed_session(pytester, run_plain, system_tmp, outlived, no
     nothing_left()
 
 
-def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left, how):
-    """What a daemon holds open goes like all else, and it may write on into nothing."""
+def test_daemon_that_outlives_the_session(pytester, run_with_report, outlived, nothing_left, mode):
+    """What a daemon has open is removed, and it can write on without harm."""
     pytester.makepyfile(
         outlives=OUTLIVES,
         test_it="""
@@ -198,7 +198,7 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
             os.waitpid(pid, 0)
         """,
     )
-    result, report = told(*QUIET)
+    result, report = run_with_report(*QUIET)
     result.assert_outcomes(passed=1)
     assert not noise(result)
     assert left_by(report) == [("test_it", "daemon")]
@@ -207,7 +207,7 @@ def test_daemon_that_outlives_the_session(pytester, told, outlived, nothing_left
     nothing_left()
 
 
-def test_child_that_is_a_session_itself(pytester, told, nothing_left):
+def test_child_that_is_a_session_itself(pytester, run_with_report, nothing_left):
     """A pytest in a forked child, with or without exec, is a session of its own."""
     pytester.makepyfile(
         nested="""
@@ -243,14 +243,14 @@ def test_child_that_is_a_session_itself(pytester, told, nothing_left):
             assert os.listdir(HERE) == []
         """,
     )
-    result, report = told(*QUIET, "-s", "test_it.py")
+    result, report = run_with_report(*QUIET, "-s", "test_it.py")
     result.assert_outcomes(passed=2)
     assert report["leaks"] == report["kept"] == []
     nothing_left()
 
 
-def test_what_others_do_at_exit(pytester, run, nothing_left):
-    """Whoever cleans up after us finds what it was promised, and nothing stands on stderr."""
+def test_exit_handlers_of_other_code_succeed(pytester, run, nothing_left):
+    """Those that run after the plugin's find their files, and standard error is empty."""
     pytester.makepyfile(
         """
         import atexit, logging, multiprocessing.util, os, shutil, sqlite3, tempfile, weakref

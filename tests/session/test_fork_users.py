@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
-#: A uid that nobody has.
+#: A uid that no user has.
 OTHER = 64_999
 
 
@@ -39,8 +39,8 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("mode", ALLOWED)
-def test_other_user(pytester, run_plain, open_place, mode):
-    """A test that becomes another user can do what the mode says, and no more."""
+def test_permissions_of_a_test_that_changes_its_user(pytester, run_plain, open_place, mode):
+    """A test that becomes another user can do what the root mode allows, and no more."""
     pytester.makeini(f"[pytest]\ntempres_root_mode = {mode}\n")
     pytester.makepyfile(
         f"""
@@ -108,8 +108,10 @@ def test_other_user(pytester, run_plain, open_place, mode):
     assert list(open_place.glob("tempres-*")) == []
 
 
-def test_what_another_user_left_and_holds(pytester, open_place, obeying, plain_options):
-    """What belongs to another user and cannot be removed is told of once, and changes nothing."""
+def test_leak_of_another_user_that_cannot_be_removed(
+    pytester, open_place, without_root_override, plain_options
+):
+    """It is reported once and changes nothing else."""
     pytester.makeini("[pytest]\ntempres_root_mode = 1777\n")
     pytester.makepyfile(
         f"""
@@ -124,7 +126,7 @@ def test_what_another_user_left_and_holds(pytester, open_place, obeying, plain_o
         """
     )
     args = (*plain_options, "-p", "no:cacheprovider", "-W", "error")
-    result = pytester.run(*obeying, sys.executable, "-m", "pytest", *args)
+    result = pytester.run(*without_root_override, sys.executable, "-m", "pytest", *args)
     result.assert_outcomes(passed=3)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*test_starts?0? left 1 directory*", "*3 leaks from 3 tests*"])

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 from pathlib import Path
-from string import ascii_lowercase
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ def test_it(temp_dir):
     (temp_dir / name).touch()
     if name != "passes":
         pause("test")
-        assert (temp_dir / name).exists(), "somebody has removed it"
+        assert (temp_dir / name).exists(), "another session has removed it"
         assert 0, "as it should"
 
 def pause(where):
@@ -101,15 +100,17 @@ def wait(process: subprocess.Popen[str]) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Let a session go on to its end, and see that nobody took anything from it."""
+    """Let a session go on to its end, and check that no other one removed its files."""
     output, _ = process.communicate("\n", timeout=60)
     assert "AssertionError: as it should" in output
     assert "TempresCleanupWarning" not in output
     assert process.returncode == 1
 
 
-def test_each_project_counts_its_own(pytester, project, place, kept, plain_options, monkeypatch):
-    """Only sessions of the project that kept something count, and only they are retired."""
+def test_each_project_keeps_its_own_number_of_sessions(
+    pytester, project, place, kept, plain_options, monkeypatch
+):
+    """Only sessions of the same project that kept something are counted and removed."""
     one, two = project("one"), project("two")
 
     def turn(path: Path, name: str, keep: int) -> list[str]:
@@ -125,15 +126,15 @@ def test_each_project_counts_its_own(pytester, project, place, kept, plain_optio
     assert turn(one, "a", 3) == ["a"]
     assert turn(two, "b", 1) == ["a", "b"]
     assert turn(one, "c", 2) == ["a", "b", "c"]
-    # It keeps nothing, so it takes nobody's place.
+    # It keeps nothing, so it does not count.
     assert turn(one, "passes", 1) == ["b", "c"]
     # What a failure has just named stays until the next session in any case.
     assert turn(one, "d", 0) == ["b", "d"]
     assert turn(one, "passes", 0) == ["b"]
 
 
-def test_sessions_that_overlap(project, begin, kept):
-    """No session takes anything from one that lives; the last to end leaves the last N."""
+def test_overlapping_sessions(project, begin, kept):
+    """No session removes another one that is alive; the last to end leaves the last N."""
     path = project("one")
     for name in "ab":
         early = begin(path, name, pause="test", keep=2)
@@ -154,8 +155,8 @@ def test_sessions_that_overlap(project, begin, kept):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
-def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
-    """When all have written what they keep and none has swept yet, N stay all the same."""
+def test_two_sessions_that_end_at_the_same_time(project, begin, kept, order):
+    """N sessions stay though both have written their index before either sweeps."""
     path = project("one")
     sessions = []
     for name in "ab":
@@ -169,13 +170,14 @@ def test_sessions_that_end_at_the_same_time(project, begin, kept, order):
 
 
 @pytest.mark.parametrize("keep", [0, 3])
-def test_sessions_that_end_all_at_once(project, begin, kept, keep):
-    """Each sees the others alive when it sweeps; in the end no more and no fewer stay."""
+def test_many_sessions_that_end_at_the_same_time(project, begin, kept, keep):
+    """Each finds the others alive when it sweeps; in the end exactly N stay."""
     path = project("one")
-    sessions = [begin(path, name, pause="summary", keep=keep) for name in ascii_lowercase[:20]]
+    names = "abcdefgh"
+    sessions = [begin(path, name, pause="summary", keep=keep) for name in names]
     for session in sessions:
         wait(session)
-    assert kept() == list(ascii_lowercase[:20])
+    assert kept() == list(names)
     for session in sessions:
         session.stdin.write("\n")
         session.stdin.flush()
@@ -188,7 +190,7 @@ def test_sessions_that_end_all_at_once(project, begin, kept, keep):
 
 
 def by_test(suite: str) -> str:
-    """Return a suite whose failed test leaves evidence, and after which *suite* runs."""
+    """Return a suite with a failed test that leaves files, followed by *suite*."""
     return f"""
 import os
 import pytest
@@ -229,8 +231,8 @@ EXITS = by_test(
 )
 
 
-def test_what_was_named_as_kept_outlives_the_process(ended, kept, place):
-    """A failure's report names paths; what comes after it cannot undo that."""
+def test_printed_kept_paths_stay_if_the_process_is_killed(ended, kept, place):
+    """What happens after a failure was printed cannot remove its paths."""
     assert "reclaimed 1 dead session" in ended(EXITS)
     assert kept() == ["given", "wider"]
     # The next sweep leaves it alone, and has nothing to say of it.
@@ -238,8 +240,8 @@ def test_what_was_named_as_kept_outlives_the_process(ended, kept, place):
     assert sorted(path.name for path in root.glob("main*")) == ["main.d"]
 
 
-def test_what_was_named_outlives_controller_and_workers(ended, kept, pytester):
-    """Under pytest-xdist it is the worker that writes down what its tests keep."""
+def test_printed_kept_paths_stay_if_controller_and_worker_are_killed(ended, kept, pytester):
+    """Under pytest-xdist the worker writes the journal of its tests."""
     pytest.importorskip("xdist")
     suite = by_test(
         """
@@ -254,8 +256,8 @@ def test_ends(temp_dir):
     assert kept() == ["given", "wider"]
 
 
-def test_what_a_rerun_removed_does_not_stay(pytester, ended, place):
-    """The journal names it; what the last attempt decided counts."""
+def test_paths_of_earlier_attempts_do_not_stay(pytester, ended, place):
+    """The journal names them, but the last attempt decides."""
     pytest.importorskip("pytest_rerunfailures")
     suite = """
 import os
@@ -276,10 +278,8 @@ def test_ends():
     assert list(place.iterdir()) == []
 
 
-def test_a_killed_session_takes_a_place_among_the_kept_ones(
-    ended, pytester, place, kept, plain_options
-):
-    """What it named goes in its turn, and without a word: it was kept for long enough."""
+def test_killed_session_counts_as_a_kept_session(ended, pytester, place, kept, plain_options):
+    """What it kept is removed in its turn, without a message."""
     ended(EXITS)
     (first,) = place.iterdir()
     options = (*plain_options, f"--tempres-root={place}", "--tempres-keep-sessions=1")
@@ -290,8 +290,8 @@ def test_a_killed_session_takes_a_place_among_the_kept_ones(
 
 
 @pytest.mark.parametrize("func_only", [False, True])
-def test_a_timeout_that_ends_the_process(ended, kept, func_only):
-    """No report comes of it, so what the test has is written down as soon as it has it."""
+def test_paths_of_a_timeout_that_ends_the_process_are_kept(ended, kept, func_only):
+    """There is no report of the test, so the journal is written when a path is created."""
     pytest.importorskip("pytest_timeout")
     suite = f"""
 import time
@@ -314,9 +314,9 @@ def test_hangs(temp_dir, temp_resources, temp_resources_module):
 
 
 @pytest.mark.parametrize("damage", ["closed", "removed", "replaced"])
-def test_a_test_that_harms_the_journal_loses_no_evidence(ended, kept, damage):
-    """It is opened again: what a later test leaves is written down all the same."""
-    deeds = {
+def test_damaged_journal_loses_no_later_path(ended, kept, damage):
+    """It is opened again: what a later test leaves is written all the same."""
+    damages = {
         "closed": "close(os.stat(journal))",
         "removed": "os.unlink(journal)",
         "replaced": "os.unlink(journal); os.mkfifo(journal); os.rename(journal, journal + '2')",
@@ -327,7 +327,7 @@ import os
 def test_harms(temp_dir):
     journal = str(temp_dir.parent.parent / ".kept.jsonl")
     assert os.path.exists(journal)
-    {deeds[damage]}
+    {damages[damage]}
 
 def close(status):
     for fd in range(3, 100):
@@ -348,8 +348,8 @@ def test_ends():
     assert kept() == ["given"]
 
 
-def test_a_session_without_failures_leaves_no_journal(pytester, place, plain_options):
-    """Nothing is left where nothing was kept."""
+def test_session_without_failures_leaves_no_journal(pytester, place, plain_options):
+    """The parent directory is empty afterwards."""
     pytester.makepyfile("def test_it(temp_dir): pass")
     pytester.runpytest_inprocess(*plain_options, f"--tempres-root={place}").assert_outcomes(
         passed=1

@@ -45,33 +45,35 @@ def kept(run, pytester, system_tmp) -> Callable[..., list[Path]]:
     return kept
 
 
-@pytest.mark.parametrize("way", ["subprocess", "inprocess"])
-def test_what_a_nested_session_printed_as_kept_stays(kept, run, system_tmp, way):
-    """The outer test failed too: it keeps what it left, and that is the directory of the session.
-
-    The next session leaves it alone, as what it is told of in the index.
-    """
+def test_paths_printed_by_a_nested_session_stay(kept, run, system_tmp):
+    """The outer test failed and keeps the nested session; the next session does not remove it."""
     paths = kept(
-        f"""
-        def test_1_passes(nested):
-            nested({way!r})
+        """
+        import pytest
 
-        def test_2_fails(nested):
-            nested({way!r})
+        @pytest.fixture(params=["subprocess", "inprocess"])
+        def way(request):
+            return request.param
+
+        def test_passes(nested, way):
+            nested(way)
+
+        def test_fails(nested, way):
+            nested(way)
             assert 0
         """,
-        passed=1,
-        failed=1,
+        passed=2,
+        failed=2,
     )
-    assert len(paths) == 1
-    assert (paths[0] / "evidence").exists()
-    assert len(list(system_tmp.glob("tempres-*/*/tempres-*"))) == 1, "the other test passed"
-    run("test_outer.py::test_1_passes", workers=False).assert_outcomes(passed=1)
-    assert (paths[0] / "evidence").exists()
+    assert len(paths) == 2
+    assert all((path / "evidence").exists() for path in paths)
+    assert len(list(system_tmp.glob("tempres-*/*/tempres-*"))) == 2, "the other tests passed"
+    run("test_outer.py::test_passes[inprocess]", workers=False).assert_outcomes(passed=1)
+    assert all((path / "evidence").exists() for path in paths)
 
 
-def test_a_nested_session_of_a_test_that_passed_at_last(kept, system_tmp):
-    """What an attempt left that was not the last goes, as its fixtures' directories do."""
+def test_nested_sessions_of_earlier_attempts_are_removed(kept, system_tmp):
+    """They are removed like the directories of an earlier attempt's fixtures."""
     pytest.importorskip("pytest_rerunfailures")
     paths = kept(
         """
@@ -95,8 +97,8 @@ def test_a_nested_session_of_a_test_that_passed_at_last(kept, system_tmp):
     assert there[0].parent in paths
 
 
-def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
-    """Who wants nothing kept says so for all that tests start."""
+def test_keep_none_removes_nested_sessions_too(kept, nothing_left):
+    """The option of the outer session applies to all that its tests start."""
     kept(
         """
         def test_it(nested):
@@ -109,8 +111,8 @@ def test_with_keep_none_nothing_of_a_nested_session_stays(kept, nothing_left):
     nothing_left()
 
 
-def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, told, system_tmp):
-    """What the ini file or a marker ignores is no leak; of a failed test it is evidence still."""
+def test_ignored_paths_of_failed_tests_are_kept(pytester, run_with_report, system_tmp):
+    """What the ini file or a marker ignores is no leak, but kept if its test failed."""
     pytester.makeini("[pytest]\ntempres_ignore = ini-*\n")
     pytester.makepyfile(
         """
@@ -134,13 +136,13 @@ def test_patterns_that_let_a_path_stay_cost_no_evidence(pytester, told, system_t
             leave()
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(failed=1, passed=1)
     assert report["leaks"] == []
     names = sorted(Path(each["path"]).name.partition("-")[0] for each in report["kept"])
     assert names == ["ini", "marker", "pytest"]
     assert {each["nodeid"] for each in report["kept"]} == {
-        "test_patterns_that_let_a_path_stay_cost_no_evidence.py::test_fails"
+        "test_ignored_paths_of_failed_tests_are_kept.py::test_fails"
     }
     there = {str(path) for path in system_tmp.glob("tempres-*/*/*")}
     assert there == {each["path"] for each in report["kept"]}

@@ -36,8 +36,8 @@ def kept_session(parent: Path, rootdir: Path) -> Path:
         ("tests", True, None),
     ],
 )
-def test_what_pytest_is_told_to_pass_by(tmp_path, name, crumb, ignored):
-    """A session root is known by its name and its breadcrumb together, and by neither alone."""
+def test_session_roots_are_ignored_at_collection(tmp_path, name, crumb, ignored):
+    """A session root is recognized by its name and its breadcrumb together."""
     path = tmp_path / name
     path.mkdir()
     if crumb:
@@ -45,8 +45,8 @@ def test_what_pytest_is_told_to_pass_by(tmp_path, name, crumb, ignored):
     assert CollectionHooks().pytest_ignore_collect(path) is ignored
 
 
-def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
-    """Another user's session root has nothing to collect, and pytest would stumble over it."""
+def test_unreadable_session_root_is_ignored_at_collection(tmp_path, monkeypatch):
+    """Another user's session root contains nothing to collect, and pytest would fail in it."""
     path = tmp_path / "tempres-abcdefgh"
     path.mkdir()
     monkeypatch.setattr(System, "access", lambda path, mode: False)
@@ -63,8 +63,8 @@ def test_a_root_that_cannot_be_looked_into_is_passed_by(tmp_path, monkeypatch):
         (".", False),
     ],
 )
-def test_where_roots_stand_among_tests(tmp_path, place, among):
-    """Only where roots stand below rootdir does pytest ask us about every file."""
+def test_collection_hook_is_registered_only_for_roots_below_rootdir(tmp_path, place, among):
+    """Elsewhere pytest does not ask the plugin about every file."""
     (tmp_path / "project" / "tmp").mkdir(parents=True)
     (tmp_path / "project2").mkdir()
     (tmp_path / "link").symlink_to("project")
@@ -77,8 +77,8 @@ def test_where_roots_stand_among_tests(tmp_path, place, among):
     assert is_root_below_rootdir(state) is among
 
 
-def test_what_was_kept_below_rootdir_is_not_collected(pytester, run, monkeypatch):
-    """A failed test's own files are no tests of the next run (pytest#7947); a name is no proof."""
+def test_kept_paths_below_rootdir_are_not_collected(pytester, run, monkeypatch):
+    """A failed test's files are no tests of the next run (pytest#7947); the name is no proof."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     place = pytester.mkdir("scratch")
     ours, theirs = (kept_session(place, pytester.path) for _ in range(2))
@@ -96,8 +96,8 @@ def test_what_was_kept_below_rootdir_is_not_collected(pytester, run, monkeypatch
     assert ours.exists()
 
 
-def test_a_kept_test_can_still_be_run_by_its_path(pytester, run_here):
-    """Who names a file in a session root means it."""
+def test_kept_test_file_can_be_run_by_its_path(pytester, run_here):
+    """A file in a session root is collected if the command line names it."""
     place = pytester.mkdir("scratch")
     (path,) = kept_session(place, pytester.path).rglob("test_*.py")
     run_here("--tempres-root=scratch", "-p", "no:cacheprovider", str(path)).assert_outcomes(

@@ -18,13 +18,13 @@ def owner_of(leak):
 
 
 def line_of(path, text):
-    """Return the number of the first line of a file in which *text* stands."""
+    """Return the number of the first line of a file that contains *text*."""
     lines = path.read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
-def test_fixtures_own_what_their_setup_and_teardown_make(pytester, report, nothing_left):
-    """Of each scope, both ends belong to the fixture, whatever test happens to run."""
+def test_fixtures_own_what_their_setup_and_teardown_create(pytester, report, nothing_left):
+    """Setup and teardown of each scope belong to the fixture, whichever test is running."""
     scopes = ("function", "class", "module", "package", "session")
     fixtures = "".join(
         f"""
@@ -53,9 +53,9 @@ def {scope}_fixture():
             tempfile.mkdtemp(prefix="after-")
         """
     )
-    told = report("--dist=loadfile")
-    leaks = by_prefix(told)
-    assert len(told["leaks"]) == 2 * len(scopes) + 2 + 2
+    found = report("--dist=loadfile")
+    leaks = by_prefix(found)
+    assert len(found["leaks"]) == 2 * len(scopes) + 2 + 2
     for scope in scopes:
         line = line_of(pytester.path / "conftest.py", f'scope="{scope}"')
         for end in ("Setup", "Teardown"):
@@ -73,8 +73,10 @@ def {scope}_fixture():
     nothing_left()
 
 
-def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothing_left):
-    """What a fixture of any scope makes is due at the end of its scope, not of a test."""
+def test_fixture_that_cleans_up_at_its_teardown_leaks_nothing(
+    pytester, run_with_report, nothing_left
+):
+    """What a fixture creates expires at the end of its scope, not of a test."""
     pytester.makepyfile(
         """
         import os, shutil, subprocess, sys, tempfile
@@ -108,7 +110,7 @@ def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothin
             def test_two(self, finalizer): pass
         """
     )
-    result, report = told("-W", "error", "--tempres-leaks=fail")
+    result, report = run_with_report("-W", "error", "--tempres-leaks=fail")
     result.assert_outcomes(passed=8)
     assert result.ret == 0
     assert report["leaks"] == []
@@ -117,7 +119,7 @@ def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothin
 
 
 def test_xunit_and_unittest_setup(pytester, report, nothing_left):
-    """Set-up of a class or module is a fixture named after the method; `setUp` is the test's."""
+    """Setup of a class or module is a fixture named after the method; `setUp` is the test's."""
     path = pytester.makepyfile(
         """
         import tempfile, unittest
@@ -168,7 +170,7 @@ def test_xunit_and_unittest_setup(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_imports_and_start_up(pytester, told, nothing_left):
+def test_owners_of_imports_and_start_up(pytester, run_with_report, nothing_left):
     """A module's import belongs to its collection; initial conftests and plugins to the session."""
     pytester.makeconftest(
         """
@@ -195,7 +197,7 @@ def test_imports_and_start_up(pytester, told, nothing_left):
     sub.joinpath("conftest.py").write_text("import tempfile; tempfile.mkdtemp(prefix='later-')")
     text = "import tempfile; tempfile.mkstemp(prefix='module-')\ndef test_it(): pass\n"
     sub.joinpath("test_sub.py").write_text(text)
-    result, report = told("-p", "starter", "tests")
+    result, report = run_with_report("-p", "starter", "tests")
     result.assert_outcomes(passed=1)
     owners = {name: owner_of(leak)[:2] for name, leak in by_prefix(report).items()}
     assert owners.pop("later")[0] == "collection"
@@ -212,9 +214,9 @@ def test_imports_and_start_up(pytester, told, nothing_left):
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
-def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
-    """Imports and session fixtures run in each worker: one line tells it, and names the workers."""
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
+def test_leaks_that_every_worker_repeats_are_reported_once(pytester, run_with_report, nothing_left):
+    """Imports and session fixtures run in each worker: one line names all the workers."""
     pytester.makepyfile(
         """
         import tempfile
@@ -229,7 +231,7 @@ def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
         def test_it(number): pass
         """
     )
-    result, report = told("--dist=each")
+    result, report = run_with_report("--dist=each")
     assert len(report["leaks"]) == 4
     result.stdout.fnmatch_lines_random(
         [
@@ -243,8 +245,8 @@ def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
-    """The library's line stands first, then the test's; both relative to rootdir."""
+def test_origin_is_the_line_that_created_the_entry(pytester, run_with_report, nothing_left):
+    """The library's line comes first, then the test's; both relative to rootdir."""
     library = pytester.mkpydir("library").joinpath("export.py")
     library.write_text(
         "import tempfile\n\n"
@@ -266,7 +268,7 @@ def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
             helper()
         """
     )
-    result, report = told("-W", "ignore::ResourceWarning")
+    result, report = run_with_report("-W", "ignore::ResourceWarning")
     (leak,) = report["leaks"]
     frames = [f"{f['file']}:{f['line']} {f['function']}" for f in leak["origin"]]
     assert frames == [
@@ -291,8 +293,8 @@ def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
-    """A subprocess's entry belongs to the test, has no origin and names the last command."""
+def test_entries_created_by_subprocesses_are_marked(pytester, run_with_report, nothing_left):
+    """They belong to the test, have no origin, and name the last command."""
     path = pytester.makepyfile(
         f"""
         import subprocess
@@ -305,7 +307,7 @@ def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
             subprocess.run("touch $TMPDIR/shell-file", shell=True, check=True)
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     leaks = by_prefix(report)
     assert owner_of(leaks["child"]) == ("test", f"{path.name}::test_it", None)
     assert owner_of(leaks["shell"]) == ("test", f"{path.name}::test_shell", None)
@@ -317,8 +319,8 @@ def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_each_way_to_make_an_entry(pytester, report, nothing_left):
-    """Files, links, sockets, fifos, copies and renames are seen, with their kind and owner."""
+def test_each_way_to_create_an_entry(pytester, report, nothing_left):
+    """Files, links, sockets, fifos, copies and renames are found, with their kind and owner."""
     path = pytester.makepyfile(
         """
         import os, shutil, socket, sqlite3, tempfile
@@ -373,8 +375,10 @@ def test_each_way_to_make_an_entry(pytester, report, nothing_left):
     nothing_left()
 
 
-def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, nothing_left):
-    """What `mkdtemp(dir=...)` made outside is a leak too, but it is not ours to remove."""
+def test_temporary_paths_outside_the_root_are_reported_but_not_removed(
+    pytester, run_with_report, nothing_left
+):
+    """What `mkdtemp(dir=...)` created elsewhere is a leak too, but not the plugin's to remove."""
     elsewhere = pytester.mkdir("elsewhere")
     pytester.makepyfile(
         f"""
@@ -398,7 +402,7 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, n
             tempfile.mkdtemp(dir=pytestconfig.cache.mkdir("x"))
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(passed=4)
     assert set(by_prefix(report)) == {"stays", "file"}
     assert owner_of(by_prefix(report)["stays"])[1].endswith("::test_it")
@@ -410,8 +414,8 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, n
     nothing_left()
 
 
-def test_what_may_be_left_behind(pytester, told, nothing_left):
-    """The marker, the ini file and the hook each let something stay out of the report."""
+def test_marker_ini_file_and_hook_ignore_leaks(pytester, run_with_report, nothing_left):
+    """Each of the three can exclude an entry from the report."""
     pytester.makeini("[pytest]\ntempres_ignore =\n    by-ini-*\n    other-*.log\n")
     pytester.makeconftest(
         """
@@ -443,14 +447,14 @@ def test_what_may_be_left_behind(pytester, told, nothing_left):
             tempfile.mkdtemp(prefix="by-mark-")
         """
     )
-    _, report = told()
+    _, report = run_with_report()
     assert set(by_prefix(report)) == {"told_one", "told_two", "by"}
     assert report["totals"]["leaks"] == 3
     nothing_left()
 
 
-def test_paths_are_understood_while_a_test_replaces_functions(pytester, report, nothing_left):
-    """A look in the midst of a test that has replaced `os.fspath` finds and ignores as ever."""
+def test_scan_works_while_a_test_replaces_functions(pytester, report, nothing_left):
+    """A scan during a test that has replaced `os.fspath` finds and ignores as usual."""
     pytester.makeini("[pytest]\ntempres_ignore = wanted-*\n")
     pytester.makepyfile(
         """
@@ -480,8 +484,8 @@ def test_paths_are_understood_while_a_test_replaces_functions(pytester, report, 
     nothing_left()
 
 
-def test_a_pool_that_is_given_the_function_itself_has_a_line(pytester, report, nothing_left):
-    """Where no line of the suite is on the stack, that of the standard library is named."""
+def test_origin_in_the_standard_library_if_no_other_line_exists(pytester, report, nothing_left):
+    """A pool that calls `mkdtemp` directly has no line of the suite on its stack."""
     pytester.makepyfile(
         """
         import asyncio, tempfile
@@ -533,8 +537,8 @@ def careless(): return tempfile.mkdtemp(prefix="plugin-")
 """
 
 
-def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left, environment):
-    """Of the stack of a test that a plugin calls, the project's own lines are told."""
+def test_origin_omits_lines_of_installed_plugins(pytester, report, nothing_left, environment):
+    """If a plugin calls the test, only the lines of the project are reported."""
     pytester.makeconftest(
         """
         import tempfile
@@ -555,7 +559,7 @@ def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left
     found = by_prefix(report())
     assert found["test"]["origin"] == [{"file": path.name, "line": 4, "function": "test_it"}]
     assert found["conftest"]["origin"][0]["file"] == "conftest.py"
-    # Nobody else's line is there: that of the plugin tells who makes it.
+    # No line of the project is on the stack, so the plugin's own is reported.
     (frame,) = found["plugin"]["origin"]
     assert frame["function"] == "careless"
     assert found["plugin"]["owner"]["location"].startswith("env")
@@ -563,8 +567,10 @@ def test_installed_plugins_are_no_lines_to_change(pytester, report, nothing_left
 
 
 @pytest.mark.parametrize("place", ["", "src"])
-def test_a_plugin_under_test_has_lines(pytester, report, nothing_left, environment, place):
-    """A plugin that is developed in rootdir, and was installed to be tested, is what may leak."""
+def test_origin_contains_lines_of_a_plugin_in_rootdir(
+    pytester, report, nothing_left, environment, place
+):
+    """A plugin that is developed in rootdir and installed for its tests is reported."""
     (pytester.path / place / "pytest_threads").mkdir(parents=True)
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
     (leak,) = report("--import-mode=importlib")["leaks"]
@@ -573,7 +579,7 @@ def test_a_plugin_under_test_has_lines(pytester, report, nothing_left, environme
     nothing_left()
 
 
-def test_threads_belong_to_the_test_that_runs(pytester, report, nothing_left):
+def test_threads_belong_to_the_running_test(pytester, report, nothing_left):
     """A thread's entry belongs to the test, with the thread's own stack as its origin."""
     path = pytester.makepyfile(
         """

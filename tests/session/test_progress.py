@@ -45,8 +45,8 @@ def counted(monkeypatch):
     return counted
 
 
-def test_a_long_removal_shows_how_far_it_has_come(counted):
-    """On a terminal one line counts, and is gone when the removal is over."""
+def test_long_removal_shows_its_progress(counted):
+    """A line on the terminal counts the files, and disappears when the removal is over."""
     terminal = Terminal()
     counted(100_000, 1000.0, terminal)
     assert terminal.escaped[0].startswith("removing what was left: ")
@@ -66,7 +66,7 @@ def test_a_long_removal_shows_how_far_it_has_come(counted):
     ],
     ids=["short", "few", "no terminal", "no reporter"],
 )
-def test_what_is_short_or_seen_by_nobody_shows_nothing(counted, items, seconds, terminal):
-    """A log has no line that comes and goes, and neither has a removal that is done at once."""
+def test_progress_is_not_shown_if_short_or_not_on_a_terminal(counted, items, seconds, terminal):
+    """Neither a log nor a quick removal has a progress line."""
     counted(items, seconds, terminal)
     assert terminal is None or terminal.escaped == []

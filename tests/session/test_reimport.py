@@ -54,7 +54,7 @@ def outer(pytester, run_plain, plain_options):
     return outer
 
 
-def test_inner_sessions_pile_up_nothing(outer):
+def test_inner_sessions_leave_nothing_in_the_process(outer):
     """Hooks, exit handlers and modules are those of one session, however many there were."""
     outer(
         """
@@ -92,8 +92,8 @@ def test_inner_sessions_pile_up_nothing(outer):
     )
 
 
-def test_a_later_inner_session_works_as_the_first(outer):
-    """It names the lines of leaks, its children are told from it, and it cleans up at exit."""
+def test_later_inner_session_works_like_the_first(outer):
+    """It reports origins, its forked children leave it alone, and it cleans up at exit."""
     result = outer(
         f"""
         import os, sys, tempfile
@@ -139,10 +139,10 @@ def test_a_later_inner_session_works_as_the_first(outer):
     assert [name for name in os.listdir(os.environ["TMPDIR"]) if "tempres" in name] == []
 
 
-def test_a_session_goes_on_listening_when_another_imports_us_again(
+def test_session_keeps_its_audit_events_if_the_plugin_is_imported_again(
     pytester, run_plain, plain_options
 ):
-    """An inner session with modules of its own has its lines, and the outer one keeps its own."""
+    """An inner session with new modules has origins, and the outer one keeps its own."""
     pytester.makeconftest('pytest_plugins = ["pytester"]')
     pytester.makepyfile(
         f"""

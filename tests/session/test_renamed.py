@@ -5,41 +5,42 @@ from pathlib import Path
 
 import pytest
 
-#: Where a test may move what it has, in the terms of the suites below.
+#: Where a test may move its directory, in the terms of the suite below.
 PLACES = {
-    "beside it": "temp_dir.with_name('x')",
-    "temp location": "Path(tempfile.gettempdir(), 'x')",
-    "session root": "temp_dir.parent.with_name('x')",
-    "directory in the root": "made(temp_dir.parent.with_name('y')) / 'x'",
-    "deep": "made(temp_dir.parent / 'y' / 'z') / 'x'",
-    "another one": "temp_resources.dir() / 'x'",
+    "beside": "temp_dir.with_name('beside')",
+    "temp_location": "Path(tempfile.gettempdir(), 'x')",
+    "session_root": "temp_dir.parent.with_name('x')",
+    "directory_in_the_root": "created(temp_dir.parent.with_name('y')) / 'x'",
+    "deep": "created(temp_dir.parent / 'y' / 'z') / 'x'",
+    "another_one": "temp_resources.dir() / 'x'",
 }
-SUITE = """
+HEADER = """
 import shutil, tempfile
 from pathlib import Path
 import pytest
 
-def made(path):
+def created(path):
     path.mkdir(parents=True)
     return path
-
-def test_fails(temp_dir, temp_resources):
-    (temp_dir / "evidence").touch()
-    shutil.move(temp_dir, WHERE)
-    assert 0
 
 def test_passes(temp_dir):
     (temp_dir / "nothing").touch()
     temp_dir.rename(temp_dir.with_name("w"))
 """
+FAILS = """
+def test_{place}(temp_dir, temp_resources):
+    (temp_dir / "evidence-{place}").touch()
+    shutil.move(temp_dir, {path})
+    assert 0
+"""
 
 
 @pytest.fixture
-def kept(told) -> Callable[..., dict[str, list[str]]]:
+def kept(run_with_report) -> Callable[..., dict[str, list[str]]]:
     """Run tests; return the names of the files in what is kept, by test."""
 
     def kept(*options: str, **outcomes: int) -> dict[str, list[str]]:
-        result, report = told("--dist=loadfile", *options)
+        result, report = run_with_report("--dist=loadfile", *options)
         result.assert_outcomes(**outcomes)
         result.stdout.no_fnmatch_line("*Warning: *")
         found: dict[str, list[str]] = {}
@@ -53,31 +54,33 @@ def kept(told) -> Callable[..., dict[str, list[str]]]:
     return kept
 
 
-@pytest.mark.parametrize("where", PLACES, ids=lambda where: where.replace(" ", "_"))
-def test_what_a_failed_test_had_is_kept_under_its_new_name(
-    pytester, kept, run_plain, system_tmp, where
+def test_renamed_directory_of_failed_test_is_kept_under_new_name(
+    pytester, kept, run_plain, system_tmp
 ):
-    """It is known by what it is, not by what it was called; the next session leaves it alone."""
-    pytester.makepyfile(test_it=SUITE.replace("WHERE", PLACES[where]))
-    found = kept(failed=1, passed=1)
-    assert list(found) == ["test_fails"]
-    assert set(found["test_fails"]) == {"evidence"}
+    """It is recognized by its inode; the next session does not remove it."""
+    tests = [FAILS.format(place=place, path=path) for place, path in PLACES.items()]
+    pytester.makepyfile(test_it="".join((HEADER, *tests)))
+    found = kept(failed=len(PLACES), passed=1)
+    assert {name: set(files) for name, files in found.items()} == {
+        f"test_{place}": {f"evidence-{place}"} for place in PLACES
+    }
     run_plain("-k", "passes", "test_it.py").assert_outcomes(passed=1)
-    assert len(list(system_tmp.rglob("evidence"))) == 1
+    names = sorted(path.name for path in system_tmp.rglob("evidence-*"))
+    assert names == sorted(f"evidence-{place}" for place in PLACES)
     assert not list(system_tmp.rglob("nothing"))
 
 
-def test_the_failure_names_where_it_is_now(pytester, run):
-    """The path that a report prints is there, and stays."""
-    pytester.makepyfile(SUITE.replace("WHERE", PLACES["session root"]))
+def test_failure_names_the_new_path_of_a_renamed_directory(pytester, run):
+    """The printed path exists, and stays."""
+    pytester.makepyfile(HEADER + FAILS.format(place="fails", path=PLACES["session_root"]))
     result = run("-k", "fails")
     (path,) = {line for line in result.stdout.lines if line.startswith("kept: /")}
     assert path.endswith("/x")
-    assert Path(path.removeprefix("kept: "), "evidence").exists()
+    assert Path(path.removeprefix("kept: "), "evidence-fails").exists()
 
 
-def test_other_ways_to_lose_its_name(pytester, kept):
-    """Files, what wider fixtures gave, and what is moved in a teardown or out of the way."""
+def test_other_renamed_resources_are_kept(pytester, kept):
+    """Files, directories of wider fixtures, and what is moved in a teardown or replaced."""
     pytester.makepyfile(
         """
         import os
@@ -125,8 +128,8 @@ def test_other_ways_to_lose_its_name(pytester, kept):
     }
 
 
-def test_what_was_removed_is_not_looked_for_in_what_others_have(pytester, kept):
-    """A number that a test gives back is used again for what the next one has."""
+def test_removed_directory_is_not_mistaken_for_another_with_its_inode(pytester, kept):
+    """An inode number that was freed is used again for the next directory."""
     pytester.makepyfile(
         """
         import shutil

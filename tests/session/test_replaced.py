@@ -52,8 +52,8 @@ WANTED = {
 }
 
 
-def test_nothing_that_a_test_may_have_replaced_is_called(pytester, run, outcomes, system_tmp):
-    """From the next test on to the end of the session, whatever there is to do."""
+def test_functions_replaced_by_tests_are_never_called(pytester, run, outcomes, system_tmp):
+    """From the next test to the end of the session."""
     pytester.makepyfile(
         recorder=RECORDER,
         test_it="""

@@ -115,7 +115,7 @@ import json, os, tempfile
 import pytest
 
 def note(kind, path):
-    # The one place that tells wider fixtures too which test is running.
+    # It names the running test in wider fixtures too.
     nodeid = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
     with open(os.environ["MADE"], "a") as file:
         file.write(json.dumps([nodeid, kind, str(path)]) + "\\n")
@@ -200,11 +200,11 @@ def tidy_up(stray):
 def flaky_setup(given):
     assert attempt() == 2
 
-def in_subtest(subtests, deed):
+def in_subtest(subtests, action):
     for number in range(3):
         with subtests.test(number=number):
             if number == 1:
-                deed()
+                action()
 
 def in_unittest_subtest(case):
     for number in range(3):
@@ -256,8 +256,8 @@ def rows() -> dict[str, dict[str, set[str]]]:
 ROWS = rows()
 
 
-class Made(NamedTuple):
-    """A path that a test made, as it noted it itself."""
+class CreatedPath(NamedTuple):
+    """A path that a test created, as the test itself recorded it."""
 
     test: str
     kind: str
@@ -274,7 +274,7 @@ class Made(NamedTuple):
         return Path(self.path).parent.name.removesuffix(".d")
 
 
-class Ran(NamedTuple):
+class InnerSession(NamedTuple):
     """An inner session: all that is known of it lies on the disk."""
 
     place: Path
@@ -295,10 +295,12 @@ class Ran(NamedTuple):
         paths = list((self.place / "tmp").glob("tempres-*/index.json"))
         return json.loads(paths[0].read_text())["kept"] if paths else {}
 
-    def made(self, row: str) -> list[Made]:
+    def made(self, row: str) -> list[CreatedPath]:
         """Return what the tests of a row made, in order."""
         lines = (self.place / "made.txt").read_text().splitlines()
-        return [each for line in lines if (each := Made(*json.loads(line))).test.startswith(row)]
+        return [
+            each for line in lines if (each := CreatedPath(*json.loads(line))).test.startswith(row)
+        ]
 
     def named_in_failures(self, row: str) -> set[str]:
         """Return the paths that the sections of a row's failures name."""
@@ -314,7 +316,7 @@ class Ran(NamedTuple):
 class Row:
     """What the tests of a row made in a session."""
 
-    def __init__(self, name: str, made: list[Made]) -> None:
+    def __init__(self, name: str, made: list[CreatedPath]) -> None:
         own = [x for x in made if self._is_about(name, x.test) and x.kind not in SCOPES["wide"]]
         starts = [position for position, x in enumerate(own) if x.kind == "temp_dir"] or [0]
         wide = [x for x in made if x.kind in SCOPES["wide"] and "test_later" not in x.test]
@@ -347,7 +349,7 @@ def policy(request):
 
 
 @pytest.fixture(scope="module", params=["plain", "xdist"])
-def how(request):
+def mode(request):
     """How the inner session runs; as in the other tests, but once for all rows."""
     if request.param == "xdist":
         pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
@@ -355,22 +357,22 @@ def how(request):
 
 
 @pytest.fixture
-def ran(tmp_path_factory, plain_options, policy, how):
+def ran(tmp_path_factory, plain_options, policy, mode):
     """Run the inner session of some rows, unless another row has done so already."""
-    return lambda *names: run_once(tmp_path_factory, plain_options, policy, how, names)
+    return lambda *names: run_once(tmp_path_factory, plain_options, policy, mode, names)
 
 
-def run_once(factory, options, policy, how, names) -> Ran:
+def run_once(factory, options, policy, mode, names) -> InnerSession:
     """Run an inner session, or take what is there of it."""
     base = factory.getbasetemp()
     # Workers of this session share what one of them has run.
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    place = base / f"retention-{policy}-{how}-{names[0]}"
+    place = base / f"retention-{policy}-{mode}-{names[0]}"
     with locked(f"{place}.lock"):
         if not place.exists():
             place.mkdir()
-            run(place, options, policy, how, names)
-    return Ran(place)
+            run(place, options, policy, mode, names)
+    return InnerSession(place)
 
 
 @contextlib.contextmanager
@@ -382,20 +384,21 @@ def locked(path: str) -> Iterator[None]:
         yield
 
 
-def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str, ...]) -> None:
+def run(place: Path, options: list[str], policy: str, mode: str, names: tuple[str, ...]) -> None:
     """Write the tests of some rows, and run them in a session of their own."""
-    suite = write_suite(place, how, names)
+    suite = write_suite(place, mode, names)
     (place / "tmp").mkdir()
     args = []
-    if how == "xdist":
+    if mode == "xdist":
         args = ["-n1"] if "interrupted" in names else ["-n2", "--dist=loadfile"]
+    reruns = ["-prerunfailures"] if importlib.util.find_spec("pytest_rerunfailures") else []
     report = f"--tempres-report=json:{place / 'report.json'}"
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env.pop("CI", None)
     with open(place / "out.txt", "wb") as out:
         subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-v", *options, *args, report),
+                *(sys.executable, "-m", "pytest", "-v", *options, *reruns, *args, report),
                 *(f"--tempres-keep={policy}", "--tempres-leaks=report"),
             ],
             cwd=suite,
@@ -407,18 +410,18 @@ def run(place: Path, options: list[str], policy: str, how: str, names: tuple[str
         )
 
 
-def write_suite(place: Path, how: str, names: tuple[str, ...]) -> Path:
+def write_suite(place: Path, mode: str, names: tuple[str, ...]) -> Path:
     """Write the tests of some rows, and return the directory that they are in."""
     suite = place / "suite"
     suite.mkdir()
     (suite / "pytest.ini").write_text("[pytest]\n")
     (suite / "conftest.py").write_text(CONFTEST)
     for row in names:
-        (suite / f"test_{row}.py").write_text(module(row, how))
+        (suite / f"test_{row}.py").write_text(module(row, mode))
     return suite
 
 
-def module(row: str, how: str) -> str:
+def module(row: str, mode: str) -> str:
     """Return the module of a row: its test, and others that pass and use the same wider scopes."""
     marks, fixtures, body = TESTS[row]
     template = UNITTEST if row.startswith("unittest") else CLASS
@@ -426,11 +429,11 @@ def module(row: str, how: str) -> str:
     if row == "wide_teardown_fails":
         # Whoever comes last fails with it.
         text = text.replace("def test_later", "def later")
-    # pytest-xdist ends a worker for both, and tells of the one.
-    return text.replace("INTERRUPT", "KeyboardInterrupt" if how == "plain" else "pytest.exit(1)")
+    # pytest-xdist ends a worker for both, and reports only one.
+    return text.replace("INTERRUPT", "KeyboardInterrupt" if mode == "plain" else "pytest.exit(1)")
 
 
-def missing(row: str, how: str) -> str | None:
+def missing(row: str, mode: str) -> str | None:
     """Return why a row cannot be had here."""
 
     def has(name):
@@ -440,28 +443,28 @@ def missing(row: str, how: str) -> str | None:
         return "pytest-rerunfailures is not installed"
     if row.startswith("subtest") and pytest.version_tuple < (9,) and not has("pytest_subtests"):
         return "before pytest 9 a plugin has subtests"
-    if row == "crashes" and how == "plain" and not has("pytest_forked"):
+    if row == "crashes" and mode == "plain" and not has("pytest_forked"):
         return "without workers a crash is a forked child's, and pytest-forked is not installed"
     return None
 
 
-def session_of(name: str, how: str) -> tuple[str, ...]:
+def session_of(name: str, mode: str) -> tuple[str, ...]:
     """Return the rows that have one session with the row *name*."""
     together = [row for row in ROWS if (row in ENDING) == (name in ENDING)]
-    return tuple(row for row in together if missing(row, how) is None)
+    return tuple(row for row in together if missing(row, mode) is None)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_stays(ran, name, policy, how):
+def test_what_stays(ran, name, policy, mode):
     """Disk, index, JSON report, list and failures agree with the table, path by path."""
-    reason = missing(name, how)
+    reason = missing(name, mode)
     if reason is not None:
         pytest.skip(reason)
-    session = ran(*session_of(name, how))
+    session = ran(*session_of(name, mode))
     row = Row(name, session.made(f"test_{name}.py"))
     # A unittest.TestCase takes no parameter, so no session's factory would be its own.
-    nobodys = {"session"} if name.startswith("unittest") else set()
-    assert row.stays == ROWS[name][policy] - nobodys
+    missing_scopes = {"session"} if name.startswith("unittest") else set()
+    assert row.stays == ROWS[name][policy] - missing_scopes
     assert not [each for each in row.earlier if each.stays]
     assert [each for each in row.others if each.stays] == [
         each for each in row.others if policy == "all" and each.kind != "stray"
@@ -470,23 +473,23 @@ def test_what_stays(ran, name, policy, how):
     for each in row.about:
         wide = each.kind in SCOPES["wide"]
         test = f"test_{name}.py::Test_{name}::test_it" if wide and failed else each.test
-        crashed = name == "crashes" and how == "xdist" and each.kind != "stray"
+        crashed = name == "crashes" and mode == "xdist" and each.kind != "stray"
         reason = "crashed" if crashed else "failed" if each.kind == "stray" else policy
-        check_told(session, each, test, reason)
+        check_reported(session, each, test, reason)
     for each in row.others:
-        check_told(session, each, each.test, policy)
+        check_reported(session, each, each.test, policy)
     # What it left is named in the list alone: a fixture's teardown may yet remove it.
     named = {each.path for each in row.about if each.stays and each.kind != "stray" and failed}
     assert session.named_in_failures(name) == named
 
 
-def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
-    """Check what report, index and list say of a path."""
-    told = [each for each in session.report["kept"] if each["path"] == made.path]
+def check_reported(session: InnerSession, made: CreatedPath, test: str, reason: str) -> None:
+    """Check that report, index and list agree on a path."""
+    found = [each for each in session.report["kept"] if each["path"] == made.path]
     if not made.stays:
-        assert told == []
+        assert found == []
         return
-    (record,) = told
+    (record,) = found
     nodeid = record["nodeid"]
     assert nodeid.startswith(test)
     assert (record["reason"], record["worker"]) == (reason, made.worker)
@@ -495,9 +498,9 @@ def check_told(session: Ran, made: Made, test: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("last", ["passes", "interrupted"])
-def test_nothing_else_stays(ran, policy, how, last):
-    """The temp directory holds what the report names and no more, and so does what is printed."""
-    session = ran(*session_of(last, how))
+def test_nothing_else_stays(ran, policy, mode, last):
+    """The temp directory contains only what the report names, and only that is printed."""
+    session = ran(*session_of(last, mode))
     paths = sorted(each["path"] for each in session.report["kept"])
     assert paths == sorted(str(path) for path in (session.place / "tmp").glob("tempres-*/*/*"))
     assert paths == sorted(path for some in session.index.values() for path in some)

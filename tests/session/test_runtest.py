@@ -70,10 +70,10 @@ def on_disk(system_tmp):
     [("none", set()), ("failed", FAILED), ("all", ALL)],
     ids=["none", "failed", "all"],
 )
-def test_policy_decides_by_outcome(pytester, told, system_tmp, policy, expected):
+def test_policy_decides_by_outcome(pytester, run_with_report, system_tmp, policy, expected):
     """`none`, `failed` and `all` keep what they say, whichever phase it was that failed."""
     path = pytester.makepyfile(EVERY_END)
-    result, report = told(f"--tempres-keep={policy}")
+    result, report = run_with_report(f"--tempres-keep={policy}")
     assert kept_tests(report) == sorted(expected)
     paths = {each["path"] for each in report["kept"]}
     assert on_disk(system_tmp) == paths
@@ -92,8 +92,8 @@ def test_policy_decides_by_outcome(pytester, told, system_tmp, policy, expected)
         assert not list(system_tmp.iterdir())
 
 
-def test_path_stands_in_the_failures_own_section(pytester, told):
-    """A failure names what is kept because of it, once, and the path is the one the test saw."""
+def test_kept_path_is_in_the_section_of_its_failure(pytester, run_with_report):
+    """A failure names each kept path once, and it is the one that the test saw."""
     path = pytester.makepyfile(
         """
         import pytest
@@ -111,7 +111,7 @@ def test_path_stands_in_the_failures_own_section(pytester, told):
             assert 0
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     result.assert_outcomes(failed=1, errors=1)
     lines = result.stdout.lines
     saw = [line.removeprefix("SAW ") for line in lines if line.startswith("SAW")][:2]
@@ -128,7 +128,7 @@ def test_path_stands_in_the_failures_own_section(pytester, told):
 
 
 def test_policy_none_prints_no_path(pytester, run, nothing_left):
-    """With `none` no failure points at a directory that will be gone."""
+    """With `none` no failure names a directory that will be removed."""
     pytester.makepyfile("def test_it(temp_dir, named_temp_file): assert 0")
     result = run("--tempres-keep=none")
     result.assert_outcomes(failed=1)
@@ -137,8 +137,8 @@ def test_policy_none_prints_no_path(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_argument_keep_outranks_the_policy(pytester, told, system_tmp):
-    """`keep=True` keeps what a passing test was given; `keep=False` drops a failing one's."""
+def test_argument_keep_overrides_the_policy(pytester, run_with_report, system_tmp):
+    """`keep=True` keeps a passing test's directory; `keep=False` removes a failing one's."""
     pytester.makepyfile(
         """
         import pytest
@@ -159,7 +159,7 @@ def test_argument_keep_outranks_the_policy(pytester, told, system_tmp):
         """
     )
     for policy in ("none", "failed"):
-        result, report = told(f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
+        result, report = run_with_report(f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
         assert kept_tests(report) == ["test_asked", "test_call"]
         assert {each["reason"] for each in report["kept"]} == {"asked"}
         assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
@@ -168,7 +168,7 @@ def test_argument_keep_outranks_the_policy(pytester, told, system_tmp):
         assert "kept:" not in failure
 
 
-def test_hook_can_add_to_what_is_kept(pytester, told, system_tmp):
+def test_hook_can_add_to_what_is_kept(pytester, run_with_report, system_tmp):
     """`pytest_tempres_keep` gets the test and all its reports; it can only add."""
     pytester.makeconftest(
         """
@@ -186,15 +186,17 @@ def test_hook_can_add_to_what_is_kept(pytester, told, system_tmp):
         def test_failed(temp_dir): assert 0
         """
     )
-    result, report = told("-W", "error")
+    result, report = run_with_report("-W", "error")
     result.assert_outcomes(passed=2, failed=1)
     assert kept_tests(report) == ["test_failed", "test_slow"]
     assert sorted(each["reason"] for each in report["kept"]) == ["failed", "hook"]
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_wider_directory_is_kept_when_a_test_that_used_it_failed(pytester, told, system_tmp):
-    """It need not be the last test, nor the one that made it; others' failures do not matter."""
+def test_wider_directory_is_kept_if_a_test_that_used_it_failed(
+    pytester, run_with_report, system_tmp
+):
+    """It need not be the last test, nor the one that created it; others do not matter."""
     text = """
         import pytest
 
@@ -226,7 +228,7 @@ def test_wider_directory_is_kept_when_a_test_that_used_it_failed(pytester, told,
     text = "\n".join(line[8:] for line in text.splitlines())
     pytester.makepyfile(test_red=text.replace("FAIL", "assert 0"))
     pytester.makepyfile(test_green=text.replace("FAIL", "pass"))
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=9, failed=3)
     prefixes = [os.path.basename(each["path"])[:-8] for each in report["kept"]]
     assert sorted(prefixes) == ["class-", "module-"]
@@ -237,8 +239,8 @@ def test_wider_directory_is_kept_when_a_test_that_used_it_failed(pytester, told,
         assert f"kept: {each['path']}" in failure
 
 
-def test_wider_directory_of_a_setup_that_fails(pytester, told, system_tmp):
-    """A wider fixture that fails after it made its directory keeps it for the test that asked."""
+def test_wider_directory_is_kept_if_its_fixture_fails(pytester, run_with_report, system_tmp):
+    """It is kept for the test that requested the fixture."""
     pytester.makepyfile(
         """
         import pytest
@@ -251,12 +253,12 @@ def test_wider_directory_of_a_setup_that_fails(pytester, told, system_tmp):
         def test_it(shared): pass
         """
     )
-    _, report = told()
+    _, report = run_with_report()
     assert kept_tests(report) == ["test_it"]
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_failed_subtest_keeps_the_tests_directory(pytester, told, system_tmp):
+def test_failed_subtest_keeps_the_directory_of_its_test(pytester, run_with_report, system_tmp):
     """A test whose subtest failed has failed, though its own report may say passed."""
     if pytest.version_tuple < (9,):
         pytest.importorskip("pytest_subtests", reason="before pytest 9 a plugin has subtests")
@@ -287,15 +289,15 @@ def test_failed_subtest_keeps_the_tests_directory(pytester, told, system_tmp):
                     assert 0
         """
     )
-    result, report = told()
+    result, report = run_with_report()
     assert kept_tests(report) == ["test_mixed", "test_unittest"]
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
     for each in report["kept"]:
         assert f"kept: {each['path']}" in result.stdout.lines
 
 
-def test_reruns_keep_the_last_attempt_alone(pytester, told, system_tmp):
-    """When a later attempt passes all goes; when all fail, the last one's directory stays."""
+def test_reruns_keep_only_the_last_attempt(pytester, run_with_report, system_tmp):
+    """If a later attempt passes nothing is kept; if all fail, the last one's directory is."""
     pytest.importorskip("pytest_rerunfailures", reason="pytest-rerunfailures is not installed")
     pytester.makepyfile(
         """
@@ -323,13 +325,13 @@ def test_reruns_keep_the_last_attempt_alone(pytester, told, system_tmp):
         def test_teardown(flaky): pass
         """
     )
-    result, report = told("--reruns=2", "--tempres-leaks=fail")
+    result, report = run_with_report("-prerunfailures", "--reruns=2", "--tempres-leaks=fail")
     assert result.ret == 1
     given = [each for each in report["kept"] if ".d/" in each["path"]]
     assert kept_tests({"kept": given}) == ["test_never"]
     assert os.listdir(given[0]["path"]) == ["attempt-3"]
     strays = {os.path.basename(leak["path"])[:-9]: leak["status"] for leak in report["leaks"]}
-    # What a failed attempt left is evidence; the last attempts of these two passed.
+    # What a failed attempt left is no leak; the last attempts of these two passed.
     assert strays.pop("recovers-3") == "leak"
     assert strays.pop("flaky-2") == "leak"
     assert set(strays.values()) == {"failed-test"}
@@ -337,8 +339,8 @@ def test_reruns_keep_the_last_attempt_alone(pytester, told, system_tmp):
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-def test_kept_sessions_are_counted(pytester, run, system_tmp, monkeypatch):
-    """The last sessions that kept something stay; older ones go, and clean runs count for none."""
+def test_number_of_kept_sessions_is_limited(pytester, run, system_tmp, monkeypatch):
+    """The last sessions that kept something stay; clean runs do not count."""
     pytester.makepyfile(
         """
         import os
@@ -359,9 +361,9 @@ def test_kept_sessions_are_counted(pytester, run, system_tmp, monkeypatch):
     assert len(list(system_tmp.iterdir())) == 2
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_stopping_early_keeps_what_had_failed(pytester, told, system_tmp):
-    """`-x` and `--maxfail` end the run like any other: failures are kept, the rest goes."""
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_stopping_early_keeps_directories_of_failed_tests(pytester, run_with_report, system_tmp):
+    """`-x` and `--maxfail` end the run like any other."""
     pytester.makepyfile(
         """
         import pytest
@@ -377,16 +379,18 @@ def test_stopping_early_keeps_what_had_failed(pytester, told, system_tmp):
         """
     )
     for option, count in (("-x", 2), ("--maxfail=2", 3)):
-        _, report = told(option, "--tempres-keep-sessions=1")
+        _, report = run_with_report(option, "--tempres-keep-sessions=1")
         assert len(report["kept"]) == count
         assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize(
     "stop", ["raise KeyboardInterrupt", "pytest.exit('enough')", "os.kill(os.getpid(), 2)"]
 )
-def test_interrupted_test_keeps_its_files_until_its_teardown(pytester, told, nothing_left, stop):
+def test_interrupted_test_has_its_files_until_its_teardown(
+    pytester, run_with_report, nothing_left, stop
+):
     """Teardown after Ctrl-C or `pytest.exit` still finds its files, and nothing is left behind."""
     pytester.makepyfile(
         f"""
@@ -416,7 +420,7 @@ def test_interrupted_test_keeps_its_files_until_its_teardown(pytester, told, not
         def test_never(temp_dir): pass
         """
     )
-    result, report = told("-s", "-W", "error")
+    result, report = run_with_report("-s", "-W", "error")
     assert result.ret == 2
     result.stdout.fnmatch_lines(["*TEARDOWN FOUND IT*"])
     result.stdout.no_fnmatch_line("*rror*")
@@ -424,8 +428,10 @@ def test_interrupted_test_keeps_its_files_until_its_teardown(pytester, told, not
     nothing_left()
 
 
-def test_a_kept_directory_that_a_test_removed_is_not_listed(pytester, told, nothing_left):
-    """Only what is there is kept: a failing test may have removed its own directory."""
+def test_directory_removed_by_its_test_is_not_listed_as_kept(
+    pytester, run_with_report, nothing_left
+):
+    """A test may remove its own directory before it fails."""
     pytester.makepyfile(
         """
         def test_it(temp_dir):
@@ -433,15 +439,15 @@ def test_a_kept_directory_that_a_test_removed_is_not_listed(pytester, told, noth
             assert 0
         """
     )
-    result, report = told("--tempres-keep=all")
+    result, report = run_with_report("--tempres-keep=all")
     result.assert_outcomes(failed=1)
     assert report["kept"] == []
     result.stdout.no_fnmatch_line("*kept: *")
     nothing_left()
 
 
-def test_hooks_that_fail_change_no_outcome(pytester, told, nothing_left):
-    """An error in a hook of ours is told as a warning; outcomes, gate and report stand."""
+def test_hooks_that_fail_change_no_outcome(pytester, run_with_report, nothing_left):
+    """An error in one of the plugin's hooks is a warning; outcomes and report do not change."""
     pytester.makeconftest(
         """
         def pytest_tempres_keep(item, reports):
@@ -455,7 +461,7 @@ def test_hooks_that_fail_change_no_outcome(pytester, told, nothing_left):
         """
     )
     pytester.makepyfile("import tempfile\ndef test_it(temp_dir): tempfile.mkdtemp()")
-    result, report = told("--tempres-leaks=fail", "-W", "error")
+    result, report = run_with_report("--tempres-leaks=fail", "-W", "error")
     result.assert_outcomes(passed=1, warnings=3)
     assert result.ret == 1
     assert report["totals"]["leaks"] == 1
@@ -465,7 +471,7 @@ def test_hooks_that_fail_change_no_outcome(pytester, told, nothing_left):
     nothing_left()
 
 
-def test_a_factory_for_another_parameter_is_another_factory(pytester, told, system_tmp):
+def test_factory_for_another_parameter_is_another_factory(pytester, run_with_report, system_tmp):
     """A test that fails with its own session's factory keeps nothing of the one before it."""
     pytester.makepyfile(
         """
@@ -478,7 +484,7 @@ def test_a_factory_for_another_parameter_is_another_factory(pytester, told, syst
             assert name == "one"
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=1, failed=1)
     assert [os.path.basename(each["path"])[:4] for each in report["kept"]] == ["two-"]
     assert on_disk(system_tmp) == {each["path"] for each in report["kept"]}

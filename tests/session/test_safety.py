@@ -74,21 +74,19 @@ def run_mounted(pytester, system_tmp) -> Callable[..., subprocess.CompletedProce
     return run_mounted
 
 
-# -- where the session root stands
+# -- where the session root is
 
 
 @pytest.mark.parametrize("place", ["/", "~", ".", "..", "inside"])
-def test_the_directory_that_is_named_is_a_parent_and_no_more(
-    pytester, run_here, tmp_path, monkeypatch, place
-):
-    """`--tempres-root` may be the root, the home or the project: nothing of it is ever removed."""
+def test_directory_given_as_root_is_never_removed(pytester, run_here, tmp_path, monkeypatch, place):
+    """`--tempres-root` may be the root, the home or the project: it is only the parent."""
     if place == "/" and not os.access("/", os.W_OK):
         pytest.skip("this user may not write in /")
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for path in (home, pytester.path, pytester.path / "inside"):
-        # What looks like ours and is not, among what looks like nothing.
+        # Names like those of the plugin, and others.
         (path / "tempres-abcdefgh" / "main").mkdir(parents=True)
         (path / "tempres-abcdefgh" / "main" / "file").write_text("precious")
         (path / "main").mkdir()
@@ -117,10 +115,10 @@ def test_the_directory_that_is_named_is_a_parent_and_no_more(
 # -- mounts
 
 
-def test_what_tests_mount_in_their_directories_stays(
+def test_mounted_file_systems_are_not_emptied(
     pytester, run_mounted, precious, system_tmp, monkeypatch
 ):
-    """A test that mounts and does not unmount costs one warning, never what is behind the mount."""
+    """A test that does not unmount gets one warning; what is on the mount stays."""
     monkeypatch.setenv("PRECIOUS", str(precious))
     pytester.makepyfile(
         """
@@ -158,8 +156,8 @@ def test_what_tests_mount_in_their_directories_stays(
     assert os.listdir(system_tmp) == []
 
 
-def test_a_temp_directory_from_which_nothing_can_be_run(pytester, run_mounted, system_tmp):
-    """On a mount with noexec, nosuid and nodev all works; a read-only one is refused by name."""
+def test_temp_directory_with_restrictive_mount_options(pytester, run_mounted, system_tmp):
+    """noexec, nosuid and nodev change nothing; a read-only mount is refused by name."""
     pytester.makepyfile(
         """
         def test_all(temp_dir, temp_file, named_temp_file, spooled_file, temp_resources):
@@ -181,8 +179,8 @@ def test_a_temp_directory_from_which_nothing_can_be_run(pytester, run_mounted, s
     assert "--tempres-root=closed: the directory is not writable" in result.stderr
 
 
-def test_where_nothing_can_be_written_tests_run_all_the_same(pytester, run_mounted, system_tmp):
-    """With every temp directory read-only pytest runs with `-s` alone, and with us no worse."""
+def test_suite_runs_if_no_directory_is_writable(pytester, run_mounted, system_tmp):
+    """With all temp directories read-only, pytest needs `-s`, with the plugin as without it."""
     pytester.makepyfile("def test_it(): pass")
     mounts = """
         for path in / /tmp /var/tmp /usr/tmp "$TMPDIR" "$PWD"; do
@@ -201,8 +199,8 @@ def test_where_nothing_can_be_written_tests_run_all_the_same(pytester, run_mount
 # -- a server that fails
 
 
-def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, system_tmp):
-    """No lock, no rename, files that are open elsewhere: each told once, and no outcome changes."""
+def test_disk_that_fails_like_nfs_causes_only_warnings(pytester, run, system_tmp):
+    """Locks, renames and open files fail: each is one warning, and no outcome changes."""
     pytester.makeconftest(
         """
         import errno, os, pytest
@@ -244,7 +242,7 @@ def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, syste
     assert "Traceback" not in output
     assert "Stale file handle" in output
     assert "resource busy" in output
-    # What could not go waits for a sweep; what could is gone. The journal names the evidence.
+    # What could not be removed is left to the next sweep. The journal names what is kept.
     (root,) = system_tmp.iterdir()
     left = {path.name for path in root.rglob("*") if path.is_file()}
     assert "other" in left or ".nfs0001" in left
@@ -253,10 +251,10 @@ def test_a_disk_that_fails_as_nfs_does_costs_warnings_alone(pytester, run, syste
     assert kept.name.startswith("test_fails-")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be told by its inode there")
+@pytest.mark.skipif(os.name == "nt", reason="an open file has no inode to compare there")
 @pytest.mark.parametrize("then", ["nothing", "another file"])
-def test_a_lock_that_a_test_closes_is_held_again(pytester, run, nothing_left, then):
-    """The next test finds the session locked, whatever the number of the descriptor is now."""
+def test_lock_that_a_test_closes_is_acquired_again(pytester, run, nothing_left, then):
+    """The next test finds the session locked, whichever number the descriptor has."""
     pytester.makepyfile(
         f"""
         import fcntl, os, pytest, sys
@@ -329,10 +327,10 @@ SWAP = {
 
 
 @pytest.mark.parametrize("what", SWAP)
-def test_what_is_put_in_the_place_of_the_root_is_left_as_it_is(
+def test_replacement_of_the_session_root_is_not_changed(
     pytester, run, outcomes, system_tmp, tmp_path, what
 ):
-    """Neither written to nor emptied; one warning, and no outcome changes."""
+    """It is neither written to nor emptied; there is one warning, and no outcome changes."""
     if os.name == "nt" or os.geteuid() != 0:
         pytest.skip("only root can give a directory to another user")
     private = tmp_path / "private"

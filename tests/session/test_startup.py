@@ -24,8 +24,8 @@ def inner_roots(text):
     return [line.split()[-1] for line in text.splitlines() if "INNER " in line]
 
 
-def test_session_root_is_named_locked_and_proved(pytester, run, nothing_left):
-    """While it runs, a session has one private root with a lock and a breadcrumb."""
+def test_session_root_has_name_lock_and_breadcrumb(pytester, run, nothing_left):
+    """A running session has one private root with a lock and a breadcrumb."""
     pytester.makepyfile(
         """
         import fcntl, json, os, re, stat, tempfile
@@ -50,8 +50,8 @@ def test_session_root_is_named_locked_and_proved(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_root_can_stand_elsewhere(pytester, run, system_tmp, nothing_left):
-    """`--tempres-root` is the parent of the session root; what else is there stays."""
+def test_root_option_sets_the_parent_directory(pytester, run, system_tmp, nothing_left):
+    """The session root is created below it; what else is there stays."""
     place = pytester.mkdir("place")
     (place / "precious").touch()
     pytester.makepyfile(
@@ -74,8 +74,8 @@ def test_root_can_stand_elsewhere(pytester, run, system_tmp, nothing_left):
 
 @pytest.mark.parametrize("strict", [(), ("-W", "error")], ids=["lenient", "strict"])
 @pytest.mark.parametrize("what", ["here", "here.parent", "here.with_suffix('.d')"])
-def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict):
-    """A removed root is made again with one warning; no test and no session breaks."""
+def test_temp_location_that_is_removed(pytester, run_with_report, nothing_left, what, strict):
+    """It is created again with one warning; no test and no session fails."""
     pytester.makepyfile(
         f"""
         import shutil, tempfile
@@ -92,7 +92,7 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
             tempfile.mkdtemp()
         """
     )
-    result, report = told("--dist=loadfile", *strict)
+    result, report = run_with_report("--dist=loadfile", *strict)
     result.assert_outcomes(passed=3, warnings=result.parseoutcomes()["warnings"])
     result.stdout.fnmatch_lines(["*TempresCleanupWarning: the session directory * was removed*"])
     assert result.ret == 0
@@ -104,8 +104,10 @@ def test_temp_location_that_vanishes(pytester, told, nothing_left, what, strict)
 
 @pytest.mark.parametrize("what", ["here", "here.parent"])
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
-def test_temp_location_that_is_moved_aside_and_back(pytester, told, nothing_left, what, used):
-    """Who moves it and puts it back is blamed for nothing; it is made anew for who needs it."""
+def test_temp_location_that_is_moved_and_moved_back(
+    pytester, run_with_report, nothing_left, what, used
+):
+    """The test leaks nothing; the location is created again for a test that needs it."""
     pytester.makepyfile(
         f"""
         import os, shutil, tempfile
@@ -136,15 +138,15 @@ def test_temp_location_that_is_moved_aside_and_back(pytester, told, nothing_left
         def test_after(): pass
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=3, warnings=int(used))
     owners = [leak["owner"]["id"].rpartition("::")[2] for leak in report["leaks"]]
     assert owners == ["test_before"] * 2
     nothing_left()
 
 
-def test_worker_that_ends_makes_nothing_again(pytester, run, nothing_left):
-    """A test that removes the session's directory is not disturbed by a worker that ends."""
+def test_worker_that_ends_creates_no_directory_again(pytester, run, nothing_left):
+    """A test that removes the session root is not disturbed by a worker that ends."""
     pytester.makeconftest(
         """
         import os, time
@@ -195,8 +197,8 @@ def tiny(tmpfs):
     return tmpfs("size=64k,nr_inodes=30")
 
 
-def test_temp_location_that_fills_up(pytester, run, how, tiny):
-    """A full disk fails who writes; to us it is a warning, and what was made goes at the end."""
+def test_full_disk_during_the_session(pytester, run, mode, tiny):
+    """Writes fail in the test; the plugin warns, and removes what was created."""
     (tiny / "out").mkdir()
     pytester.makepyfile(
         """
@@ -228,7 +230,7 @@ def test_temp_location_that_fills_up(pytester, run, how, tiny):
     )
     report = tiny / "out" / "report.json"
     args = [f"--tempres-root={tiny}", f"--tempres-report=json:{report}", "-W", "error"]
-    if how == "xdist":
+    if mode == "xdist":
         # A second worker would free what its captured output takes, at a moment of its own.
         args.append("-n1")
     result = run(*args)
@@ -240,9 +242,9 @@ def test_temp_location_that_fills_up(pytester, run, how, tiny):
     assert [path.name for path in tiny.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_start_where_there_is_no_room(pytester, run, tiny):
-    """A named root in which nothing can be made is refused with the reason."""
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_root_on_a_full_disk_is_refused(pytester, run, tiny):
+    """The error for `--tempres-root` gives the reason."""
     for number in range(40):
         try:
             (tiny / str(number)).mkdir()
@@ -257,9 +259,9 @@ def test_start_where_there_is_no_room(pytester, run, tiny):
     assert "No space left" in line
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
-def test_start_without_a_place_runs_the_suite_all_the_same(pytester, run, nothing_left):
-    """Where the default place refuses, the suite runs as without us, but for one warning."""
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_suite_runs_if_the_default_location_is_unusable(pytester, run, nothing_left):
+    """It runs as without the plugin, with one warning."""
     pytester.makepyfile(
         refuses="""
         import os
@@ -288,7 +290,7 @@ def test_start_without_a_place_runs_the_suite_all_the_same(pytester, run, nothin
 
 
 def test_forked_children_remove_nothing(pytester, run, nothing_left):
-    """A child that leaves, in whichever way, takes nothing of its parent's with it."""
+    """However a child exits, it removes nothing of its parent."""
     pytester.makepyfile(
         """
         import multiprocessing, os, sys, tempfile
@@ -334,7 +336,7 @@ def test_forked_children_remove_nothing(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_nested_sessions_are_sessions_of_their_own(pytester, told, nothing_left):
+def test_nested_sessions_are_independent(pytester, run_with_report, nothing_left):
     """In this process or in another, a nested run has its own root and its own report."""
     pytester.makepyfile(nested=NESTED)
     pytester.makeconftest("pytest_plugins = ['pytester']")
@@ -366,14 +368,14 @@ def test_nested_sessions_are_sessions_of_their_own(pytester, told, nothing_left)
             check(pytester.runpytest_inprocess("-s", "-p", "no:randomly").stdout.str())
         """
     )
-    result, report = told("test_outer.py")
+    result, report = run_with_report("test_outer.py")
     result.assert_outcomes(passed=3)
     assert report["leaks"] == report["kept"] == []
     nothing_left()
 
 
 def test_pytest_main_twice_in_one_process(pytester, system_tmp):
-    """Two runs in one process are two sessions, and the program's own files are its own."""
+    """Two runs in one process are two sessions; the program's own files are not reported."""
     pytester.makepyfile(nested=NESTED)
     script = pytester.makepyfile(
         script="""
@@ -399,8 +401,10 @@ def test_pytest_main_twice_in_one_process(pytester, system_tmp):
     assert not list(system_tmp.iterdir())
 
 
-def test_exit_handlers_find_what_they_were_promised(pytester, run, nothing_left, monkeypatch):
-    """What is deferred lives until its own finalizer has run, also after `pytest.main`."""
+def test_deferred_entries_exist_until_their_finalizers_run(
+    pytester, run, nothing_left, monkeypatch
+):
+    """This also holds after `pytest.main`."""
     pytester.makepyfile(
         """
         import atexit, os, shutil, sys, tempfile
@@ -429,9 +433,9 @@ def test_exit_handlers_find_what_they_were_promised(pytester, run, nothing_left,
     nothing_left()
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_killed_session_is_swept_by_the_next(pytester, run, system_tmp, nothing_left, monkeypatch):
-    """What a killed session left goes with the next one; what others own does not."""
+    """The directories of others are not touched."""
     foreign = system_tmp / "tempres-abcdefgh"
     foreign.mkdir()
     (foreign / "precious").touch()
@@ -455,8 +459,8 @@ def test_killed_session_is_swept_by_the_next(pytester, run, system_tmp, nothing_
     nothing_left()
 
 
-def test_session_inside_a_session_gives_the_events_back(pytester, run_here):
-    """After a nested run the outer session sees its own tests' entries again."""
+def test_audit_events_return_to_the_outer_session(pytester, run_here):
+    """After a nested run the outer session finds its own tests' entries again."""
     pytester.makepyfile(nested=NESTED)
     pytester.makepyfile(
         """
@@ -489,8 +493,8 @@ def test_it(temp_dir):
 """
 
 
-def test_what_a_killed_session_left_goes_with_one_line(pytester, run, run_plain, system_tmp):
-    """The next session reclaims it, says how much and how old it was, and then no more."""
+def test_sweep_of_a_killed_session_prints_one_line(pytester, run, run_plain, system_tmp):
+    """It says how much was removed and how old it was."""
     path = pytester.makepyfile(KILLED)
     run_plain()
     (dead,) = system_tmp.iterdir()
@@ -504,8 +508,8 @@ def test_what_a_killed_session_left_goes_with_one_line(pytester, run, run_plain,
     run().stdout.no_fnmatch_line("*reclaimed*")
 
 
-def test_a_silenced_session_sweeps_in_silence(pytester, run_plain, nothing_left):
-    """`term:none` and `-p no:terminal` take the line away, not the sweep."""
+def test_silenced_session_sweeps_without_a_line(pytester, run_plain, nothing_left):
+    """`term:none` and `-p no:terminal` suppress the line, not the sweep."""
     path = pytester.makepyfile(KILLED)
     for args in (["--tempres-report=term:none"], ["-p", "no:terminal"]):
         path.write_text(KILLED)
@@ -515,11 +519,11 @@ def test_a_silenced_session_sweeps_in_silence(pytester, run_plain, nothing_left)
         nothing_left()
 
 
-def test_an_orphaned_worker_keeps_its_directories(pytester, run_plain):
-    """When a controller is killed, what its worker still uses stays until the worker ends."""
+def test_orphaned_worker_keeps_its_directories(pytester, run_plain):
+    """If a controller is killed, what its worker still uses stays until the worker ends."""
     pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     os.mkfifo(pytester.path / "go")
-    os.mkfifo(pytester.path / "told")
+    os.mkfifo(pytester.path / "path")
     pytester.makepyfile(
         test_orphan="""
         import os, signal
@@ -528,17 +532,17 @@ def test_an_orphaned_worker_keeps_its_directories(pytester, run_plain):
             os.kill(os.getppid(), signal.SIGKILL)
             # execnet kills the worker of a dead controller, but not while it is in C code.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            with open("told", "w") as told:
-                told.write(str(temp_dir))
+            with open("path", "w") as file:
+                file.write(str(temp_dir))
             open("go").close()
             assert temp_dir.is_dir()
-            with open("told", "w") as told:
-                told.write("still there")
+            with open("path", "w") as file:
+                file.write("still there")
         """,
         test_next="def test_it(): pass",
     )
     controller = pytester.popen([sys.executable, "-m", "pytest", "-n1", "test_orphan.py"])
-    path = Path((pytester.path / "told").read_text())
+    path = Path((pytester.path / "path").read_text())
     assert controller.wait() == -signal.SIGKILL
     controller.stdout.close()
     controller.stderr.close()
@@ -546,4 +550,4 @@ def test_an_orphaned_worker_keeps_its_directories(pytester, run_plain):
     result.assert_outcomes(passed=1)
     assert path.is_dir()
     (pytester.path / "go").write_text("")
-    assert (pytester.path / "told").read_text() == "still there"
+    assert (pytester.path / "path").read_text() == "still there"

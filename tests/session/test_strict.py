@@ -24,8 +24,8 @@ def without_warnings(counts):
     return {name: number for name, number in counts.items() if not name.startswith("warning")}
 
 
-def test_what_a_test_leaves_is_its_error_at_teardown(outcomes, nothing_left):
-    """The test passed and has an error, which names the path and the line; the next is unharmed."""
+def test_leak_is_an_error_at_teardown_of_its_test(outcomes, nothing_left):
+    """The error names the path and the line; the next test is not affected."""
     counts, result = outcomes(
         """
         import tempfile
@@ -52,8 +52,8 @@ def test_what_a_test_leaves_is_its_error_at_teardown(outcomes, nothing_left):
     nothing_left()
 
 
-def test_the_verdict_falls_after_every_finalizer(outcomes):
-    """What a fixture of the test removes was never left behind, whatever fixture it was."""
+def test_strict_check_runs_after_all_finalizers(outcomes):
+    """What any fixture of the test removes is no leak."""
     counts, _ = outcomes(
         """
         import os, tempfile, unittest
@@ -82,8 +82,8 @@ def test_the_verdict_falls_after_every_finalizer(outcomes):
     assert without_warnings(counts) == {"passed": 3}
 
 
-def test_a_functions_fixture_is_the_tests_affair(outcomes):
-    """What a function-scoped fixture leaves is due with the test; a module's only at the end."""
+def test_leak_of_a_function_fixture_is_an_error_of_its_test(outcomes):
+    """What a fixture with a wider scope leaves is reported only at the end."""
     counts, result = outcomes(
         """
         import tempfile
@@ -103,8 +103,8 @@ def test_a_functions_fixture_is_the_tests_affair(outcomes):
     result.stdout.fnmatch_lines(["* ERROR at teardown of test_mine *", "fixture mine (function)*"])
 
 
-def test_a_fixtures_leak_alone_fails_the_run(outcomes):
-    """Strict is `fail`, and more: what no test is accused of still gates."""
+def test_leak_of_a_wider_fixture_fails_the_run(outcomes):
+    """In strict mode the exit status is as in `fail` mode."""
     counts, result = outcomes(
         """
         import tempfile
@@ -120,8 +120,8 @@ def test_a_fixtures_leak_alone_fails_the_run(outcomes):
     assert result.ret == 1
 
 
-def test_an_error_of_its_own_comes_first(outcomes):
-    """A teardown error stays what the test is known for, with the leak before it in its chain."""
+def test_teardown_error_comes_first(outcomes):
+    """It is reported as without the plugin, with the leak in its exception chain."""
     counts, result = outcomes(
         """
         import tempfile
@@ -149,11 +149,8 @@ def test_an_error_of_its_own_comes_first(outcomes):
     )
 
 
-def test_failed_and_excused_tests_are_not_accused(outcomes):
-    """Evidence, ignored and deferred entries are none of strict mode's business.
-
-    Nor is what a test leaves that may fail: pytest would take the error for the expected one.
-    """
+def test_no_error_for_failed_tests_and_ignored_entries(outcomes):
+    """Neither for deferred entries, nor for a test with `xfail`, which would hide the error."""
     counts, result = outcomes(
         """
         import tempfile
@@ -179,8 +176,8 @@ def test_failed_and_excused_tests_are_not_accused(outcomes):
     result.stdout.fnmatch_lines(["*= 1 leak from 1 test, *; 1 more from failed tests =*"])
 
 
-def test_an_accused_test_is_told_from_a_failed_one(pytester, run, nothing_left):
-    """What it left stays a leak in the report, not evidence, also when a controller hears of it."""
+def test_strict_error_does_not_make_the_test_a_failed_one(pytester, run, nothing_left):
+    """What the test left is a leak in the report, in the controller too."""
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
     run("--tempres-leaks=strict", "--tempres-keep=none", "--tempres-report=json:report.json")
     report = json.loads((pytester.path / "report.json").read_text())
@@ -188,8 +185,8 @@ def test_an_accused_test_is_told_from_a_failed_one(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_a_plugin_can_excuse_in_time(pytester, outcomes):
-    """The hook is asked before a test is accused, and one that fails excuses nobody."""
+def test_ignore_hook_is_called_before_the_strict_error(pytester, outcomes):
+    """An entry is not ignored if the hook fails."""
     pytester.makeconftest(
         """
         def pytest_tempres_ignore_leak(leak):
@@ -209,8 +206,8 @@ def test_a_plugin_can_excuse_in_time(pytester, outcomes):
     assert counts["passed"] == 2
 
 
-def test_a_rerun_that_leaves_nothing_has_no_error(outcomes):
-    """The attempt that leaked was an attempt; the leak is reported, the test has passed."""
+def test_rerun_that_leaves_nothing_has_no_error(outcomes):
+    """The leak of the earlier attempt is reported, but the test has passed."""
     pytest.importorskip("pytest_rerunfailures")
     counts, result = outcomes(
         """
@@ -221,6 +218,7 @@ def test_a_rerun_that_leaves_nothing_has_no_error(outcomes):
             if len(TRIES) == 1:
                 tempfile.mkdtemp()
         """,
+        "-prerunfailures",
         "--reruns=1",
     )
     assert counts.get("errors", 0) == 0
@@ -266,8 +264,8 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
-def test_no_leak_costs_a_look_at_all_of_memory(pytester, run_plain, leak):
-    """The more tests there are the more they hold: what a leak costs must not grow with that."""
+def test_strict_check_does_not_collect_garbage_for_each_leak(pytester, run_plain, leak):
+    """The cost of a leak must not grow with the number of objects in memory."""
     pytester.makeconftest(COUNTING)
     pytester.makepyfile(
         f"""
@@ -285,8 +283,8 @@ def test_no_leak_costs_a_look_at_all_of_memory(pytester, run_plain, leak):
     result.stdout.fnmatch_lines(["looks: 0"])
 
 
-def test_what_grows_old_within_a_test_is_not_overlooked(pytester, outcomes):
-    """A collection in the test, and garbage that is collected late, are no reason to accuse it."""
+def test_old_garbage_is_collected_before_the_strict_error(pytester, outcomes):
+    """Objects that were moved to an older generation are no reason for an error."""
     pytester.makeconftest(COUNTING)
     counts, _ = outcomes(
         """

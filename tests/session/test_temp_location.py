@@ -27,8 +27,8 @@ def location():
     )
 
 
-def test_temp_location_lies_in_the_worker_root(pytester, run, system_tmp, monkeypatch):
-    """Python, subprocesses and whoever reads a variable find the worker root."""
+def test_temp_location_is_the_worker_root(pytester, run, system_tmp, monkeypatch):
+    """Python, subprocesses and readers of the environment variables find it."""
     monkeypatch.setenv("TEMP", "/elsewhere")
     monkeypatch.delenv("TMP", raising=False)
     pytester.makepyfile(
@@ -71,7 +71,7 @@ def test_temp_location_lies_in_the_worker_root(pytester, run, system_tmp, monkey
     ],
 )
 def test_temp_location_is_restored(pytester, run_here, monkeypatch, conftest, args, passed):
-    """However a session in this process ends, it puts back all that it moved."""
+    """However a session in this process ends, it restores all that it changed."""
     monkeypatch.setenv("TEMP", "/elsewhere")
     monkeypatch.delenv("TMP", raising=False)
     pytester.makeconftest(conftest)
@@ -88,7 +88,7 @@ import atexit, copy, functools, inspect, pickle, pydoc, types
 from unittest import mock
 import pytest
 
-# The original, which nobody has replaced: a second module has functions of its own.
+# The original, which no test has replaced: a second module has functions of its own.
 spec = atexit.__spec__
 fresh = spec.loader.create_module(spec)
 spec.loader.exec_module(fresh)
@@ -165,15 +165,15 @@ def test_misuse(name, args, kwargs):
 """
 
 
-def test_what_stands_in_for_a_function_is_like_it(pytester, run):
-    """A test that looks at, copies, patches or uses `atexit.register` sees the original."""
+def test_replacement_of_atexit_register_looks_like_the_original(pytester, run):
+    """A test that inspects, copies, patches or uses it notices no difference."""
     pytester.makepyfile(AS_THE_ORIGINAL)
     result = run("-W", "error")
     result.assert_outcomes(passed=15)
 
 
-def test_what_stands_in_for_a_function_is_that_function_in_the_end(pytester, run_here):
-    """A test, or what it has imported, may keep it longer than the session lives."""
+def test_replacement_of_atexit_register_works_after_the_session(pytester, run_here):
+    """A test or an imported module may hold it longer than the session lives."""
     pytester.makepyfile(
         """
         import atexit
@@ -198,8 +198,8 @@ def test_what_stands_in_for_a_function_is_that_function_in_the_end(pytester, run
     assert vars(register)["_deed"] is before[0]
 
 
-def test_tests_that_change_the_location_are_undone(pytester, run_here):
-    """What a test does to the temp location does not outlive the session."""
+def test_temp_location_changed_by_a_test_is_restored(pytester, run_here):
+    """The change does not outlive the session."""
     pytester.makepyfile(
         """
         import os, tempfile
@@ -218,8 +218,8 @@ def test_tests_that_change_the_location_are_undone(pytester, run_here):
     assert location() == before
 
 
-def test_help_and_version_move_nothing(pytester, run_here):
-    """`--help` and `--version` run no tests, so nothing is made or moved for them."""
+def test_help_and_version_create_nothing(pytester, run_here):
+    """They run no tests, so no directory is created and the temp location is not moved."""
     seen = "import pathlib, tempfile; pathlib.Path('here').write_text(tempfile.gettempdir())"
     pytester.makeconftest(seen)
     for args in (["--help"], ["--version", "--version"]):
@@ -227,8 +227,10 @@ def test_help_and_version_move_nothing(pytester, run_here):
         assert (pytester.path / "here").read_text() == tempfile.gettempdir()
 
 
-def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch):
-    """`tmp_path` stays where pytest puts it, with pytest's retention."""
+def test_tmp_path_keeps_its_own_location(
+    pytester, mode, system_tmp, two_workers, plain_options, monkeypatch
+):
+    """`tmp_path` stays where pytest creates it, with pytest's retention."""
     monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT")
     pytester.makepyfile(
         """
@@ -237,8 +239,8 @@ def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch)
             tmp_path_factory.mktemp("other")
         """
     )
-    workers = ("-n2",) if how == "xdist" else ()
-    command = (sys.executable, "-m", "pytest", "-p", "no:randomly", *workers)
+    workers = two_workers if mode == "xdist" else ()
+    command = (sys.executable, "-m", "pytest", *plain_options, *workers)
     for _ in range(2):
         result = pytester.run(*command, "--tempres-leaks=fail", "-W", "error")
         assert result.ret == 0
@@ -248,14 +250,14 @@ def test_tmp_path_keeps_its_own_location(pytester, how, system_tmp, monkeypatch)
     sessions = sorted(path.name for path in place.iterdir() if not path.is_symlink())
     assert sessions == ["pytest-0", "pytest-1"], "the last three sessions stay"
     found = {str(path.relative_to(place)) for path in place.glob("pytest-[01]/**/file")}
-    if how == "plain":
+    if mode == "plain":
         assert found == {"pytest-0/test_it0/file", "pytest-1/test_it0/file"}
     else:
         assert {part.split("/")[1][:-1] for part in found} == {"popen-gw"}
         assert len(found) == 2
 
 
-def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp):
+def test_without_redirect_the_temp_location_is_unchanged(pytester, run_with_report, system_tmp):
     """With `tempres_redirect=false` only audit events find leaks, and nothing is removed."""
     pytester.makeini("[pytest]\ntempres_redirect = false\n")
     pytester.makepyfile(
@@ -271,7 +273,7 @@ def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp)
             open(os.path.join(SYSTEM, "unseen"), "w").close()
         """
     )
-    result, report = told("--tempres-leaks=fail")
+    result, report = run_with_report("--tempres-leaks=fail")
     result.assert_outcomes(passed=1)
     assert result.ret == 1
     (leak,) = report["leaks"]
@@ -281,9 +283,9 @@ def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp)
     assert sorted(path.name[:5] for path in system_tmp.iterdir()) == ["seen-", "unsee"]
 
 
-@pytest.mark.parametrize("how", ["plain"], indirect=True)
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize(
-    "mode, session, worker",
+    "root_mode, session, worker",
     [
         (None, 0o711 if os.geteuid() == 0 else 0o700, 0o711 if os.geteuid() == 0 else 0o700),
         ("0700", 0o700, 0o700),
@@ -292,9 +294,9 @@ def test_without_redirect_the_location_is_left_alone(pytester, told, system_tmp)
         ("1777", 0o711, 0o1777),
     ],
 )
-def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session, worker):
-    """Who else may enter the roots is said by `tempres_root_mode`, whatever the umask."""
-    pytester.makeini("[pytest]\n" + (f"tempres_root_mode = {mode}" if mode else ""))
+def test_root_mode_sets_the_permissions(pytester, run, system_tmp, root_mode, session, worker):
+    """`tempres_root_mode` decides who may enter the roots, whatever the umask is."""
+    pytester.makeini("[pytest]\n" + (f"tempres_root_mode = {root_mode}" if root_mode else ""))
     pytester.makepyfile(
         """
         import os, tempfile
@@ -316,8 +318,10 @@ def test_root_mode_sets_the_permissions(pytester, run, system_tmp, mode, session
     result.stdout.fnmatch_lines(["MINE 0o700"])
 
 
-def test_a_link_on_the_way_is_never_resolved(pytester, told, tmp_path_factory, monkeypatch):
-    """A temp directory behind a link keeps its spelling, and both spellings are seen."""
+def test_symlinked_temp_directory_is_not_resolved(
+    pytester, run_with_report, tmp_path_factory, monkeypatch
+):
+    """It keeps its spelling, and entries are found by both spellings."""
     real = tmp_path_factory.mktemp("real")
     link = real / "link"
     (real / "place").mkdir()
@@ -338,7 +342,7 @@ def test_a_link_on_the_way_is_never_resolved(pytester, told, tmp_path_factory, m
             assert os.path.isdir(os.getcwd())
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=2)
     names = sorted(os.path.basename(leak["path"]).partition("-")[0] for leak in report["leaks"])
     assert names == ["asgiven", "resolved"]

@@ -28,7 +28,7 @@ from pytest_tempres.session.state import RemoteWorker
 from pytest_tempres.workers.xdist import host_of
 from pytest_tempres.workspace.retention import Kept
 
-#: What ssh and sshd are told besides the files that are theirs.
+#: The options of ssh and sshd besides their files.
 SSHD = """
 ListenAddress 127.0.0.1
 Port {port}
@@ -78,8 +78,8 @@ exec cat
         (None, None, "node"),
     ],
 )
-def test_host_is_what_the_user_typed(ssh, socket, host):
-    """A host is called as in `--tx`, without options and port; else as it calls itself."""
+def test_host_is_named_as_on_the_command_line(ssh, socket, host):
+    """A host has its name from `--tx`, without options and port; else the one it reports."""
     assert host_of(ssh=ssh, socket=socket, node="node") == host
 
 
@@ -89,8 +89,8 @@ def a_leak(path):
     return Leak("file", path, 1, 1, complete=True, status="leak", entry=entry)
 
 
-def test_verdict_takes_the_place_of_what_was_told_before():
-    """Before the verdict a failed test's leaks are evidence; with it, only what it says counts."""
+def test_verdict_of_a_worker_replaces_its_earlier_reports():
+    """Before the verdict a failed test's leaks are provisional; then only the verdict counts."""
     worker = RemoteWorker("gw0", "far")
     worker.record("/tmp/r", [a_leak("/tmp/r/x")])
     assert [leak.path for leak in worker.found([])] == ["far:/tmp/r/x"]
@@ -155,7 +155,7 @@ def stack():
 
 @pytest.fixture
 def far(stack, system_tmp) -> Host:
-    """Another host, whose temp directory has the name of ours."""
+    """Another host, whose temp directory has the same path as here."""
     pytest.importorskip("xdist", reason="pytest-xdist is optional, and not installed here")
     return Host(stack, system_tmp)
 
@@ -185,7 +185,7 @@ def there(pytester, spec, python=sys.executable):
 
 
 def free_port():
-    """Return a port that nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -218,8 +218,8 @@ EVERYWHERE = """
 """
 
 
-def test_workers_here_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
-    """Who cannot access our disk has its own root there, once said, and tells it as `host:path`."""
+def test_workers_on_this_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
+    """A worker without access to the session root has its own there, and reports `host:path`."""
     pytester.makeini("[pytest]\ntempres_ignore = ignored-*")
     pytester.makepyfile(test_it=EVERYWHERE)
     namespace = there(pytester, "popen", " ".join((*far.enter, sys.executable)))
@@ -289,7 +289,7 @@ def state_of(address):
 
 
 def test_socket_server_serves_one_session_after_another(pytester, run_plain, far, system_tmp):
-    """The second session finds the process as the first did, and the last moment clears all."""
+    """The second session finds the process as the first did, and nothing is left at its end."""
     pytester.makepyfile(test_it=SERVED)
     address = f"127.0.0.1:{free_port()}"
     server = far.start(
@@ -344,7 +344,7 @@ CRASH = """
 
 
 def test_crash_on_another_host(pytester, run_plain, far, by_ssh, system_tmp, nothing_left):
-    """What was told before a crash is told; the root there is dead, and goes with the next one."""
+    """Earlier reports are complete; the next session there removes the crashed worker's root."""
     pytester.makepyfile(test_it=CRASH)
     args = (by_ssh["far"], "--dist=load", "--tempres-report=json:report.json")
     result = run_plain(*args, "--max-worker-restart=0", "--tempres-leaks=fail")
@@ -352,12 +352,12 @@ def test_crash_on_another_host(pytester, run_plain, far, by_ssh, system_tmp, not
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     (dead,) = far.tmp.iterdir()
     report = read(pytester)
-    told = {
+    found = {
         (leak["owner"]["id"].rpartition("::")[2], leak["status"], leak["path"].rpartition("/")[0])
         for leak in report["leaks"]
     }
     where = f"far:{system_tmp}/{dead.name}/gw0"
-    assert told == {
+    assert found == {
         ("test_1_leaks", "leak", where),
         ("test_2_fails", "failed-test", where),
         ("wide", "failed-test", where),

@@ -36,19 +36,19 @@ class TestIt:
 
 
 @pytest.fixture
-def how():
+def mode():
     """Say that the inner session has workers."""
     return "xdist"
 
 
 @pytest.mark.parametrize(
-    "mode", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
+    "dist", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
 )
-def test_one_report_in_every_mode(pytester, told, system_tmp, mode):
-    """Whoever schedules, findings and kept paths come together in one report."""
+def test_one_report_with_every_distribution_mode(pytester, run_with_report, system_tmp, dist):
+    """The leaks and kept paths of all workers are in one report."""
     pytester.makepyfile(test_a=MANY, test_b=MANY)
-    result, report = told(f"--dist={mode}")
-    times = 2 if mode == "each" else 1
+    result, report = run_with_report(f"--dist={dist}")
+    times = 2 if dist == "each" else 1
     assert report["totals"]["leaks"] == report["totals"]["kept"] == 2 * times
     owners = {leak["owner"]["id"] for leak in report["leaks"]}
     assert owners == {f"test_{x}.py::TestIt::test_it[3]" for x in "ab"}
@@ -64,8 +64,8 @@ def test_one_report_in_every_mode(pytester, told, system_tmp, mode):
     assert sorted(report["session"]["workers"]) == ["gw0", "gw1"]
 
 
-def test_findings_that_were_received_take_no_memory(pytester, run):
-    """Reports stay to the end of a session; what they carried is gone, in every process."""
+def test_received_payloads_are_released(pytester, run):
+    """Reports stay in memory until the session ends, but not the payload in them."""
     pytester.makeconftest(
         """
         import gc, os
@@ -80,14 +80,14 @@ def test_findings_that_were_received_take_no_memory(pytester, run):
     )
     pytester.makepyfile(test_a=MANY, test_b=MANY)
     run("--dist=load")
-    told = {path.name: path.read_text().split(" of ") for path in pytester.path.glob("carried-*")}
-    assert sorted(told) == ["carried-controller", "carried-gw0", "carried-gw1"]
-    assert all(carrying == "0" for carrying, _ in told.values())
-    assert int(told["carried-controller"][1]) == 3 * 8
+    counts = {path.name: path.read_text().split(" of ") for path in pytester.path.glob("carried-*")}
+    assert sorted(counts) == ["carried-controller", "carried-gw0", "carried-gw1"]
+    assert all(carrying == "0" for carrying, _ in counts.values())
+    assert int(counts["carried-controller"][1]) == 3 * 8
 
 
-def test_announcement_is_for_workers_alone(pytester, run, nothing_left):
-    """Neither tests nor the controller's environment ever see how a worker finds its root."""
+def test_session_variable_is_set_only_for_workers(pytester, run, nothing_left):
+    """Neither tests nor the controller's environment contain the variable that names the root."""
     pytester.makeconftest(
         """
         import os
@@ -117,18 +117,18 @@ def test_announcement_is_for_workers_alone(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_name_of_a_worker_makes_no_worker(pytester, told, monkeypatch):
+def test_inherited_worker_name_does_not_make_a_worker(pytester, run_with_report, monkeypatch):
     """A session that inherits `PYTEST_XDIST_WORKER` is a controller all the same."""
     monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw7")
     pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
-    _, report = told("-n0")
+    _, report = run_with_report("-n0")
     assert report["session"]["workers"] == ["main"]
     assert [leak["worker"] for leak in report["leaks"]] == ["main"]
 
 
 @pytest.mark.parametrize("count", ["-n1", "-n2"])
-def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
-    """What a crashed test left is attributed to it and kept; all that was reported stands."""
+def test_leaks_of_a_crashed_worker_belong_to_its_test(pytester, run_with_report, system_tmp, count):
+    """What a crashed test left is kept for it; all that was reported before counts."""
     path = pytester.makepyfile(
         """
         import os, tempfile
@@ -146,7 +146,7 @@ def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
         def test_4_fails(temp_dir): assert 0
         """
     )
-    result, report = told(count, "--tempres-leaks=fail")
+    result, report = run_with_report(count, "--tempres-leaks=fail")
     assert result.ret == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     result.stdout.fnmatch_lines(["*worker 'gw*' crashed while running *test_2_crashes*"])
@@ -173,7 +173,7 @@ def test_crashed_worker_accuses_its_test(pytester, told, system_tmp, count):
     assert any(os.path.isdir(x) and os.listdir(x) == ["evidence"] for x in on_disk)
 
 
-def test_crash_with_nothing_kept_leaves_nothing(pytester, run, nothing_left):
+def test_crash_with_keep_none_leaves_nothing(pytester, run, nothing_left):
     """With `--tempres-keep=none` the controller removes what crashed workers left."""
     pytester.makepyfile(
         """
@@ -198,8 +198,8 @@ def test_crash_with_nothing_kept_leaves_nothing(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester, told):
-    """What was asked for, by marker or hook, outlives its worker with the reason for it."""
+def test_kept_paths_stay_if_their_worker_crashes_later(pytester, run_with_report):
+    """What a marker or hook keeps stays after the crash, with its reason."""
     pytester.makeconftest(
         """
         def pytest_tempres_keep(item, reports):
@@ -219,14 +219,14 @@ def test_a_worker_that_crashes_later_keeps_what_it_had_decided_to_keep(pytester,
         """
     )
     for policy, crashed in (("none", {}), ("failed", {"test_4_crashes": "crashed"})):
-        _, report = told("-n1", f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
+        _, report = run_with_report("-n1", f"--tempres-keep={policy}", "--tempres-keep-sessions=1")
         reasons = {each["nodeid"].rpartition("::")[2]: each["reason"] for each in report["kept"]}
         assert reasons == {"test_1_asked": "asked", "test_2_hook": "hook", **crashed}
         assert all(os.path.isdir(each["path"]) for each in report["kept"])
 
 
 def test_crash_outside_of_any_test(pytester, run, nothing_left):
-    """A worker that dies while it collects or finishes breaks nothing of ours."""
+    """A worker may crash during collection or at its end without an internal error."""
     pytester.makepyfile("def test_it(temp_dir): pass")
     pytester.makeconftest(
         """
@@ -243,8 +243,8 @@ def test_crash_outside_of_any_test(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_fork_in_a_worker_with_crash_of_the_child(pytester, told, nothing_left):
-    """A forked child that dies is not a crash of the worker."""
+def test_crash_of_a_forked_child_is_not_one_of_the_worker(pytester, run_with_report, nothing_left):
+    """The worker goes on, and nothing is attributed to a crash."""
     pytester.makepyfile(
         """
         import os, tempfile
@@ -257,14 +257,14 @@ def test_fork_in_a_worker_with_crash_of_the_child(pytester, told, nothing_left):
             assert temp_dir.is_dir() and os.path.isdir(tempfile.gettempdir())
         """
     )
-    result, report = told("-W", "ignore::DeprecationWarning")
+    result, report = run_with_report("-W", "ignore::DeprecationWarning")
     result.assert_outcomes(passed=1)
     assert report["leaks"] == report["kept"] == []
     nothing_left()
 
 
-def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
-    """A worker elsewhere makes a root of its own, says so, and its findings still arrive."""
+def test_worker_without_access_to_the_root(pytester, run_with_report, system_tmp):
+    """It creates a root of its own and says so, and its leaks are reported."""
     pytester.makeconftest(
         """
         import pytest
@@ -283,7 +283,7 @@ def test_worker_that_cannot_see_the_root(pytester, told, system_tmp):
         def test_fails(temp_dir): assert 0
         """
     )
-    result, report = told("--dist=loadfile")
+    result, report = run_with_report("--dist=loadfile")
     result.assert_outcomes(passed=1, failed=1, warnings=2)
     result.stdout.fnmatch_lines(["*cannot access /on/another/host*own*"])
     (leak,) = report["leaks"]
@@ -370,8 +370,8 @@ def one_leak_is_reported(result: pytest.RunResult) -> None:
 
 
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: ascii(value[:20]))
-def test_a_wrong_announcement_makes_no_worker(pytester, run_here, announce, value):
-    """Who sets it, by mistake or on purpose, switches neither report nor gate off."""
+def test_wrong_session_variable_does_not_make_a_worker(pytester, run_here, announce, value):
+    """Whatever it contains, report and exit status are those of a session without it."""
     announce(value)
     pytester.makepyfile(LEAKS)
     one_leak_is_reported(run_here("--tempres-leaks=fail"))
@@ -379,15 +379,15 @@ def test_a_wrong_announcement_makes_no_worker(pytester, run_here, announce, valu
 
 @pytest.mark.parametrize("how", ["plain", "xdist"])
 @pytest.mark.parametrize("value", ["", '"\\ud800"', "live", "kept"], ids=ascii)
-def test_a_wrong_announcement_for_a_whole_run(pytester, run, announce, how, value):
-    """A process is no worker because it inherits the names that a worker has; its workers are."""
+def test_wrong_session_variable_of_a_controller(pytester, run, announce, how, value):
+    """A process that inherits a worker's variables is no worker, but its own workers are."""
     announce(value)
     pytester.makepyfile(LEAKS)
     one_leak_is_reported(run("--tempres-leaks=fail", "-W", "error"))
 
 
-def test_a_worker_starts_a_session_that_is_told_of_its_root(pytester, run):
-    """The variables of pytest-xdist are there in what a worker's test starts, and say nothing."""
+def test_session_started_in_a_worker_is_independent(pytester, run):
+    """It inherits the variables of pytest-xdist, which change nothing."""
     pytester.makepyfile(
         f"""
         import os, sys, tempfile
@@ -408,8 +408,8 @@ def test_a_worker_starts_a_session_that_is_told_of_its_root(pytester, run):
 
 
 @pytest.mark.parametrize("value", ["", "[1]", '"\\ud800"', "dead", "kept"], ids=ascii)
-def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
-    """It has a root of its own, like one on another host, and its controller reports and gates."""
+def test_worker_with_a_wrong_session_variable(pytester, run_with_report, root_of, value):
+    """It has a root of its own, like one on another host, and its controller reports its leaks."""
     if value in ("dead", "kept"):
         value = root_of(value)
     pytester.makeconftest(
@@ -423,7 +423,7 @@ def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
         """
     )
     pytester.makepyfile(LEAKS)
-    result, report = told("-n1", "--tempres-leaks=fail")
+    result, report = run_with_report("-n1", "--tempres-leaks=fail")
     assert result.ret == 1
     assert report["totals"]["leaks"] == 1
     result.stdout.fnmatch_lines(["*TempresLeakWarning: * cannot access *own*"])
@@ -433,8 +433,8 @@ def test_a_worker_that_is_told_something_wrong(pytester, told, root_of, value):
 # -- what the controller takes, and holds
 
 
-def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
-    """After Ctrl-C xdist says no word of workers that end properly; others are told twice."""
+def test_worker_output_that_arrives_after_an_interrupt_counts(monkeypatch):
+    """After Ctrl-C xdist calls no hook for some workers and repeats it for others."""
     taken = []
     monkeypatch.setattr(xdist, "_receive", lambda _, node, data: taken.append((node, data)))
     root = SimpleNamespace(hold=lambda: root)
@@ -453,8 +453,8 @@ def test_what_arrives_when_nobody_listens_any_more_is_taken(monkeypatch):
     assert taken == [(nodes[0], 1), (nodes[1], 2)]
 
 
-def test_the_controller_holds_what_a_worker_made_again(tmp_path):
-    """No sweep takes a root that a test removed when its worker is gone: the session lives."""
+def test_recreated_root_is_locked_by_the_controller(tmp_path):
+    """No sweep removes a root that was created again by a worker which has ended since."""
     root = create(str(tmp_path), mode=0o700, metadata={})
     joined = attach(root.path)
     worker = joined.add_worker("gw0", 0o700)
@@ -469,7 +469,7 @@ def test_the_controller_holds_what_a_worker_made_again(tmp_path):
 
 
 def test_stopping_early_with_workers(pytester, run, system_tmp):
-    """`-x` under xdist ends without trouble, and only failures' directories stay."""
+    """`-x` keeps only the directories of failed tests, without an internal error."""
     pytester.makepyfile(
         """
         import pytest
@@ -485,7 +485,7 @@ def test_stopping_early_with_workers(pytester, run, system_tmp):
     assert [path.name.partition("-")[0] for path in kept] == ["test_it_1_"]
 
 
-def test_interrupted_worker(pytester, run, system_tmp):
+def test_interrupted_worker_leaves_nothing(pytester, run, system_tmp):
     """`pytest.exit` and Ctrl-C in a worker's test leave nothing behind."""
     pytester.makepyfile(
         """
@@ -508,8 +508,8 @@ def test_interrupted_worker(pytester, run, system_tmp):
     assert not list(system_tmp.iterdir())
 
 
-def test_without_xdist_nothing_is_missed(pytester, told, nothing_left):
-    """`-p no:xdist` takes no hook of ours with it."""
+def test_without_xdist_no_hook_is_missing(pytester, run_with_report, nothing_left):
+    """`-p no:xdist` removes no hook of the plugin."""
     pytester.makepyfile("import tempfile\ndef test_it(temp_dir): tempfile.mkdtemp()")
     result = pytester.runpytest_subprocess("-p", "no:xdist", "-p", "no:randomly", "-W", "error")
     result.assert_outcomes(passed=1)
