@@ -296,7 +296,7 @@ def test_lock_that_a_test_closes_is_acquired_again(pytester, run, nothing_left, 
     )
     result = run("--dist=loadfile")
     result.assert_outcomes(passed=3, warnings=1)
-    result.stdout.fnmatch_lines(["*a test has closed the descriptor that locks*locked again*"])
+    result.stdout.fnmatch_lines(["*a test has closed the file descriptor that locks*locked again*"])
     nothing_left()
 
 
