@@ -136,7 +136,12 @@ INTERRUPTS = {
 }
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "RuntimeError"])
+# The controller ends like a session without workers, but has their reports: one error is enough.
+@pytest.mark.parametrize(
+    "mode, error",
+    [("plain", "KeyboardInterrupt"), ("plain", "RuntimeError"), ("xdist", "KeyboardInterrupt")],
+    indirect=["mode"],
+)
 @pytest.mark.parametrize("when", INTERRUPTS)
 def test_interrupt_at_the_end_loses_no_kept_directory(pytester, run, system_tmp, when, error):
     """Neither Ctrl-C nor an error in the plugin's own functions does."""

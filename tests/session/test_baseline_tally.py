@@ -83,21 +83,25 @@ def test_known_leaks_are_counted_apart_and_do_not_fail_the_run(
     nothing_left()
 
 
+ALL_STALE = ["shared", "test_it.py::test_param", "test_it.py::test_plain"]
+#: The arguments of a run, and the owners of the entries that are stale after it.
+RUNS = [
+    ((), ALL_STALE),
+    (("test_it.py",), ALL_STALE[1:]),
+    (("-k", "test_param"), ["test_it.py::test_param"]),
+    (("-k", "param and 2"), []),
+    (("test_it.py::test_param[1]",), []),
+    (("test_it.py::test_plain",), ["test_it.py::test_plain"]),
+    (("--lf",), []),
+    (("--deselect=test_it.py::test_other",), ALL_STALE[1:]),
+]
+
+
+# What is selected does not depend on workers, but what they report of a part of the suite does.
 @pytest.mark.parametrize(
-    "args, gone",
-    [
-        ((), ["shared", "test_it.py::test_param", "test_it.py::test_plain"]),
-        (("test_it.py",), ["test_it.py::test_param", "test_it.py::test_plain"]),
-        (("-k", "test_param"), ["test_it.py::test_param"]),
-        (("-k", "param and 2"), []),
-        (("test_it.py::test_param[1]",), []),
-        (("test_it.py::test_plain",), ["test_it.py::test_plain"]),
-        (("--lf",), []),
-        (
-            ("--deselect=test_it.py::test_other",),
-            ["test_it.py::test_param", "test_it.py::test_plain"],
-        ),
-    ],
+    "mode, args, gone",
+    [*(("plain", *run) for run in RUNS), *(("xdist", *run) for run in RUNS[:4])],
+    indirect=["mode"],
 )
 def test_entries_are_stale_if_their_owner_ran_and_left_nothing(suite, known, run, args, gone):
     """A run of a part of the suite never calls an entry stale that belongs to the other part."""
@@ -164,6 +168,7 @@ def test_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_here,
     result.stdout.fnmatch_lines(["*the baseline *known.txt was not written: *No space left*"])
 
 
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
 @pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--tempres-leaks=off"])
 def test_runs_without_leak_detection_do_not_change_the_baseline(suite, known, run, option):
     """A run that executes no test or detects no leaks does not rewrite the file."""
