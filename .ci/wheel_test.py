@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def check_failing(directory: Path) -> None:
     """The failing example fails, and the directory in its report exists."""
     status, output = run(directory, f"--tempres-root={directory}")
     expect(status == 1, "the failing example fails", output)
-    kept = [line.split()[-1] for line in output.splitlines() if line.startswith("kept: ")]
+    kept = re.findall(r"^kept: (?:.*(?:  |\n  ))?(\S+)$", output, re.MULTILINE)
     expect(len(kept) >= 1, "the report has a kept directory", output)
     expect(all(Path(path).is_dir() for path in kept), "the kept directories exist", output)
 

@@ -198,7 +198,7 @@ class SessionHooks:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then sweep dead sessions."""
-        if self._state.result.summary is not None and self._state.settings.prints:
+        if self._state.result.summary is not None:
             self._try(_print_report, terminalreporter)
         self._try(_reclaim, terminalreporter)
 
@@ -248,7 +248,13 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
     from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
     if state.result.summary is not None:
-        terminal.write(state.result.summary, terminalreporter)
+        verbosity = terminalreporter.config.get_verbosity()
+        terminalreporter.ensure_newline()
+        terminal.write(
+            state.result.summary,
+            terminalreporter.config.get_terminal_writer(),
+            verbosity=verbosity if state.settings.prints else terminal.LAST_LINE,
+        )
         state.result.printed = True
 
 
@@ -259,4 +265,5 @@ def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> 
     if found.sessions and state.settings.prints:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
-        terminal.write_reclaimed(found, terminalreporter)
+        terminalreporter.ensure_newline()
+        terminal.write_reclaimed(found, terminalreporter.config.get_terminal_writer())

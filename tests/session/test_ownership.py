@@ -234,7 +234,7 @@ def test_what_every_worker_repeats_is_told_once(pytester, told, nothing_left):
     result.stdout.fnmatch_lines_random(
         [
             "collecting * left 2 directories (empty) in gw0, gw1",
-            "fixture shared (session) in * left 2 directories (empty) in gw0, gw1",
+            "fixture shared (*left 2 directories (empty) in gw0, gw1",
         ]
     )
     assert result.stdout.str().count("collecting test_") == 1
@@ -279,7 +279,7 @@ def test_origin_is_the_line_that_made_it(pytester, told, nothing_left):
     assert leak["made_by"] == "python"
     result.stdout.fnmatch_lines(
         [
-            f"{path.name}::test_it left 1 directory (2 files, 1.2 MB)",
+            "test_origin_is*...*test_it left 1 directory (2 files, 1.2 MB)",
             "  tempres-*/*/tmp*",
             "    library/export.py:4 in build",
             "    library/export.py:8 in run",
@@ -312,7 +312,10 @@ def test_what_subprocesses_make_is_marked_so(pytester, told, nothing_left):
     for leak in leaks.values():
         assert (leak["made_by"], leak["origin"]) == ("other", [])
     result.stdout.fnmatch_lines(
-        ["    made by a subprocess or native code; last process: sh -c 'touch $TMPDIR/shell-file'"]
+        [
+            "    made by a subprocess or native code",
+            "    last process: sh -c 'touch $TMPDIR/shell-file'",
+        ]
     )
     nothing_left()
 
@@ -405,7 +408,7 @@ def test_temporary_paths_elsewhere_are_reported_and_left_alone(pytester, told, n
     prefixes = sorted(path.name.partition("-")[0] for path in elsewhere.iterdir())
     assert prefixes == ["adopted", "file", "plain", "stays"]
     result.stdout.fnmatch_lines(
-        [f"  {elsewhere}/stays-*", "*2 leaks from 1 test*; not removed, since outside*"]
+        [f"  {elsewhere.name}/stays-*", "*2 leaks from 1 test*; not removed, since outside*"]
     )
     nothing_left()
 
