@@ -68,8 +68,11 @@ def fit(name: str, rest: str, width: int) -> list[str]:
 
 def frame_line(frame: Frame, room: int) -> str:
     """Return the line for one frame of an origin, at most *room* columns wide if possible."""
-    end = f":{frame.line} in {printable(frame.function)}"
-    file = printable(_in_site(frame.file))
+    file, function = printable(_in_site(frame.file)), printable(frame.function)
+    line = f"{file}:{frame.line} in {function}"
+    if columns(line) <= room:
+        return line
+    end = f":{frame.line} in {shorten(function, max(room // 2 - 8, _LEAST))}"
     return shorten(file, max(room - columns(end), _LEAST)) + end
 
 

@@ -39,7 +39,16 @@ from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.sweep import Reclaimed
 
-__all__ = ["LAST_LINE", "Writer", "describe", "in_short", "write", "write_reclaimed"]
+__all__ = [
+    "LAST_LINE",
+    "Writer",
+    "describe",
+    "in_short",
+    "is_needed",
+    "reclaimed_line",
+    "write",
+    "write_reclaimed",
+]
 
 #: The verbosity at which only the last line is printed.
 LAST_LINE: Final = -2
@@ -74,6 +83,8 @@ class _Page(NamedTuple):
     verbosity: int
     #: Returns the path of a leak as it is shown.
     place: Callable[[Leak], str]
+    #: Whether workers are named even if there is only one.
+    shards: bool = False
 
     @property
     def verbose(self) -> bool:
@@ -85,19 +96,33 @@ class _Page(NamedTuple):
         return UNLIMITED if self.verbose else self.width
 
 
-def write(summary: Summary, writer: Writer, *, verbosity: int = 0, is_here: bool = True) -> None:
+def is_needed(summary: Summary) -> bool:
+    """Whether there is anything to report."""
+    totals = summary.totals
+    return bool(totals.leaks or totals.kept or totals.known or summary.stale)
+
+
+def write(
+    summary: Summary,
+    writer: Writer,
+    *,
+    verbosity: int = 0,
+    is_here: bool = True,
+    shards: bool = False,
+) -> None:
     """Write the section on leaks and kept paths; write nothing if there are none.
 
     :param verbosity: The number of ``-v`` options, less the number of ``-q`` options.
     :param is_here: Whether the kept paths are on this machine, so that their size can be measured.
+    :param shards: Whether to name the workers of each leak, which are the shards of a CI job.
     """
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
-    if not (leaks or summary.kept or summary.stale or summary.totals.known):
+    if not is_needed(summary):
         return
+    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
     findings = combine(leaks, (summary.root, *summary.other_roots))
     if verbosity > LAST_LINE:
         writer.sep("=", "temporary resources")
-        page = _page(summary, writer.fullwidth, verbosity)
+        page = _page(summary, writer.fullwidth, verbosity, shards=shards)
         for line in (*_owners(findings, page), *_kept(summary, page, is_here=is_here)):
             writer.line(line.text, **({"bold": True} if line.bold else {}))
         for known in summary.stale:
@@ -107,12 +132,12 @@ def write(summary: Summary, writer: Writer, *, verbosity: int = 0, is_here: bool
     writer.sep("=", closing(summary, findings), **{colour(summary, findings): True})
 
 
-def _page(summary: Summary, width: int, verbosity: int) -> _Page:
+def _page(summary: Summary, width: int, verbosity: int, *, shards: bool) -> _Page:
     def place(leak: Leak) -> str:
         root, host = summary.root_of(leak.path), summary.hosts.get(leak.entry.worker)
         return shown_path(leak, root=root, host=host, rootdir=summary.session.rootdir)
 
-    return _Page(width, verbosity, place)
+    return _Page(width, verbosity, place, shards)
 
 
 def _owners(findings: Sequence[Finding], page: _Page) -> Iterator[Line]:
@@ -129,7 +154,7 @@ def _owners(findings: Sequence[Finding], page: _Page) -> Iterator[Line]:
 
 def _of_owner(owner: Owner, findings: list[Finding], page: _Page) -> Iterator[Line]:
     leaks = [each.leak for each in findings]
-    title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks)}", page.cut)
+    title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks, page)}", page.cut)
     yield from (Line(text, bold=True) for text in title)
     if page.verbosity < 0:
         return
@@ -142,9 +167,9 @@ def _of_owner(owner: Owner, findings: list[Finding], page: _Page) -> Iterator[Li
         yield Line(f"  ... from {len(groups) - limit} more places (-v: all)")
 
 
-def _workers(leaks: list[Leak]) -> str:
-    workers = sorted({leak.entry.worker for leak in leaks})
-    return f" in {', '.join(workers)}" if len(workers) > 1 else ""
+def _workers(leaks: list[Leak], page: _Page) -> str:
+    workers = sorted({name for leak in leaks for name in leak.entry.worker.split(", ")})
+    return f" in {', '.join(map(printable, workers))}" if len(workers) > 1 or page.shards else ""
 
 
 def _path(alike: list[Finding], page: _Page) -> Iterator[Line]:
@@ -242,14 +267,21 @@ def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
 
 def write_reclaimed(found: Reclaimed, writer: Writer) -> None:
     """Write in one line what was removed of dead sessions; write nothing if nothing was."""
+    line = reclaimed_line(found)
+    if line:
+        writer.line(line)
+
+
+def reclaimed_line(found: Reclaimed) -> str:
+    """Return what was removed of dead sessions; empty if nothing was."""
     if not found.sessions:
-        return
+        return ""
     what = f"{found.items:,} item{'s' * (found.items != 1)}" if found.items else "empty"
     if found.bytes:
         what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
     since = f"{'' if found.sessions == 1 else 'the oldest '}from {age(found.age)} ago"
     rest = "; the rest will be removed next time" if found.unfinished else ""
-    writer.line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {since}{rest}")
+    return f"reclaimed {count(found.sessions, 'dead session')} ({what}), {since}{rest}"
 
 
 def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:

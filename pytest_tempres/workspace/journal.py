@@ -24,7 +24,7 @@ from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.root import SessionRoot
 
-__all__ = ["Journal", "end", "read"]
+__all__ = ["Journal", "end", "read", "records"]
 
 # A link is not followed, and a fifo does not block.
 _SAFE: Final = (
@@ -122,12 +122,13 @@ def read(path: str, dir_fd: int | None, uid: int) -> tuple[frozenset[str], float
     found = read_private(path, dir_fd, uid)
     if found is None:
         return frozenset(), 0.0
-    return frozenset(_paths(found[0])), found[1]
+    return frozenset(path for path, _ in records(found[0])), found[1]
 
 
-def _paths(content: bytes) -> Iterable[str]:
+def records(content: bytes) -> Iterable[tuple[str, object]]:
+    """Yield the paths in the *content* of a journal, each with its test."""
     for line in content.split(b"\n"):
         with suppress(ValueError, RecursionError):
             record = loads(line)
             if isinstance(record, dict) and isinstance(record.get("path"), str):
-                yield record["path"]
+                yield record["path"], record.get("test")

@@ -32,7 +32,7 @@ from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import children
 from pytest_tempres.workspace.root import take
 
-__all__ = ["Reclaimed", "StoredSession", "read", "removable", "retire", "sweep"]
+__all__ = ["Reclaimed", "StoredSession", "below", "read", "removable", "retire", "sweep"]
 
 #: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
@@ -371,7 +371,7 @@ def read(path: str, at: int | None) -> StoredSession:
         rootdir=str(about.get("rootdir") or index.get("rootdir")),
         run=str(about.get("run") or index.get("run") or path),
         has_index=bool(index),
-        kept_paths=frozenset(_below(kept, path, {System.basename(path), about.get("root")})),
+        kept_paths=frozenset(below(kept, path, {System.basename(path), about.get("root")})),
     )
 
 
@@ -398,7 +398,7 @@ def removable(root: str, kept: frozenset[str]) -> Iterator[str]:
             yield path
 
 
-def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
+def below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
     """Yield those of *paths* that are inside *root*, by their current paths.
 
     The session may have had another path for its temp directory: through a link, or in a container

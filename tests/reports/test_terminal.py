@@ -270,6 +270,14 @@ def test_long_names_are_shortened_in_the_middle_unless_verbose(a_leak, lines):
     assert lines(leak, verbosity=1)[1:-1] == full
 
 
+def test_a_long_function_is_shortened_too(a_leak, lines):
+    """The line number stays complete."""
+    frame = Frame(f"tests/{'x' * 60}.py", 1234, f"test_{'y' * 60}")
+    line = lines(a_leak(origin=(frame,)))[3]
+    assert len(line) == 80
+    assert ".py:1234 in test_yyy" in line
+
+
 def test_an_owner_line_without_room_for_the_name_gets_a_break(a_leak, lines):
     """On a narrow terminal the name still says something."""
     leak = a_leak(owner=Owner("test", f"tests/test_it.py::test_{'x' * 60}"))
