@@ -117,8 +117,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--tempres-report",
         metavar="TYPE[:DEST]",
         action="append",
-        help="report to write besides the terminal report: json:PATH; term:none turns the "
-        "terminal report off (repeatable)",
+        help="report to write besides the terminal report: json:PATH; term:none leaves only "
+        "the last line of that (repeatable)",
     )
     _add_ini(parser)
 
