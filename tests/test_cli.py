@@ -196,7 +196,9 @@ def test_a_report_without_leaks_says_so(write, command):
     assert (status, line.strip("=")) == (0, " no leaks ")
 
 
-@pytest.mark.parametrize("target", ["nope", "nope:x", "json", "json:", "term:x"])
+@pytest.mark.parametrize(
+    "target", ["nope", "nope:x", "json", "json:", "json:.", "term:x", "term:none", "github:x"]
+)
 def test_a_target_that_is_not_possible_is_refused(write, refused, target):
     """The message names it, and says what is possible."""
     write("a.json")
@@ -206,7 +208,22 @@ def test_a_target_that_is_not_possible_is_refused(write, refused, target):
 def test_a_file_that_cannot_be_written_is_named(write, refused):
     """With the reason."""
     write("a.json")
-    assert "gone/x.json: No such file" in refused("report", "a.json", "--to=json:gone/x.json")
+    Path("file").touch()
+    assert "file is not a directory" in refused("report", "a.json", "--to=json:file/x.json")
+
+
+def test_every_other_format_can_be_written(write, command):
+    """To a file, added to the end of one, to standard output, or as annotations."""
+    write("a.json", leak(), repository="/project")
+    Path("summary.md").write_text("# Before\n")
+    to = ["markdown-append:summary.md", "junit:new/junit.xml", "github", "gitlab:-"]
+    status, lines = command("report", "a.json", *(f"--to={each}" for each in to))
+    assert status == 0
+    assert Path("summary.md").read_text().startswith("# Before\n\n")
+    assert "t.py::test" in Path("summary.md").read_text()
+    assert Path("new", "junit.xml").read_text().startswith("<?xml")
+    assert lines[0].startswith("::")
+    assert json.loads("\n".join(lines[1:]))[0]["location"]["path"] == "t.py"
 
 
 # -- diff

@@ -11,7 +11,7 @@ from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.escape import escaped
 
 __all__ = [
     "age",
