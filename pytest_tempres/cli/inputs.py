@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_tempres.cli.output import InputError
 from pytest_tempres.reports.json_report import parse
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.words import printable
+from pytest_tempres.reports.terminal_words import printable
 
 __all__ = ["read_report"]
 

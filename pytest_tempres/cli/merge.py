@@ -59,6 +59,7 @@ def merge(shards: Mapping[str, Summary]) -> Summary:
         abandoned=tuple(root for each in summaries for root in each.abandoned),
         artifacts=artifacts[0] if len(artifacts) == 1 else None,
         gate_failed=any(each.gate_failed for each in summaries),
+        leaks_fail=any(each.leaks_fail for each in summaries),
     )
 
 

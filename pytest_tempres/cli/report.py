@@ -17,7 +17,7 @@ from pytest_tempres.reports import terminal
 from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.targets import ReportTarget
-from pytest_tempres.reports.words import printable
+from pytest_tempres.reports.terminal_words import printable
 
 __all__ = ["run"]
 

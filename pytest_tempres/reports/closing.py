@@ -13,10 +13,10 @@ from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports.findings import Finding
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.words import count
-from pytest_tempres.reports.words import join
-from pytest_tempres.reports.words import owners
-from pytest_tempres.reports.words import size
+from pytest_tempres.reports.terminal_words import join
+from pytest_tempres.reports.terminal_words import owners
+from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import size
 
 __all__ = ["closing", "colour"]
 

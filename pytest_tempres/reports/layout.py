@@ -10,7 +10,7 @@ import unicodedata
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.reports.words import printable
+from pytest_tempres.reports.terminal_words import printable
 
 __all__ = ["UNLIMITED", "Line", "columns", "fit", "frame_line", "shorten", "shown_path"]
 

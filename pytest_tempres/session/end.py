@@ -66,13 +66,14 @@ class EndHooks:
 
 
 def prepare(state: SessionState) -> None:
-    """Import the modules that the end of the session needs, and reserve descriptors for it."""
+    """Import the modules that a failure and the end need, and reserve descriptors for it."""
     _import_modules(state)
     hold(state)
 
 
 def _import_modules(state: SessionState) -> None:
     from pytest_tempres.session import finish  # noqa: F401, PLC0415 -- only if tests run
+    from pytest_tempres.session import listing  # noqa: F401, PLC0415 -- as above
 
     if state.workspace.joined:
         return

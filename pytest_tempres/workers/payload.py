@@ -20,8 +20,6 @@ from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import escaped
-from pytest_tempres.session.listing import deadline
-from pytest_tempres.session.listing import list_files
 from pytest_tempres.session.retention import created_by_crashed
 from pytest_tempres.session.retention import renamed
 from pytest_tempres.session.retention import used
@@ -195,14 +193,18 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
 def _add_kept_paths(state: SessionState, report: pytest.TestReport, paths: Iterable[str]) -> None:
     """List those of *paths* that still exist in a section of a failed report."""
     existing = [path for path in paths if exists(path)]
+    if not existing:
+        return
+    from pytest_tempres.session.listing import deadline  # noqa: PLC0415 -- few tests fail
+    from pytest_tempres.session.listing import list_files  # noqa: PLC0415 -- as above
+
     lines: list[str] = []
     until = deadline()
     for path in existing:
         # execnet cannot encode a lone surrogate: the connection to the worker would end.
         lines += [f"kept: {escaped(path, controls=True)}", *list_files(path, until)]
-    if lines:
-        state.retention.write_down(report.nodeid, existing)
-        report.sections.append((_SECTION, "\n".join(lines)))
+    state.retention.write_down(report.nodeid, existing)
+    report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def test_each_kind_of_owner_has_its_own_form(a_leak, lines, owner, name):
         ([{"kind": "fifo"}, {"kind": "socket"}], "1 fifo and 1 socket (0 bytes)"),
         (
             [{"kind": "directory", "items": 10_000, "size": 10**7, "complete": False}],
-            "1 directory (at least 10000 files, 10 MB)",
+            "1 directory (at least 10,000 files, 10 MB)",
         ),
         (
             [{"kind": "directory", "items": 0, "complete": False}],

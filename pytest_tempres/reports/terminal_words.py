@@ -1,53 +1,34 @@
-"""The words of the terminal report: numbers, sizes, owners and what they left."""
+"""The words of the terminal report: owners, what they left, and ages."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Final
 
 from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import name
+from pytest_tempres.reports.wording import size
 
 __all__ = [
     "age",
     "amount",
     "contents",
-    "count",
     "join",
     "owner_name",
     "owners",
     "printable",
-    "size",
 ]
-
-_PLURALS: Final = {"directory": "directories"}
-_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def printable(text: str) -> str:
     """Return *text* on one line, without characters that a terminal would obey."""
     return escaped(text, controls=True)
-
-
-def count(number: int, noun: str) -> str:
-    """Return *number* and *noun*, in the plural unless the number is 1."""
-    return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
-
-
-def size(amount: float) -> str:
-    """Return *amount* bytes in a unit that fits: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
-    if amount < 1000:
-        return count(int(amount), "byte")
-    for unit in _UNITS[1:]:
-        amount /= 1000
-        if amount < 999.5 or unit == _UNITS[-1]:
-            break
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
 
 
 def age(seconds: float) -> str:
@@ -79,21 +60,16 @@ def contents(kind: str, items: int, amount: int, *, complete: bool) -> str:
 
 def owner_name(owner: Owner) -> str:
     """Return the name by which the report calls *owner*."""
-    name = printable(owner.id)
-    if owner.kind == "fixture":
-        place = f" in {printable(owner.location)}" if owner.location else ""
-        return f"fixture {name} ({owner.scope}){place}"
-    if owner.kind == "collection":
-        return f"collecting {name}"
-    return "the session" if owner.kind == "session" else name
+    has_place = owner.kind == "fixture" and owner.location
+    return f"{name(owner)} in {printable(owner.location or '')}" if has_place else name(owner)
 
 
 def owners(found: Iterable[Owner]) -> str:
     """Return how many of each kind *found* are: ``2 tests and 1 fixture``."""
     kinds: Counter[str] = Counter(owner.kind for owner in set(found))
     parts = [count(kinds[kind], kind) for kind in ("test", "fixture") if kinds[kind]]
-    names = (("collection", "collection"), ("session", "the session"))
-    return join([*parts, *(name for kind, name in names if kinds[kind])])
+    words = (("collection", "collection"), ("session", "the session"))
+    return join([*parts, *(word for kind, word in words if kinds[kind])])
 
 
 def amount(leaks: Sequence[Leak]) -> str:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.reports.words import count
-from pytest_tempres.reports.words import size
+from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import size
 
 
 @pytest.mark.parametrize(
