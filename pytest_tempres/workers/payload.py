@@ -195,6 +195,7 @@ def _add_kept_paths(state: SessionState, report: pytest.TestReport, paths: Itera
     existing = [path for path in paths if exists(path)]
     if not existing:
         return
+    state.retention.write_down(report.nodeid, existing)
     from pytest_tempres.session.listing import deadline  # noqa: PLC0415 -- few tests fail
     from pytest_tempres.session.listing import list_files  # noqa: PLC0415 -- as above
 
@@ -203,7 +204,6 @@ def _add_kept_paths(state: SessionState, report: pytest.TestReport, paths: Itera
     for path in existing:
         # execnet cannot encode a lone surrogate: the connection to the worker would end.
         lines += [f"kept: {escaped(path, controls=True)}", *list_files(path, until)]
-    state.retention.write_down(report.nodeid, existing)
     report.sections.append((_SECTION, "\n".join(lines)))
 
 
