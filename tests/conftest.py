@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import json
 import math
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from report_schema import read_report
 
 pytest_plugins = ["pytester"]
 
@@ -143,7 +143,7 @@ def told(run, pytester) -> Callable[..., tuple[pytest.RunResult, dict[str, Any]]
 
     def told(*args: str) -> tuple[pytest.RunResult, dict[str, Any]]:
         result = run(f"--tempres-report=json:{pytester.path / 'report.json'}", *args)
-        return result, json.loads((pytester.path / "report.json").read_text())
+        return result, read_report(pytester.path / "report.json")
 
     return told
 
