@@ -13,6 +13,8 @@ from typing import cast
 
 import pytest
 
+from pytest_tempres.reports import targets
+from pytest_tempres.reports.targets import ReportTarget
 from pytest_tempres.workspace.retention import POLICIES
 
 __all__ = ["ReportTarget", "Settings", "add_options", "read"]
@@ -20,7 +22,6 @@ __all__ = ["ReportTarget", "Settings", "add_options", "read"]
 _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
 _UPDATES: Final = ("shrink", "all")
-_REPORT_TYPES: Final = ("term", "json")
 # Fifteen digits are enough, and `int` refuses text of several thousand digits.
 _SIZE: Final = re.compile(
     r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
@@ -73,13 +74,6 @@ _OPTIONS: Final = (
 )
 
 
-class ReportTarget(NamedTuple):
-    """A report to write: its type and destination."""
-
-    type: str
-    destination: str | None
-
-
 class Settings(NamedTuple):
     """The validated settings of a session."""
 
@@ -117,8 +111,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--tempres-report",
         metavar="TYPE[:DEST]",
         action="append",
-        help="report to write besides the terminal report: json:PATH; term:none turns the "
-        "terminal report off (repeatable)",
+        help=f"report to write besides the terminal report: {', '.join(targets.USAGE[2:])}; "
+        "term:none turns the terminal report off (repeatable)",
     )
     _add_ini(parser)
 
@@ -169,9 +163,6 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
     update = getattr(namespace, "tempres_update_baseline", None)
     if update is not None:
         update = _choice("update-baseline", update, _UPDATES)
-    reports = [
-        _target(text, base("tempres_report"), joined=joined) for text in option("tempres_report")
-    ]
     return Settings(
         keep=_choice("keep", option("tempres_keep", "failed"), POLICIES),
         keep_sessions=_count("keep-sessions", option("tempres_keep_sessions")),
@@ -187,7 +178,7 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
             option("tempres_baseline"), base("tempres_baseline"), update, joined=joined
         ),
         update_baseline=update,
-        reports=tuple(reports),
+        reports=_reports(option("tempres_report"), base("tempres_report"), joined=joined),
         redirect=_ini(config, "tempres_redirect"),
     )
 
@@ -321,20 +312,29 @@ def _mode(value: str | None) -> int:
     return int(value, 8)
 
 
+def _reports(values: list[str], base: str, *, joined: bool) -> tuple[ReportTarget, ...]:
+    reports = [_target(text, base, joined=joined) for text in values]
+    if joined:
+        return tuple(reports)
+    double = targets.clash(reports)
+    if double is not None:
+        value = f"{double.type}:{double.destination}"
+        raise _refused("report", value, "another report is written to this file; name another file")
+    # The output of a pytest that a test runs is not that of the job.
+    is_job = os.environ.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in os.environ
+    if is_job and targets.GITHUB not in reports and set(reports) != {targets.TERM}:
+        reports.append(targets.GITHUB)
+    return tuple(reports)
+
+
 def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
-    kind, _, destination = text.partition(":")
-    if kind not in _REPORT_TYPES:
-        raise _refused("report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES)
-    if kind == "term":
-        if destination not in ("", "none"):
-            raise _refused("report", text, "term takes no destination other than none")
-        return ReportTarget(kind, destination or None)
-    if not destination:
-        raise _refused("report", text, "name the file: json:PATH")
-    path = os.path.join(base, os.path.expanduser(destination))
-    parent = os.path.dirname(path)
-    if not joined and not os.path.isdir(parent):
-        raise _refused("report", text, f"there is no directory {parent}; create it first")
-    if not joined and os.path.isdir(path):
-        raise _refused("report", text, "this is a directory; name a file in it")
-    return ReportTarget(kind, path)
+    kind = text.partition(":")[0]
+    if kind not in targets.TYPES:
+        raise _refused("report", text, f"choose {_list(targets.USAGE)}", kind, targets.TYPES)
+    try:
+        target = targets.parse(text, base)
+        if not joined:
+            targets.check(target)
+    except ValueError as error:
+        raise _refused("report", text, str(error)) from error
+    return target

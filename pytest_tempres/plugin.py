@@ -23,6 +23,7 @@ from pytest_tempres.fixtures import temp_resources_package
 from pytest_tempres.fixtures import temp_resources_session
 from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.targets import GITHUB
 from pytest_tempres.session import end
 from pytest_tempres.session import ownership
 from pytest_tempres.session import retention
@@ -93,6 +94,10 @@ def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None
         from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- rarely needed
 
         config.pluginmanager.register(StrictHooks(state), "tempres-strict")
+    if GITHUB in state.settings.reports and not state.is_worker:
+        from pytest_tempres.session.annotations import AnnotationHooks  # noqa: PLC0415 -- as above
+
+        config.pluginmanager.register(AnnotationHooks(state), "tempres-annotations")
     if state.leaks.baseline:
         from pytest_tempres.session.baseline_tally import TallyHooks  # noqa: PLC0415 -- rarely needed
 

@@ -34,6 +34,7 @@ def plain_environment(monkeypatch):
     # With CI and BUILD_NUMBER, pytest does not shorten lines.
     for name in ("CI", "BUILD_NUMBER", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from typing import Final
 from typing import get_args
 
 from pytest_tempres.leaks.baseline import Known
+from pytest_tempres.leaks.model import MODIFICATIONS
+from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
@@ -17,18 +19,24 @@ from pytest_tempres.leaks.model import OwnerKind
 from pytest_tempres.leaks.model import Phase
 from pytest_tempres.leaks.model import Process
 from pytest_tempres.leaks.model import Status
+from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.escape import raw
 from pytest_tempres.reports.fields import Fields
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import escaped
-from pytest_tempres.reports.summary import raw
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["VERSION", "parse", "render"]
+__all__ = ["KINDS", "VERSION", "parse", "render"]
 
 #: The version of the format; it increases when programs that read it have to change.
 VERSION: Final = 1
+#: The kinds of leaks.
+KINDS: Final = (
+    *("file", "directory", "symlink", "socket", "fifo"),
+    *WITHOUT_PATH,
+    *MODIFICATIONS,
+)
 
 
 def render(summary: Summary) -> str:
@@ -41,6 +49,8 @@ def render(summary: Summary) -> str:
         "kept": [_kept(kept) for kept in summary.kept],
         **_path(summary.root, "root"),
         "gate_failed": summary.gate_failed,
+        "leaks_fail": summary.leaks_fail,
+        "repository": summary.repository,
         "stale": [known._asdict() for known in summary.stale],
         "artifacts": summary.artifacts and _artifacts(summary.artifacts),
         "hosts": dict(summary.hosts),
@@ -127,6 +137,8 @@ def parse(text: str) -> Summary:
         abandoned=tuple(path for path, abandoned in roots if abandoned),
         artifacts=_read_artifacts(report),
         gate_failed=report.flag("gate_failed", default=False),
+        leaks_fail=report.flag("leaks_fail", default=False),
+        repository=report.text_or_none("repository"),
     )
 
 
@@ -166,7 +178,7 @@ def _read_session(session: Fields) -> SessionFacts:
 def _read_leak(leak: Fields) -> Leak:
     path = leak.path()
     return Leak(
-        kind=leak.text("kind"),
+        kind=leak.choice("kind", KINDS),
         path=path,
         bytes=leak.number("bytes"),
         items=leak.number("items"),

@@ -18,9 +18,9 @@ from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.summary import escaped
-from pytest_tempres.session.finish import write_files
 from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
+from pytest_tempres.session.report_files import write_files
 from pytest_tempres.session.retention import index
 from pytest_tempres.session.retention import remove
 from pytest_tempres.session.state import SessionState
@@ -141,7 +141,7 @@ def correctable_paths(summary: Summary) -> set[str]:
 
 
 def correct(state: SessionState, paths: Collection[str]) -> None:
-    """Report which of *paths* have been removed since, and correct the JSON report.
+    """Report which of *paths* have been removed since, and correct the report files.
 
     :param paths: The result of :func:`correctable_paths`, before this plugin removes any.
     """
@@ -154,7 +154,7 @@ def correct(state: SessionState, paths: Collection[str]) -> None:
     state.result.summary = replace(
         summary, leaks=tuple(_corrected(leak, gone) for leak in summary.leaks)
     )
-    write_files(state, state.result.summary)
+    write_files(state, state.result.summary, again=True)
     lines = "".join(f"  {escaped(path, controls=True)}\n" for path in sorted(gone))
     write_late(f"pytest-tempres: reported as left, but removed at the end:\n{lines}")
 

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.session.messages import write_late
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace import lock
@@ -80,8 +81,9 @@ def _import_modules(state: SessionState) -> None:
 
     if state.settings.artifacts is not None:
         from pytest_tempres.artifacts import export  # noqa: F401, PLC0415 -- as above
-    if any(target.type == "json" for target in state.settings.reports):
-        from pytest_tempres.reports import json_report  # noqa: F401, PLC0415 -- as above
+    for target in state.settings.reports:
+        if target.type in FORMATS:
+            FORMATS[target.type].load()
 
 
 #: The most descriptors that the end of a session has open at the same time.

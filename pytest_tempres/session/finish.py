@@ -28,11 +28,14 @@ from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.leaks.verdict import suspects
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
+from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.baseline_tally import has_searched
 from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.ownership import scan
+from pytest_tempres.session.report_files import find_repository
+from pytest_tempres.session.report_files import write_files
 from pytest_tempres.session.retention import created_by_crashed
 from pytest_tempres.session.retention import finish_expired
 from pytest_tempres.session.retention import index
@@ -50,7 +53,6 @@ __all__ = [
     "is_ignored_by_hook",
     "must_fail",
     "without_ignored",
-    "write_files",
     "write_summary",
 ]
 
@@ -157,7 +159,7 @@ def _summarize(state: SessionState, session: pytest.Session, leaks: list[Leak]) 
 
 def _is_summary_needed(state: SessionState) -> bool:
     """Whether a report, a baseline or another plugin needs a summary without leaks too."""
-    needed = any(target.type != "term" for target in state.settings.reports)
+    needed = any(target.type in FORMATS for target in state.settings.reports)
     needed = needed or bool(state.leaks.baseline) or state.settings.update_baseline is not None
     return needed or bool(state.config.hook.pytest_tempres_summary.get_hookimpls())
 
@@ -360,6 +362,8 @@ def _summary(
         other_roots=tuple(each.root for each in remote_workers if each.root),
         abandoned=tuple(each.root for each in remote_workers if each.root and not each.judged),
         gate_failed=gate,
+        leaks_fail=must_fail(state, leaks),
+        repository=find_repository(str(state.config.rootpath)),
     )
 
 
@@ -402,21 +406,3 @@ def _update_baseline(state: SessionState, summary: Summary) -> None:
         baseline.write(path, found.values())
     except OSError as error:
         state.messages.warn("baseline", f"the baseline {path} was not written: {error}")
-
-
-def write_files(state: SessionState, summary: Summary) -> None:
-    """Write the reports that are files; one that cannot be written becomes a warning."""
-    targets = [target for target in state.settings.reports if target.type == "json"]
-    if not targets:
-        return
-    from pytest_tempres.reports import json_report  # noqa: PLC0415 -- formats load when used
-
-    text = json_report.render(summary)
-    for target in targets:
-        try:
-            with System.open_file(target.destination or "", "w", encoding="ascii") as file:
-                file.write(text)
-        except OSError as error:
-            state.messages.warn(
-                f"json {target.destination}", f"the JSON report was not written: {error}"
-            )

@@ -38,6 +38,7 @@ from pytest_tempres.workspace.root import WorkerRoot
 if TYPE_CHECKING:
     from pytest_tempres.leaks.baseline import Known
     from pytest_tempres.leaks.watch.detector import Watched
+    from pytest_tempres.reports.output import Appended
     from pytest_tempres.reports.summary import Summary
     from pytest_tempres.workspace.retention import Artifacts
 
@@ -375,6 +376,10 @@ class Result:
     finished: bool = False
     #: Whether the terminal report was printed.
     printed: bool = False
+    #: Whether the annotations of GitHub Actions were printed.
+    annotated: bool = False
+    #: What was added to files, by path.
+    appended: dict[str, Appended] = field(default_factory=dict)
     #: Whether dead sessions were swept.
     swept: bool = False
     #: Whether there are stored sessions of the project.

@@ -4,22 +4,18 @@ import base64
 import json
 import os
 
+from any_summary import ANY_SUMMARY
 from hypothesis import given
-from hypothesis import strategies as st
 import pytest
 from report_schema import validated
 
 from pytest_tempres.leaks.baseline import Known
-from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Frame
-from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Process
+from pytest_tempres.reports.escape import raw
 from pytest_tempres.reports.json_report import parse
 from pytest_tempres.reports.json_report import render
-from pytest_tempres.reports.summary import SessionFacts
-from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import raw
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
@@ -50,6 +46,8 @@ def test_a_report_has_all_keys_of_version_1(a_leak, summarize):
         other_roots=("away:/tmp/tempres-other", "away:/tmp/tempres-lost"),
         abandoned=("away:/tmp/tempres-lost",),
         gate_failed=True,
+        leaks_fail=True,
+        repository="/",
     )
     assert validated(render(summary)) == {
         "version": 1,
@@ -120,6 +118,8 @@ def test_a_report_has_all_keys_of_version_1(a_leak, summarize):
         ],
         "root": "/tmp/tempres-abcdefgh",
         "gate_failed": True,
+        "leaks_fail": True,
+        "repository": "/",
         "stale": [
             {
                 "owner_kind": "test",
@@ -199,72 +199,6 @@ def test_the_file_is_indented_and_ends_with_a_newline(summarize):
     assert len(text.splitlines()) > 10
 
 
-ANY_TEXT = st.text(st.characters(codec=None), max_size=10)
-# A path that exists, and text that is no path.
-ANY_PATH = (
-    st.binary(max_size=10).map(lambda name: name.decode("utf-8", "surrogateescape")) | ANY_TEXT
-)
-ANY_OWNER = st.builds(
-    Owner,
-    st.sampled_from(["test", "fixture", "collection", "session"]),
-    ANY_TEXT,
-    st.none() | ANY_TEXT,
-    st.none() | ANY_TEXT,
-)
-ANY_ENTRY = st.builds(
-    Entry,
-    path=ANY_PATH,
-    owner=ANY_OWNER,
-    test=st.none() | ANY_TEXT,
-    phase=st.sampled_from([None, "setup", "call", "teardown"]),
-    origin=st.lists(st.builds(Frame, ANY_PATH, st.integers(0, 9), ANY_TEXT), max_size=2).map(tuple),
-    made_by=st.sampled_from(["python", "other"]),
-    command=st.none() | ANY_TEXT,
-    worker=ANY_TEXT,
-    processes=st.lists(st.builds(Process, ANY_TEXT, ANY_OWNER), max_size=2).map(tuple),
-)
-ANY_LEAK = st.builds(
-    lambda entry, **more: Leak(path=entry.path, entry=entry, **more),
-    entry=ANY_ENTRY,
-    kind=st.sampled_from(["file", "directory", "descriptor", "changed"]),
-    bytes=st.integers(0),
-    items=st.integers(0, 9),
-    complete=st.booleans(),
-    status=st.sampled_from(["leak", "known", "deferred", "failed-test"]),
-)
-ANY_KEPT = st.builds(
-    Kept, ANY_TEXT, ANY_PATH, st.sampled_from(["failed", "hook"]), ANY_TEXT, st.none() | ANY_TEXT
-)
-ANY_SUMMARY = st.builds(
-    Summary,
-    session=st.builds(
-        SessionFacts,
-        id=ANY_TEXT,
-        rootdir=ANY_PATH,
-        started=st.just("2026-01-02T03:04:05+00:00"),
-        seconds=st.floats(0, allow_infinity=False),
-        exit_status=st.integers(),
-        python=st.just("3.13.0"),
-        pytest=st.just("9.0.0"),
-        platform=ANY_TEXT,
-        workers=st.lists(ANY_TEXT, min_size=1, max_size=2).map(tuple),
-    ),
-    root=ANY_PATH,
-    leaks=st.lists(ANY_LEAK, max_size=3).map(tuple),
-    kept=st.lists(ANY_KEPT, max_size=2).map(tuple),
-    stale=st.lists(
-        st.builds(Known, st.just("test"), ANY_TEXT, ANY_TEXT, ANY_TEXT, st.just("0" * 16)),
-        max_size=2,
-    ).map(tuple),
-    hosts=st.dictionaries(st.text(max_size=3), ANY_TEXT, max_size=2),
-    other_roots=st.just(("away:/tmp/one", os.fsdecode(b"away:/tmp/\xff"))),
-    abandoned=st.sampled_from([(), (os.fsdecode(b"away:/tmp/\xff"),)]),
-    artifacts=st.none()
-    | st.builds(Artifacts, ANY_PATH, *[st.integers(0, 9)] * 4, manifest=st.none() | ANY_TEXT),
-    gate_failed=st.booleans(),
-)
-
-
 @given(ANY_SUMMARY)
 def test_a_parsed_report_is_rendered_as_it_was(summary):
     """Nothing is lost, whatever the names are, and the file is valid ASCII."""
@@ -293,7 +227,16 @@ def test_a_fingerprint_is_not_computed_again(a_leak, summarize):
 def test_a_report_of_the_first_release_can_be_read(a_leak, summarize):
     """It lacks the keys that were added later."""
     record = json.loads(render(summarize(a_leak(size=3))))
-    for key in ("root", "gate_failed", "stale", "artifacts", "hosts", "other_roots"):
+    for key in (
+        "root",
+        "gate_failed",
+        "leaks_fail",
+        "repository",
+        "stale",
+        "artifacts",
+        "hosts",
+        "other_roots",
+    ):
         del record[key]
     for key in ("test", "command", "processes"):
         del record["leaks"][0][key]
