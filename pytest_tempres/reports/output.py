@@ -40,9 +40,12 @@ def replace(path: str, text: str, *, again: bool = False) -> None:
     # Replace the target of a link, not the link.
     real = System.realpath(path)
     status = _status(path)
-    if status is not None and _is_stream(status):
+    stream = None if status is None else _stream_to(status)
+    if status is not None and (stream is not None or not stat.S_ISREG(status.st_mode)):
         if not again:
-            _write_directly(path, content)
+            # pytest may have ended its output in the middle of a line.
+            start = b"" if stream is None else b"\n"
+            _write_directly(path, start + content, stream)
         return
     System.makedirs(System.dirname(real), exist_ok=True)
     try:
@@ -62,20 +65,20 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-def _is_stream(status: os.stat_result) -> bool:
-    if not stat.S_ISREG(status.st_mode):
-        return True
+def _stream_to(status: os.stat_result) -> int | None:
+    """Return the descriptor of standard output or error if it is the file with this *status*."""
     for descriptor in (1, 2):
         with suppress(OSError):
             stream = System.fstat(descriptor)
             if (stream.st_dev, stream.st_ino) == (status.st_dev, status.st_ino):
-                return True
-    return False
+                return descriptor
+    return None
 
 
-def _write_directly(path: str, content: bytes) -> None:
-    descriptor = System.open(path, _DIRECT | _FLAGS)
-    if System.set_blocking is not None:
+def _write_directly(path: str, content: bytes, stream: int | None) -> None:
+    # A file that was opened again would have an offset of its own, and lose what is written next.
+    descriptor = System.open(path, _DIRECT | _FLAGS) if stream is None else System.dup(stream)
+    if stream is None and System.set_blocking is not None:
         System.set_blocking(descriptor, True)
     with System.open_file(descriptor, "wb") as file:
         file.write(content)
@@ -138,7 +141,7 @@ def append(path: str, text: str, earlier: Appended | None = None) -> Appended | 
     status = _status(path)
     content = text.encode("utf-8")
     if status is not None and not stat.S_ISREG(status.st_mode):
-        _write_directly(path, content)
+        _write_directly(path, content, None)
         return None
     System.makedirs(System.dirname(System.realpath(path)), exist_ok=True)
     with System.open_file(path, "ab") as file:

@@ -6,6 +6,7 @@ import os
 
 from any_summary import ANY_SUMMARY
 from hypothesis import given
+from hypothesis import settings
 import pytest
 from report_schema import validated
 
@@ -199,6 +200,7 @@ def test_the_file_is_indented_and_ends_with_a_newline(summarize):
     assert len(text.splitlines()) > 10
 
 
+@settings(deadline=None)
 @given(ANY_SUMMARY)
 def test_a_parsed_report_is_rendered_as_it_was(summary):
     """Nothing is lost, whatever the names are, and the file is valid ASCII."""
