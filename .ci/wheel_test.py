@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ def main() -> None:
         check_failing(Path(name, "examples", "failing"))
         check_switched_off(Path(name))
         check_named_plugin(Path(name, "examples", "suite"))
+        check_command(Path(name, "examples", "suite"))
     print("The wheel works.")
 
 
@@ -79,6 +81,17 @@ def check_named_plugin(directory: Path) -> None:
         status, output = run(directory, "-p", "tempres", PYTEST_DISABLE_PLUGIN_AUTOLOAD=autoload)
         expect(status == 0, "-p tempres works", output)
         expect("temporary resources" in output, "-p tempres reports", output)
+
+
+def check_command(directory: Path) -> None:
+    """The script is installed, and renders the report of a session."""
+    script = shutil.which("pytest-tempres", path=sysconfig.get_path("scripts"))
+    expect(script is not None, "the script pytest-tempres is installed")
+    run(directory, "--tempres-report=json:report.json")
+    command = [script, "report", "report.json"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, "the script succeeds", done.stderr)
+    expect("thumbnails.py" in done.stdout, "the script renders the report", done.stdout)
 
 
 def run(directory: Path, *args: str, **variables: str) -> tuple[int, str]:

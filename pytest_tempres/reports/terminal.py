@@ -248,17 +248,21 @@ def _copied(artifacts: Artifacts, width: int) -> list[str]:
     return [line] if columns(line) <= width else [directory, f"  {copies}{skipped}{see}"]
 
 
-def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
+def in_short(
+    summary: Summary | None, kept: Sequence[Kept], *, with_paths: bool = True
+) -> Iterator[str]:
     """Yield the kept paths and the last line of the report, for when pytest prints no summary.
 
     :param summary: None if the leaks were not determined.
     :param kept: The kept paths, used if there is no summary.
+    :param with_paths: Whether to list the kept paths.
     """
     paths = kept if summary is None else summary.kept
-    for each in paths[:_KEPT]:
-        yield from _kept_lines(each, "", UNLIMITED)
-    if len(paths) > _KEPT:
-        yield f"... and {len(paths) - _KEPT} more that were kept"
+    if with_paths:
+        for each in paths[:_KEPT]:
+            yield from _kept_lines(each, "", UNLIMITED)
+        if len(paths) > _KEPT:
+            yield f"... and {len(paths) - _KEPT} more that were kept"
     leaks = [leak for leak in summary.leaks if leak.status == "leak"] if summary else []
     if summary is not None and (leaks or summary.kept):
         findings = combine(leaks, (summary.root, *summary.other_roots))

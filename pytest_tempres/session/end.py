@@ -45,15 +45,13 @@ class EndHooks:
         # pytest makes this number the exit status.
         if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
             self._set_returncode(error)
-        if (
-            not self._state.result.printed
-            and self._state.settings.prints
-            and not self._state.is_worker
-        ):
+        if not self._state.result.printed and not self._state.is_worker:
             from pytest_tempres.reports import terminal  # noqa: PLC0415 -- formats load when used
 
             self._state.result.printed = True
-            lines = terminal.in_short(summary, self._state.retention.kept)
+            lines = terminal.in_short(
+                summary, self._state.retention.kept, with_paths=self._state.settings.prints
+            )
             write_late("".join(f"{line}\n" for line in lines))
 
     def _set_returncode(self, error: Any) -> None:

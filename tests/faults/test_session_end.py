@@ -108,6 +108,15 @@ def test_report_of_pytest_that_cannot_be_written(pytester, run, kept):
     result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
 
 
+def test_a_silenced_report_leaves_the_last_line_alone(pytester, run_plain):
+    """Also when the end of the session fails before pytest prints its summary."""
+    pytester.makepyfile(TESTS)
+    (pytester.path / "taken").touch()
+    result = run_plain("--junitxml=taken/report.xml", "--tempres-report=term:none")
+    result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
+    result.stderr.no_fnmatch_line("kept: *")
+
+
 def test_what_is_printed_in_order_is_not_printed_again(pytester, run):
     """An error after the report, in the outermost wrapper, repeats nothing."""
     pytester.makeconftest(

@@ -3,12 +3,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import pytest
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Process
+from pytest_tempres.reports.layout import columns
 from pytest_tempres.reports.terminal import in_short
 from pytest_tempres.reports.terminal import write
 from pytest_tempres.reports.terminal import write_reclaimed
@@ -270,6 +275,16 @@ def test_long_names_are_shortened_in_the_middle_unless_verbose(a_leak, lines):
     assert lines(leak, verbosity=1)[1:-1] == full
 
 
+@given(name=st.text(max_size=200), width=st.integers(80, 200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_line_without_a_path_fits(a_leak, lines, name, width):
+    """Whatever the names of tests, files and functions are."""
+    frame = Frame(name, 7, name)
+    owner = Owner("fixture", name, "module", name)
+    for line in lines(a_leak(owner=owner, origin=(frame,)), width=width):
+        assert columns(line) <= width
+
+
 def test_a_long_function_is_shortened_too(a_leak, lines):
     """The line number stays complete."""
     frame = Frame(f"tests/{'x' * 60}.py", 1234, f"test_{'y' * 60}")
@@ -328,6 +343,9 @@ def test_kept_paths_are_listed_with_their_size(lines, tmp_path, summarize):
         f"kept: t.py::a  {tmp_path}",
         "pytest-tempres: no leaks; 1 path kept",
     ]
+    last = ["pytest-tempres: no leaks; 1 path kept"]
+    assert list(in_short(summarize(kept=kept), (), with_paths=False)) == last
+    assert list(in_short(None, kept, with_paths=False)) == []
 
 
 def test_kept_paths_that_are_gone_are_listed_too(lines):
