@@ -47,7 +47,7 @@ def replace(path: str, text: str, *, again: bool = False) -> None:
             start = b"" if stream is None else b"\n"
             _write_directly(path, start + content, stream)
         return
-    System.makedirs(System.dirname(real), exist_ok=True)
+    _create_directory(System.dirname(real))
     try:
         _replace(real, content, status)
     except OSError as error:
@@ -56,6 +56,11 @@ def replace(path: str, text: str, *, again: bool = False) -> None:
         with System.open_file(real, "r+b") as file:
             file.write(content)
             file.truncate()
+
+
+def _create_directory(path: str) -> None:
+    if not System.isdir(path):
+        System.makedirs(path, exist_ok=True)
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -143,7 +148,7 @@ def append(path: str, text: str, earlier: Appended | None = None) -> Appended | 
     if status is not None and not stat.S_ISREG(status.st_mode):
         _write_directly(path, content, None)
         return None
-    System.makedirs(System.dirname(System.realpath(path)), exist_ok=True)
+    _create_directory(System.dirname(System.realpath(path)))
     with System.open_file(path, "ab") as file:
         if earlier is not None:
             file.truncate(earlier.start)
