@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import replace
 import os
 
+from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
@@ -31,36 +34,29 @@ def merge(shards: Mapping[str, Summary]) -> Summary:
     if len(shards) == 1:
         return next(iter(shards.values()))
     summaries = list(shards.values())
-    first, *others = summaries
     leaks, hosts = _merge_leaks(shards)
-    found = {leak.fingerprint for leak in leaks}
+    roots = [root for each in summaries for root in (each.root, *each.other_roots)]
     artifacts = [each.artifacts for each in summaries if each.artifacts is not None]
+    kept = (kept._replace(worker=name) for name, each in shards.items() for kept in each.kept)
     return replace(
-        first,
+        summaries[0],
         session=_merge_sessions(shards),
         leaks=tuple(leaks),
-        kept=tuple(
-            kept._replace(worker=name) for name, each in shards.items() for kept in each.kept
-        ),
-        stale=tuple(
-            dict.fromkeys(
-                known
-                for each in summaries
-                for known in each.stale
-                # One shard did not find it, another one did.
-                if known.fingerprint not in found
-            )
-        ),
+        kept=tuple(kept),
+        stale=_merge_stale(summaries, {leak.fingerprint for leak in leaks}),
         hosts=hosts,
-        other_roots=(
-            *first.other_roots,
-            *(root for each in others for root in (each.root, *each.other_roots)),
-        ),
+        other_roots=tuple(roots[1:]),
         abandoned=tuple(root for each in summaries for root in each.abandoned),
         artifacts=artifacts[0] if len(artifacts) == 1 else None,
         gate_failed=any(each.gate_failed for each in summaries),
         leaks_fail=any(each.leaks_fail for each in summaries),
     )
+
+
+def _merge_stale(summaries: Iterable[Summary], found: Collection[str]) -> tuple[Known, ...]:
+    """Return the stale leaks without those that another shard has found."""
+    stale = (known for each in summaries for known in each.stale)
+    return tuple(dict.fromkeys(known for known in stale if known.fingerprint not in found))
 
 
 def _merge_leaks(shards: Mapping[str, Summary]) -> tuple[list[Leak], dict[str, str]]:
