@@ -40,6 +40,7 @@ def check_metadata() -> None:
     package = Path(spec.origin).parent
     expect(CHECKOUT not in package.parents or "site-packages" in package.parts, "not the checkout")
     expect((package / "py.typed").is_file(), "py.typed is in the wheel")
+    expect((package / "reports" / "report.schema.json").is_file(), "the schema is in the wheel")
     metadata = importlib.metadata.metadata("pytest-tempres")
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     expect(needed == ["pytest>=8.0"], f"pytest is its only requirement: {needed}")
