@@ -10,9 +10,11 @@ import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -27,6 +29,7 @@ def main() -> None:
         check_failing(Path(name, "examples", "failing"))
         check_switched_off(Path(name))
         check_named_plugin(Path(name, "examples", "suite"))
+        check_command(Path(name, "examples", "suite"))
     print("The wheel works.")
 
 
@@ -37,6 +40,7 @@ def check_metadata() -> None:
     package = Path(spec.origin).parent
     expect(CHECKOUT not in package.parents or "site-packages" in package.parts, "not the checkout")
     expect((package / "py.typed").is_file(), "py.typed is in the wheel")
+    expect((package / "reports" / "report.schema.json").is_file(), "the schema is in the wheel")
     metadata = importlib.metadata.metadata("pytest-tempres")
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     expect(needed == ["pytest>=8.0"], f"pytest is its only requirement: {needed}")
@@ -59,7 +63,7 @@ def check_failing(directory: Path) -> None:
     """The failing example fails, and the directory in its report exists."""
     status, output = run(directory, f"--tempres-root={directory}")
     expect(status == 1, "the failing example fails", output)
-    kept = [line.split()[-1] for line in output.splitlines() if line.startswith("kept: ")]
+    kept = re.findall(r"^kept: (?:.*(?:  |\n  ))?(\S+)$", output, re.MULTILINE)
     expect(len(kept) >= 1, "the report has a kept directory", output)
     expect(all(Path(path).is_dir() for path in kept), "the kept directories exist", output)
 
@@ -78,6 +82,17 @@ def check_named_plugin(directory: Path) -> None:
         status, output = run(directory, "-p", "tempres", PYTEST_DISABLE_PLUGIN_AUTOLOAD=autoload)
         expect(status == 0, "-p tempres works", output)
         expect("temporary resources" in output, "-p tempres reports", output)
+
+
+def check_command(directory: Path) -> None:
+    """The script is installed, and renders the report of a session."""
+    script = shutil.which("pytest-tempres", path=sysconfig.get_path("scripts"))
+    expect(script is not None, "the script pytest-tempres is installed")
+    run(directory, "--tempres-report=json:report.json")
+    command = [script, "report", "report.json"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    expect(done.returncode == 0, "the script succeeds", done.stderr)
+    expect("thumbnails.py" in done.stdout, "the script renders the report", done.stdout)
 
 
 def run(directory: Path, *args: str, **variables: str) -> tuple[int, str]:

@@ -13,13 +13,14 @@ from typing import cast
 
 import pytest
 
+from pytest_tempres.reports import targets
+from pytest_tempres.reports.targets import ReportTarget
 from pytest_tempres.workspace.retention import POLICIES
 
 __all__ = ["ReportTarget", "Settings", "add_options", "read"]
 
 _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
-_REPORT_TYPES: Final = ("term", "json")
 # Fifteen digits are enough, and `int` refuses text of several thousand digits.
 _SIZE: Final = re.compile(
     r"(\d{1,15})(?:\.(\d{1,15}))? ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE
@@ -40,13 +41,6 @@ _OPTIONS: Final = {
     "update-baseline=HOW": "rewrite the baseline: shrink removes known leaks that are gone, all "
     "writes the leaks of this run",
 }
-
-
-class ReportTarget(NamedTuple):
-    """A report to write: its type and destination."""
-
-    type: str
-    destination: str | None
 
 
 class Settings(NamedTuple):
@@ -87,8 +81,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--tempres-report",
         metavar="TYPE[:DEST]",
         action="append",
-        help="report to write besides the terminal report: json:PATH; term:none turns the "
-        "terminal report off (repeatable)",
+        help=f"report to write besides the terminal report: {', '.join(targets.USAGE[2:])}; "
+        "term:none leaves only its last line (repeatable)",
     )
     _add_ini(parser)
 
@@ -150,9 +144,7 @@ def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) 
         ignore=tuple(_ini(config, "tempres_ignore")),
         baseline=_baseline(option("tempres_baseline"), baseline_base, update, joined=joined),
         update_baseline=update,
-        reports=tuple(
-            _target(text, report_base, joined=joined) for text in option("tempres_report")
-        ),
+        reports=_reports(option("tempres_report"), report_base, joined=joined),
         redirect=_ini(config, "tempres_redirect"),
     )
 
@@ -274,7 +266,9 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
     if update != "all" or os.path.isdir(path) or not value:
         advice = "there is no such file; --tempres-update-baseline=all creates it"
         raise _usage_error("baseline", value, advice)
-    _check_parent("baseline", value, path)
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        raise _usage_error("baseline", value, f"there is no directory {parent}; create it first")
     return path
 
 
@@ -287,27 +281,31 @@ def _mode(value: str | None) -> int:
     return int(value, 8)
 
 
+def _reports(values: list[str], base: str, *, joined: bool) -> tuple[ReportTarget, ...]:
+    reports = [_target(text, base, joined=joined) for text in values]
+    if joined:
+        return tuple(reports)
+    double = targets.clash(reports)
+    if double is not None:
+        value = f"{double.type}:{double.destination}"
+        advice = "another report is written to this file; name another file"
+        raise _usage_error("report", value, advice)
+    # The output of a pytest that a test runs is not that of the job.
+    is_job = os.environ.get("GITHUB_ACTIONS") == "true" and "PYTEST_CURRENT_TEST" not in os.environ
+    if is_job and targets.GITHUB not in reports and set(reports) != {targets.TERM}:
+        reports.append(targets.GITHUB)
+    return tuple(reports)
+
+
 def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
-    kind, _, destination = text.partition(":")
-    if kind not in _REPORT_TYPES:
-        raise _usage_error(
-            "report", text, "choose term, term:none or json:PATH", kind, _REPORT_TYPES
-        )
-    if kind == "term":
-        if destination not in ("", "none"):
-            raise _usage_error("report", text, "term takes no destination other than none")
-        return ReportTarget(kind, destination or None)
-    if not destination:
-        raise _usage_error("report", text, "name the file: json:PATH")
-    path = _located(destination, base)
-    if not joined:
-        _check_parent("report", text, path)
-        if os.path.isdir(path):
-            raise _usage_error("report", text, "this is a directory; name a file in it")
-    return ReportTarget(kind, path)
-
-
-def _check_parent(name: str, value: str, path: str) -> None:
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        raise _usage_error(name, value, f"there is no directory {parent}; create it first")
+    kind = text.partition(":")[0]
+    if kind not in targets.TYPES:
+        advice = f"choose {_list(targets.USAGE)}"
+        raise _usage_error("report", text, advice, kind, targets.TYPES)
+    try:
+        target = targets.parse(text, base)
+        if not joined:
+            targets.check(target)
+    except ValueError as error:
+        raise _usage_error("report", text, str(error)) from error
+    return target

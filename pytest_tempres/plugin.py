@@ -14,6 +14,7 @@ from pytest_tempres import hookspecs
 from pytest_tempres import markers
 from pytest_tempres import options
 from pytest_tempres.primitives import _process
+from pytest_tempres.reports.targets import GITHUB
 from pytest_tempres.session import ownership
 from pytest_tempres.session import runtest
 from pytest_tempres.session import startup
@@ -79,6 +80,10 @@ def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None
         from pytest_tempres.session.strict import StrictHooks  # noqa: PLC0415 -- rarely needed
 
         register(StrictHooks(state), "tempres-strict")
+    if GITHUB in state.settings.reports and not state.is_worker:
+        from pytest_tempres.session.annotations import AnnotationHooks  # noqa: PLC0415 -- as above
+
+        register(AnnotationHooks(state), "tempres-annotations")
 
 
 def _start(config: pytest.Config) -> SessionState | None:
@@ -236,19 +241,27 @@ def _set_returncode(state: SessionState, error: BaseException) -> None:
 
 
 def _print_short_report(state: SessionState) -> None:
-    if not state.result.printed and state.settings.prints and not state.is_worker:
+    if not state.result.printed and not state.is_worker:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         state.result.printed = True
-        lines = terminal.in_short(state.result.summary, state.retention.kept)
+        lines = terminal.in_short(
+            state.result.summary, state.retention.kept, with_paths=state.settings.prints
+        )
         write_late("".join(f"{line}\n" for line in lines))
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    if state.result.summary is not None and state.settings.prints:
+    if state.result.summary is not None:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
-        terminal.write(state.result.summary, terminalreporter)
+        verbosity = terminalreporter.config.get_verbosity()
+        terminalreporter.ensure_newline()
+        terminal.write(
+            state.result.summary,
+            terminalreporter.config.get_terminal_writer(),
+            verbosity=verbosity if state.settings.prints else terminal.LAST_LINE,
+        )
         state.result.printed = True
 
 
@@ -257,4 +270,5 @@ def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> 
     if found.sessions and state.settings.prints:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
-        terminal.write_reclaimed(found, terminalreporter)
+        terminalreporter.ensure_newline()
+        terminal.write_reclaimed(found, terminalreporter.config.get_terminal_writer())

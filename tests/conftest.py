@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import json
 import math
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ import warnings
 from xml.etree import ElementTree as ET
 
 import pytest
+from report_schema import read_report
 from session_server import Server
 
 pytest_plugins = ["pytester"]
@@ -39,6 +39,7 @@ def plain_environment(monkeypatch):
     # With CI and BUILD_NUMBER, pytest does not shorten lines.
     for name in ("CI", "BUILD_NUMBER", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -215,7 +216,7 @@ def run_with_report(run, pytester) -> Callable[..., tuple[pytest.RunResult, dict
 
     def run_with_report(*args: str) -> tuple[pytest.RunResult, dict[str, Any]]:
         result = run(f"--tempres-report=json:{pytester.path / 'report.json'}", *args)
-        return result, json.loads((pytester.path / "report.json").read_text())
+        return result, read_report(pytester.path / "report.json")
 
     return run_with_report
 

@@ -31,10 +31,10 @@ def refused(result, *texts):
         ("leaks=fial", ["off, report, fail or strict", "did you mean fail?"]),
         ("root=missing", ["no such directory"]),
         ("root=file", ["no such directory"]),
-        ("report=jsn:x", ["term, term:none or json:PATH", "did you mean json?"]),
+        ("report=jsn:x", ["term, term:none, github, json:PATH,", "did you mean json?"]),
         ("report=json", ["json:PATH"]),
         ("report=term:x", ["none"]),
-        ("report=json:missing/x.json", ["no directory", "missing"]),
+        ("report=json:file/x.json", ["file is not a directory"]),
         ("report=json:.", ["directory"]),
     ],
 )
@@ -67,7 +67,7 @@ def test_invalid_ini_values_are_refused(pytester, run_here, line, texts):
 
 
 @pytest.mark.parametrize("mode", ["xdist"], indirect=True)
-@pytest.mark.parametrize("option", ["keep=maybe", "root=missing", "report=json:missing/x.json"])
+@pytest.mark.parametrize("option", ["keep=maybe", "root=missing", "report=json:."])
 def test_controller_refuses_options_before_workers_start(pytester, run, nothing_left, option):
     """The message is printed once, by the controller."""
     pytester.makepyfile(RAN)
@@ -181,17 +181,19 @@ def test_copy_of_a_missing_source(pytester, run, nothing_left):
 
 
 def test_json_destination_that_is_removed_during_the_run(pytester, run, nothing_left):
-    """There is a warning, and no outcome changes."""
-    pytester.mkdir("out")
+    """A test replaces the directory by a file: there is a warning, and no outcome changes."""
     pytester.makepyfile(
         """
         import os
         def test_it(pytestconfig):
-            os.rmdir(os.path.join(pytestconfig.invocation_params.dir, "out"))
+            out = pytestconfig.invocation_params.dir / "out"
+            out.rmdir()
+            out.touch()
         """
     )
     for strict in ((), ("-W", "error")):
-        (pytester.path / "out").mkdir(exist_ok=True)
+        (pytester.path / "out").unlink(missing_ok=True)
+        (pytester.path / "out").mkdir()
         result = run("--tempres-report=json:out/report.json", *strict)
         result.assert_outcomes(passed=1, warnings=1)
         assert result.ret == 0

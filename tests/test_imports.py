@@ -18,15 +18,18 @@ ROWS = (
     {"primitives"},
     {"workspace", "leaks"},
     {"artifacts", "reports"},
+    {"cli"},
     {"hookspecs", "markers", "options"},
     {"session"},
     {"fixtures", "workers"},
-    {"plugin"},
+    {"plugin", "__main__"},
 )
 ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
 FRONT = ROW_OF["options"]
 #: What the public face, which stands outside the rows, may import.
 FACE = {"exceptions"}
+#: What may import the public face: its version.
+READERS = {"cli"}
 WORKERS = {"execnet", "xdist"}
 #: Modules that exist for type checkers alone, and what keeps them from being imported.
 TYPES = {"_typeshed", "typing_extensions"}
@@ -121,7 +124,7 @@ def judge_own(module: str, target: str) -> str | None:
     """Return what is wrong with an import of our own, if anything."""
     here, there = room(module), room(target)
     if not there:
-        return "imports the public face"
+        return None if here in READERS else "imports the public face"
     if not here:
         return None if there in FACE else f"imports {target}"
     allowed = here == there or ROW_OF.get(there, len(ROWS)) < ROW_OF[here]

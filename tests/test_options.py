@@ -178,13 +178,15 @@ def test_options_of_the_ini_file_alone(settings):
         ("artifacts_max_size", "\u0663", r"unit"),
         ("artifacts_max_size", "9" * 5000, r"unit"),
         ("root", "missing", r"--tempres-root=missing: there is no such directory"),
-        ("report", ["jsn:x"], r"--tempres-report=jsn:x: .*json:PATH \(did you mean json\?\)"),
-        ("report", ["html:x"], r"choose term, term:none or json:PATH$"),
+        ("report", ["jsn:x"], r"--tempres-report=jsn:x: .* \(did you mean json\?\)"),
+        ("report", ["xyz:x"], r"choose term, term:none, github, json:PATH, .* or html:PATH$"),
         ("report", [""], r"choose term"),
         ("report", ["json"], r"--tempres-report=json: name the file: json:PATH"),
         ("report", ["json:"], r"name the file"),
         ("report", ["term:file"], r"takes no destination other than none"),
-        ("report", ["json:missing/r.json"], r"there is no directory .*missing; create it first"),
+        ("report", ["json:dir/"], r"this is a directory; name a file in it"),
+        ("report", ["github:x"], r"github takes no destination"),
+        ("report", ["json:r", "sarif:./r"], r"sarif:.*: another report is written to this file"),
         ("report", ["json:."], r"this is a directory; name a file in it"),
         ("detect", "fd", r"--tempres-detect=fd: choose temp, fds or watch \(did you mean fds\?\)"),
         ("detect", "temp,", r"choose temp, fds or watch"),
@@ -405,3 +407,24 @@ def test_terminal_report_can_be_turned_off(settings, tmp_path):
     assert not settings(report=["term:none"]).prints
     (tmp_path / "project").mkdir()
     assert not settings({"tempres_report": ["json:x", "term:none"]}).prints
+
+
+@pytest.mark.parametrize(
+    "values, added",
+    [([], True), (["term:none"], True), (["json:r.json"], True), (["term"], False)],
+)
+def test_github_actions_gets_annotations(settings, monkeypatch, values, added):
+    """They are on without being named, unless `term` is the only report that is named."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert (ReportTarget("github", None) in settings(report=values).reports) is added
+
+
+@pytest.mark.parametrize("name, value", [("GITHUB_ACTIONS", "false"), ("PYTEST_CURRENT_TEST", "t")])
+def test_annotations_are_only_for_the_output_of_the_job(settings, monkeypatch, name, value):
+    """A test that runs pytest gets none, and nor does another machine."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv(name, value)
+    assert settings().reports == ()
+    assert settings(report=["github"]).reports == (ReportTarget("github", None),)

@@ -144,6 +144,8 @@ class Leak(NamedTuple):
     complete: bool
     status: Status
     entry: Entry
+    #: The fingerprint that a report gave; it may be of another machine.
+    reported_fingerprint: str | None = None
 
     @property
     def owner(self) -> Owner:
@@ -153,7 +155,7 @@ class Leak(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """An identifier that is stable across runs, machines and moved lines."""
-        return fingerprint(self.kind, self.entry)
+        return self.reported_fingerprint or fingerprint(self.kind, self.entry)
 
 
 def entry_from_plain(data: Sequence[Any]) -> Entry:
@@ -165,8 +167,8 @@ def entry_from_plain(data: Sequence[Any]) -> Entry:
 
 def leak_from_plain(data: Sequence[Any]) -> Leak:
     """Rebuild a leak from decoded JSON, where records are arrays."""
-    kind, path, size, items, complete, status, entry = data
-    return Leak(kind, path, size, items, complete, status, entry_from_plain(entry))
+    leak = Leak(*data)
+    return leak._replace(entry=entry_from_plain(leak.entry))
 
 
 def fingerprint(kind: str, entry: Entry) -> str:

@@ -7,6 +7,7 @@ objects of the code under test inside an audit hook, so it must not call their m
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import os
 from pathlib import Path
 from pathlib import PurePath
@@ -38,6 +39,9 @@ _MAX_CHARACTERS: Final = 200
 _SPECIAL: Final = frozenset('!"$\\`')
 #: Splits a Windows command line, which is a single string, into arguments.
 _WORDS: Final = re.compile(r'"[^"]*"?|\S+')
+#: The name of a Python interpreter, and the option that code follows: `-c`, `-Ic`.
+_PYTHON: Final = re.compile(r"python[\d.]*t?d?(\.exe)?", re.IGNORECASE)
+_CODE_FOLLOWS: Final = re.compile(r"-[A-Za-z]*c")
 #: When this many processes were started since the last scan, those that have ended are dropped.
 _MAX_NEW: Final = 200
 #: How many frames are searched for the method that raises the event.
@@ -150,15 +154,39 @@ class Processes:
 
 
 def command_line(arguments: tuple[str, ...]) -> str:
-    """Return *arguments* quoted for a shell, the program without its directory."""
-    program, *others = map(_on_one_line, arguments)
-    line = _quoted(program[max(program.rfind("/"), program.rfind("\\")) + 1 :] or program)
+    """Return *arguments* as one would type them into a shell.
+
+    The program has no directory, a Python interpreter is `python`, and of code that follows `-c`
+    there is only the first line.
+    """
+    program, *others = map(_on_one_line, _without_code(arguments))
+    line = _quoted(_short_program(program))
+    others = [_short_program(each) if _is_python(each) else each for each in others]
     for each in others:
         room = _MAX_LENGTH - len(line) - 1
         if len(_quoted(each)) > room:
             return f"{line} {_quoted(each[: room - 3] + '…' if room > _MIN_ARGUMENT else '…')}"
         line = f"{line} {_quoted(each)}"
     return line
+
+
+def _short_program(path: str) -> str:
+    name = path[max(path.rfind("/"), path.rfind("\\")) + 1 :]
+    return "python" if _PYTHON.fullmatch(name) else name or path
+
+
+def _is_python(argument: str) -> bool:
+    """Whether *argument* is the path of an interpreter, as in `env /usr/bin/python3`."""
+    return ("/" in argument or "\\" in argument) and _short_program(argument) == "python"
+
+
+def _without_code(arguments: tuple[str, ...]) -> Iterator[str]:
+    """Yield *arguments*, of code only the first line."""
+    is_code = False
+    for argument in arguments:
+        lines = argument.strip().splitlines() if is_code else []
+        yield f"{lines[0].rstrip()}…" if len(lines) > 1 else "".join(lines) or argument
+        is_code = _CODE_FOLLOWS.fullmatch(argument) is not None
 
 
 def _on_one_line(text: str) -> str:

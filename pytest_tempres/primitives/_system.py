@@ -117,6 +117,16 @@ class System:
         staticmethod(os.fchmod) if hasattr(os, "fchmod") else None
     )
 
+    #: None where files have no owners (Windows).
+    fchown: Callable[[int, int, int], None] | None = (
+        staticmethod(os.fchown) if hasattr(os, "fchown") else None
+    )
+
+    #: None where it does not exist (Windows, before Python 3.12).
+    set_blocking: Callable[[int, bool], None] | None = (
+        staticmethod(os.set_blocking) if hasattr(os, "set_blocking") else None
+    )
+
     #: None where there are no uids (Windows).
     geteuid: Callable[[], int] | None = staticmethod(os.geteuid) if hasattr(os, "geteuid") else None
 

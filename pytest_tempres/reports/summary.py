@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.escape import raw
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
@@ -67,6 +69,10 @@ class Summary:
     artifacts: Artifacts | None = None
     #: Whether the leaks changed the exit status.
     gate_failed: bool = False
+    #: Whether a leak fails a session with these options, if nothing else has failed it.
+    leaks_fail: bool = False
+    #: The directory of the repository that contains rootdir; rootdir if there is none.
+    repository: str | None = None
 
     def root_of(self, path: str) -> str | None:
         """Return the session root that contains *path*, or None."""
@@ -95,23 +101,3 @@ class Summary:
 def _is_in(path: str, directory: str) -> bool:
     # The path may be from a host with the other separator.
     return path.startswith(directory) and path[len(directory) :][:1] in _SEPARATORS
-
-
-def raw(text: str) -> bytes:
-    """Return *text* as bytes: those of the path, or UTF-8; this works for any text."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        # A surrogate that stands for no byte: names on Windows, text that is not a path.
-        return text.encode("utf-8", "surrogatepass")
-
-
-def escaped(text: str, *, controls: bool = False) -> str:
-    r"""Return *text* with bytes that are not UTF-8 as ``\xNN``.
-
-    :param controls: Whether to escape control characters too, as a terminal needs it.
-    """
-    text = raw(text).decode("utf-8", "backslashreplace")
-    if not controls or text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

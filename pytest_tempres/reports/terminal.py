@@ -6,114 +6,286 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
-import os
-from typing import TYPE_CHECKING
 from typing import Final
+from typing import NamedTuple
+from typing import Protocol
 
-from pytest_tempres.leaks.model import MODIFICATIONS
-from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Entry
-from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.closing import closing
+from pytest_tempres.reports.closing import colour
+from pytest_tempres.reports.findings import Finding
+from pytest_tempres.reports.findings import by_origin
+from pytest_tempres.reports.findings import by_owner
+from pytest_tempres.reports.findings import combine
+from pytest_tempres.reports.layout import UNLIMITED
+from pytest_tempres.reports.layout import Line
+from pytest_tempres.reports.layout import columns
+from pytest_tempres.reports.layout import fit
+from pytest_tempres.reports.layout import frame_line
+from pytest_tempres.reports.layout import shown_path
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.terminal_words import age
+from pytest_tempres.reports.terminal_words import amount
+from pytest_tempres.reports.terminal_words import contents
+from pytest_tempres.reports.terminal_words import owner_name
+from pytest_tempres.reports.terminal_words import printable
+from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import size
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.sweep import Reclaimed
 
-if TYPE_CHECKING:
-    from pytest import TerminalReporter
+__all__ = [
+    "LAST_LINE",
+    "Writer",
+    "describe",
+    "in_short",
+    "is_needed",
+    "reclaimed_line",
+    "write",
+    "write_reclaimed",
+]
 
-__all__ = ["describe", "in_short", "write", "write_reclaimed"]
-
+#: The verbosity at which only the last line is printed.
+LAST_LINE: Final = -2
 #: How many of each are listed without ``-v``.
-_OWNERS: Final = 50
+_OWNERS: Final = 20
 _KEPT: Final = 50
 _ORIGINS: Final = 5
 _FRAMES: Final = 4
 _PROCESSES: Final = 3
+#: The time budget for the sizes of the kept paths, in seconds.
+_SECONDS: Final = 0.5
 
-_PLURALS: Final = {"directory": "directories"}
-_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+class Writer(Protocol):
+    """The methods of pytest's ``TerminalWriter`` that the report needs."""
+
+    @property
+    def fullwidth(self) -> int:
+        """How many columns a line has."""
+
+    def line(self, s: str = "", **markup: bool) -> None:
+        """Write a line."""
+
+    def sep(self, sepchar: str, title: str | None = None, **markup: bool) -> None:
+        """Write a line of *sepchar* with *title* in the middle."""
 
 
-def write(summary: Summary, terminal: TerminalReporter) -> None:
-    """Write the section on leaks and kept paths; write nothing if there are none."""
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
-    if not (leaks or summary.kept or summary.stale or summary.totals.known):
+class _Page(NamedTuple):
+    """How much is listed, and how wide."""
+
+    width: int
+    verbosity: int
+    #: Returns the path of a leak as it is shown.
+    place: Callable[[Leak], str]
+    #: Whether workers are named even if there is only one.
+    shards: bool = False
+
+    @property
+    def verbose(self) -> bool:
+        return self.verbosity > 0
+
+    @property
+    def cut(self) -> int:
+        """The width that names are shortened to."""
+        return UNLIMITED if self.verbose else self.width
+
+
+def is_needed(summary: Summary) -> bool:
+    """Whether there is anything to report."""
+    totals = summary.totals
+    return bool(totals.leaks or totals.kept or totals.known or summary.stale)
+
+
+def write(
+    summary: Summary,
+    writer: Writer,
+    *,
+    verbosity: int = 0,
+    is_here: bool = True,
+    shards: bool = False,
+) -> None:
+    """Write the section on leaks and kept paths; write nothing if there are none.
+
+    :param verbosity: The number of ``-v`` options, less the number of ``-q`` options.
+    :param is_here: Whether the kept paths are on this machine, so that their size can be measured.
+    :param shards: Whether to name the workers of each leak, which are the shards of a CI job.
+    """
+    if not is_needed(summary):
         return
-    verbose = terminal.config.get_verbosity() > 0
-    terminal.write_sep("=", "temporary resources")
-    for line in (*_leaks(summary, leaks, verbose=verbose), *_kept(summary, verbose=verbose)):
-        terminal.write_line(line)
-    for known in summary.stale:
-        terminal.write_line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
-    if summary.gate_failed:
-        terminal.write_line("the run fails because of leaks (--tempres-leaks)", red=True)
-    colour = "red" if summary.gate_failed else "yellow"
-    terminal.write_sep("=", _closing(summary, leaks), **({colour: True} if leaks else {}))
+    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
+    findings = combine(leaks, (summary.root, *summary.other_roots))
+    if verbosity > LAST_LINE:
+        writer.sep("=", "temporary resources")
+        page = _page(summary, writer.fullwidth, verbosity, shards=shards)
+        for line in (*_owners(findings, page), *_kept(summary, page, is_here=is_here)):
+            writer.line(line.text, **({"bold": True} if line.bold else {}))
+        for known in summary.stale:
+            writer.line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
+        if summary.gate_failed:
+            writer.line("the run fails because of leaks (--tempres-leaks)", red=True)
+    writer.sep("=", closing(summary, findings), **{colour(summary, findings): True})
 
 
-def _leaks(summary: Summary, leaks: list[Leak], *, verbose: bool) -> Iterator[str]:
-    owners = _by_owner(leaks)
-
+def _page(summary: Summary, width: int, verbosity: int, *, shards: bool) -> _Page:
     def place(leak: Leak) -> str:
-        return _place(summary.root_of(leak.path), leak.path, summary.hosts.get(leak.entry.worker))
+        root, host = summary.root_of(leak.path), summary.hosts.get(leak.entry.worker)
+        return shown_path(leak, root=root, host=host, rootdir=summary.session.rootdir)
 
-    for owner in owners if verbose else list(owners)[:_OWNERS]:
-        yield from _of_owner(owner, owners[owner], place, verbose=verbose)
-    if not verbose and len(owners) > _OWNERS:
-        yield f"... and {len(owners) - _OWNERS} more that left something (-v: all)"
+    return _Page(width, verbosity, place, shards)
 
 
-def _kept(summary: Summary, *, verbose: bool) -> Iterator[str]:
-    yield from _list_kept(summary.kept, verbose=verbose)
+def _owners(findings: Sequence[Finding], page: _Page) -> Iterator[Line]:
+    groups = by_owner(findings)
+    limit = len(groups) if page.verbose else _OWNERS
+    for owner, found in groups[:limit]:
+        yield from _of_owner(owner, found, page)
+    omitted = [each.leak for _, found in groups[limit:] for each in found]
+    if omitted:
+        what = f"{count(len(groups) - limit, 'more owner')} with {count(len(omitted), 'leak')}"
+        total = size(sum(leak.bytes for leak in omitted))
+        yield Line(f"... and {what}, {total} (-v: all)")
+
+
+def _of_owner(owner: Owner, findings: list[Finding], page: _Page) -> Iterator[Line]:
+    leaks = [each.leak for each in findings]
+    title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks, page)}", page.cut)
+    yield from (Line(text, bold=True) for text in title)
+    if page.verbosity < 0:
+        return
+    groups = by_origin(findings)
+    limit = len(groups) if page.verbose else _ORIGINS
+    for alike in groups[:limit]:
+        yield from _path(alike, page)
+        yield from (Line(f"    {text}") for text in _origin(alike[0].leak, page))
+    if len(groups) > limit:
+        yield Line(f"  ... from {len(groups) - limit} more places (-v: all)")
+
+
+def _workers(leaks: list[Leak], page: _Page) -> str:
+    workers = sorted({name for leak in leaks for name in leak.entry.worker.split(", ")})
+    return f" in {', '.join(map(printable, workers))}" if len(workers) > 1 or page.shards else ""
+
+
+def _path(alike: list[Finding], page: _Page) -> Iterator[Line]:
+    """Yield the path of the first of *alike*, which is never cut, and what there is to say."""
+    first = alike[0]
+    notes = [f"is still open ({', '.join(first.held_by)})"] if first.held_by else []
+    notes += [f"and {len(alike) - 1} more like it"] if len(alike) > 1 else []
+    path, note = f"  {page.place(first.leak)}", ", ".join(notes)
+    if note and columns(f"{path} {note}") > page.width:
+        yield Line(path)
+        yield Line(f"    {note}")
+    else:
+        yield Line(f"{path} {note}".rstrip())
+
+
+def _origin(leak: Leak, page: _Page) -> list[str]:
+    room = page.cut - 4
+    lines = [frame_line(frame, room) for frame in leak.entry.origin]
+    if len(lines) > _FRAMES and not page.verbose:
+        lines[_FRAMES - 1 : -1] = ["..."]
+    if leak.entry.made_by == "other" and leak.kind == "descriptor":
+        lines.append("the line that opened it is unknown")
+    elif leak.entry.made_by == "other":
+        hints = ["made by a subprocess or native code", *_processes(leak.entry)]
+        text = "; ".join(hints)
+        lines += [text] if columns(text) <= page.width - 4 else hints
+    return lines
+
+
+def _processes(entry: Entry) -> Iterator[str]:
+    if entry.command:
+        yield f"last process: {printable(entry.command)}"
+    others = {
+        f"{printable(each.command)} of {owner_name(each.owner)}": None for each in entry.processes
+    }
+    if others:
+        more = f" and {len(others) - _PROCESSES} more" if len(others) > _PROCESSES else ""
+        yield f"still running then: {', '.join(list(others)[:_PROCESSES])}{more}"
+
+
+def _kept(summary: Summary, page: _Page, *, is_here: bool) -> Iterator[Line]:
+    limit = len(summary.kept) if page.verbose else _KEPT
+    until = System.monotonic() + _SECONDS
+    for kept in summary.kept[:limit]:
+        inside = _size_of(kept, until) if is_here else ""
+        yield from (Line(text) for text in _kept_lines(kept, inside, page.width))
+    if len(summary.kept) > limit:
+        yield Line(f"... and {len(summary.kept) - limit} more that were kept (-v: all)")
     if summary.artifacts is not None:
-        yield _copied(summary.artifacts)
+        yield from (Line(text) for text in _copied(summary.artifacts, page.width))
 
 
-def _list_kept(paths: Sequence[Kept], *, verbose: bool) -> Iterator[str]:
-    for kept in paths if verbose else paths[:_KEPT]:
-        nodeid = escaped(kept.nodeid, controls=True)
-        yield f"kept: {nodeid}  {escaped(kept.path, controls=True)}"
-    if not verbose and len(paths) > _KEPT:
-        yield f"... and {len(paths) - _KEPT} more that were kept (-v: all)"
+def _size_of(kept: Kept, until: float) -> str:
+    found = measure(kept.path, until) if System.monotonic() < until else None
+    if found is None:
+        return ""
+    return f" ({contents(found.kind, found.items, found.bytes, complete=found.complete)})"
 
 
-def in_short(summary: Summary | None, kept: Sequence[Kept]) -> Iterator[str]:
+def _kept_lines(kept: Kept, inside: str, width: int) -> list[str]:
+    """Return a line for a kept path, or two: the path must stay complete, to be copied."""
+    test, path = f"kept: {printable(kept.nodeid)}{inside}", printable(kept.path)
+    line = f"{test}  {path}"
+    return [line] if columns(line) <= width else [test, f"  {path}"]
+
+
+def _copied(artifacts: Artifacts, width: int) -> list[str]:
+    directory = f"artifacts: {printable(artifacts.directory)}"
+    copies = (
+        f"{count(artifacts.directories, 'directory')}, {count(artifacts.files, 'file')}, "
+        f"{size(artifacts.bytes)}"
+    )
+    skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
+    see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
+    line = f"{directory} ({copies}){skipped}{see}"
+    return [line] if columns(line) <= width else [directory, f"  {copies}{skipped}{see}"]
+
+
+def in_short(
+    summary: Summary | None, kept: Sequence[Kept], *, with_paths: bool = True
+) -> Iterator[str]:
     """Yield the kept paths and the last line of the report, for when pytest prints no summary.
 
     :param summary: None if the leaks were not determined.
     :param kept: The kept paths, used if there is no summary.
+    :param with_paths: Whether to list the kept paths.
     """
-    yield from _list_kept(kept if summary is None else summary.kept, verbose=False)
+    paths = kept if summary is None else summary.kept
+    if with_paths:
+        for each in paths[:_KEPT]:
+            yield from _kept_lines(each, "", UNLIMITED)
+        if len(paths) > _KEPT:
+            yield f"... and {len(paths) - _KEPT} more that were kept"
     leaks = [leak for leak in summary.leaks if leak.status == "leak"] if summary else []
     if summary is not None and (leaks or summary.kept):
-        yield f"pytest-tempres: {_closing(summary, leaks)}"
+        findings = combine(leaks, (summary.root, *summary.other_roots))
+        yield f"pytest-tempres: {closing(summary, findings)}"
 
 
-def write_reclaimed(found: Reclaimed, terminal: TerminalReporter) -> None:
+def write_reclaimed(found: Reclaimed, writer: Writer) -> None:
     """Write in one line what was removed of dead sessions; write nothing if nothing was."""
+    line = reclaimed_line(found)
+    if line:
+        writer.line(line)
+
+
+def reclaimed_line(found: Reclaimed) -> str:
+    """Return what was removed of dead sessions; empty if nothing was."""
     if not found.sessions:
-        return
+        return ""
     what = f"{found.items:,} item{'s' * (found.items != 1)}" if found.items else "empty"
     if found.bytes:
         what += f", {'' if found.complete else 'at least '}{size(found.bytes)}"
-    age = f"{'' if found.sessions == 1 else 'the oldest '}from {_age(found.age)} ago"
+    since = f"{'' if found.sessions == 1 else 'the oldest '}from {age(found.age)} ago"
     rest = "; the rest will be removed next time" if found.unfinished else ""
-    terminal.write_line(f"reclaimed {count(found.sessions, 'dead session')} ({what}), {age}{rest}")
-
-
-def _age(seconds: float) -> str:
-    """Return a length of time in whole units; *seconds* is negative if the clock was set back."""
-    number = max(int(seconds), 0)
-    for unit, limit in (("second", 60), ("minute", 60), ("hour", 24)):
-        if number < limit:
-            return count(number, unit)
-        number //= limit
-    return count(number, "day")
+    return f"reclaimed {count(found.sessions, 'dead session')} ({what}), {since}{rest}"
 
 
 def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
@@ -124,188 +296,9 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
     inside = System.join(root, "")
 
     def place(leak: Leak) -> str:
-        return _place(root if leak.path.startswith(inside) else None, leak.path)
+        within = root if leak.path.startswith(inside) else None
+        return shown_path(leak, root=within, host=None, rootdir="")
 
-    for owner, group in _by_owner(leaks).items():
-        yield from _of_owner(owner, group, place, verbose=False)
-
-
-def _by_owner(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:
-    groups: dict[Owner, list[Leak]] = {}
-    for leak in leaks:
-        groups.setdefault(leak.owner, []).append(leak)
-    return groups
-
-
-def _of_owner(
-    owner: Owner, leaks: list[Leak], place: Callable[[Leak], str], *, verbose: bool
-) -> Iterator[str]:
-    yield f"{_name(owner)} {_amount(leaks)}{_workers(leaks)}"
-    by_origin: dict[tuple[Frame, ...], list[Leak]] = {}
-    for leak in leaks:
-        by_origin.setdefault(leak.entry.origin, []).append(leak)
-    for position, alike in enumerate(by_origin.values()):
-        if position == _ORIGINS and not verbose:
-            yield f"  ... from {len(by_origin) - _ORIGINS} more places (-v: all)"
-            return
-        more = f" and {len(alike) - 1} more like it" if len(alike) > 1 else ""
-        yield f"  {place(alike[0])}{more}"
-        for line in _origin(alike[0], verbose=verbose):
-            yield f"    {line}"
-
-
-def _name(owner: Owner) -> str:
-    name = escaped(owner.id, controls=True)
-    if owner.kind == "fixture":
-        place = f" in {escaped(owner.location, controls=True)}" if owner.location else ""
-        return f"fixture {name} ({owner.scope}){place}"
-    if owner.kind == "collection":
-        return f"collecting {name}"
-    return "the session" if owner.kind == "session" else name
-
-
-def _amount(leaks: list[Leak]) -> str:
-    """Return what an owner left, changed and deleted, in words."""
-    left = [leak for leak in leaks if leak.kind not in MODIFICATIONS]
-    parts = [f"left {_kinds(left)}"] if left else []
-    for kind in MODIFICATIONS:
-        number = sum(leak.kind == kind for leak in leaks)
-        if number:
-            parts.append(f"{kind} {count(number, 'path')}")
-    return ", ".join(parts)
-
-
-def _kinds(leaks: list[Leak]) -> str:
-    kinds: dict[str, int] = {}
-    for leak in leaks:
-        kinds[leak.kind] = kinds.get(leak.kind, 0) + 1
-    what = " and ".join(count(number, kind) for kind, number in kinds.items())
-    contents = _contents([leak for leak in leaks if leak.kind != "descriptor"])
-    return f"{what} ({contents})" if contents else what
-
-
-def _contents(leaks: list[Leak]) -> str:
-    if not leaks:
-        return ""
-    total = size(sum(leak.bytes for leak in leaks))
-    bound = "" if all(leak.complete for leak in leaks) else "at least "
-    if "directory" not in {leak.kind for leak in leaks}:
-        return bound + total
-    files = sum(leak.items for leak in leaks)
-    return f"{bound}{count(files, 'file')}, {total}" if files or bound else "empty"
-
-
-def _workers(leaks: list[Leak]) -> str:
-    workers = sorted({leak.entry.worker for leak in leaks})
-    return f" in {', '.join(workers)}" if len(workers) > 1 else ""
-
-
-def _place(root: str | None, path: str, host: str | None = None) -> str:
-    """Return *path* relative to the parent of its session root, with the host it is on."""
-    if root is not None:
-        parent = max(root.rfind("/"), root.rfind("\\")) + 1
-        path = path[parent:] if host is None else f"{host}:{path[parent:]}"
-    return escaped(path, controls=True)
-
-
-def _origin(leak: Leak, *, verbose: bool) -> list[str]:
-    frames = leak.entry.origin
-    lines = [
-        f"{escaped(_short(frame.file), controls=True)}:{frame.line} in {frame.function}"
-        for frame in frames
-    ]
-    if len(lines) > _FRAMES and not verbose:
-        lines[_FRAMES - 1 : -1] = ["..."]
-    if leak.entry.made_by == "other" and leak.kind == "descriptor":
-        lines.append("the line that opened it is unknown")
-    elif leak.entry.made_by == "other":
-        lines.append("; ".join(("made by a subprocess or native code", *_processes(leak.entry))))
-    return lines
-
-
-def _processes(entry: Entry) -> Iterator[str]:
-    if entry.command:
-        yield f"last process: {escaped(entry.command, controls=True)}"
-    others = {
-        f"{escaped(each.command, controls=True)} of {_name(each.owner)}": None
-        for each in entry.processes
-    }
-    if others:
-        more = f" and {len(others) - _PROCESSES} more" if len(others) > _PROCESSES else ""
-        yield f"still running then: {', '.join(list(others)[:_PROCESSES])}{more}"
-
-
-def _short(file: str) -> str:
-    """Return the path of an installed module relative to ``site-packages``."""
-    return file.rpartition(f"{os.sep}site-packages{os.sep}")[2]
-
-
-def _copied(artifacts: Artifacts) -> str:
-    amount = (
-        f"{count(artifacts.directories, 'directory')}, {count(artifacts.files, 'file')}, "
-        f"{size(artifacts.bytes)}"
-    )
-    skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
-    see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
-    return f"artifacts: {escaped(artifacts.directory, controls=True)} ({amount}){skipped}{see}"
-
-
-def _closing(summary: Summary, leaks: list[Leak]) -> str:
-    totals = summary.totals
-    parts = [_verdict(summary, leaks)] if leaks else ["no leaks"]
-    if totals.kept and not leaks:
-        parts.append(f"{count(totals.kept, 'path')} kept")
-    if totals.known:
-        parts.append(f"{totals.known} known")
-    if totals.from_failed:
-        parts.append(f"{totals.from_failed} more from failed tests")
-    return "; ".join(parts)
-
-
-def _verdict(summary: Summary, leaks: list[Leak]) -> str:
-    owners = [_owners(leaks, kind) for kind in ("test", "fixture", "collection", "session")]
-    text = f"{count(len(leaks), 'leak')} from {_join(each for each in owners if each)}"
-    paths = [leak.path for leak in leaks if leak.kind not in (*MODIFICATIONS, *WITHOUT_PATH)]
-    if not paths:
-        return text
-    return f"{text}, {size(summary.totals.bytes)}; {_removal(summary, paths)}"
-
-
-def _owners(leaks: list[Leak], kind: str) -> str:
-    owners = {leak.owner for leak in leaks if leak.owner.kind == kind}
-    if kind in ("collection", "session"):
-        return {"collection": "collection", "session": "the session"}[kind] if owners else ""
-    return count(len(owners), kind) if owners else ""
-
-
-def _removal(summary: Summary, paths: list[str]) -> str:
-    outside = sum(summary.root_of(path) is None for path in paths)
-    abandoned = sum(summary.root_of(path) in summary.abandoned for path in paths)
-    if outside == len(paths):
-        return "not removed, since outside the temp location"
-    if abandoned == len(paths):
-        return "left to the next session on their host"
-    exceptions = [f"{outside} outside the temp location"] if outside else []
-    exceptions += [f"{abandoned} left to the next session on their host"] if abandoned else []
-    return f"removed except for {_join(exceptions)}" if exceptions else "removed"
-
-
-def _join(parts: Iterable[str]) -> str:
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def count(number: int, noun: str) -> str:
-    """Return *number* and *noun*, in the plural unless the number is 1."""
-    return f"{number} {noun if number == 1 else _PLURALS.get(noun, f'{noun}s')}"
-
-
-def size(amount: float) -> str:
-    """Return *amount* bytes in a unit that fits: ``12 kB``, ``1.2 MB`` (powers of 1,000)."""
-    if amount < 1000:
-        return count(int(amount), "byte")
-    for unit in _UNITS[1:]:
-        amount /= 1000
-        if amount < 999.5 or unit == _UNITS[-1]:
-            break
-    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
+    findings = combine(list(leaks), (root,))
+    for line in _owners(findings, _Page(UNLIMITED, 0, place)):
+        yield line.text

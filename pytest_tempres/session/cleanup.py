@@ -18,9 +18,9 @@ from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.summary import escaped
-from pytest_tempres.session.finish import write_files
 from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
+from pytest_tempres.session.report_files import write_files
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace import journal
 from pytest_tempres.workspace.dirfd import children
@@ -129,7 +129,7 @@ def _correctable_paths(summary: Summary) -> set[str]:
 
 
 def _correct(state: SessionState, paths: Collection[str]) -> None:
-    """Report which of *paths* have been removed since the report, and correct the JSON report."""
+    """Report which of *paths* have been removed since the report, and correct the report files."""
     summary = state.result.summary
     gone = {path for path in paths if not System.lexists(path)}
     if summary is None or not gone:
@@ -138,7 +138,7 @@ def _correct(state: SessionState, paths: Collection[str]) -> None:
         leak._replace(status="deferred") if leak.path in gone else leak for leak in summary.leaks
     )
     state.result.summary = replace(summary, leaks=tuple(leaks))
-    write_files(state, state.result.summary)
+    write_files(state, state.result.summary, again=True)
     lines = "".join(f"  {escaped(path, controls=True)}\n" for path in sorted(gone))
     write_late(f"pytest-tempres: reported as leaks, but removed at exit:\n{lines}")
 

@@ -17,14 +17,17 @@ from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
+from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.baseline_tally import update_baseline
+from pytest_tempres.session.report_files import find_repository
+from pytest_tempres.session.report_files import write_files
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["finish", "must_fail", "write_files"]
+__all__ = ["finish", "must_fail"]
 
 
 def finish(state: SessionState, session: pytest.Session) -> None:
@@ -81,7 +84,7 @@ def _is_summary_needed(state: SessionState, leaks: list[Leak]) -> bool:
         or state.reported.leaks
         or state.reported.remote_workers
         or state.retention.kept
-        or any(target.type != "term" for target in state.settings.reports)
+        or any(target.type in FORMATS for target in state.settings.reports)
         or state.leaks.baseline
         or state.settings.update_baseline is not None
         or state.config.hook.pytest_tempres_summary.get_hookimpls()
@@ -221,6 +224,8 @@ def _summary(
         other_roots=tuple(each.root for each in remote_workers if each.root),
         abandoned=tuple(each.root for each in remote_workers if each.root and not each.judged),
         gate_failed=gate,
+        leaks_fail=must_fail(state.settings, leaks),
+        repository=find_repository(str(state.config.rootpath)),
     )
 
 
@@ -237,21 +242,3 @@ def _session_facts(state: SessionState, status: int) -> SessionFacts:
         platform="-".join(filter(None, (system, release, machine))),
         workers=tuple(state.reported.workers) or (state.workspace.worker.name,),
     )
-
-
-def write_files(state: SessionState, summary: Summary) -> None:
-    """Write the reports that are files; one that cannot be written becomes a warning."""
-    targets = [target for target in state.settings.reports if target.type == "json"]
-    if not targets:
-        return
-    from pytest_tempres.reports import json_report  # noqa: PLC0415 -- formats load when used
-
-    text = json_report.render(summary)
-    for target in targets:
-        try:
-            with System.open_file(target.destination or "", "w", encoding="ascii") as file:
-                file.write(text)
-        except OSError as error:
-            state.messages.warn(
-                f"json {target.destination}", f"the JSON report was not written: {error}"
-            )

@@ -23,6 +23,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.temp import audit
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.session import cleanup
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages
@@ -122,14 +123,17 @@ def _start_detection(state: SessionState, membership: Membership) -> None:
 
 
 def prepare_end(state: SessionState) -> None:
-    """Import the modules that the end of the session needs, and reserve descriptors for it."""
+    """Import the modules that a failure and the end need, and reserve descriptors for it."""
+    from pytest_tempres.session import listing  # noqa: F401, PLC0415 -- only if tests run
+
     if not state.workspace.joined:
-        from pytest_tempres.reports import terminal  # noqa: F401, PLC0415 -- only if tests run
+        from pytest_tempres.reports import terminal  # noqa: F401, PLC0415 -- as above
 
         if state.settings.artifacts is not None:
             from pytest_tempres.artifacts import export  # noqa: F401, PLC0415 -- as above
-        if any(target.type == "json" for target in state.settings.reports):
-            from pytest_tempres.reports import json_report  # noqa: F401, PLC0415 -- as above
+        for target in state.settings.reports:
+            if target.type in FORMATS:
+                FORMATS[target.type].load()
     state.workspace.reserve_descriptors()
 
 

@@ -23,6 +23,7 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.verdict import is_from_failed
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.output import Appended
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages
@@ -229,6 +230,10 @@ class Result:
     finished: bool = False
     #: Whether the terminal report was printed.
     printed: bool = False
+    #: Whether the annotations of GitHub Actions were printed.
+    annotated: bool = False
+    #: What was added to files, by path.
+    appended: dict[str, Appended] = field(default_factory=dict)
     #: Whether dead sessions were swept.
     swept: bool = False
     #: Whether there are stored sessions of the project.

@@ -174,11 +174,18 @@ def _add_section(retention: Retention, current: CurrentTest, report: pytest.Test
 def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iterable[str]) -> None:
     """List those of *paths* that still exist in a section of a failed report."""
     existing = [path for path in paths if exists(path)]
-    # execnet cannot encode a lone surrogate: the connection to the worker would end.
-    lines = [f"kept: {escaped(path, controls=True)}" for path in existing]
-    if lines:
-        retention.add_to_journal(report.nodeid, existing)
-        report.sections.append((_SECTION, "\n".join(lines)))
+    if not existing:
+        return
+    retention.add_to_journal(report.nodeid, existing)
+    from pytest_tempres.session.listing import deadline  # noqa: PLC0415 -- few tests fail
+    from pytest_tempres.session.listing import list_files  # noqa: PLC0415 -- as above
+
+    lines: list[str] = []
+    until = deadline()
+    for path in existing:
+        # execnet cannot encode a lone surrogate: the connection to the worker would end.
+        lines += [f"kept: {escaped(path, controls=True)}", *list_files(path, until)]
+    report.sections.append((_SECTION, "\n".join(lines)))
 
 
 def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:

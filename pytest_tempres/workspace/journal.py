@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 import errno
 from json import dumps
@@ -118,9 +119,9 @@ class StoredSession(NamedTuple):
     run: str
     #: Whether the session came to its end and wrote the index.
     has_index: bool
-    #: The kept paths, from the index, or from the journal if there is no index. Some may not exist
-    #: any more.
-    kept_paths: frozenset[str]
+    #: The kept paths, each with its test, from the index, or from the journal if there is no index.
+    #: Some may not exist any more.
+    kept_paths: Mapping[str, str]
 
 
 def read(directory: Directory) -> StoredSession:
@@ -132,10 +133,10 @@ def read(directory: Directory) -> StoredSession:
     uid = own_uid(path)
     metadata, began = read_record(directory, BREADCRUMB, uid)
     index, ended = read_record(directory, INDEX, uid)
-    kept: Iterable[str] = _texts(index.get("kept"))
+    kept = _in_index(index.get("kept"))
     if not index:
         content, ended = directory.read_private(JOURNAL, uid) or (b"", 0.0)
-        kept = _paths(content)
+        kept = _in_journal(content)
     return StoredSession(
         path,
         began=began,
@@ -144,23 +145,25 @@ def read(directory: Directory) -> StoredSession:
         rootdir=str(metadata.get("rootdir") or index.get("rootdir")),
         run=str(metadata.get("run") or index.get("run") or path),
         has_index=bool(index),
-        kept_paths=frozenset(_below(kept, path, {System.basename(path), metadata.get("root")})),
+        kept_paths=dict(_below(kept, path, {System.basename(path), metadata.get("root")})),
     )
 
 
-def _below(paths: Iterable[str], root: str, names: Iterable[object]) -> Iterator[str]:
-    """Yield those of *paths* that are inside *root*, by their current paths.
+def _below(
+    kept: Iterable[tuple[str, str]], root: str, names: Iterable[object]
+) -> Iterator[tuple[str, str]]:
+    """Yield those of the *kept* paths that are inside *root*, by their current paths.
 
     The session may have had another path for its temp directory: through a link, or in a container
     that mounts it elsewhere. The names that the root has had are random, so that a path that
     contains one of them is inside the root.
     """
     markers = [System.join(os.sep, str(name), "") for name in names if name]
-    for path in paths:
+    for path, test in kept:
         for marker in markers:
             before, found, inner = path.rpartition(marker)
             if found and System.isabs(before + found) and _is_below(inner):
-                yield System.join(root, inner)
+                yield System.join(root, inner), test
 
 
 def _is_below(inner: str) -> bool:
@@ -168,16 +171,16 @@ def _is_below(inner: str) -> bool:
     return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
 
 
-def _paths(content: bytes) -> Iterator[str]:
-    """Yield the paths in a journal; an incomplete or foreign line is skipped."""
+def _in_journal(content: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the paths in a journal, with their tests; an incomplete or foreign line is skipped."""
     for line in content.split(b"\n"):
         with suppress(ValueError, RecursionError):
             record = loads(line)
             if isinstance(record, dict) and isinstance(record.get("path"), str):
-                yield record["path"]
+                yield record["path"], str(record.get("test", ""))
 
 
-def _texts(by_test: object) -> Iterator[str]:
-    for paths in by_test.values() if isinstance(by_test, dict) else ():
+def _in_index(by_test: object) -> Iterator[tuple[str, str]]:
+    for test, paths in by_test.items() if isinstance(by_test, dict) else ():
         if isinstance(paths, list):
-            yield from (path for path in paths if isinstance(path, str))
+            yield from ((path, str(test)) for path in paths if isinstance(path, str))

@@ -31,7 +31,7 @@ from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.root import SessionRoot
 from pytest_tempres.workspace.root import take
 
-__all__ = ["Reclaimed", "remove_expired", "sweep"]
+__all__ = ["Reclaimed", "removable", "remove_expired", "sweep"]
 
 #: An unfinished root that is younger than this many seconds may still be in creation.
 _CREATION_SECONDS: Final = 60
@@ -284,7 +284,7 @@ def _is_unchanged(before: StoredSession, now: StoredSession) -> bool:
     A session that has ended since is younger than those that seemed younger, which may be removed
     by now.
     """
-    return now.kept_paths <= before.kept_paths and now.ended == before.ended
+    return now.kept_paths.keys() <= before.kept_paths.keys() and now.ended == before.ended
 
 
 def _has_ended(session: StoredSession) -> bool:

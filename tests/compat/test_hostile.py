@@ -328,7 +328,7 @@ def test_directory_with_many_files(pytester, alike):
     ran = alike()
     (leak,) = ran.report["leaks"]
     assert (leak["items"], leak["complete"]) == (10_000, False)
-    ran.result.stdout.fnmatch_lines(["*left 1 directory (at least 10000 files, *"])
+    ran.result.stdout.fnmatch_lines(["*left 1 directory (at least 10,000 files, *"])
 
 
 def test_many_leaks_are_listed_few_times(pytester, alike):

@@ -108,6 +108,15 @@ def test_unwritable_report_of_pytest_loses_no_report_of_ours(pytester, run, kept
     result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
 
 
+def test_a_silenced_report_leaves_the_last_line_alone(pytester, run_plain):
+    """Also when the end of the session fails before pytest prints its summary."""
+    pytester.makepyfile(TESTS)
+    (pytester.path / "taken").touch()
+    result = run_plain("--junitxml=taken/report.xml", "--tempres-report=term:none")
+    result.stderr.fnmatch_lines(["pytest-tempres: 1 leak from 1 test*"])
+    result.stderr.no_fnmatch_line("kept: *")
+
+
 def test_report_is_not_repeated_on_standard_error(pytester, run):
     """An error in the outermost wrapper comes after the report was printed."""
     pytester.makeconftest(

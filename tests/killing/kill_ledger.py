@@ -110,9 +110,9 @@ class Ledger:
             _compare("kept files were touched", each.content, snapshot(*each.paths))
 
     def _check_printed(self, output: str) -> None:
-        # The node id may precede the path.
-        lines = (line for line in output.splitlines() if line.startswith("kept: "))
-        printed = {line[line.index(f"{self._tmp}/") :] for line in lines}
+        # The node id may precede the path, on the same line or on the one before.
+        kept_line = rf"^kept: (?:.*(?:  |\n  ))?({re.escape(self._tmp)}/.*)$"
+        printed = set(re.findall(kept_line, output, re.MULTILINE))
         kept = {path for each in self._kept for path in each.paths}
         assert printed <= kept, f"printed but not kept: {sorted(printed - kept)}\n{output}"
 

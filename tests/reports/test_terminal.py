@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
-import re
+from pathlib import Path
 
+from hypothesis import HealthCheck
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
@@ -11,8 +13,8 @@ from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Process
-from pytest_tempres.reports.terminal import count
-from pytest_tempres.reports.terminal import size
+from pytest_tempres.reports.layout import columns
+from pytest_tempres.reports.terminal import in_short
 from pytest_tempres.reports.terminal import write
 from pytest_tempres.reports.terminal import write_reclaimed
 from pytest_tempres.workspace.retention import Artifacts
@@ -22,37 +24,32 @@ from pytest_tempres.workspace.sweep import Reclaimed
 ROOT = "/tmp/tempres-abcdefgh"
 
 
-class Terminal:
-    """A terminal that records the lines and their markup."""
+class Writer:
+    """A terminal writer that records the lines and their markup."""
 
-    def __init__(self, verbosity: int = 0) -> None:
-        self.config = self
-        self.verbosity = verbosity
+    def __init__(self, fullwidth: int = 80) -> None:
+        self.fullwidth = fullwidth
         self.lines: list[str] = []
         self.marks: dict[str, dict[str, bool]] = {}
 
-    def get_verbosity(self) -> int:
-        """Return the number of -v options."""
-        return self.verbosity
-
-    def write_line(self, line: str, **markup: bool) -> None:
+    def line(self, s: str = "", **markup: bool) -> None:
         """Write a line."""
-        self.lines.append(line)
-        self.marks[line] = markup
+        self.lines.append(s)
+        self.marks[s] = markup
 
-    def write_sep(self, sep: str, title: str, **markup: bool) -> None:
+    def sep(self, sepchar: str, title: str | None = None, **markup: bool) -> None:
         """Write a separator line."""
-        self.write_line(f"{sep * 3} {title}", **markup)
+        self.line(f"{sepchar * 3} {title}", **markup)
 
 
 @pytest.fixture
 def lines(summarize):
     """Return the lines of a report."""
 
-    def lines(*leaks, verbosity=0, **more):
-        terminal = Terminal(verbosity)
-        write(summarize(*leaks, **more), terminal)
-        return terminal.lines
+    def lines(*leaks, verbosity=0, width=80, **more):
+        writer = Writer(width)
+        write(summarize(*leaks, **more), writer, verbosity=verbosity)
+        return writer.lines
 
     return lines
 
@@ -75,14 +72,49 @@ def test_known_leaks_are_counted_and_stale_ones_listed(a_leak, lines):
 
 
 def test_descriptors_and_changes_have_their_own_words(a_leak, lines):
-    """They have no size and are not removed."""
+    """They have no size, and the last line does not say that they are removed."""
     kinds = ("descriptor", "descriptor", "deleted", "changed", "file")
-    first, *others = lines(*(a_leak(kind=kind) for kind in kinds[:4]))[1:]
+    leaks = [a_leak(f"/{number}", kind=kind) for number, kind in enumerate(kinds[:4])]
+    first, *others = lines(*leaks)[1:]
     assert first == "t.py::test left 2 descriptors, changed 1 path, deleted 1 path"
     assert others[-1] == "=== 4 leaks from 1 test"
-    first, *others = lines(*(a_leak(kind=kind, size=5) for kind in kinds))[1:]
-    assert first.startswith("t.py::test left 2 descriptors and 1 file (5 bytes), changed")
-    assert others[-1].endswith("; removed")
+    first, *others = lines(*leaks, a_leak(kind="file", size=5), width=100)[1:]
+    assert first.startswith("t.py::test left 1 file (5 bytes) and 2 descriptors, changed")
+    end = "; removed except for 2 open descriptors and 2 modified paths"
+    assert others[-1] == f"=== 5 leaks from 1 test, 5 bytes{end}"
+
+
+def test_a_file_and_its_open_descriptors_are_one_finding(a_leak, lines):
+    """The descriptor may name the file through another path to the session root."""
+    path = f"{ROOT}/main/x"
+    fds = [a_leak(f"fd {number}: {path}", kind="descriptor", origin=()) for number in (14, 15, 16)]
+    real = f"/private{path}"
+    named = [
+        fd._replace(entry=fd.entry._replace(path=target))
+        for fd, target in zip(fds, (path, real, f"{path}x"), strict=True)
+    ]
+    assert lines(*named[:2], a_leak(size=5))[1:] == [
+        "t.py::test left 1 file (5 bytes)",
+        "  tempres-abcdefgh/main/x is still open (fd 14, fd 15)",
+        "    t.py:4 in test",
+        "=== 1 leak from 1 test, 5 bytes; removed",
+    ]
+    # A report that was read back does not have the target of a descriptor on its own.
+    assert lines(fds[0], a_leak())[2].endswith("/x is still open (fd 14)")
+    others = [a_leak(f"{path}{number}") for number in (1, 2)]
+    text = lines(a_leak(size=5), named[0], named[2], *others)
+    assert text[1] == "t.py::test left 3 files (5 bytes) and 1 descriptor"
+    assert "  tempres-abcdefgh/main/x1 and 1 more like it" in text
+    assert text[-1].startswith("=== 4 leaks from 1 test")
+
+
+def test_a_descriptor_of_another_owner_stays_a_finding_of_its_own(a_leak, lines):
+    """That owner has to close it."""
+    fd = a_leak(f"fd 14: {ROOT}/main/x", kind="descriptor", owner=Owner("test", "t.py::other"))
+    fd = fd._replace(entry=fd.entry._replace(path=f"{ROOT}/main/x"))
+    text = lines(a_leak(), fd)
+    assert "t.py::other left 1 descriptor" in text
+    assert text[-1].startswith("=== 2 leaks from 2 tests")
 
 
 def test_a_leak_is_reported_with_owner_size_path_and_origin(a_leak, lines):
@@ -128,7 +160,7 @@ def test_each_kind_of_owner_has_its_own_form(a_leak, lines, owner, name):
         ([{"kind": "fifo"}, {"kind": "socket"}], "1 fifo and 1 socket (0 bytes)"),
         (
             [{"kind": "directory", "items": 10_000, "size": 10**7, "complete": False}],
-            "1 directory (at least 10000 files, 10 MB)",
+            "1 directory (at least 10,000 files, 10 MB)",
         ),
         (
             [{"kind": "directory", "items": 0, "complete": False}],
@@ -165,13 +197,14 @@ def test_leaks_of_subprocesses_are_reported_with_commands(a_leak, lines):
     assert lines(unknown)[3] == "    made by a subprocess or native code"
     expected = "    made by a subprocess or native code; last process: touch \\x1b"
     assert lines(known)[3] == expected
+    assert lines(known, width=60)[3:5] == expected.replace("; ", "\n    ").splitlines()
     one, fixture = Owner("test", "t.py::\x1b"), Owner("fixture", "server", "module", "t.py:3")
     ran = [Process("a", one), Process("a", one), Process("b", fixture)]
     entry = known.entry._replace(processes=tuple(ran))
     named = r"a of t.py::\x1b, b of fixture server (module) in t.py:3"
-    assert lines(known._replace(entry=entry))[3] == f"{expected}; still running then: {named}"
+    assert lines(known._replace(entry=entry))[5] == f"    still running then: {named}"
     entry = entry._replace(processes=tuple(Process(name, one) for name in "abcde"))
-    assert lines(known._replace(entry=entry))[3].endswith(r"c of t.py::\x1b and 2 more")
+    assert lines(known._replace(entry=entry))[5].endswith(r"c of t.py::\x1b and 2 more")
 
 
 def test_a_long_stack_is_shortened_in_the_middle(a_leak, lines):
@@ -190,23 +223,133 @@ def test_the_number_of_origins_and_owners_is_limited(a_leak, lines):
     assert text[-2] == "  ... from 2 more places (-v: all)"
     assert len(text) == 2 + 5 * 2 + 2
     assert len(lines(*places, verbosity=1)) == 2 + 7 * 2 + 1
-    owners = [a_leak(owner=Owner("test", str(number))) for number in range(53)]
+    owners = [a_leak(owner=Owner("test", str(number)), size=9) for number in (*range(23), 22)]
     text = lines(*owners)
-    assert text[-2] == "... and 3 more that left something (-v: all)"
-    assert len(text) == 1 + 50 * 3 + 2
-    assert "=== 53 leaks from 53 tests" in text[-1]
-    assert len(lines(*owners, verbosity=1)) == 1 + 53 * 3 + 1
+    assert text[1] == "22 left 2 files (18 bytes)"
+    assert text[-2] == "... and 3 more owners with 3 leaks, 27 bytes (-v: all)"
+    assert len(text) == 1 + 20 * 3 + 2
+    assert "=== 24 leaks from 23 tests" in text[-1]
+    assert len(lines(*owners, verbosity=1)) == 1 + 23 * 3 + 1
+
+
+def test_the_largest_owner_comes_first(a_leak, lines):
+    """By bytes, then by number, then in the order in which they were seen."""
+    sizes = {"one": [5], "two": [5], "many": [3, 2], "large": [6]}
+    leaks = [
+        a_leak(f"{ROOT}/main/{name}{number}", size=size, owner=Owner("test", name))
+        for name, group in sizes.items()
+        for number, size in enumerate(group)
+    ]
+    text = lines(*leaks, verbosity=-1)[1:-1]
+    assert [line.partition(" ")[0] for line in text] == ["large", "many", "one", "two"]
+
+
+def test_q_leaves_out_paths_and_origins_and_qq_all_but_the_last_line(a_leak, lines):
+    """The last line has the same form at every verbosity, for programs that search it."""
+    kept = (Kept("t.py::a", "/nowhere/a", "failed", "main"),)
+    last = "=== 1 leak from 1 test, 0 bytes; removed"
+    assert lines(a_leak(), kept=kept, verbosity=-1) == [
+        "=== temporary resources",
+        "t.py::test left 1 file (0 bytes)",
+        "kept: t.py::a  /nowhere/a",
+        last,
+    ]
+    for verbosity in (-2, -3):
+        assert lines(a_leak(), kept=kept, gate_failed=True, verbosity=verbosity) == [last]
+    assert lines(verbosity=-2) == []
+    for verbosity in (0, 1):
+        assert lines(a_leak(), verbosity=verbosity)[-1] == last
+
+
+def test_long_names_are_shortened_in_the_middle_unless_verbose(a_leak, lines):
+    """The line keeps to the width, and what is left of it is complete."""
+    nodeid = f"tests/{'long/' * 20}test_it.py::test_something"
+    frame = Frame(f"/usr/{'deep/' * 20}lib.py", 7, "make")
+    leak = a_leak(owner=Owner("test", nodeid), origin=(frame,))
+    text = lines(leak)[1:-1]
+    assert max(map(len, text)) == 80
+    assert text[0].startswith("tests/long/")
+    assert text[0].endswith("test_it.py::test_something left 1 file (0 bytes)")
+    assert text[2].endswith("/lib.py:7 in make")
+    full = [f"{nodeid} left 1 file (0 bytes)", text[1], f"    {frame.file}:7 in make"]
+    assert lines(leak, verbosity=1)[1:-1] == full
+
+
+@given(name=st.text(max_size=200), width=st.integers(80, 200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_line_without_a_path_fits(a_leak, lines, name, width):
+    """Whatever the names of tests, files and functions are."""
+    frame = Frame(name, 7, name)
+    owner = Owner("fixture", name, "module", name)
+    for line in lines(a_leak(owner=owner, origin=(frame,)), width=width):
+        assert columns(line) <= width
+
+
+def test_a_long_function_is_shortened_too(a_leak, lines):
+    """The line number stays complete."""
+    frame = Frame(f"tests/{'x' * 60}.py", 1234, f"test_{'y' * 60}")
+    line = lines(a_leak(origin=(frame,)))[3]
+    assert len(line) == 80
+    assert ".py:1234 in test_yyy" in line
+
+
+def test_an_owner_line_without_room_for_the_name_gets_a_break(a_leak, lines):
+    """On a narrow terminal the name still says something."""
+    leak = a_leak(owner=Owner("test", f"tests/test_it.py::test_{'x' * 60}"))
+    first, second = lines(leak, width=50)[1:3]
+    assert first == f"tests/test_it.py::test_{'...'}{'x' * 24}"
+    assert second == "  left 1 file (0 bytes)"
+
+
+def test_the_path_of_a_leak_is_never_cut(a_leak, lines):
+    """Rather than that, what follows it is on a line of its own."""
+    path = f"main/{'x' * 90}"
+    leaks = [a_leak(f"{ROOT}/{path}"), a_leak(f"{ROOT}/main/y")]
+    assert lines(*leaks)[2:4] == [f"  tempres-abcdefgh/{path}", "    and 1 more like it"]
+
+
+def test_paths_in_the_project_are_relative_to_it(a_leak, lines):
+    """Also those that a descriptor holds open; other paths are complete."""
+    assert lines(a_leak("/project/out/x.csv"))[2] == "  out/x.csv"
+    assert lines(a_leak("/projects/x.csv"))[2] == "  /projects/x.csv"
+    fd = a_leak("fd 7: directory /project/out", kind="descriptor")
+    fd = fd._replace(entry=fd.entry._replace(path="/project/out"))
+    assert lines(fd)[2] == "  fd 7: directory out"
 
 
 def test_a_library_has_its_path_below_site_packages(a_leak, lines):
     """The installation directory is omitted."""
-    path = os.path.join(os.sep, "venv", "lib", "site-packages", "requests", "api.py")
-    frame = Frame(path, 3, "get")
-    assert lines(a_leak(origin=(frame,)))[3] == f"    {os.path.join('requests', 'api.py')}:3 in get"
+    for site in ("site-packages", "dist-packages"):
+        path = os.path.join(os.sep, "venv", "lib", site, "requests", "api.py")
+        text = lines(a_leak(origin=(Frame(path, 3, "get"),)))
+        assert text[3] == f"    {os.path.join('requests', 'api.py')}:3 in get"
 
 
-def test_kept_paths_are_listed(lines):
-    """With the complete path, to be copied."""
+def test_kept_paths_are_listed_with_their_size(lines, tmp_path, summarize):
+    """The path stays complete: if the line is too long, it has a line of its own."""
+    Path(tmp_path, "x").write_bytes(b"abc")
+    kept = (Kept("t.py::a", str(tmp_path), "failed", "main"),)
+    end = ["=== no leaks; 1 path kept"]
+    assert lines(kept=kept, width=40)[1:] == [
+        "kept: t.py::a (1 file, 3 bytes)",
+        f"  {tmp_path}",
+        *end,
+    ]
+    assert lines(kept=kept, width=400)[1:] == [f"kept: t.py::a (1 file, 3 bytes)  {tmp_path}", *end]
+    writer = Writer(400)
+    write(summarize(kept=kept), writer, is_here=False)
+    assert writer.lines[1] == f"kept: t.py::a  {tmp_path}"
+    assert list(in_short(summarize(kept=kept), ())) == [
+        f"kept: t.py::a  {tmp_path}",
+        "pytest-tempres: no leaks; 1 path kept",
+    ]
+    last = ["pytest-tempres: no leaks; 1 path kept"]
+    assert list(in_short(summarize(kept=kept), (), with_paths=False)) == last
+    assert list(in_short(None, kept, with_paths=False)) == []
+
+
+def test_kept_paths_that_are_gone_are_listed_too(lines):
+    """Another process may have removed them; then their size is unknown."""
     kept = (
         Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),
         Kept("t.py::b", f"{ROOT}/main.d/b-1", "failed", "main"),
@@ -231,11 +374,15 @@ def test_the_totals_of_the_artifacts_are_reported(lines, skipped, manifest, end)
     """And whether something was skipped."""
     kept = (Kept("t.py::a", f"{ROOT}/main.d/a-1", "failed", "main"),)
     copied = Artifacts("/ci/out\n", 3, 12, 1_234_567, skipped, manifest)
-    assert lines(kept=kept, artifacts=copied) == [
+    assert lines(kept=kept, artifacts=copied, width=100) == [
         "=== temporary resources",
         f"kept: t.py::a  {ROOT}/main.d/a-1",
         f"artifacts: /ci/out\\n (3 directories, 12 files, 1.2 MB){end}",
         "=== no leaks; 1 path kept",
+    ]
+    assert lines(kept=kept, artifacts=copied, width=40)[-3:-1] == [
+        "artifacts: /ci/out\\n",
+        f"  3 directories, 12 files, 1.2 MB{end}",
     ]
 
 
@@ -305,17 +452,22 @@ def test_leaks_of_failed_tests_are_counted_separately(a_leak, lines):
 @pytest.mark.parametrize("failed, colour", [(False, "yellow"), (True, "red")])
 def test_a_failed_gate_is_red_and_names_the_option(a_leak, summarize, failed, colour):
     """The run may fail without a failed test."""
-    terminal = Terminal()
-    write(summarize(a_leak(), gate_failed=failed), terminal)
-    assert terminal.marks[terminal.lines[-1]] == {colour: True}
-    assert ("(--tempres-leaks)" in terminal.lines[-2]) is failed
+    writer = Writer()
+    write(summarize(a_leak(), gate_failed=failed), writer)
+    assert writer.marks[writer.lines[-1]] == {colour: True}
+    assert ("(--tempres-leaks)" in writer.lines[-2]) is failed
 
 
-def test_kept_paths_alone_have_no_colour(summarize):
-    """They are no warning."""
-    terminal = Terminal()
-    write(summarize(kept=(Kept("t", "/x", "all", "main"),)), terminal)
-    assert terminal.marks[terminal.lines[-1]] == {}
+def test_owners_are_bold_and_a_report_without_leaks_ends_green(a_leak, summarize):
+    """Paths have no colour, and kept paths are no warning."""
+    writer = Writer()
+    kept = (Kept("t", "/x", "all", "main"),)
+    write(summarize(a_leak(), kept=kept), writer)
+    bold = [line for line, markup in writer.marks.items() if markup == {"bold": True}]
+    assert bold == ["t.py::test left 1 file (0 bytes)"]
+    assert writer.marks["kept: t  /x"] == writer.marks["  tempres-abcdefgh/main/x"] == {}
+    write(summarize(kept=kept), writer)
+    assert writer.marks[writer.lines[-1]] == {"green": True}
 
 
 def test_names_are_escaped(a_leak, lines):
@@ -332,56 +484,6 @@ def test_names_are_escaped(a_leak, lines):
     )
     assert all(line.isprintable() for line in text)
     assert sum(r"\x1b[2J\xff\n" in line for line in text) == 7
-
-
-# -- numbers
-
-
-@pytest.mark.parametrize(
-    "amount, text",
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (9_949, "9.9 kB"),
-        (9_950, "10 kB"),
-        (12_345, "12 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (1_200_000, "1.2 MB"),
-        (5 * 10**9, "5.0 GB"),
-        (10**12, "1.0 TB"),
-        (10**15, "1.0 PB"),
-        (10**18, "1000 PB"),
-    ],
-)
-def test_size_has_a_unit_of_a_thousand(amount, text):
-    """With at most three digits, except in the largest unit."""
-    assert size(amount) == text
-
-
-@given(st.integers(0, 10**18 - 10**15))
-def test_size_is_rounded_to_two_or_three_digits(amount):
-    """The error is at most five percent."""
-    number, unit = size(amount).split()
-    scale = {"byte": 1, "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15}[unit]
-    assert re.fullmatch(r"\d{1,3}|\d\.\d", number)
-    assert abs(float(number) * scale - amount) <= 0.051 * amount
-
-
-@pytest.mark.parametrize(
-    "number, noun, text",
-    [
-        (0, "file", "0 files"),
-        (1, "directory", "1 directory"),
-        (2, "directory", "2 directories"),
-        (2, "leak", "2 leaks"),
-    ],
-)
-def test_count_uses_the_plural(number, noun, text):
-    """Except for 1."""
-    assert count(number, noun) == text
 
 
 # -- dead sessions
@@ -409,13 +511,13 @@ def test_count_uses_the_plural(number, noun, text):
 )
 def test_removed_dead_sessions_are_reported_in_one_line(found, line):
     """Their number, size and age."""
-    terminal = Terminal()
-    write_reclaimed(found, terminal)
-    assert terminal.lines == [line]
+    writer = Writer()
+    write_reclaimed(found, writer)
+    assert writer.lines == [line]
 
 
 def test_without_dead_sessions_nothing_is_written():
     """The usual case."""
-    terminal = Terminal()
-    write_reclaimed(Reclaimed(), terminal)
-    assert terminal.lines == []
+    writer = Writer()
+    write_reclaimed(Reclaimed(), writer)
+    assert writer.lines == []

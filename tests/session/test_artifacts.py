@@ -60,15 +60,19 @@ def test_kept_paths_are_copied_and_reported(pytester, run_with_report):
     out = pytester.path / "new" / "out"
     result, first = run_with_report("--tempres-artifacts=new/out")
     result.assert_outcomes(passed=1, failed=3)
-    line = f"artifacts: {out} (2 directories, 9 files, 59 bytes); 2 skipped, see manifest.json"
-    result.stdout.fnmatch_lines(["kept: *", line, "=* no leaks; 5 paths kept; *"])
+    lines = [
+        f"artifacts: {out}",
+        "  2 directories, 9 files, 59 bytes; 2 skipped, see manifest.json",
+    ]
+    result.stdout.fnmatch_lines(["kept: *", *lines, "=* no leaks; 5 paths kept; *"])
     check(out, first, ["link", "test_copied.py", "to_do"])
 
     pytester.makeini("[pytest]\ntempres_artifacts = new/out\ntempres_artifacts_max_size = 20\n")
     result, second = run_with_report()
     result.assert_outcomes(passed=1, failed=3)
-    line = f"artifacts: {out} (2 directories, 7 files, 13 bytes); 4 skipped, see manifest.json"
-    result.stdout.fnmatch_lines([line])
+    result.stdout.fnmatch_lines(
+        [f"artifacts: {out}", "  2 directories, 7 files, 13 bytes; 4 skipped, see manifest.json"]
+    )
     check(out, second, ["link", "to_do"])
 
     records = manifest(out)
@@ -159,8 +163,8 @@ def test_failed_copy_is_one_warning_and_changes_nothing_else(
         assert os.listdir(kept["artifact"]) == ["a"]
         (record,) = manifest(out).values()
         assert record["skipped"] == [{"path": "b", "reason": "No space left on device"}]
-        line = f"artifacts: {out} (1 directory, 1 file, 100 bytes); 1 skipped, see manifest.json"
-        result.stdout.fnmatch_lines([line])
+        what = "  1 directory, 1 file, 100 bytes; 1 skipped, see manifest.json"
+        result.stdout.fnmatch_lines([f"artifacts: {out}", what])
     else:
         assert kept["artifact"] is None
         result.stdout.no_fnmatch_line("artifacts:*")

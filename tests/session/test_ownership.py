@@ -236,7 +236,7 @@ def test_leaks_that_every_worker_repeats_are_reported_once(pytester, run_with_re
     result.stdout.fnmatch_lines_random(
         [
             "collecting * left 2 directories (empty) in gw0, gw1",
-            "fixture shared (session) in * left 2 directories (empty) in gw0, gw1",
+            "fixture shared (*left 2 directories (empty) in gw0, gw1",
         ]
     )
     assert result.stdout.str().count("collecting test_") == 1
@@ -281,7 +281,7 @@ def test_origin_is_the_line_that_created_the_entry(pytester, run_with_report, no
     assert leak["made_by"] == "python"
     result.stdout.fnmatch_lines(
         [
-            f"{path.name}::test_it left 1 directory (2 files, 1.2 MB)",
+            "test_origin_is*...*test_it left 1 directory (2 files, 1.2 MB)",
             "  tempres-*/*/tmp*",
             "    library/export.py:4 in build",
             "    library/export.py:8 in run",
@@ -314,7 +314,10 @@ def test_entries_created_by_subprocesses_are_marked(pytester, run_with_report, n
     for leak in leaks.values():
         assert (leak["made_by"], leak["origin"]) == ("other", [])
     result.stdout.fnmatch_lines(
-        ["    made by a subprocess or native code; last process: sh -c 'touch $TMPDIR/shell-file'"]
+        [
+            "    made by a subprocess or native code",
+            "    last process: sh -c 'touch $TMPDIR/shell-file'",
+        ]
     )
     nothing_left()
 
@@ -409,7 +412,7 @@ def test_temporary_paths_outside_the_root_are_reported_but_not_removed(
     prefixes = sorted(path.name.partition("-")[0] for path in elsewhere.iterdir())
     assert prefixes == ["adopted", "file", "plain", "stays"]
     result.stdout.fnmatch_lines(
-        [f"  {elsewhere}/stays-*", "*2 leaks from 1 test*; not removed, since outside*"]
+        [f"  {elsewhere.name}/stays-*", "*2 leaks from 1 test*; not removed, since outside*"]
     )
     nothing_left()
 

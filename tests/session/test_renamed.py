@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from printed import kept_paths
 import pytest
 
 #: Where a test may move its directory, in the terms of the suite below.
@@ -45,7 +46,7 @@ def kept(run_with_report) -> Callable[..., dict[str, list[str]]]:
         result.stdout.no_fnmatch_line("*Warning: *")
         found: dict[str, list[str]] = {}
         for each in report["kept"]:
-            assert f"kept: {each['nodeid']}  {each['path']}" in result.stdout.lines
+            assert (each["nodeid"], each["path"]) in kept_paths(result.stdout.str())
             path = Path(each["path"])
             names = [p.name for p in (path, *path.rglob("*")) if p.is_file()]
             found.setdefault(each["nodeid"].rpartition("::")[2], []).extend(names)

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 from typing import NamedTuple
 
+from printed import kept_paths
 import pytest
 
 #: What stays of each way to end, by policy. `given` is what `temp_dir` and `temp_resources` gave
@@ -494,7 +495,7 @@ def check_reported(session: InnerSession, made: CreatedPath, test: str, reason: 
     assert nodeid.startswith(test)
     assert (record["reason"], record["worker"]) == (reason, made.worker)
     assert made.path in session.index[nodeid]
-    assert f"kept: {nodeid}  {made.path}" in session.output
+    assert (nodeid, made.path) in kept_paths(session.output)
 
 
 @pytest.mark.parametrize("last", ["passes", "interrupted"])
@@ -504,7 +505,7 @@ def test_nothing_else_stays(ran, policy, mode, last):
     paths = sorted(each["path"] for each in session.report["kept"])
     assert paths == sorted(str(path) for path in (session.place / "tmp").glob("tempres-*/*/*"))
     assert paths == sorted(path for some in session.index.values() for path in some)
-    printed = re.findall(r"^kept: (?:.*  )?(/.*)$", session.output, re.MULTILINE)
+    printed = re.findall(r"^kept: (?:.*(?:  |\n  ))?(/.*)$", session.output, re.MULTILINE)
     assert set(printed) == set(paths)
     assert session.report["totals"]["kept"] == len(paths)
     for noise in ("INTERNALERROR", "internal error", "TempresCleanupWarning", "TempresLeakWarn"):

@@ -1,0 +1,1 @@
+"""The command `pytest-tempres`, for what happens outside a test session."""

@@ -1,0 +1,90 @@
+"""What the terminal report counts as one finding, and the order in which it lists findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_tempres.leaks.model import MODIFICATIONS
+from pytest_tempres.leaks.model import WITHOUT_PATH
+from pytest_tempres.leaks.model import Frame
+from pytest_tempres.leaks.model import Leak
+from pytest_tempres.leaks.model import Owner
+
+__all__ = ["Finding", "by_origin", "by_owner", "combine"]
+
+
+class Finding(NamedTuple):
+    """A leak, together with the descriptors that still hold it open."""
+
+    leak: Leak
+    #: ``fd 14``, for each descriptor of the same owner.
+    held_by: tuple[str, ...] = ()
+
+
+class _Target(NamedTuple):
+    """What a leak is about: the path itself, or the path that a descriptor holds open."""
+
+    owner: Owner
+    worker: str
+    path: str
+
+
+def combine(leaks: Sequence[Leak], roots: Iterable[str]) -> list[Finding]:
+    """Return the findings: a path and the descriptors that hold it open are one.
+
+    :param roots: The session roots.
+    """
+    names = [root[max(root.rfind("/"), root.rfind("\\")) + 1 :] for root in roots]
+    holders: dict[_Target, list[str]] = {}
+    paths = {_target(leak, names) for leak in leaks if _has_path(leak)}
+    for leak in leaks:
+        target = _target(leak, names)
+        if leak.kind in WITHOUT_PATH and target in paths:
+            holders.setdefault(target, []).append(leak.path.partition(":")[0])
+    return [
+        Finding(leak, tuple(holders.get(target, ())) if _has_path(leak) else ())
+        for leak in leaks
+        if (target := _target(leak, names)) not in holders or _has_path(leak)
+    ]
+
+
+def _has_path(leak: Leak) -> bool:
+    return leak.kind not in (*MODIFICATIONS, *WITHOUT_PATH)
+
+
+def _target(leak: Leak, names: list[str]) -> _Target:
+    path = leak.path
+    if leak.kind in WITHOUT_PATH:
+        # A report that was read back has only the description: `fd 14: /path`.
+        path = leak.entry.path if leak.entry.path != path else path.partition(": ")[2]
+    for name in names:
+        # The kernel names the target of a descriptor without links, the scan with them. What
+        # comes before the random name of a session root does not matter.
+        for separator in ("/", "\\"):
+            _, found, inner = path.partition(f"{separator}{name}{separator}")
+            if found:
+                return _Target(leak.owner, leak.entry.worker, f"{name}/{inner}")
+    return _Target(leak.owner, leak.entry.worker, path)
+
+
+def by_owner(findings: Iterable[Finding]) -> list[tuple[Owner, list[Finding]]]:
+    """Return the findings of each owner, the owner of the most bytes first."""
+    groups: dict[Owner, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.leak.owner, []).append(finding)
+    return sorted(groups.items(), key=lambda group: _rank(group[1]))
+
+
+def by_origin(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return the findings of the same lines of code together, the largest group first."""
+    groups: dict[tuple[tuple[Frame, ...], bool], list[Finding]] = {}
+    for finding in findings:
+        key = finding.leak.entry.origin, bool(finding.held_by)
+        groups.setdefault(key, []).append(finding)
+    return sorted(groups.values(), key=_rank)
+
+
+def _rank(findings: Sequence[Finding]) -> tuple[int, int]:
+    return -sum(each.leak.bytes for each in findings), -len(findings)

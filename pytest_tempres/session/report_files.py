@@ -1,0 +1,84 @@
+"""Writes the report files at the end of a session."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+import os
+import sys
+from typing import Final
+
+from pytest_tempres.primitives._system import System
+from pytest_tempres.reports import output
+from pytest_tempres.reports.registry import FORMATS
+from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.targets import ReportTarget
+from pytest_tempres.session.state import SessionState
+
+__all__ = ["find_repository", "write_files"]
+
+#: The variables that name the directory of the repository in GitHub Actions, GitLab and Jenkins.
+_CHECKOUTS: Final = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR", "WORKSPACE")
+
+
+def write_files(state: SessionState, summary: Summary, *, again: bool = False) -> None:
+    """Write the reports that are files; one that cannot be written becomes a warning.
+
+    :param again: Whether *summary* corrects that of an earlier call.
+    """
+    # A report may go to the file that standard output is redirected to.
+    with suppress(AttributeError, OSError, ValueError):
+        sys.stdout.flush()
+    for target in state.settings.reports:
+        if target.type in FORMATS and target.destination is not None:
+            _write_or_warn(state, summary, target, again=again)
+
+
+def _write_or_warn(
+    state: SessionState, summary: Summary, target: ReportTarget, *, again: bool
+) -> None:
+    found = FORMATS[target.type]
+    try:
+        if found.appends:
+            _append(state, summary, target.destination or "", again=again)
+        else:
+            output.replace(target.destination or "", found.load()(summary), again=again)
+    except Exception as error:  # noqa: BLE001 -- the other reports must be written
+        detail = error if isinstance(error, OSError) else repr(error)
+        topic = f"{target.type} {target.destination}"
+        state.messages.warn(topic, f"the {found.title} report was not written: {detail}")
+
+
+def _append(state: SessionState, summary: Summary, path: str, *, again: bool) -> None:
+    from pytest_tempres.reports import markdown  # noqa: PLC0415 -- formats load when used
+
+    earlier = state.result.appended.get(path)
+    before = output.size(path)
+    if again:
+        # Another program may have added text since; it stays, and so does the earlier summary.
+        if earlier is None or before != earlier.end:
+            return
+        before = earlier.start
+    separator = "\n" if before else ""
+    text = markdown.render(summary, markdown.LIMIT - before - len(separator))
+    if not text:
+        raise OSError(f"{path} has no room left")
+    added = output.append(path, separator + text, earlier)
+    if added is not None:
+        state.result.appended[path] = added
+
+
+def find_repository(rootdir: str) -> str:
+    """Return the directory of the repository that contains *rootdir*, or *rootdir* itself."""
+    directory = rootdir
+    while True:
+        # In a worktree, `.git` is a file.
+        if System.lexists(System.join(directory, ".git")):
+            return directory
+        parent = System.dirname(directory)
+        if parent == directory:
+            break
+        directory = parent
+    named = (os.environ.get(name, "") for name in _CHECKOUTS)
+    inside = System.join(rootdir, "")
+    found = (path for path in named if path and inside.startswith(System.join(path, "")))
+    return next(found, rootdir)
