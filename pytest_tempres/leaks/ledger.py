@@ -255,6 +255,7 @@ class Ledger:
             command=processes.last_command if started_one or not others else None,
             ignored=self._is_allowed(path, owner, test),
             worker=self._worker,
+            seen=running.seconds(),
             processes=others,
         )
 
@@ -275,6 +276,7 @@ class Ledger:
             made_by="python",
             ignored=self._is_allowed(path, hint.owner, hint.test),
             worker=self._worker,
+            seen=self.running.seconds(),
         )
 
     def _is_allowed(self, path: str, owner: Owner, test: str | None) -> bool:

@@ -50,6 +50,7 @@ def _leak(leak: Leak) -> dict[str, Any]:
         "origin": [frame._replace(file=escaped(frame.file))._asdict() for frame in entry.origin],
         "made_by": entry.made_by,
         "worker": entry.worker,
+        **({} if entry.seen is None else {"seconds": entry.seen}),
         "fingerprint": leak.fingerprint,
     }
 

@@ -73,6 +73,14 @@ def {scope}_fixture():
     nothing_left()
 
 
+def test_a_leak_has_the_time_at_which_it_appeared(pytester, told):
+    """Workers send it to the controller."""
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    _, report = told()
+    (leak,) = report["leaks"]
+    assert 0 < leak["seconds"] <= report["session"]["seconds"]
+
+
 def test_fixture_that_cleans_up_at_its_own_end_is_no_leak(pytester, told, nothing_left):
     """What a fixture of any scope makes is due at the end of its scope, not of a test."""
     pytester.makepyfile(

@@ -216,17 +216,20 @@ class Descriptors:
         return imported and not _is_own(self._folder.nearest(stack))
 
     def _entry(self, target: str, hint: Hint | None) -> Entry:
-        if hint is None:
-            running = self._running
-            return Entry(target, running.owner, running.test, running.phase, worker=self._worker)
-        return Entry(
+        running = self._running
+        entry = Entry(
             target,
-            hint.owner,
-            hint.test,
-            hint.phase,
-            self._folder.origin(hint.stack),
-            made_by="python",
+            running.owner,
+            running.test,
+            running.phase,
             worker=self._worker,
+            seen=running.seconds(),
+        )
+        if hint is None:
+            return entry
+        origin = self._folder.origin(hint.stack)
+        return entry._replace(
+            owner=hint.owner, test=hint.test, phase=hint.phase, origin=origin, made_by="python"
         )
 
     # -- leaks
