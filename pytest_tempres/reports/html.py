@@ -33,7 +33,7 @@ _MOST_ROWS: Final = 10_000
 #: With more rows, closed rows have no stack: the script copies it from a template, one for each
 #: different stack. Otherwise the page works without the script.
 _MOST_WITH_STACK: Final = 1_000
-_MOST_BARS: Final = 12
+_MOST_BARS: Final = 8
 #: The width of the chart over time, in its own unit: there are at most so many steps in its line.
 _CHART_WIDTH: Final = 400
 _MINUTE: Final = 60
@@ -54,7 +54,6 @@ _NOUNS: Final[dict[OwnerKind, str]] = {
     "test": "test",
     "fixture": "fixture",
     "collection": "collected module",
-    "session": "session",
 }
 
 
@@ -230,7 +229,7 @@ def _facts(leak: Leak) -> Iterator[str]:
     if entry.owner.location:
         yield f"owner at {entry.owner.location}"
     if entry.phase:
-        yield f"in {entry.phase}"
+        yield f"in the {entry.phase} phase"
     if entry.worker:
         yield f"worker {entry.worker}"
     yield from _processes(entry)
@@ -264,9 +263,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _creators(leaks: Iterable[Leak]) -> str:
-    """Return how many owners there are of each kind: ``2 tests, 1 fixture``."""
-    numbers = Counter(_NOUNS[owner.kind] for owner in _owners(leaks))
-    return ", ".join(_count(numbers[noun], noun) for noun in _NOUNS.values() if numbers[noun])
+    """Return how many owners there are of each kind: ``2 tests, 1 fixture, the session``."""
+    numbers = Counter(owner.kind for owner in _owners(leaks))
+    parts = [_count(numbers[kind], noun) for kind, noun in _NOUNS.items() if numbers[kind]]
+    return ", ".join([*parts, "the session"] if numbers["session"] else parts)
 
 
 def _owners(leaks: Iterable[Leak]) -> dict[Owner, list[Leak]]:

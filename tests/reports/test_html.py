@@ -164,7 +164,7 @@ def test_the_verdict_counts_owners_of_each_kind(a_leak, summarize):
     ]
     page = parse(html.render(summarize(*(a_leak(owner=owner) for owner in owners))))
     assert page.texts("p", **{"class": "verdict"}) == [
-        "5 leaks from 2 tests, 1 fixture, 1 collected module, 1 session, 0 bytes."
+        "5 leaks from 2 tests, 1 fixture, 1 collected module, the session, 0 bytes."
     ]
     assert [row[0] for row in rows(section(page, "leak"))] == [
         "a",
@@ -198,7 +198,7 @@ def test_a_row_has_everything_about_a_leak(a_leak, summarize):
     ]
     (details,) = page.all("details")
     assert details.texts("summary") == ["lib.py:7 in make"]
-    facts = "directory with 2 files · owner at conftest.py:20 · in setup · worker gw0"
+    facts = "directory with 2 files · owner at conftest.py:20 · in the setup phase · worker gw0"
     (shown,) = details.texts("p")
     assert shown == f"{facts} · fingerprint {leak.fingerprint}{leak.path}"
     assert details.texts("li") == ["lib.py:7 in make", "conftest.py:21 in cache"]
@@ -337,8 +337,8 @@ def test_owners_beyond_the_chart_have_one_bar(a_leak, summarize):
     leaks = [a_leak(owner=Owner("test", f"t{n}"), size=100 - n) for n in range(20)]
     bars = section(parse(html.render(summarize(*leaks))), "by-owner")
     names = bars.texts("th", scope="row")
-    assert names == [*(f"t{n}" for n in range(12)), "8 more owners"]
-    assert rows(bars)[-1] == ["8", "676 bytes"]
+    assert names == [*(f"t{n}" for n in range(8)), "12 more owners"]
+    assert rows(bars)[-1] == ["12", "1.0 kB"]
 
 
 def test_the_chart_over_time_rises_with_each_leak(a_leak, summarize):
