@@ -302,6 +302,15 @@ def test_a_table_lists_only_so_many_leaks(a_leak, summarize, monkeypatch):
     assert page.texts("dd")[0] == "5"
 
 
+def test_the_other_tables_list_only_so_many_too(full, monkeypatch):
+    """They say so."""
+    monkeypatch.setattr(html, "_MOST_ROWS", 0)
+    page = parse(html.render(full))
+    for name in ("kept", "stale"):
+        assert rows(section(page, name)) == []
+        assert "The first 0 are listed here." in section(page, name).text
+
+
 def test_many_leaks_have_their_stacks_in_templates(a_leak, summarize, monkeypatch):
     """Each stack is in the page once, and a row says which is its own."""
     monkeypatch.setattr(html, "_MOST_WITH_STACK", 2)
