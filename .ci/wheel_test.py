@@ -34,13 +34,15 @@ def main() -> None:
 
 
 def check_metadata() -> None:
-    """The imported package is the installed one, has type information, and requires only pytest."""
+    """The imported package is the installed one, has all files, and requires only pytest."""
     spec = importlib.util.find_spec("pytest_tempres")
     expect(spec is not None and spec.origin is not None, "the package is installed")
     package = Path(spec.origin).parent
     expect(CHECKOUT not in package.parents or "site-packages" in package.parts, "not the checkout")
     expect((package / "py.typed").is_file(), "py.typed is in the wheel")
     expect((package / "reports" / "report.schema.json").is_file(), "the schema is in the wheel")
+    page = package / "reports" / "templates" / "report.html.jinja"
+    expect(page.is_file(), "the template of the HTML report is in the wheel")
     metadata = importlib.metadata.metadata("pytest-tempres")
     needed = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     expect(needed == ["pytest>=8.0"], f"pytest is its only requirement: {needed}")

@@ -31,6 +31,8 @@ FACE = {"exceptions"}
 #: What may import the public face: its version.
 READERS = {"cli"}
 WORKERS = {"execnet", "xdist"}
+#: What the HTML report needs, from an optional extra.
+TEMPLATES = {"jinja2"}
 #: Modules that exist for type checkers alone, and what keeps them from being imported.
 TYPES = {"_typeshed", "typing_extensions"}
 GUARD = "TYPE_CHECKING"
@@ -135,6 +137,8 @@ def judge_foreign(here: str, top: str, *, for_types: bool) -> str | None:
     """Return what is wrong with an import of somebody else's, if anything."""
     if top in WORKERS:
         return None if here == "workers" else f"imports {top}"
+    if top in TEMPLATES:
+        return None if here == "reports" else f"imports {top}"
     if top == "pytest" and (ROW_OF.get(here, -1) >= FRONT or (here == "reports" and for_types)):
         return None
     return f"imports {top}"
@@ -225,6 +229,7 @@ def test_package_that_follows_the_rule_has_no_violations(check):
         ("workspace/root", "from ..primitives import make\nfrom .. import exceptions"),
         ("reports/terminal", "import typing\nif typing.TYPE_CHECKING:\n    import pytest"),
         ("reports/terminal", "if TYPE_CHECKING:\n    from typing_extensions import Self"),
+        ("reports/terminal", "import jinja2"),
         ("workers/xdist", "import execnet\nfrom xdist import plugin\nimport pytest"),
         ("plugin", "def f():\n    from pytest_tempres.reports import terminal"),
     ],
@@ -254,6 +259,7 @@ def test_allowed_imports(check, module, source):
         ("reports/terminal", "if TYPE_CHECKING:\n    pass\nelse:\n    import pytest", "pytest"),
         ("reports/terminal", "from typing_extensions import Self", "typing_extensions"),
         ("options", "import requests", "imports requests"),
+        ("options", "import jinja2", "imports jinja2"),
         ("options", "from _pytest.config import Config", "imports _pytest"),
         ("options", "from pytest_tempres.session.state import SessionState", None),
         ("options", "from pytest_tempres import markers", "imports pytest_tempres.markers"),

@@ -82,10 +82,18 @@ class FrameFilter:
         self._names: dict[str, str | None] = {}
         self._of_plugins: dict[str, bool] = {}
 
-    def entry(self, path: str, hint: Hint, *, worker: str, ignored: bool = False) -> Entry:
+    def entry(
+        self,
+        path: str,
+        hint: Hint,
+        *,
+        worker: str,
+        ignored: bool = False,
+        seen: float | None = None,
+    ) -> Entry:
         """Return the entry for *path*, which belongs to the owner of *hint*."""
         origin = self.origin(hint.stack)
-        return Entry(path, *hint[:3], origin, "python", ignored=ignored, worker=worker)
+        return Entry(path, *hint[:3], origin, "python", ignored=ignored, worker=worker, seen=seen)
 
     def origin(self, stack: Sequence[RawFrame]) -> tuple[Frame, ...]:
         """Return the frames of *stack* that a report shows, nearest frame first.

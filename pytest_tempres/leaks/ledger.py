@@ -240,6 +240,7 @@ class Ledger:
             command=processes.last_command if started_one or not others else None,
             ignored=self._is_allowed(path, work.owner, work.test),
             worker=self._worker,
+            seen=self.running.seconds(),
             processes=others,
         )
 
@@ -252,7 +253,9 @@ class Ledger:
 
     def _from_hint(self, path: str, hint: Hint) -> Entry:
         ignored = self._is_allowed(path, hint.owner, hint.test)
-        return self.frame_filter.entry(path, hint, worker=self._worker, ignored=ignored)
+        return self.frame_filter.entry(
+            path, hint, worker=self._worker, ignored=ignored, seen=self.running.seconds()
+        )
 
     def _is_allowed(self, path: str, owner: Owner, test: str | None) -> bool:
         if self._ignored(path):

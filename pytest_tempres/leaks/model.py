@@ -12,6 +12,8 @@ from typing import Literal
 from typing import NamedTuple
 from typing import Protocol
 
+from pytest_tempres.primitives._system import System
+
 __all__ = [
     "MODIFICATIONS",
     "SESSION",
@@ -90,9 +92,10 @@ class Process(NamedTuple):
 class Running:
     """The current owner, test and phase: written by the hooks, read by the detectors."""
 
-    __slots__ = ("likely_creator", "owner", "phase", "test", "thread_work")
+    __slots__ = ("_began", "likely_creator", "owner", "phase", "test", "thread_work")
 
     def __init__(self) -> None:
+        self._began = System.monotonic()
         self.owner = SESSION
         #: The node id of the test whose runtest protocol is active, also while a fixture runs.
         self.test: str | None = None
@@ -108,6 +111,10 @@ class Running:
     def work(self) -> Work:
         """The work of the current owner."""
         return Work(self.owner, self.test, self.phase)
+
+    def seconds(self) -> float:
+        """Return the time since the session began in this process."""
+        return round(System.monotonic() - self._began, 3)
 
 
 class Entry(NamedTuple):
@@ -127,6 +134,8 @@ class Entry(NamedTuple):
     #: Ignored by the marker or the ini file.
     ignored: bool = False
     worker: str = ""
+    #: When a scan first found it: seconds since the session began in the worker's process.
+    seen: float | None = None
     #: Processes of other owners that were running at the time and may have created it.
     processes: tuple[Process, ...] = ()
 

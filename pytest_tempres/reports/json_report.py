@@ -80,6 +80,7 @@ def _leak(leak: Leak) -> dict[str, Any]:
             {"command": each.command, "owner": each.owner._asdict()} for each in entry.processes
         ],
         "worker": entry.worker,
+        **({} if entry.seen is None else {"seconds": entry.seen}),
         "fingerprint": leak.fingerprint,
     }
 
@@ -199,6 +200,7 @@ def _read_entry(leak: Fields, path: str) -> Entry:
         made_by=leak.choice("made_by", ("python", "other")),
         command=leak.text_or_none("command"),
         worker=leak.text("worker"),
+        seen=leak.real("seconds") if "seconds" in leak else None,
         processes=leak.each("processes", _read_process, []),
     )
 

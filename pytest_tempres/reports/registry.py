@@ -59,10 +59,9 @@ def _sarif() -> Render:
 
 
 def _html() -> Render:
-    from pytest_tempres.reports import html  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from pytest_tempres.reports import html  # noqa: PLC0415 -- formats load when used
 
-    render: Render = html.render
-    return render
+    return html.render
 
 
 #: The types that are files, by name.

@@ -70,6 +70,7 @@ ANY_ENTRY = st.builds(
     made_by=st.sampled_from(["python", "other"]),
     command=st.none() | ANY_TEXT,
     worker=ANY_TEXT,
+    seen=st.none() | st.floats(0, allow_infinity=False),
     processes=st.lists(st.builds(Process, ANY_TEXT, ANY_OWNER), max_size=2).map(tuple),
 )
 ANY_LEAK = st.builds(

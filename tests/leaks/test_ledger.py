@@ -18,6 +18,7 @@ from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.temp import scan
 from pytest_tempres.leaks.temp.audit import activate
 from pytest_tempres.leaks.temp.audit import deactivate
+from pytest_tempres.primitives._system import System
 
 ONE = Owner("test", "t.py::one")
 TWO = Owner("test", "t.py::two")
@@ -79,6 +80,16 @@ def owners(entries: list[Entry]) -> dict[str, str]:
 
 
 # -- owners
+
+
+def test_an_entry_has_the_time_of_the_scan_that_found_it(
+    ledger, root, create_without_event, monkeypatch
+):
+    """A report can show when during the session the paths appeared."""
+    monkeypatch.setattr(ledger.running, "_began", System.monotonic() - 1000)
+    (root / "x").mkdir()
+    create_without_event("fifo")
+    assert [entry.seen is not None and entry.seen >= 1000 for entry in ledger.scan()] == [True] * 2
 
 
 def test_an_entry_belongs_to_the_owner_at_its_creation(ledger, root):

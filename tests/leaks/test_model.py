@@ -19,6 +19,7 @@ from pytest_tempres.leaks.model import Running
 from pytest_tempres.leaks.model import entry_from_plain
 from pytest_tempres.leaks.model import fingerprint
 from pytest_tempres.leaks.model import leak_from_plain
+from pytest_tempres.primitives._system import System
 
 #: Text as in paths: any character, including lone surrogates.
 TEXT = st.text(st.characters(codec=None), max_size=20) | st.binary(max_size=20).map(
@@ -44,6 +45,7 @@ ENTRIES = st.builds(
     st.booleans(),
     st.booleans(),
     TEXT,
+    st.none() | st.floats(0, 10**6),
 )
 LEAKS = st.builds(
     Leak,
@@ -142,6 +144,14 @@ def test_a_fingerprint_ignores_the_standard_library(entry, library):
 def test_different_leaks_have_different_fingerprints(entry, kind, changes):
     """Owner, kind, nearest frame and kind of creator count."""
     assert fingerprint(kind, entry._replace(**changes)) != fingerprint("file", entry)
+
+
+def test_seconds_count_from_the_creation_of_the_record(monkeypatch):
+    """They are rounded to milliseconds, because each entry sends them to the controller."""
+    clock = iter([100.0, 101.23456, 102.0])
+    monkeypatch.setattr(System, "monotonic", lambda: next(clock))
+    running = Running()
+    assert [running.seconds(), running.seconds()] == [1.235, 2.0]
 
 
 def test_the_first_owner_is_the_session():

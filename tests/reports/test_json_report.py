@@ -167,6 +167,13 @@ def test_unknown_values_are_null_or_empty(a_leak, summarize):
     assert record["origin"] == []
 
 
+def test_a_leak_has_the_time_when_it_was_seen(a_leak, summarize):
+    """The key is absent where the time is unknown, as in older reports."""
+    text = render(summarize(a_leak(seen=12.5), a_leak()))
+    assert [leak.get("seconds") for leak in json.loads(text)["leaks"]] == [12.5, None]
+    assert text.count('"seconds"') == 2  # The session has one too.
+
+
 def test_a_path_that_is_not_utf8_has_its_bytes_too(a_leak, summarize):
     """The path is readable, and `path_bytes` is exact."""
     raw = b"/tmp/\xff\xc3\xa9"

@@ -73,6 +73,14 @@ def {scope}_fixture():
     nothing_left()
 
 
+def test_a_leak_has_the_time_at_which_it_appeared(pytester, report):
+    """Workers send it to the controller."""
+    pytester.makepyfile("import tempfile\ndef test_it(): tempfile.mkdtemp()")
+    found = report()
+    (leak,) = found["leaks"]
+    assert 0 < leak["seconds"] <= found["session"]["seconds"]
+
+
 def test_fixture_that_cleans_up_at_its_teardown_leaks_nothing(
     pytester, run_with_report, nothing_left
 ):

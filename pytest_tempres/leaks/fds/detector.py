@@ -189,9 +189,10 @@ class Descriptors:
             if hint is not None:
                 self._opened_by_python.add(number)
             hint = hint or matches.likely(number, target)
-            entry = Entry(target, *self._running.work, worker=self._worker)
+            worker, seen = self._worker, self._running.seconds()
+            entry = Entry(target, *self._running.work, worker=worker, seen=seen)
             if hint is not None:
-                entry = self._frame_filter.entry(target, hint, worker=self._worker)
+                entry = self._frame_filter.entry(target, hint, worker=worker, seen=seen)
             if not self._is_exempt(entry, hint):
                 self._entries[number] = entry
 

@@ -54,6 +54,7 @@ def test_a_record_has_number_target_owner_and_line(suite, tmp_path, keep):
     assert leak[:6] == ("descriptor", f"fd {file.fileno()}: {path}", 0, 1, True, "leak")
     assert leak.entry[:4] == (path, ONE, ONE.id, "call")
     assert (leak.entry.made_by, leak.entry.worker) == ("python", "gw0")
+    assert leak.entry.seen is not None
     frame = leak.entry.origin[0]
     assert (frame.file, frame.function) == (
         HERE,
