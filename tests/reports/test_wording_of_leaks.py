@@ -8,25 +8,6 @@ from pytest_tempres.reports import wording
 
 
 @pytest.mark.parametrize(
-    "number, text",
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (9_949, "9.9 kB"),
-        (9_950, "10 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (5 * 10**18, "5000 PB"),
-    ],
-)
-def test_sizes_have_a_unit_that_fits(number, text):
-    """In powers of 1,000, with two digits or more."""
-    assert wording.size(number) == text
-
-
-@pytest.mark.parametrize(
     "owner, text",
     [
         (Owner("test", "t.py::test\n"), r"t.py::test\n"),
