@@ -36,9 +36,9 @@ def commands(summary: Summary) -> Iterator[str]:
         yield _command(summary, where, owner, leaks)
     rest = list(groups.values())[_MOST:]
     if rest:
-        number = wording.count(sum(len(leaks) for leaks in rest), "leak")
+        number = wording.count(sum(len(leaks) for leaks in rest), "more leak")
         places = wording.count(len(rest), "place")
-        yield f"::notice title=pytest-tempres::{number} more from {places} are not annotated"
+        yield f"::notice title=pytest-tempres::{number} from {places} are not annotated"
 
 
 def _command(summary: Summary, where: Place | None, owner: Owner, leaks: list[Leak]) -> str:

@@ -136,5 +136,5 @@ def size(number: float) -> str:
     for unit in _UNITS:
         number /= 1000
         if number < 999.5 or unit == _UNITS[-1]:
-            return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
-    raise AssertionError
+            break
+    return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"

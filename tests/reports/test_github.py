@@ -47,4 +47,4 @@ def test_the_rest_is_counted(a_leak, summarize):
     ]
     found = check_github(list(commands(summarize(*leaks, leaks_fail=True))))
     assert [level for level, _, _ in found] == ["error"] * 10 + ["notice"]
-    assert found[-1][2] == "4 leaks more from 2 places are not annotated"
+    assert found[-1][2] == "4 more leaks from 2 places are not annotated"

@@ -265,7 +265,7 @@ def test_only_ten_annotations_are_printed(pytester, run_plain):
     )
     found = annotations(run_plain("--tempres-report=github"))
     assert [level for level, _, _ in found] == ["warning"] * 10 + ["notice"]
-    assert found[-1][2] == "3 leaks more from 3 places are not annotated"
+    assert found[-1][2] == "3 more leaks from 3 places are not annotated"
 
 
 def test_paths_are_relative_to_the_repository(pytester, run_plain, out):
