@@ -64,13 +64,13 @@ def test_forked_session_is_like_a_started_one(pytester, plain_options, system_tm
     assert found[0]["umask"] == 0o027
 
 
-def test_exit_status_of_a_killed_session(pytester, plain_options):
+def test_exit_status_of_a_killed_session(pytester, plain_options, system_tmp):
     """It is the negative number of the signal, as for `subprocess.Popen`."""
     pytester.makepyfile("import os\ndef test_it(): os.kill(os.getpid(), 9)")
     assert pytester.run(*FORKED, *plain_options).ret == -signal.SIGKILL
 
 
-def test_session_that_takes_too_long_is_killed(pytester, plain_options):
+def test_session_that_takes_too_long_is_killed(pytester, plain_options, system_tmp):
     """A time limit ends the session itself, not only the wait for it."""
     pytester.makepyfile(
         """
