@@ -292,7 +292,7 @@ def session(place):
     roots = []
 
     def session(*kept: str, alive: bool = False) -> SessionRoot:
-        root = create(str(place), mode=0o700, about={"rootdir": "/project"})
+        root = create(str(place), mode=0o700, metadata={"rootdir": "/project"})
         roots.append(root)
         worker = root.add_worker("main", 0o700)
         Path(worker.path, "left").write_bytes(b"x" * 2000)

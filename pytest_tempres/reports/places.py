@@ -60,7 +60,7 @@ def in_repository(summary: Summary, file: str) -> str | None:
     repository = _slashed(summary, summary.repository or summary.session.rootdir).rstrip("/") + "/"
     if not path.startswith(repository) or any(each in path for each in _INSTALLED):
         return None
-    return path[len(repository) :] or None
+    return path[len(repository) :].lstrip("/") or None
 
 
 def absolute(summary: Summary, file: str) -> str:

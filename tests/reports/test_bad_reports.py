@@ -64,14 +64,16 @@ def test_a_missing_library_is_named_with_its_extra(pytester, run_here, monkeypat
 
 
 @pytest.mark.parametrize("name, text", [("there.json", "the file"), ("new.json", "the directory")])
-def test_a_report_without_permission_is_refused(pytester, plain_options, obeying, name, text):
+def test_a_report_without_permission_is_refused(
+    pytester, plain_options, without_root_override, name, text
+):
     """Also a file that could be replaced: its owner has protected it."""
     pytester.makepyfile(RAN)
     place = pytester.mkdir("place")
     (place / "there.json").touch()
     (place / "there.json").chmod(0o444)
     place.chmod(0o555)
-    command = [*obeying, sys.executable, "-m", "pytest", *plain_options]
+    command = [*without_root_override, sys.executable, "-m", "pytest", *plain_options]
     result = subprocess.run(
         [*command, f"--tempres-report=json:place/{name}"],
         check=False,
@@ -92,7 +94,7 @@ def test_several_reports_can_go_to_a_device(pytester, run_here):
     assert result.ret == 0
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
 def test_only_the_controller_refuses(pytester, run):
     """The message comes once, and no worker starts."""
     pytester.makepyfile(RAN)

@@ -32,6 +32,7 @@ def found(a_leak, summarize):
         ([Frame("<doctest t>", 1, "f")], ("a/t.py", 3)),
         ([Frame("../x.py", 5, "f")], ("a/t.py", 3)),
         ([Frame("a/../src/./x.py", 5, "f")], ("src/x.py", 5)),
+        ([Frame(".//src/x.py", 5, "f")], ("src/x.py", 5)),
         ([Frame("/project/src/x.py", 0, "f")], ("src/x.py", 1)),
         ([Frame("/project-2/x.py", 5, "f")], ("a/t.py", 3)),
         ([], ("a/t.py", 3)),

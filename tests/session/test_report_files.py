@@ -80,7 +80,7 @@ def cases(root):
     return {(case.get("classname"), case.get("name")) for case in root.iter("testcase")}
 
 
-@pytest.mark.parametrize("how", ["xdist"], indirect=True)
+@pytest.mark.parametrize("mode", ["xdist"], indirect=True)
 def test_a_crashed_worker_is_in_every_report(pytester, run, out):
     """What the crashed test left is kept, and the reports are written by the controller alone."""
     pytester.makepyfile(

@@ -195,7 +195,7 @@ def test_replacement_of_atexit_register_works_after_the_session(pytester, run_he
     assert register(called.append) == called.append
     unregister(called.append)
     # What it leads to: nothing of the session is left behind it.
-    assert vars(register)["_deed"] is before[0]
+    assert vars(register)["_target"] is before[0]
 
 
 def test_temp_location_changed_by_a_test_is_restored(pytester, run_here):

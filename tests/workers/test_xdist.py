@@ -439,7 +439,7 @@ def test_worker_output_that_arrives_after_an_interrupt_counts(monkeypatch):
     monkeypatch.setattr(xdist, "_receive", lambda _, node, data: taken.append((node, data)))
     root = SimpleNamespace(hold=lambda: root)
     state = SimpleNamespace(
-        reported=SimpleNamespace(workers=[], ended=set()), workspace=SimpleNamespace(root=root)
+        reported=SimpleNamespace(workers=[], finished=set()), workspace=SimpleNamespace(root=root)
     )
     hooks = xdist.ControllerHooks(state)
     nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
