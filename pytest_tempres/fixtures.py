@@ -271,11 +271,25 @@ def temp_dir(request: pytest.FixtureRequest) -> Path:
     return resources.dir(**options)
 
 
+def _open_as_marked(open_file: Callable[..., IO[Any]], item: pytest.Item, name: str) -> IO[Any]:
+    """Open a file with the arguments of the marker *name*.
+
+    Arguments that do not go together, such as an encoding and a binary mode, fail the test.
+    """
+    options = markers.arguments(item, name)
+    try:
+        return open_file(**options)
+    except (LookupError, TypeError, ValueError) as error:
+        if not options:
+            raise
+        pytest.fail(f"marker {name}: {error}", pytrace=False)
+
+
 @pytest.fixture
 def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file without a name; see the marker `tempfile`."""
     resources = _factory_for_test(request)
-    yield resources.file(**markers.arguments(request.node, "tempfile"))
+    yield _open_as_marked(resources.file, request.node, "tempfile")
     resources.close()
 
 
@@ -283,7 +297,7 @@ def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file with a name, not in `temp_dir`; see the marker `tempfile`."""
     resources = _factory_for_test(request)
-    yield resources.named_file(**markers.arguments(request.node, "tempfile"))
+    yield _open_as_marked(resources.named_file, request.node, "tempfile")
     resources.close()
 
 
@@ -291,7 +305,7 @@ def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file that stays in memory while it is small; see the marker `spooled`."""
     resources = _factory_for_test(request)
-    yield resources.spooled(**markers.arguments(request.node, "spooled"))
+    yield _open_as_marked(resources.spooled, request.node, "spooled")
     resources.close()
 
 

@@ -82,6 +82,8 @@ def arguments(item: pytest.Item, name: str) -> dict[str, Any]:
             pytest.fail(problem, pytrace=False)
         for argument, value in mark.kwargs.items():
             merged.setdefault(argument, value)
+    for problem in _missing_source(item, name, merged):
+        pytest.fail(problem, pytrace=False)
     return merged
 
 
@@ -94,7 +96,8 @@ def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
     """Yield the errors in the markers that are set on *node* itself."""
     for mark in node.own_markers:
         if mark.name in _ARGUMENTS:
-            for problem in _problems_of_mark(mark):
+            missing = _missing_source(node, mark.name, mark.kwargs)
+            for problem in (*_problems_of_mark(mark), *missing):
                 yield f"{node.nodeid}: {problem}"
 
 
@@ -102,7 +105,7 @@ def checked(name: str, given: Mapping[str, Any]) -> None:
     """Check the arguments of a call that accepts the arguments of the marker *name*.
 
     :raises TypeError: For an unknown argument or a value of the wrong type.
-    :raises ValueError: For a value that cannot be part of a file name.
+    :raises ValueError: For a value that cannot be part of a file name, or a mode of `open`.
     """
     for argument, value in given.items():
         error = _argument_error(name, argument, value)
@@ -125,6 +128,18 @@ def _problems_of_mark(mark: pytest.Mark) -> Iterator[str]:
             yield f"marker {error}"
 
 
+def _missing_source(
+    node: pytest.Item | pytest.Collector, name: str, given: Mapping[str, Any]
+) -> Iterator[str]:
+    source = given.get("copy")
+    # The marker of a package applies to files in several directories.
+    if name != "tempdir" or not isinstance(source, _PATH) or node.path.is_dir():
+        return
+    if not (node.path.parent / source).exists():
+        found = f"there is no such file or directory in {node.path.parent}"
+        yield f"marker tempdir: copy={os.fspath(source)!r}: {found}"
+
+
 def _argument_error(name: str, argument: str, value: object) -> Exception | None:
     known = _ARGUMENTS[name]
     if argument not in known:
@@ -143,7 +158,19 @@ def _argument_error(name: str, argument: str, value: object) -> Exception | None
                 f"{name}: {argument}={value!r} must not contain {bad[0]!r}; "
                 "use dir= for another directory"
             )
+    if argument == "mode" and not _is_mode(str(value)):
+        return ValueError(f"{name}: mode={value!r} is not a mode of open(), such as 'w+b' or 'w'")
     return None
+
+
+def _is_mode(text: str) -> bool:
+    letters = set(text)
+    return (
+        len(letters) == len(text)
+        and letters <= set("rwxabt+")
+        and len(letters & set("rwxa")) == 1
+        and not letters >= {"b", "t"}
+    )
 
 
 def _names(name: str) -> str:

@@ -19,6 +19,11 @@ from pytest_tempres.workspace.retention import POLICIES
 
 __all__ = ["ReportTarget", "Settings", "add_options", "read"]
 
+#: What is allowed for the ini values that pytest itself converts.
+_INI_ADVICE: Final = {
+    "tempres_keep_sessions": "give a whole number, 0 or more",
+    "tempres_redirect": "choose true or false",
+}
 _LEAK_MODES: Final = ("off", "report", "fail", "strict")
 _DETECTORS: Final = ("temp", "fds", "watch")
 # Fifteen digits are enough, and `int` refuses text of several thousand digits.
@@ -153,8 +158,10 @@ def _ini(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
     except (TypeError, ValueError, pytest.UsageError) as error:
-        # Newer versions of pytest raise UsageError, but do not name the option.
-        raise pytest.UsageError(f"{name} in the configuration file: {error}") from error
+        # Newer versions of pytest raise UsageError, but do not name the option or what is allowed.
+        advice = _INI_ADVICE.get(name)
+        text = f"{error}; {advice}" if advice else str(error)
+        raise pytest.UsageError(f"{name} in the configuration file: {text}") from error
 
 
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -55,7 +55,8 @@ def test_invalid_options_are_refused(pytester, run_here, option, texts):
         ("tempres_root = missing", ["missing", "no such directory"]),
         ("tempres_root_mode = 0777", ["0777", "0700, 0711, 0755 or 1777"]),
         ("tempres_report = term jsn:x", ["jsn:x", "json"]),
-        ("tempres_redirect = perhaps", ["perhaps"]),
+        ("tempres_redirect = perhaps", ["perhaps", "true or false"]),
+        ("tempres_keep_sessions = many", ["many", "a whole number, 0 or more"]),
     ],
 )
 def test_invalid_ini_values_are_refused(pytester, run_here, line, texts):
@@ -102,6 +103,11 @@ def test_root_that_is_not_writable_is_refused(pytester, run_here):
         ("tempdir(zzzzzz=1)", ["tempdir", "'zzzzzz'", "prefix", "chdir"]),
         ("tempfile(mod='w')", ["tempfile", "'mod'", "'mode'"]),
         ("tempfile(content=7)", ["tempfile", "content=7", "str or bytes"]),
+        ("tempdir(copy='missing')", ["tempdir", "copy='missing'", "no such file or directory"]),
+        ("tempfile(mode='q')", ["tempfile", "mode='q'", "a mode of open()"]),
+        ("tempfile(mode='w', encoding='nope')", ["marker tempfile", "unknown encoding: nope"]),
+        ("tempfile(mode='w', content=b'x')", ["marker tempfile", "content=b'x'", "str"]),
+        ("spooled(mode='rw')", ["spooled", "mode='rw'", "a mode of open()"]),
         ("spooled(maxsize=7)", ["spooled", "'maxsize'", "'max_size'"]),
         ("spooled(max_size='7')", ["spooled", "max_size='7'", "int"]),
         ("tempres_ignore()", ["tempres_ignore", "glob pattern"]),
@@ -126,6 +132,7 @@ def test_invalid_marker_arguments_are_refused(pytester, run_here, marker, texts)
     assert f"{path.name}::test_it" in result.stdout.str()
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*pytest_tempres*.py*")
     assert not (pytester.path / "ran").exists(), line
 
 
@@ -164,19 +171,28 @@ def test_invalid_marker_of_a_class_or_module(pytester, run, nothing_left):
     nothing_left()
 
 
-def test_copy_of_a_missing_source(pytester, run, nothing_left):
+def test_copy_of_a_source_that_is_removed_before_the_test(pytester, run, nothing_left):
     """It is an error at setup of the test, and names the source."""
     pytester.makepyfile(
         """
+        from pathlib import Path
         import pytest
 
-        @pytest.mark.tempdir(copy="not-there")
-        def test_it(temp_dir): pass
+        SOURCE = Path(__file__).with_name("source")
+
+        @pytest.fixture
+        def removes():
+            SOURCE.unlink(missing_ok=True)
+
+        @pytest.mark.tempdir(copy=SOURCE.name)
+        def test_it(removes, temp_dir): pass
         """
     )
+    (pytester.path / "source").touch()
     result = run("--tempres-keep=none")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*not-there*"])
+    result.stdout.fnmatch_lines(["marker tempdir: copy='source': there is no such file*"])
+    result.stdout.no_fnmatch_line("*copytree*")
     nothing_left()
 
 

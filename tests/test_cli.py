@@ -19,6 +19,7 @@ from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import json_report
+from pytest_tempres.reports import markdown
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.workspace import lock
@@ -203,6 +204,25 @@ def test_a_target_that_is_not_possible_is_refused(write, refused, target):
     """The message names it, and says what is possible."""
     write("a.json")
     assert refused("report", "a.json", "--to", target).startswith(f"--to={target}: ")
+
+
+def test_two_reports_to_one_file_are_refused(write, refused, command):
+    """The second would replace the first; several reports can go to standard output."""
+    write("a.json", leak())
+    arguments = ("report", "a.json", "--to=sarif:out", "--to=junit:./out")
+    assert "another report is written to this file" in refused(*arguments)
+    assert not Path("out").exists()
+    status, _ = command("report", "a.json", "--to=sarif:-", "--to=junit:-")
+    assert status == 0
+
+
+def test_a_job_summary_that_is_full_is_not_exceeded(write, refused):
+    """The limit is that of the whole file, not that of each report in it."""
+    write("a.json", leak())
+    Path("summary.md").write_text("x" * (markdown.LIMIT - 10))
+    refusal = refused("report", "a.json", "--to=markdown-append:summary.md")
+    assert refusal.endswith("summary.md: there is no room left in the file")
+    assert Path("summary.md").stat().st_size == markdown.LIMIT - 10
 
 
 def test_a_file_that_cannot_be_written_is_named(write, refused):

@@ -78,6 +78,9 @@ def test_valid_arguments_pass(name, given):
         ("spooled", {"delete": True}, "unknown argument 'delete'"),
         ("tempdir", {"prefix": b"a"}, "tempdir: prefix=b'a' must be str or None"),
         ("tempdir", {"keep": "yes"}, "tempdir: keep='yes' must be bool or None"),
+        ("tempfile", {"mode": "q"}, "tempfile: mode='q' is not a mode of open"),
+        ("tempfile", {"mode": "wbt"}, "tempfile: mode='wbt' is not a mode of open"),
+        ("spooled", {"mode": "b+"}, "spooled: mode='b+' is not a mode of open"),
         ("tempdir", {"copy": 3}, "tempdir: copy=3 must be str or PathLike or None"),
         ("tempdir", {"chdir": None}, "tempdir: chdir=None must be bool"),
         ("tempfile", {"content": 3}, "tempfile: content=3 must be str or bytes or None"),
@@ -87,7 +90,7 @@ def test_valid_arguments_pass(name, given):
 )
 def test_invalid_argument_is_named_with_valid_ones(name, given, message):
     """The error names the marker, the argument, and the nearest valid name or the types."""
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises((TypeError, ValueError)) as caught:
         checked(name, given)
     assert message in str(caught.value)
 

@@ -28,6 +28,10 @@ _STDOUT: Final = "-"
 def run(paths: list[str], wanted: Sequence[str], output: Output, *, verbosity: int) -> int:
     """Write the reports at *paths*, merged, to each target in *wanted*; return the exit status."""
     to = [_target(text) for text in wanted]
+    double = targets.clash(each for each in to if each.destination != _STDOUT)
+    if double is not None:
+        text = f"--to={double.type}:{double.destination}"
+        raise InputError(printable(f"{text}: another report is written to this file"))
     # The same report twice, through two patterns of the shell, is one shard.
     paths = list(dict.fromkeys(paths))
     shards = dict(zip(shard_names(paths), map(read_report, paths), strict=True))
@@ -47,6 +51,8 @@ def _target(text: str) -> ReportTarget:
     if kind not in targets.TYPES:
         known = ", ".join(targets.TYPES)
         raise InputError(printable(f"--to={text}: there is no such type; choose one of {known}"))
+    if kind == "term" and destination:
+        raise InputError(printable(f"--to={text}: term takes no destination here"))
     if kind in FORMATS and destination == _STDOUT:
         return ReportTarget(kind, _STDOUT)
     try:
@@ -54,8 +60,6 @@ def _target(text: str) -> ReportTarget:
         targets.check(target)
     except ValueError as error:
         raise InputError(printable(f"--to={text}: {error}")) from error
-    if target.type == "term" and target.destination is not None:
-        raise InputError(printable(f"--to={text}: leave it out to print nothing"))
     return target
 
 
@@ -75,17 +79,22 @@ def _write_annotations(summary: Summary, output: Output) -> None:
 
 def _write(target: ReportTarget, summary: Summary, output: Output) -> None:
     found = FORMATS[target.type]
-    text = found.load()(summary)
     path = target.destination or _STDOUT
     if path == _STDOUT:
-        output.write(text)
+        output.write(found.load()(summary))
         return
     # A report may go to the file that standard output is redirected to.
     output.flush()
     try:
         if found.appends:
-            files.append(path, ("\n" if files.size(path) else "") + text)
+            _append(path, summary)
         else:
-            files.replace(path, text)
+            files.replace(path, found.load()(summary))
     except OSError as error:
         raise InputError(printable(f"{path}: {error.strerror or error}")) from error
+
+
+def _append(path: str, summary: Summary) -> None:
+    from pytest_tempres.reports import markdown  # noqa: PLC0415 -- formats load when used
+
+    files.append(path, markdown.text_to_append(summary, path, files.size(path)))

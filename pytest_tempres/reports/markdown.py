@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import errno
 from typing import Final
 
 from pytest_tempres.leaks.model import Leak
@@ -11,7 +12,7 @@ from pytest_tempres.reports import wording
 from pytest_tempres.reports.escape import markdown_code
 from pytest_tempres.reports.summary import Summary
 
-__all__ = ["LIMIT", "render"]
+__all__ = ["LIMIT", "render", "text_to_append"]
 
 #: The most bytes that GitHub Actions accepts as the summary of a step.
 LIMIT: Final = 1024 * 1024
@@ -45,6 +46,18 @@ def render(summary: Summary, limit: int = LIMIT) -> str:
     if stale:
         text.add_list("#### Stale in the baseline\n\n", stale, "stale lines")
     return str(text)
+
+
+def text_to_append(summary: Summary, path: str, before: int) -> str:
+    """Return *summary* as Markdown, to be added to the first *before* bytes of the file at *path*.
+
+    :raises OSError: If there is no room in the file.
+    """
+    separator = "\n" if before else ""
+    text = render(summary, LIMIT - before - len(separator))
+    if not text:
+        raise OSError(errno.EFBIG, "there is no room left in the file", path)
+    return separator + text
 
 
 class _Text:

@@ -58,11 +58,7 @@ def _append(state: SessionState, summary: Summary, path: str, *, again: bool) ->
         if earlier is None or before != earlier.end:
             return
         before = earlier.start
-    separator = "\n" if before else ""
-    text = markdown.render(summary, markdown.LIMIT - before - len(separator))
-    if not text:
-        raise OSError(f"{path} has no room left")
-    added = output.append(path, separator + text, earlier)
+    added = output.append(path, markdown.text_to_append(summary, path, before), earlier)
     if added is not None:
         state.result.appended[path] = added
 
