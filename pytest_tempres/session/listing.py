@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
-from importlib import import_module
 import stat
 from typing import Final
-
-import pytest
 
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._system import System
@@ -17,7 +14,7 @@ from pytest_tempres.reports.terminal_words import contents
 from pytest_tempres.reports.terminal_words import printable
 from pytest_tempres.reports.wording import size
 
-__all__ = ["attach_to_allure", "deadline", "list_files"]
+__all__ = ["deadline", "list_files"]
 
 #: How many files are listed.
 _LISTED: Final = 10
@@ -120,14 +117,3 @@ def _list_files(path: str, until: float) -> Iterator[str]:
     if walk.failure is not None:
         name, error = walk.failure
         yield f"  could not be listed: {printable(name)}: {error.strerror or error}"
-
-
-def attach_to_allure(config: pytest.Config, report: pytest.TestReport, title: str) -> None:
-    """Attach the section *title* of *report* to the running test in the results of Allure.
-
-    Allure copies only what was captured, and no other sections of a report.
-    """
-    text = next((text for name, text in report.sections if name == title), None)
-    if text is not None and config.pluginmanager.hasplugin("allure_listener"):
-        allure = import_module("allure")
-        allure.attach(text, name=title, attachment_type=allure.attachment_type.TEXT)

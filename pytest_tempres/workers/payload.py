@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from json import dumps
 from json import loads
 from typing import Any
@@ -37,7 +38,7 @@ def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> N
         return
     if report.outcome == "failed":
         current.failed = True
-        _add_section(state.retention, current, report)
+        _add_section(state, current, report)
     xdist.set_node_name(state, report)
     if report.when == "teardown":
         runtest.record_attempt(state, current)
@@ -102,7 +103,7 @@ def record_failure(state: SessionState, report: pytest.CollectReport | pytest.Te
         current.failed = True
         if not current.started and _is_crash(report):
             runtest.recover_created(state, current)
-        _add_section(state.retention, current, report)
+        _add_section(state, current, report)
 
 
 def receive(state: SessionState, report: pytest.TestReport) -> None:
@@ -159,23 +160,32 @@ def _record_crash(state: SessionState, worker: str, report: pytest.TestReport) -
         _add_kept_paths(state.retention, report, paths)
 
 
-def _add_section(retention: Retention, current: CurrentTest, report: pytest.TestReport) -> None:
+def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestReport) -> None:
     """Add a section to a failed report that lists the paths kept because of the failure."""
     if any(name == _SECTION for name, _ in report.sections):
         return
+    retention = state.retention
     kept = []
     for created in (current.created, *(each.created for each in retention.used_by(current.item))):
         # Before the index is written, so that it has the current names.
         created.extend(retention.renamed(created))
         kept += retention.kept_after_failure(created)
-    _add_kept_paths(retention, report, kept)
+    text = _add_kept_paths(retention, report, kept)
+    if text and state.config.pluginmanager.hasplugin("allure_listener"):
+        _attach_to_allure(text)
 
 
-def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iterable[str]) -> None:
-    """List those of *paths* that still exist in a section of a failed report."""
+def _attach_to_allure(text: str) -> None:
+    """Attach *text* to the running test in the results of Allure, which has no other sections."""
+    allure = import_module("allure")
+    allure.attach(text, name=_SECTION, attachment_type=allure.attachment_type.TEXT)
+
+
+def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iterable[str]) -> str:
+    """List those of *paths* that still exist in a section of a failed report; return its text."""
     existing = [path for path in paths if exists(path)]
     if not existing:
-        return
+        return ""
     retention.add_to_journal(report.nodeid, existing)
     from pytest_tempres.session.listing import deadline  # noqa: PLC0415 -- few tests fail
     from pytest_tempres.session.listing import list_files  # noqa: PLC0415 -- as above
@@ -185,7 +195,9 @@ def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iter
     for path in existing:
         # execnet cannot encode a lone surrogate: the connection to the worker would end.
         lines += [f"kept: {escaped(path, controls=True)}", *list_files(path, until)]
-    report.sections.append((_SECTION, "\n".join(lines)))
+    text = "\n".join(lines)
+    report.sections.append((_SECTION, text))
+    return text
 
 
 def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]) -> None:
