@@ -81,7 +81,7 @@ def _register_optional_hooks(config: pytest.Config, state: SessionState) -> None
 
         register(StrictHooks(state), "tempres-strict")
     if GITHUB in state.settings.reports and not state.is_worker:
-        from pytest_tempres.session.annotations import AnnotationHooks  # noqa: PLC0415 -- as above
+        from pytest_tempres.session.report_files import AnnotationHooks  # noqa: PLC0415 -- as above
 
         register(AnnotationHooks(state), "tempres-annotations")
 

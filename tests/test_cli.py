@@ -10,7 +10,7 @@ import sysconfig
 import pytest
 
 import pytest_tempres
-from pytest_tempres.cli import merge as merging
+from pytest_tempres.cli import inputs
 from pytest_tempres.cli.main import main
 from pytest_tempres.cli.output import Output
 from pytest_tempres.leaks.baseline import Known
@@ -175,7 +175,7 @@ def test_a_leak_on_another_host_keeps_its_host(write, command):
 
 def test_shards_with_the_same_file_name_are_named_by_their_paths():
     """CI jobs often download each report to a directory of its own."""
-    names = merging.shard_names(["1/tempres.json", "2/tempres.json", "c.json"])
+    names = inputs.shard_names(["1/tempres.json", "2/tempres.json", "c.json"])
     assert names == ["1/tempres.json", "2/tempres.json", "c"]
 
 

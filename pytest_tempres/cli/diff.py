@@ -12,8 +12,8 @@ from pytest_tempres.leaks.model import base_id
 from pytest_tempres.reports.layout import UNLIMITED
 from pytest_tempres.reports.layout import frame_line
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.terminal_words import amount
-from pytest_tempres.reports.terminal_words import owner_name
+from pytest_tempres.reports.wording import amount
+from pytest_tempres.reports.wording import owner_name
 
 __all__ = ["compare", "run"]
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 import os
 from typing import Final
 
+from pytest_tempres.cli.inputs import merge
 from pytest_tempres.cli.inputs import read_report
-from pytest_tempres.cli.merge import merge
-from pytest_tempres.cli.merge import shard_names
+from pytest_tempres.cli.inputs import shard_names
 from pytest_tempres.cli.output import InputError
 from pytest_tempres.cli.output import Output
 from pytest_tempres.reports import output as files
 from pytest_tempres.reports import targets
 from pytest_tempres.reports import terminal
-from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.targets import FORMATS
 from pytest_tempres.reports.targets import ReportTarget
-from pytest_tempres.reports.terminal_words import printable
+from pytest_tempres.reports.wording import printable
 
 __all__ = ["run"]
 

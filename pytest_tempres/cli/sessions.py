@@ -12,10 +12,10 @@ from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._location import gettempdir
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.terminal import reclaimed_line
-from pytest_tempres.reports.terminal_words import age
-from pytest_tempres.reports.terminal_words import contents
-from pytest_tempres.reports.terminal_words import printable
+from pytest_tempres.reports.wording import age
+from pytest_tempres.reports.wording import contents
 from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import printable
 from pytest_tempres.reports.wording import size
 from pytest_tempres.workspace import sweep as sweeping
 from pytest_tempres.workspace.stored import Stored

@@ -1,4 +1,4 @@
-"""What the terminal report counts as one finding, and the order in which it lists findings."""
+"""What the reports for people count as one finding, and the order in which they list findings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
+from pytest_tempres.leaks.model import Status
+from pytest_tempres.reports.summary import Summary
 
-__all__ = ["Finding", "by_origin", "by_owner", "combine"]
+__all__ = ["Finding", "by_origin", "by_owner", "combine", "findings", "rank"]
 
 
 class Finding(NamedTuple):
@@ -22,6 +24,11 @@ class Finding(NamedTuple):
     #: ``fd 14``, for each descriptor of the same owner.
     held_by: tuple[str, ...] = ()
 
+    @property
+    def note(self) -> str:
+        """That the path is still open, if it is: ``is still open (fd 14)``."""
+        return f"is still open ({', '.join(self.held_by)})" if self.held_by else ""
+
 
 class _Target(NamedTuple):
     """What a leak is about: the path itself, or the path that a descriptor holds open."""
@@ -29,6 +36,12 @@ class _Target(NamedTuple):
     owner: Owner
     worker: str
     path: str
+
+
+def findings(summary: Summary, status: Status = "leak") -> list[Finding]:
+    """Return the findings of *summary* with this *status*."""
+    leaks = [leak for leak in summary.leaks if leak.status == status]
+    return combine(leaks, (summary.root, *summary.other_roots))
 
 
 def combine(leaks: Sequence[Leak], roots: Iterable[str]) -> list[Finding]:
@@ -69,22 +82,23 @@ def _target(leak: Leak, names: list[str]) -> _Target:
     return _Target(leak.owner, leak.entry.worker, path)
 
 
-def by_owner(findings: Iterable[Finding]) -> list[tuple[Owner, list[Finding]]]:
+def by_owner(found: Iterable[Finding]) -> list[tuple[Owner, list[Finding]]]:
     """Return the findings of each owner, the owner of the most bytes first."""
     groups: dict[Owner, list[Finding]] = {}
-    for finding in findings:
+    for finding in found:
         groups.setdefault(finding.leak.owner, []).append(finding)
-    return sorted(groups.items(), key=lambda group: _rank(group[1]))
+    return sorted(groups.items(), key=lambda group: rank(group[1]))
 
 
-def by_origin(findings: Iterable[Finding]) -> list[list[Finding]]:
+def by_origin(found: Iterable[Finding]) -> list[list[Finding]]:
     """Return the findings of the same lines of code together, the largest group first."""
     groups: dict[tuple[tuple[Frame, ...], bool], list[Finding]] = {}
-    for finding in findings:
+    for finding in found:
         key = finding.leak.entry.origin, bool(finding.held_by)
         groups.setdefault(key, []).append(finding)
-    return sorted(groups.values(), key=_rank)
+    return sorted(groups.values(), key=rank)
 
 
-def _rank(findings: Sequence[Finding]) -> tuple[int, int]:
-    return -sum(each.leak.bytes for each in findings), -len(findings)
+def rank(found: Sequence[Finding]) -> tuple[int, int]:
+    """Return the key that sorts groups of findings by their bytes, then by their number."""
+    return -sum(each.leak.bytes for each in found), -len(found)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import wording
 from pytest_tempres.reports.escape import command_data
 from pytest_tempres.reports.escape import command_property
 from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.findings import Finding
+from pytest_tempres.reports.findings import findings
+from pytest_tempres.reports.findings import rank
 from pytest_tempres.reports.places import Place
 from pytest_tempres.reports.places import place
 from pytest_tempres.reports.summary import Summary
@@ -28,39 +30,37 @@ def commands(summary: Summary) -> Iterator[str]:
 
     Leaks that fail the session are errors, others are warnings.
     """
-    groups: dict[tuple[Place | None, Owner], list[Leak]] = {}
-    for leak in summary.leaks:
-        if leak.status == "leak":
-            groups.setdefault((place(summary, leak), leak.owner), []).append(leak)
-    for (where, owner), leaks in list(groups.items())[:_MOST]:
-        yield _command(summary, where, owner, leaks)
-    rest = list(groups.values())[_MOST:]
+    groups: dict[tuple[Place | None, Owner], list[Finding]] = {}
+    for finding in findings(summary):
+        key = place(summary, finding.leak), finding.leak.owner
+        groups.setdefault(key, []).append(finding)
+    largest_first = sorted(groups.items(), key=lambda group: rank(group[1]))
+    for (where, owner), found in largest_first[:_MOST]:
+        yield _command(summary, where, owner, found)
+    rest = largest_first[_MOST:]
     if rest:
-        number = wording.count(sum(len(leaks) for leaks in rest), "more leak")
+        number = wording.count(sum(len(found) for _, found in rest), "more leak")
         places = wording.count(len(rest), "place")
         yield f"::notice title=pytest-tempres::{number} from {places} are not annotated"
 
 
-def _command(summary: Summary, where: Place | None, owner: Owner, leaks: list[Leak]) -> str:
+def _command(summary: Summary, where: Place | None, owner: Owner, found: list[Finding]) -> str:
     level = "error" if summary.leaks_fail else "warning"
     file = escaped(where.file, controls=True) if where else ""
     position = f"file={command_property(file)},line={where.line}," if where else ""
-    title = command_property(_title(leaks))
-    text = command_data("\n".join(_message(summary, owner, leaks)))
+    amount = wording.amount([each.leak for each in found])
+    title = command_property(f"{amount[:1].upper()}{amount[1:]}")
+    head = f"{wording.name(owner)} {amount}:"
+    text = command_data("\n".join((head, *_message(summary, found))))
     return f"::{level} {position}title={title}::{text}"
 
 
-def _title(leaks: list[Leak]) -> str:
-    return f"Left behind: {wording.amount(leaks)}"
-
-
-def _message(summary: Summary, owner: Owner, leaks: list[Leak]) -> Iterator[str]:
-    yield f"{wording.name(owner)} left:"
-    for leak in leaks[:_PATHS]:
-        yield f"  {wording.where(summary, leak)}"
-    if len(leaks) > _PATHS:
-        yield f"  and {len(leaks) - _PATHS:,} more"
-    created = list(wording.origin(leaks[0]))[:_FRAMES]
+def _message(summary: Summary, found: list[Finding]) -> Iterator[str]:
+    for each in found[:_PATHS]:
+        yield f"  {wording.where(summary, each.leak)} {each.note}".rstrip()
+    if len(found) > _PATHS:
+        yield f"  and {len(found) - _PATHS:,} more"
+    created = list(wording.origin(found[0].leak))[:_FRAMES]
     if created:
         yield "created by:"
         yield from (f"  {line}" for line in created)

@@ -22,6 +22,8 @@ from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import OwnerKind
 from pytest_tempres.leaks.model import Status
 from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.findings import Finding
+from pytest_tempres.reports.findings import findings
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.wording import count
 from pytest_tempres.reports.wording import size
@@ -125,11 +127,11 @@ def render(summary: Summary) -> str:
         size=size, count=_count, grouped="{:,}".format, digest=_digest, duration=_duration
     )
     sections = [each for each in _sections(summary) if each.number]
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
+    leaks = [each.leak for each in findings(summary)]
     stacks = _stacks(sections)
     return environment.from_string(_read("report.html.jinja")).render(
         summary=summary,
-        totals=summary.totals,
+        totals=summary.totals._replace(leaks=len(leaks)),
         creators=_creators(leaks),
         sections=sections,
         bars=_bars(leaks),
@@ -165,21 +167,21 @@ def _escape_controls(value: Any) -> Any:
 
 def _sections(summary: Summary) -> Iterator[_Section]:
     for status, title, meaning in _SECTIONS:
-        leaks = [leak for leak in summary.leaks if leak.status == status]
-        leaks.sort(key=lambda leak: -leak.bytes)
+        found = findings(summary, status)
+        found.sort(key=lambda each: -each.leak.bytes)
         yield _Section(
             status,
             title,
             meaning,
-            [_row(summary, leak) for leak in leaks[:_MOST_ROWS]],
-            len(leaks),
-            max(len(leaks) - _MOST_ROWS, 0),
-            sum(leak.bytes for leak in leaks),
+            [_row(summary, each) for each in found[:_MOST_ROWS]],
+            len(found),
+            max(len(found) - _MOST_ROWS, 0),
+            sum(each.leak.bytes for each in found),
         )
 
 
-def _row(summary: Summary, leak: Leak) -> _Row:
-    entry = leak.entry
+def _row(summary: Summary, finding: Finding) -> _Row:
+    leak, entry = finding.leak, finding.leak.entry
     bound = "" if leak.complete else "≥ "
     return _Row(
         _relative(summary, leak),
@@ -189,7 +191,7 @@ def _row(summary: Summary, leak: Leak) -> _Row:
         entry.seen,
         "" if entry.seen is None else _duration(entry.seen),
         _place(leak),
-        " · ".join(_facts(leak)),
+        " · ".join(_facts(finding)),
         leak.path,
         entry.origin,
     )
@@ -221,11 +223,13 @@ def _place(leak: Leak) -> str:
     return "made by a subprocess or native code"
 
 
-def _facts(leak: Leak) -> Iterator[str]:
-    entry = leak.entry
+def _facts(finding: Finding) -> Iterator[str]:
+    leak, entry = finding.leak, finding.leak.entry
     bound = "" if leak.complete else "at least "
     files = f" with {bound}{_count(leak.items, 'file')}" if leak.kind == "directory" else ""
     yield leak.kind + files
+    if finding.held_by:
+        yield finding.note
     if entry.owner.location:
         yield f"owner at {entry.owner.location}"
     if entry.phase:

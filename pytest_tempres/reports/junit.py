@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
-from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import wording
 from pytest_tempres.reports.escape import escaped
 from pytest_tempres.reports.escape import xml
+from pytest_tempres.reports.findings import Finding
+from pytest_tempres.reports.findings import by_owner
+from pytest_tempres.reports.findings import findings
 from pytest_tempres.reports.summary import Summary
 
 __all__ = ["address", "render"]
@@ -19,15 +21,14 @@ __all__ = ["address", "render"]
 def render(summary: Summary) -> str:
     """Return *summary* as JUnit XML that follows the schema of the Jenkins xUnit plugin."""
     suite = ET.Element("testsuite", name="pytest-tempres")
-    owners = wording.by_owner(_of_status(summary.leaks, "leak"))
-    known = wording.by_owner(_of_status(summary.leaks, "known"))
-    for owner, leaks in owners.items():
+    owners = dict(by_owner(findings(summary)))
+    for owner, found in owners.items():
         case = _case(suite, owner)
-        failure = ET.SubElement(case, "failure", type="leak", message=wording.amount(leaks))
-        failure.text = _text("\n".join(_lines(summary, leaks)))
-    for owner, leaks in known.items():
+        failure = ET.SubElement(case, "failure", type="leak", message=_amount(found))
+        failure.text = _text("\n".join(_lines(summary, found)))
+    for owner, found in by_owner(findings(summary, "known")):
         if owner not in owners:
-            message = f"known: {wording.amount(leaks)}"
+            message = f"known: {_amount(found)}"
             ET.SubElement(_case(suite, owner), "skipped", type="known", message=message)
     _count(suite, summary, failures=len(owners))
     if summary.kept:
@@ -38,8 +39,8 @@ def render(summary: Summary) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(suites, encoding="unicode")}\n'
 
 
-def _of_status(leaks: Iterable[Leak], status: str) -> Iterator[Leak]:
-    return (leak for leak in leaks if leak.status == status)
+def _amount(found: Iterable[Finding]) -> str:
+    return wording.amount([each.leak for each in found])
 
 
 def _case(suite: ET.Element, owner: Owner) -> ET.Element:
@@ -64,10 +65,11 @@ def _module(file: str) -> str:
     return file.replace("\\", "/").replace("/", ".").removesuffix(".py")
 
 
-def _lines(summary: Summary, leaks: Iterable[Leak]) -> Iterator[str]:
-    for leak in leaks:
-        yield wording.sentence(summary, leak)
-        yield from (f"    {line}" for line in wording.origin(leak))
+def _lines(summary: Summary, found: Iterable[Finding]) -> Iterator[str]:
+    for finding in found:
+        note = f"; it {finding.note}" if finding.held_by else ""
+        yield f"{wording.sentence(summary, finding.leak)}{note}"
+        yield from (f"    {line}" for line in wording.origin(finding.leak))
 
 
 def _kept(summary: Summary) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import errno
 from typing import Final
 
@@ -10,6 +9,9 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import wording
 from pytest_tempres.reports.escape import markdown_code
+from pytest_tempres.reports.findings import Finding
+from pytest_tempres.reports.findings import by_owner
+from pytest_tempres.reports.findings import findings
 from pytest_tempres.reports.summary import Summary
 
 __all__ = ["LIMIT", "render", "text_to_append"]
@@ -27,11 +29,11 @@ def render(summary: Summary, limit: int = LIMIT) -> str:
         even the heading fits, the text is empty.
     """
     text = _Text(limit)
-    text.add(f"### pytest-tempres: {wording.totals(summary)}\n\n")
+    found = findings(summary)
+    text.add(f"### pytest-tempres: {wording.totals(summary, len(found))}\n\n")
     if summary.gate_failed:
         text.add("The run fails because of leaks.\n\n")
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
-    rows = [_row(owner, leaks) for owner, leaks in _largest_first(leaks)]
+    rows = [_row(owner, of_owner) for owner, of_owner in by_owner(found)]
     if rows:
         head = "| left by | what | size | created by |\n| --- | --- | ---: | --- |\n"
         text.add_list(head, rows, "owners that left something")
@@ -91,17 +93,12 @@ class _Text:
         self.add("\n")
 
 
-def _largest_first(leaks: list[Leak]) -> Iterator[tuple[Owner, list[Leak]]]:
-    def largest(item: tuple[Owner, list[Leak]]) -> tuple[int, int]:
-        _, leaks = item
-        return -sum(leak.bytes for leak in leaks), -len(leaks)
-
-    yield from sorted(wording.by_owner(leaks).items(), key=largest)
-
-
-def _row(owner: Owner, leaks: list[Leak]) -> str:
+def _row(owner: Owner, found: list[Finding]) -> str:
+    leaks = [each.leak for each in found]
     size = wording.size(sum(leak.bytes for leak in leaks))
-    cells = (markdown_code(wording.name(owner)), wording.kinds(leaks), size, _creators(leaks))
+    number = sum(bool(each.held_by) for each in found)
+    what = wording.kinds(leaks) + (f", {number:,} still open" if number else "")
+    cells = (markdown_code(wording.name(owner)), what, size, _creators(leaks))
     return f"| {' | '.join(cells)} |\n"
 
 

@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 from pytest_tempres.leaks.baseline import Known
 from pytest_tempres.leaks.model import Leak
-from pytest_tempres.reports.escape import escaped
-from pytest_tempres.reports.escape import raw
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 
-__all__ = ["SessionFacts", "Summary", "Totals", "escaped", "raw"]
+__all__ = ["SessionFacts", "Summary", "Totals"]
 
 _SEPARATORS: Final = ("/", "\\")
 

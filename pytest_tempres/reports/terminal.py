@@ -15,25 +15,26 @@ from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._system import System
-from pytest_tempres.reports.closing import closing
-from pytest_tempres.reports.closing import colour
 from pytest_tempres.reports.findings import Finding
 from pytest_tempres.reports.findings import by_origin
 from pytest_tempres.reports.findings import by_owner
 from pytest_tempres.reports.findings import combine
+from pytest_tempres.reports.findings import findings
 from pytest_tempres.reports.layout import UNLIMITED
 from pytest_tempres.reports.layout import Line
+from pytest_tempres.reports.layout import closing
+from pytest_tempres.reports.layout import colour
 from pytest_tempres.reports.layout import columns
 from pytest_tempres.reports.layout import fit
 from pytest_tempres.reports.layout import frame_line
 from pytest_tempres.reports.layout import shown_path
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.terminal_words import age
-from pytest_tempres.reports.terminal_words import amount
-from pytest_tempres.reports.terminal_words import contents
-from pytest_tempres.reports.terminal_words import owner_name
-from pytest_tempres.reports.terminal_words import printable
+from pytest_tempres.reports.wording import age
+from pytest_tempres.reports.wording import amount
+from pytest_tempres.reports.wording import contents
 from pytest_tempres.reports.wording import count
+from pytest_tempres.reports.wording import owner_name
+from pytest_tempres.reports.wording import printable
 from pytest_tempres.reports.wording import size
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
@@ -118,18 +119,17 @@ def write(
     """
     if not is_needed(summary):
         return
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"]
-    findings = combine(leaks, (summary.root, *summary.other_roots))
+    found = findings(summary)
     if verbosity > LAST_LINE:
         writer.sep("=", "temporary resources")
         page = _page(summary, writer.fullwidth, verbosity, shards=shards)
-        for line in (*_owners(findings, page), *_kept(summary, page, is_here=is_here)):
+        for line in (*_owners(found, page), *_kept(summary, page, is_here=is_here)):
             writer.line(line.text, **({"bold": True} if line.bold else {}))
         for known in summary.stale:
             writer.line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
         if summary.gate_failed:
             writer.line("the run fails because of leaks (--tempres-leaks)", red=True)
-    writer.sep("=", closing(summary, findings), **{colour(summary, findings): True})
+    writer.sep("=", closing(summary, found), **{colour(summary, found): True})
 
 
 def _page(summary: Summary, width: int, verbosity: int, *, shards: bool) -> _Page:
@@ -140,25 +140,25 @@ def _page(summary: Summary, width: int, verbosity: int, *, shards: bool) -> _Pag
     return _Page(width, verbosity, place, shards)
 
 
-def _owners(findings: Sequence[Finding], page: _Page) -> Iterator[Line]:
-    groups = by_owner(findings)
+def _owners(found: Sequence[Finding], page: _Page) -> Iterator[Line]:
+    groups = by_owner(found)
     limit = len(groups) if page.verbose else _OWNERS
-    for owner, found in groups[:limit]:
-        yield from _of_owner(owner, found, page)
-    omitted = [each.leak for _, found in groups[limit:] for each in found]
+    for owner, group in groups[:limit]:
+        yield from _of_owner(owner, group, page)
+    omitted = [each.leak for _, group in groups[limit:] for each in group]
     if omitted:
         what = f"{count(len(groups) - limit, 'more owner')} with {count(len(omitted), 'leak')}"
         total = size(sum(leak.bytes for leak in omitted))
         yield Line(f"... and {what}, {total} (-v: all)")
 
 
-def _of_owner(owner: Owner, findings: list[Finding], page: _Page) -> Iterator[Line]:
-    leaks = [each.leak for each in findings]
+def _of_owner(owner: Owner, found: list[Finding], page: _Page) -> Iterator[Line]:
+    leaks = [each.leak for each in found]
     title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks, page)}", page.cut)
     yield from (Line(text, bold=True) for text in title)
     if page.verbosity < 0:
         return
-    groups = by_origin(findings)
+    groups = by_origin(found)
     limit = len(groups) if page.verbose else _ORIGINS
     for alike in groups[:limit]:
         yield from _path(alike, page)
@@ -175,7 +175,7 @@ def _workers(leaks: list[Leak], page: _Page) -> str:
 def _path(alike: list[Finding], page: _Page) -> Iterator[Line]:
     """Yield the path of the first of *alike*, which is never cut, and what there is to say."""
     first = alike[0]
-    notes = [f"is still open ({', '.join(first.held_by)})"] if first.held_by else []
+    notes = [first.note] if first.held_by else []
     notes += [f"and {len(alike) - 1} more like it"] if len(alike) > 1 else []
     path, note = f"  {page.place(first.leak)}", ", ".join(notes)
     if note and columns(f"{path} {note}") > page.width:
@@ -263,10 +263,9 @@ def in_short(
             yield from _kept_lines(each, "", UNLIMITED)
         if len(paths) > _KEPT:
             yield f"... and {len(paths) - _KEPT} more that were kept"
-    leaks = [leak for leak in summary.leaks if leak.status == "leak"] if summary else []
-    if summary is not None and (leaks or summary.kept):
-        findings = combine(leaks, (summary.root, *summary.other_roots))
-        yield f"pytest-tempres: {closing(summary, findings)}"
+    found = findings(summary) if summary is not None else []
+    if summary is not None and (found or summary.kept):
+        yield f"pytest-tempres: {closing(summary, found)}"
 
 
 def write_reclaimed(found: Reclaimed, writer: Writer) -> None:
@@ -299,6 +298,5 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
         within = root if leak.path.startswith(inside) else None
         return shown_path(leak, root=within, host=None, rootdir="")
 
-    findings = combine(list(leaks), (root,))
-    for line in _owners(findings, _Page(UNLIMITED, 0, place)):
+    for line in _owners(combine(list(leaks), (root,)), _Page(UNLIMITED, 0, place)):
         yield line.text

@@ -16,8 +16,8 @@ from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
+from pytest_tempres.reports.escape import escaped
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import escaped
 from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
 from pytest_tempres.session.report_files import write_files

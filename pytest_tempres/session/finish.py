@@ -17,9 +17,9 @@ from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
 from pytest_tempres.primitives._system import uname
-from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.targets import FORMATS
 from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.baseline_tally import update_baseline
 from pytest_tempres.session.report_files import find_repository

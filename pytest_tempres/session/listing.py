@@ -10,8 +10,8 @@ from typing import Final
 
 from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._system import System
-from pytest_tempres.reports.terminal_words import contents
-from pytest_tempres.reports.terminal_words import printable
+from pytest_tempres.reports.wording import contents
+from pytest_tempres.reports.wording import printable
 from pytest_tempres.reports.wording import size
 
 __all__ = ["deadline", "list_files"]

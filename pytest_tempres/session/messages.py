@@ -18,7 +18,7 @@ from pytest_tempres.exceptions import NotOurDirectoryError
 from pytest_tempres.exceptions import TempresCleanupWarning
 from pytest_tempres.exceptions import TempresWarning
 from pytest_tempres.primitives._system import System
-from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.escape import escaped
 
 __all__ = ["Messages", "Progress", "warn_user", "write_late"]
 

@@ -1,4 +1,4 @@
-"""Writes the report files at the end of a session."""
+"""Writes the report files, and prints the annotations of GitHub Actions, when a session ends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import sys
 from typing import Final
 
+import pytest
+
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports import output
-from pytest_tempres.reports.registry import FORMATS
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.reports.targets import FORMATS
 from pytest_tempres.reports.targets import ReportTarget
 from pytest_tempres.session.state import SessionState
 
-__all__ = ["find_repository", "write_files"]
+__all__ = ["AnnotationHooks", "find_repository", "write_files"]
 
 #: The variables that name the directory of the repository in GitHub Actions, GitLab and Jenkins.
 _CHECKOUTS: Final = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR", "WORKSPACE")
@@ -78,3 +80,38 @@ def find_repository(rootdir: str) -> str:
     inside = System.join(rootdir, "")
     found = (path for path in named if path and inside.startswith(System.join(path, "")))
     return next(found, rootdir)
+
+
+class AnnotationHooks:
+    """The hooks that print workflow commands; registered only if they are wanted."""
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the annotations after the report."""
+        for command in self._commands():
+            terminalreporter.write_line(command)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Print them here if pytest has printed no summary, for example with ``--no-summary``."""
+        text = "".join(f"{command}\n" for command in self._commands())
+        # The output may have been closed, or its encoding may lack a character.
+        with suppress(AttributeError, OSError, ValueError):
+            if text:
+                sys.stdout.write(f"\n{text}")
+
+    def _commands(self) -> list[str]:
+        summary = self._state.result.summary
+        if summary is None or self._state.result.annotated:
+            return []
+        self._state.result.annotated = True
+        from pytest_tempres.reports import github  # noqa: PLC0415 -- formats load when used
+
+        try:
+            return list(github.commands(summary))
+        except Exception as error:  # noqa: BLE001 -- no bug of this plugin may stop pytest
+            self._state.messages.warn("github", f"internal error in the annotations: {error!r}")
+            return []

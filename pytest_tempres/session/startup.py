@@ -23,7 +23,7 @@ from pytest_tempres.leaks.ledger import Ledger
 from pytest_tempres.leaks.temp import audit
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
-from pytest_tempres.reports.registry import FORMATS
+from pytest_tempres.reports.targets import FORMATS
 from pytest_tempres.session import cleanup
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Messages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from json import dumps
 from json import loads
 from typing import Any
@@ -15,7 +14,7 @@ from pytest_tempres.exceptions import TempresLeakWarning
 from pytest_tempres.leaks import model
 from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
-from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.escape import escaped
 from pytest_tempres.session import runtest
 from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.state import CurrentTest
@@ -171,14 +170,10 @@ def _add_section(state: SessionState, current: CurrentTest, report: pytest.TestR
         created.extend(retention.renamed(created))
         kept += retention.kept_after_failure(created)
     text = _add_kept_paths(retention, report, kept)
-    if text and state.config.pluginmanager.hasplugin("allure_listener"):
-        _attach_to_allure(text)
-
-
-def _attach_to_allure(text: str) -> None:
-    """Attach *text* to the running test in the results of Allure, which has no other sections."""
-    allure = import_module("allure")
-    allure.attach(text, name=_SECTION, attachment_type=allure.attachment_type.TEXT)
+    # The results of Allure have what was captured, and no other section of a report.
+    allure: Any = state.config.pluginmanager.get_plugin("allure_listener")
+    if text and allure is not None:
+        allure.attach_data(text, name=_SECTION, attachment_type="text/plain", extension="txt")
 
 
 def _add_kept_paths(retention: Retention, report: pytest.TestReport, paths: Iterable[str]) -> str:

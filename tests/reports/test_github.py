@@ -13,9 +13,9 @@ def test_leaks_of_one_line_and_test_are_one_annotation(a_leak, summarize):
     leaks = [a_leak(f"/x/{i}", size=1) for i in range(7)]
     ((level, properties, message),) = check_github(list(commands(summarize(*leaks))))
     assert level == "warning"
-    assert properties == {"file": "t.py", "line": "4", "title": "Left behind: 7 files (7 bytes)"}
+    assert properties == {"file": "t.py", "line": "4", "title": "Left 7 files (7 bytes)"}
     assert message.splitlines() == [
-        "t.py::test left:",
+        "t.py::test left 7 files (7 bytes):",
         *(f"  /x/{i}" for i in range(5)),
         "  and 2 more",
         "created by:",

@@ -18,9 +18,9 @@ from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.leaks.model import Process
+from pytest_tempres.reports.escape import escaped
 from pytest_tempres.reports.summary import SessionFacts
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.reports.summary import escaped
 from pytest_tempres.workspace.retention import Artifacts
 from pytest_tempres.workspace.retention import Kept
 

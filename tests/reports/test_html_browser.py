@@ -9,7 +9,7 @@ import pytest
 
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Owner
-from pytest_tempres.reports.summary import escaped
+from pytest_tempres.reports.escape import escaped
 
 pytest.importorskip("jinja2", reason="the HTML report needs the extra 'html'")
 pytest.importorskip("playwright", reason="playwright drives the browser")

@@ -31,7 +31,7 @@ def test_the_leaks_of_an_owner_are_one_failure(a_leak, summarize):
     root = check_junit(render(summarize(a_leak("/x/one"), a_leak("/x/two"))))
     (case,) = root.iter("testcase")
     (failure,) = case
-    assert failure.get("message") == "2 files (0 bytes)"
+    assert failure.get("message") == "left 2 files (0 bytes)"
     assert "/x/one" in failure.text
     assert "/x/two" in failure.text
 

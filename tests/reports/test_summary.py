@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from pytest_tempres.reports.escape import escaped
+from pytest_tempres.reports.escape import raw
 from pytest_tempres.reports.summary import Totals
-from pytest_tempres.reports.summary import escaped
-from pytest_tempres.reports.summary import raw
 from pytest_tempres.workspace.retention import Kept
 
 ANY_TEXT = st.text(st.characters(codec=None))

@@ -157,7 +157,7 @@ def test_each_kind_of_owner_has_its_own_form(a_leak, lines, owner, name):
             [{"kind": "directory", "items": 3, "size": 5}, {"size": 2}],
             "1 directory and 1 file (4 files, 7 bytes)",
         ),
-        ([{"kind": "fifo"}, {"kind": "socket"}], "1 fifo and 1 socket (0 bytes)"),
+        ([{"kind": "fifo"}, {"kind": "socket"}], "1 fifo and 1 socket"),
         (
             [{"kind": "directory", "items": 10_000, "size": 10**7, "complete": False}],
             "1 directory (at least 10,000 files, 10 MB)",

@@ -6,7 +6,7 @@ import pytest
 from report_checks import check_markdown
 
 from pytest_tempres import reports
-from pytest_tempres.reports.registry import FORMATS
+from pytest_tempres.reports.targets import FORMATS
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].needs is None])
