@@ -12,6 +12,7 @@ from typing import Final
 from pytest_tempres import __version__
 from pytest_tempres.cli.output import InputError
 from pytest_tempres.cli.output import Output
+from pytest_tempres.reports.targets import FORMATS
 
 __all__ = ["BAD_INPUT", "main"]
 
@@ -21,9 +22,10 @@ _INTERRUPTED: Final = 130
 
 _EPILOG: Final = """\
 exit status:
-  0  done
-  1  diff: there are new leaks; sweep: something could not be removed
-  2  the arguments or a file cannot be used
+    0  done
+    1  diff: there are new leaks; sweep: something could not be removed
+    2  the arguments or a file cannot be used
+  130  interrupted with Ctrl-C
 
 Colours follow NO_COLOR, FORCE_COLOR and PY_COLORS, as in pytest.
 """
@@ -89,8 +91,8 @@ def _add_report(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--to",
         metavar="TYPE[:DEST]",
         action="append",
-        help="what to write: term (the default), or a type of --tempres-report and the file to "
-        "write it to, - for standard output (repeatable)",
+        help=f"what to write: term (the default), github, or TYPE:DEST, where TYPE is one of "
+        f"{', '.join(FORMATS)}, and DEST a file, or - for standard output (repeatable)",
     )
     command.add_argument("-v", "--verbose", action="count", default=0, help="list everything")
     command.add_argument("-q", "--quiet", action="count", default=0, help="list less")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from io import StringIO
 import os
 from pathlib import Path
+import re
 
 import pytest
 from report_checks import check_github
@@ -11,20 +13,59 @@ from report_checks import check_junit
 from report_checks import check_markdown
 from report_checks import check_sarif
 
+from pytest_tempres.cli.output import Output
 from pytest_tempres.reports import github
 from pytest_tempres.reports import gitlab
 from pytest_tempres.reports import json_report
 from pytest_tempres.reports import junit
 from pytest_tempres.reports import markdown
 from pytest_tempres.reports import sarif
+from pytest_tempres.reports import terminal
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def plain_output(monkeypatch):
+    """Make the terminal report the same everywhere."""
+    for name in ("PY_COLORS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def render_terminal(summary):
+    """Return the terminal report, 80 columns wide."""
+    file = StringIO()
+    terminal.write(summary, Output(file), is_here=False)
+    return file.getvalue()
+
+
+def check_terminal(text):
+    """Check that nothing in the terminal report can control a terminal."""
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def render_html(summary):
+    """Return the page without its style and its script, which other tests are about."""
+    html = pytest.importorskip("pytest_tempres.reports.html")
+    page = re.sub("sha256-[^']+", "sha256-...", html.render(summary))
+    return re.sub(r"(<(style|script)[^>]*>).*?(</\2>)", r"\1...\3", page, flags=re.DOTALL)
+
+
+def check_html(text):
+    """Check that the page is complete."""
+    assert text.startswith("<!doctype html>\n")
+    assert text.endswith("</html>\n")
+
+
 FORMATS = {
     "report.json": (json_report.render, check_json),
     "report.xml": (junit.render, check_junit),
     "report.md": (markdown.render, check_markdown),
     "gitlab.json": (gitlab.render, check_gitlab),
     "report.sarif": (sarif.render, check_sarif),
+    "report.html": (render_html, check_html),
+    "term.txt": (render_terminal, check_terminal),
     "github.txt": (
         lambda summary: "".join(f"{line}\n" for line in github.commands(summary)),
         lambda text: check_github(text.splitlines()),

@@ -130,7 +130,7 @@ def test_a_report_that_cannot_be_written_costs_only_itself(pytester, run_plain, 
     """It is one warning, also if the format itself fails, and the others are written."""
     pytester.makeconftest(
         """
-        from pytest_tempres.reports import gitlab, registry
+        from pytest_tempres.reports import gitlab
 
         def fails(summary):
             raise RuntimeError("here")
@@ -236,7 +236,9 @@ def test_annotations_are_printed_once(pytester, run, monkeypatch, args):
     assert level == "warning"
     assert properties["file"] == "test_annotations_are_printed_once.py"
     assert properties["line"] == "2"
-    assert message.startswith("test_annotations_are_printed_once.py::test_leaks left:\n")
+    assert message.startswith(
+        "test_annotations_are_printed_once.py::test_leaks left 1 directory (empty):\n"
+    )
     assert not annotations(run(*args, "--tempres-report=term"))
 
 
