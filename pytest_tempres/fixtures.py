@@ -282,7 +282,9 @@ def _open_as_marked(open_file: Callable[..., IO[Any]], item: pytest.Item, name: 
     except (LookupError, TypeError, ValueError) as error:
         if not options:
             raise
-        pytest.fail(f"marker {name}: {error}", pytrace=False)
+        problem = f"marker {name}: {error}"
+    # Here, as pytest would print the error too if it were being handled.
+    pytest.fail(problem, pytrace=False)
 
 
 @pytest.fixture
