@@ -265,6 +265,14 @@ def test_diff_lists_new_and_fixed_leaks_by_fingerprint(write, command):
     assert lines[-1].strip("=") == " 1 new, 1 fixed, 1 unchanged "
 
 
+def test_diff_escapes_what_a_terminal_would_obey(write, command):
+    """A report may come from anywhere."""
+    write("old.json")
+    write("new.json", leak(reported_fingerprint="\x1b[31m"))
+    _, lines = command("diff", "old.json", "new.json")
+    assert r"[\x1b[31m]" in lines[1]
+
+
 def test_diff_without_new_leaks_succeeds(write, command):
     """What came into the baseline since is not new, nor is it fixed if its test has failed."""
     write("old.json", leak("known"), leak("unsure"))

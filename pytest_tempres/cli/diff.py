@@ -14,6 +14,7 @@ from pytest_tempres.reports.layout import frame_line
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.wording import amount
 from pytest_tempres.reports.wording import owner_name
+from pytest_tempres.reports.wording import printable
 
 __all__ = ["compare", "run"]
 
@@ -63,7 +64,7 @@ def _write(word: str, groups: _Groups, output: Output, colour: str) -> None:
         output.line(f"{word}: {_owner(leaks)} {amount(leaks)}", **{colour: True})
         frames = leaks[0].entry.origin[:1]
         place = frame_line(frames[0], UNLIMITED) if frames else "made by unknown code"
-        output.line(f"  {place}  [{fingerprint}]")
+        output.line(f"  {place}  [{printable(fingerprint)}]")
 
 
 def _owner(leaks: list[Leak]) -> str:

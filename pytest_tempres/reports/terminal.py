@@ -126,7 +126,8 @@ def write(
         for line in (*_owners(found, page), *_kept(summary, page, is_here=is_here)):
             writer.line(line.text, **({"bold": True} if line.bold else {}))
         for known in summary.stale:
-            writer.line(f"stale in the baseline: {known.owner} leaves no {known.kind} any more")
+            owner, kind = printable(known.owner), printable(known.kind)
+            writer.line(f"stale in the baseline: {owner} leaves no {kind} any more")
         if summary.gate_failed:
             writer.line("the run fails because of leaks (--tempres-leaks)", red=True)
     writer.sep("=", closing(summary, found), **{colour(summary, found): True})
@@ -243,7 +244,8 @@ def _copied(artifacts: Artifacts, width: int) -> list[str]:
         f"{size(artifacts.bytes)}"
     )
     skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
-    see = f", see {artifacts.manifest}" if skipped and artifacts.manifest else ""
+    manifest = printable(artifacts.manifest or "")
+    see = f", see {manifest}" if skipped and manifest else ""
     line = f"{directory} ({copies}){skipped}{see}"
     return [line] if columns(line) <= width else [directory, f"  {copies}{skipped}{see}"]
 

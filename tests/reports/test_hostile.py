@@ -1,19 +1,38 @@
 from __future__ import annotations
 
+from io import StringIO
+
 from any_summary import ANY_SUMMARY
 from hypothesis import given
 from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
 from report_checks import check_github
 from report_checks import check_gitlab
 from report_checks import check_junit
 from report_checks import check_markdown
 from report_checks import check_sarif
 
+from pytest_tempres.cli.output import Output
 from pytest_tempres.reports import github
 from pytest_tempres.reports import gitlab
 from pytest_tempres.reports import junit
 from pytest_tempres.reports import markdown
 from pytest_tempres.reports import sarif
+from pytest_tempres.reports import terminal
+
+
+@settings(deadline=None)
+@given(ANY_SUMMARY, st.integers(-2, 1))
+def test_no_name_can_control_the_terminal(summary, verbosity):
+    """Each line is printable, and UTF-8 can encode it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PY_COLORS", "0")
+        file = StringIO()
+        terminal.write(summary, Output(file), verbosity=verbosity, is_here=False)
+    lines = file.getvalue().split("\n")
+    assert [line for line in lines if not line.isprintable()] == []
+    file.getvalue().encode("utf-8")
 
 
 @settings(deadline=None)

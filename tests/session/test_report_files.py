@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 import json
 import os
 from pathlib import Path
@@ -38,6 +39,8 @@ EVERY = {
     "gitlab": "gitlab.json",
     "sarif": "report.sarif",
 }
+if find_spec("jinja2") is not None:
+    EVERY["html"] = "report.html"
 ALL = [f"--tempres-report={kind}:out/{name}" for kind, name in EVERY.items()]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+from importlib.util import find_spec
 import json
 import os
 from pathlib import Path
@@ -21,6 +22,11 @@ import sys
 
 from printed import kept_paths
 import pytest
+from report_checks import check_github
+from report_checks import check_gitlab
+from report_checks import check_junit
+from report_checks import check_markdown
+from report_checks import check_sarif
 
 from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
@@ -219,6 +225,26 @@ EVERYWHERE = """
 """
 
 
+FORMATS = ("junit:report.xml", "markdown:report.md", "gitlab:gitlab.json", "sarif:report.sarif")
+FORMATS += ("html:report.html",) if find_spec("jinja2") is not None else ()
+FORMATS += ("github",)
+
+
+def check_formats(path, result, leaks):
+    """Check that all reports are valid, and name the other host where they list paths."""
+    texts = {
+        name: (path / name).read_text(encoding="utf-8")
+        for _, _, name in (each.partition(":") for each in FORMATS)
+        if name
+    }
+    check_junit(texts["report.xml"])
+    check_markdown(texts["report.md"])
+    assert len(check_gitlab(texts["gitlab.json"])) == leaks
+    assert len(check_sarif(texts["report.sarif"])["results"]) == leaks
+    assert check_github([line for line in result.stdout.lines if line.startswith("::")])
+    assert all("far:" in text for name, text in texts.items() if name != "report.md")
+
+
 def test_workers_on_this_and_on_other_hosts(pytester, run_plain, far, by_ssh, system_tmp):
     """A worker without access to the session root has its own there, and reports `host:path`."""
     pytester.makeini("[pytest]\ntempres_ignore = ignored-*")
@@ -227,13 +253,14 @@ def test_workers_on_this_and_on_other_hosts(pytester, run_plain, far, by_ssh, sy
     result = run_plain(
         "--dist=each",
         *("--tx=popen", by_ssh["far"], by_ssh["near"], namespace),
-        "--tempres-report=json:report.json",
+        *(f"--tempres-report={each}" for each in ("json:report.json", *FORMATS)),
     )
     result.assert_outcomes(passed=16, failed=4, warnings=2)
     assert result.stderr.str() == ""
     output = result.stdout.str()
     assert output.count("cannot access") == 1
     report = read(pytester)
+    check_formats(pytester.path, result, report["totals"]["leaks"])
     hosts = {"gw0": "", "gw1": "far:", "gw2": "", "gw3": f"{platform.node()}:"}
     leaks = by_worker(report["leaks"])
     kept = by_worker(report["kept"])
