@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from errno import ENOSPC
 import json
 import os
 from pathlib import Path
@@ -528,3 +529,24 @@ def test_a_reader_that_closes_the_pipe_early_causes_no_traceback(place, session)
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_an_error_in_one_line(write):
+    """The exit status is not 1, which would mean new leaks."""
+    write("old.json")
+    write("new.json", leak())
+    command = (sys.executable, "-m", "pytest_tempres", "diff", "old.json", "new.json")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"pytest-tempres: standard output: {os.strerror(ENOSPC)}"]
+
+
+def test_without_standard_output_the_command_still_works(write, monkeypatch):
+    """A shell can close the stream; the exit status says what was found."""
+    write("old.json")
+    write("new.json", leak())
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["diff", "old.json", "new.json"]) == 1
+    sys.stdout.close()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import os
 import sys
 from typing import Final
+from typing import TextIO
 
 from pytest_tempres import __version__
 from pytest_tempres.cli.output import InputError
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :raises SystemExit: For ``--help``, ``--version`` and arguments that argparse refuses.
     """
     options = _parser().parse_args(arguments)
+    if sys.stdout is None:
+        # The shell has closed it.
+        sys.stdout = _nowhere()
     try:
         status: int = options.run(options, Output(sys.stdout))
         sys.stdout.flush()
@@ -46,11 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except BrokenPipeError:
         # The reader, such as `head`, has enough. Python would complain when it closes the stream.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- until the end
+        sys.stdout = _nowhere()
         return 0
+    except OSError as error:
+        # Not status 1, which would be a result of the command.
+        sys.stderr.write(f"pytest-tempres: standard output: {error.strerror or error}\n")
+        sys.stdout = _nowhere()
+        return BAD_INPUT
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
