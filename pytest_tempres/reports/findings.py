@@ -26,7 +26,9 @@ class Finding(NamedTuple):
 
     @property
     def note(self) -> str:
-        """That the path is still open, if it is: ``is still open (fd 14)``."""
+        """What the path is besides left: ``is still open (fd 14)``, ``was deleted``, or empty."""
+        if self.leak.kind in MODIFICATIONS:
+            return f"was {self.leak.kind}"
         return f"is still open ({', '.join(self.held_by)})" if self.held_by else ""
 
 
@@ -92,9 +94,10 @@ def by_owner(found: Iterable[Finding]) -> list[tuple[Owner, list[Finding]]]:
 
 def by_origin(found: Iterable[Finding]) -> list[list[Finding]]:
     """Return the findings of the same lines of code together, the largest group first."""
-    groups: dict[tuple[tuple[Frame, ...], bool], list[Finding]] = {}
+    groups: dict[tuple[tuple[Frame, ...], str], list[Finding]] = {}
     for finding in found:
-        key = finding.leak.entry.origin, bool(finding.held_by)
+        # A note without descriptors, which differ for each finding.
+        key = finding.leak.entry.origin, finding.note.partition(" (")[0]
         groups.setdefault(key, []).append(finding)
     return sorted(groups.values(), key=rank)
 

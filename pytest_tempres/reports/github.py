@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import Owner
 from pytest_tempres.reports import wording
 from pytest_tempres.reports.escape import command_data
@@ -62,5 +63,5 @@ def _message(summary: Summary, found: list[Finding]) -> Iterator[str]:
         yield f"  and {len(found) - _PATHS:,} more"
     created = list(wording.origin(found[0].leak))[:_FRAMES]
     if created:
-        yield "created by:"
+        yield "changed by:" if found[0].leak.kind in MODIFICATIONS else "created by:"
         yield from (f"  {line}" for line in created)

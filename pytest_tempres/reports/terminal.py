@@ -176,7 +176,7 @@ def _workers(leaks: list[Leak], page: _Page) -> str:
 def _path(alike: list[Finding], page: _Page) -> Iterator[Line]:
     """Yield the path of the first of *alike*, which is never cut, and what there is to say."""
     first = alike[0]
-    notes = [first.note] if first.held_by else []
+    notes = [first.note] if first.note else []
     notes += [f"and {len(alike) - 1} more like it"] if len(alike) > 1 else []
     path, note = f"  {page.place(first.leak)}", ", ".join(notes)
     if note and columns(f"{path} {note}") > page.width:

@@ -194,8 +194,8 @@ def _left(leaks: list[Leak]) -> str:
             sum(leak.bytes for leak in sized),
             complete=all(leak.complete for leak in sized),
         )
-        parts = [f"{' and '.join(parts)} ({inside})"]
-    return " and ".join([*parts, *_counts(leak for leak in leaks if leak.kind not in _SIZED)])
+        parts = [f"{join(parts)} ({inside})"]
+    return join([*parts, *_counts(leak for leak in leaks if leak.kind not in _SIZED)])
 
 
 def _counts(leaks: Iterable[Leak]) -> list[str]:

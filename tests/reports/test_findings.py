@@ -10,6 +10,7 @@ from pytest_tempres.reports import json_report
 from pytest_tempres.reports import junit
 from pytest_tempres.reports import markdown
 from pytest_tempres.reports import sarif
+from pytest_tempres.reports.findings import by_origin
 from pytest_tempres.reports.findings import by_owner
 from pytest_tempres.reports.findings import findings
 
@@ -65,6 +66,19 @@ def test_reports_for_programs_have_a_record_for_each_leak(held):
     assert json_report.parse(json_report.render(held)).totals.leaks == 3
     assert len(loads(gitlab.render(held))) == 3
     assert len(loads(sarif.render(held))["runs"][0]["results"]) == 3
+
+
+def test_what_was_changed_and_what_was_deleted_are_apart(a_leak, summarize):
+    """One line of code can do both, and the paths of both are listed."""
+    deleted, changed = a_leak("/p/gone", kind="deleted"), a_leak("/p/kept", kind="changed")
+    summary = summarize(deleted, changed, a_leak("/p/other", kind="changed"))
+    assert [[each.note for each in group] for group in by_origin(findings(summary))] == [
+        ["was changed", "was changed"],
+        ["was deleted"],
+    ]
+    (command,) = github.commands(summary)
+    assert "%0A  /p/gone was deleted%0A  /p/kept was changed%0A" in command
+    assert "%0Achanged by:%0A" in command
 
 
 def test_known_leaks_are_findings_too(a_leak, summarize):

@@ -102,6 +102,8 @@ def test_amounts_name_kinds_and_sizes(a_leak):
     ]
     text = "left 2 directories (4 files, 2.0 kB) and 1 socket, changed 1 path"
     assert amount(leaks) == text
+    several = [a_leak(kind=kind) for kind in ("fifo", "socket", "symlink")]
+    assert amount(several) == "left 1 fifo, 1 socket and 1 symlink"
     assert kinds(leaks) == "1 socket, 2 directories, 1 changed path"
     assert amount([a_leak(kind="directory", items=0)]) == "left 1 directory (empty)"
     assert amount([a_leak(complete=False, size=3)]) == "left 1 file (at least 3 bytes)"
