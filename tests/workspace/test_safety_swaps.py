@@ -35,7 +35,7 @@ from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
 
 #: The least number of swaps by the racing process, and the most attempts of a removal.
-SWAPS, ROUNDS = 4_000, 1_000_000
+SWAPS, ROUNDS = 10_000, 1_000_000
 #: The least number of attempts of each operation on a root.
 TIMES = 300
 
