@@ -112,10 +112,10 @@ def test_a_sweep_does_not_lock_a_session_with_kept_paths_only(start, monkeypatch
     """The lock would keep the sessions of its own project from removing it."""
     kept, other = start(), start("/other")
     kept.end()
-    asked = []
-    monkeypatch.setattr(module, "take", asked.append)
+    locked = []
+    monkeypatch.setattr(module, "take", locked.append)
     other.sweep(3)
-    assert kept.root.path not in asked
+    assert kept.root.path not in locked
 
 
 # -- many processes at once

@@ -379,16 +379,16 @@ def test_a_file_named_like_a_root_stays(place, sweep):
 def test_a_lock_file_that_cannot_be_removed_is_released(place, sweep, monkeypatch):
     """After a failed removal no lock is held."""
     path = make_unfinished(place)
-    asked = []
+    tried = []
 
     def refuse(path, **options):
-        asked.append(path)
+        tried.append(path)
         raise PermissionError
 
     held = set(lock._held)
     monkeypatch.setattr(module.System, "unlink", refuse)
     sweep()
-    assert asked == [LOCK]
+    assert tried == [LOCK]
     assert (path / LOCK).exists()
     assert lock._held == held
 
