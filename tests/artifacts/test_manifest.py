@@ -134,7 +134,7 @@ def test_sessions_that_end_at_the_same_time_lose_no_records(add, tmp_path):
 def lockless(request, monkeypatch):
     """A directory that cannot be locked, as on Windows and some network file systems."""
     if request.param == "by path":
-        monkeypatch.setattr(dirfd.System, "by_descriptor", False)
+        monkeypatch.setattr(dirfd.System, "supports_dir_fd", False)
         return
     fcntl = pytest.importorskip("fcntl", reason="directories have no locks there")
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_tempres.artifacts.portable_names import MAX_NODEID_BYTES
 from pytest_tempres.artifacts.portable_names import collision_key
 from pytest_tempres.artifacts.portable_names import free_name
-from pytest_tempres.artifacts.portable_names import names_a_test
+from pytest_tempres.artifacts.portable_names import is_safe_nodeid
 from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.artifacts.portable_names import safe_nodeid
 
@@ -70,8 +70,8 @@ def test_the_name_of_a_directory_is_readable_and_stable(nodeid, name):
 def test_directories_of_tests_are_recognised_by_name():
     """Tests are collected from all directories except these."""
     name = safe_nodeid("t.py::test")
-    assert all(map(names_a_test, (name, f"{name}-2", f"{name}-31")))
-    assert not any(map(names_a_test, ("tests", "test-2", "unit-tests", "v1-20240101")))
+    assert all(map(is_safe_nodeid, (name, f"{name}-2", f"{name}-31")))
+    assert not any(map(is_safe_nodeid, ("tests", "test-2", "unit-tests", "v1-20240101")))
 
 
 @given(st.lists(on_disk, unique=True))

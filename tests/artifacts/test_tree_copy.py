@@ -24,8 +24,8 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files, n
 def platform(request, monkeypatch):
     """Run the test with `dir_fd` support and without, as on Windows."""
     if request.param == "by path":
-        monkeypatch.setattr(dirfd.System, "by_descriptor", False)
-    elif not dirfd.System.by_descriptor:
+        monkeypatch.setattr(dirfd.System, "supports_dir_fd", False)
+    elif not dirfd.System.supports_dir_fd:
         pytest.skip("this platform works by path alone")
 
 
@@ -156,7 +156,7 @@ def test_names_are_made_portable_and_the_changes_listed(source, target, copy):
         ("a:b", "x?"): ("a_b", "x_"),
         (os.fsdecode(b"\xff"),): ("_",),
     }
-    assert tree.place(("a:b", "x?", "more")) == ("a_b", "x_", "more")
+    assert tree.path_in_copy(("a:b", "x?", "more")) == ("a_b", "x_", "more")
 
 
 def test_a_file_over_the_limit_is_listed_and_smaller_files_still_fit(source, target, copy):

@@ -380,5 +380,5 @@ def test_make_directory_does_not_change_the_parent(place, monkeypatch):
 
 def test_root_as_parent():
     """A path directly in the root directory begins with one slash."""
-    assert _create._start("/", "tmp") == "/tmp"
-    assert _create._start("/a/", "tmp") == "/a/tmp"
+    assert _create._join_prefix("/", "tmp") == "/tmp"
+    assert _create._join_prefix("/a/", "tmp") == "/a/tmp"

@@ -472,7 +472,7 @@ class TestByPath:
     @pytest.fixture(autouse=True)
     def without_descriptors(self, monkeypatch):
         """Let the platform seem to have no directory descriptors."""
-        monkeypatch.setattr(_rmtree.System, "by_descriptor", False)
+        monkeypatch.setattr(_rmtree.System, "supports_dir_fd", False)
 
     def test_tree(self, tree):
         """A directory is removed with its contents."""

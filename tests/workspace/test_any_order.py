@@ -404,7 +404,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
     def sweep_while_one_ends(self, data: st.DataObject, project: str) -> None:
         """A session removes its root while a sweep has its lock file open."""
         session = self.pick(data, self.alive())
-        take = lock._lock
+        take = lock._lock_exclusive
         removable = self.removable(project, 3)
 
         def end_first(fd: int) -> None:
@@ -419,7 +419,10 @@ class WorkspaceMachine(RuleBasedStateMachine):
 
         own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
         own |= {path for worker in session.workers for path in (worker.path, worker.fixture_dir)}
-        with self.step(removable.__contains__), mock.patch.object(lock, "_lock", end_first):
+        with (
+            self.step(removable.__contains__),
+            mock.patch.object(lock, "_lock_exclusive", end_first),
+        ):
             do_sweep(self.place, project, 3)
 
     @rule()

@@ -15,7 +15,7 @@ import atexit, os, sys, tempfile
 from pytest_tempres.leaks.deferred import delete_open_files
 from pytest_tempres.primitives import _process
 from pytest_tempres.workspace.root import create
-_process.at_exit()
+_process.install_exit_finalizer()
 root = create(sys.argv[1], mode=0o700, metadata={{}})
 worker = root.add_worker("main", 0o700)
 {after}

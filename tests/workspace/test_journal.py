@@ -8,7 +8,7 @@ import pytest
 from pytest_tempres.workspace import dirfd
 from pytest_tempres.workspace import journal as journals
 from pytest_tempres.workspace.journal import Journal
-from pytest_tempres.workspace.journal import read
+from pytest_tempres.workspace.journal import read_session
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.root import create
 
@@ -32,7 +32,9 @@ def journal():
 def kept_paths(root) -> list[str]:
     """Return the kept paths that the root's files list, relative to the root."""
     with root.opened() as directory:
-        return sorted(os.path.relpath(path, root.path) for path in read(directory).kept_paths)
+        return sorted(
+            os.path.relpath(path, root.path) for path in read_session(directory).kept_paths
+        )
 
 
 def inside(root, *names: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_a_second_release_does_not_release_the_lock_of_another_session(tmp_path,
 def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monkeypatch, locks):
     """A sweep never finds it unlocked, and so never takes the session for dead."""
     os.unlink(path)
-    share = lock._share if locks else no_locks
+    share = lock._lock_shared if locks else no_locks
 
     def check_share(fd):
         assert not os.path.lexists(path)
@@ -118,7 +118,7 @@ def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monk
         link(source, target, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_share", check_share)
+        patch.setattr(lock, "_lock_shared", check_share)
         patch.setattr(lock.System, "link", check_link)
         now = lock.renew(held, path, proved=True)
     assert lock.take(path) is None
@@ -196,7 +196,7 @@ def test_take_creates_no_file(tmp_path, path):
 
 def test_without_locks_a_session_starts_and_counts_as_alive(path, monkeypatch):
     """Some file systems have no locks; no descriptor is left open there."""
-    monkeypatch.setattr(lock, "_lock", no_locks)
+    monkeypatch.setattr(lock, "_lock_exclusive", no_locks)
     fd = lock.acquire(path)
     probe = os.dup(0)
     os.close(probe)

@@ -16,7 +16,7 @@ from pytest_tempres.workspace.retention import POLICIES
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.retention import created_from_plain
-from pytest_tempres.workspace.retention import find
+from pytest_tempres.workspace.retention import find_by_inode
 from pytest_tempres.workspace.retention import reason_to_keep
 from pytest_tempres.workspace.retention import write_index
 
@@ -145,7 +145,7 @@ def make_directory(*parts: str) -> tuple[int, str]:
     return os.lstat(path).st_ino, path
 
 
-def test_find_finds_paths_in_the_root_and_in_the_workers_directories(root, worker):
+def test_find_by_inode_finds_paths_in_the_root_and_in_the_workers_directories(root, worker):
     """They may be at any depth, except below a path that was found."""
     made = [
         make_directory(root.path, "x"),
@@ -154,37 +154,39 @@ def test_find_finds_paths_in_the_root_and_in_the_workers_directories(root, worke
         make_directory(worker.fixture_dir, "a", "b", "c"),
     ]
     inner = make_directory(root.path, "x", "inner")
-    assert sorted(find(root, worker, {inode for inode, _ in (*made, inner)})) == sorted(made)
+    assert sorted(find_by_inode(root, worker, {inode for inode, _ in (*made, inner)})) == sorted(
+        made
+    )
 
 
-def test_find_does_not_search_the_directories_of_other_workers(root, worker):
+def test_find_by_inode_does_not_search_the_directories_of_other_workers(root, worker):
     """An inode that this worker freed may be in use there."""
     inodes = {
         make_directory(root.path, "gw1", "x")[0],
         make_directory(root.path, "gw1.d", "x")[0],
         os.lstat(os.path.join(root.path, "gw1.d")).st_ino,
     }
-    assert list(find(root, worker, inodes)) == []
+    assert list(find_by_inode(root, worker, inodes)) == []
 
 
-def test_find_follows_no_links(root, worker, tmp_path):
+def test_find_by_inode_follows_no_links(root, worker, tmp_path):
     """A path that is only reachable through a link is not in the root."""
     inode, path = make_directory(str(tmp_path), "outside", "x")
     os.symlink(os.path.dirname(path), os.path.join(worker.path, "link"))
     os.symlink(root.path, os.path.join(worker.path, "loop"))
-    assert list(find(root, worker, {inode})) == []
+    assert list(find_by_inode(root, worker, {inode})) == []
 
 
 def test_the_number_of_visited_paths_is_limited(root, worker, monkeypatch):
     """In a huge tree the search stops at the limit."""
     made = make_directory(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
-    assert list(find(root, worker, {made[0]})) == [made]
+    assert list(find_by_inode(root, worker, {made[0]})) == [made]
     monkeypatch.setattr(module, "_MAX_ITEMS", 7)
-    assert list(find(root, worker, {made[0]})) == []
+    assert list(find_by_inode(root, worker, {made[0]})) == []
 
 
 def test_a_missing_root_contains_nothing(root, worker):
     """If a test has removed the root, the search finds nothing and raises no error."""
     os.rename(root.path, f"{root.path}.gone")
-    assert list(find(root, worker, {1})) == []
+    assert list(find_by_inode(root, worker, {1})) == []
     os.rename(f"{root.path}.gone", root.path)

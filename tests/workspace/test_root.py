@@ -33,7 +33,7 @@ from pytest_tempres.workspace.root import safe_name
 def dir_fd_support(request, monkeypatch):
     """Run the test with `dir_fd` support and without, as on Windows."""
     if request.param == "paths":
-        monkeypatch.setattr(System, "by_descriptor", False)
+        monkeypatch.setattr(System, "supports_dir_fd", False)
 
 
 @pytest.fixture

@@ -121,18 +121,18 @@ def test_a_session_without_a_lock_counts_as_alive_when_locks_work_again(
     tmp_path, make, monkeypatch
 ):
     """On NFS the lock service may be unavailable for some time."""
-    real = lock._lock
+    real = lock._lock_exclusive
 
     def refuse(fd: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    for name in ("_lock", "_share"):
+    for name in ("_lock_exclusive", "_lock_shared"):
         if hasattr(lock, name):
             monkeypatch.setattr(lock, name, refuse)
     root = make(tmp_path)
     make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
     monkeypatch.undo()
-    assert lock._lock is real
+    assert lock._lock_exclusive is real
     before = lowest_descriptor()
     assert sweep(tmp_path) == 0
     assert lowest_descriptor() == before

@@ -132,7 +132,7 @@ def test_a_session_whose_lock_is_unknown_is_left_alone(dead, sweep, monkeypatch)
     def refuse(fd):
         raise OSError
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(lock, "_lock_exclusive", refuse)
     assert sweep() == 0
     assert (without / "main" / "left").exists()
     assert (other / "main" / "left").exists()
@@ -608,7 +608,7 @@ def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
     for _ in range(9):
         dead("main.d/t")
     read, now = [], [0.0]
-    real = module.read
+    real = module.read_session
 
     def slow(*args):
         read.append(args)
@@ -616,7 +616,7 @@ def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(module.System, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "read", slow)
+    monkeypatch.setattr(module, "read_session", slow)
     module.remove_expired(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
     assert 2 <= len(read) < 9
 
