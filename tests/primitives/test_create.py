@@ -187,7 +187,7 @@ class TestDenied:
 
 
 class Listener:
-    """The one audit hook of these tests, since hooks cannot be removed."""
+    """The only audit hook of these tests, since hooks cannot be removed."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[object, ...]]] | None = None

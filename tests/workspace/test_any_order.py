@@ -54,7 +54,15 @@ pytestmark = pytest.mark.skipif(
 PROJECTS = ("/home/me/one", "/home/me/two")
 OURS = (BREADCRUMB, LOCK, INDEX)
 #: The kinds of foreign entries that are named like our session roots.
-DISGUISES = ("file", "tree", "crumbless", "directory for a crumb", "link", "dangling", "lock only")
+DISGUISES = (
+    "file",
+    "tree",
+    "no breadcrumb",
+    "breadcrumb directory",
+    "link",
+    "dangling",
+    "lock only",
+)
 
 
 # -- the model
@@ -71,7 +79,7 @@ class SessionModel:
     root: SessionRoot | None = None
     workers: list[WorkerRoot] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
-    #: Whether the files are gone that prove it ours or dead.
+    #: Whether a file was removed that proves it to be ours or dead.
     damaged: bool = False
 
     @property
@@ -106,7 +114,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         # With random names Hypothesis could not repeat a failure.
         self.naming = mock.patch.object(root_module, "make_directory", self.make_directory)
         self.naming.start()
-        # Nor with a random order.
+        # The same applies to a random order.
         self.order = mock.patch.object(sweep_module, "random_name", str)
         self.order.start()
         self.sessions: list[SessionModel] = []
@@ -166,7 +174,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
             gone = {root, *(os.path.join(root, name) for name in names)}
             return gone if names == {LOCK} and old else set()
         if LOCK not in names:
-            # In doubt it is alive.
+            # A session counts as alive unless it is proved to be dead.
             return set()
         if is_old or not kept:
             return {root, *snapshot(Path(root))}
@@ -476,7 +484,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         """Fill a foreign directory so that it looks like a root, but is not proved to be ours."""
         if disguise != "tree":
             (path / LOCK).write_text("", "utf-8")
-        if disguise == "directory for a crumb":
+        if disguise == "breadcrumb directory":
             (path / BREADCRUMB).mkdir()
         if disguise != "lock only":
             (path / "precious").write_text("precious", "utf-8")

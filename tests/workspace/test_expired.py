@@ -131,7 +131,7 @@ def in_processes(count: int, function: Callable[[int, Callable[[], None]], None]
         os.read(go, 1)
 
     pids = [_fork(lambda number=number: function(number, wait)) for number in range(count)]
-    # From now on reading reaches the end of the pipe if a child has failed.
+    # With this end closed, reading reaches the end of the pipe if a child has failed.
     os.close(is_ready)
     waiting = b""
     while len(waiting) < count and (more := os.read(ready, count)):
@@ -145,7 +145,7 @@ def in_processes(count: int, function: Callable[[int, Callable[[], None]], None]
 
 def _fork(function: Callable[[], object]) -> int:
     with warnings.catch_warnings():
-        # A worker of pytest-xdist has a second thread, which the child does not need.
+        # Python warns because a worker of pytest-xdist has a second thread, which no child needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:

@@ -39,7 +39,7 @@ def race(path: Path, victim: Path, aside: Path, stop: int, report: int) -> None:
                 os.write(report, b"x")
             swapped = True
             continue
-        # The tree was removed, and the path aside may be the directory: begin again.
+        # The tree was removed, and the other path may be the directory: create a new link.
         link = b""
         if os.path.lexists(here):
             links += 1

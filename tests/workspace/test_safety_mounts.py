@@ -99,7 +99,7 @@ def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
         if kind != "read-only":
             os.setegid(NOBODY)
             os.seteuid(NOBODY)
-        # Both the mount itself, and the tree that contains it.
+        # Remove both the mount itself and the tree that contains it.
         failures = [*remove_tree(str(tree / "mounted")), *remove_tree(str(tree))]
         os.seteuid(0)
         assert failures
