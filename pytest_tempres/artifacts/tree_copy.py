@@ -56,7 +56,7 @@ class Limits:
         #: The number of files, links and directories that may still be created.
         self.items_left = max(max_size // _BYTES_PER_ITEM, _MIN_ITEMS)
         self.excluded = excluded
-        #: Why copying has stopped; None while it goes on.
+        #: Why copying has stopped; None while it continues.
         self.stopped: str | None = None
         #: The first path that could not be written, with the reason.
         self.failure: str | None = None

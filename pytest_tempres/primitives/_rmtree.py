@@ -72,7 +72,7 @@ def remove_tree(
 
     Directories in the tree whose mode prevents the removal get mode 0700. Mount points are not
     removed or entered, and BSD file flags are not cleared: both are failures. Where the platform
-    has no functions relative to descriptors (Windows), the removal goes by path.
+    has no functions relative to descriptors (Windows), the removal uses paths.
     """
     try:
         System.rmdir(name, dir_fd=dir_fd)

@@ -22,8 +22,8 @@ def add(tmp_path):
     """Add records to the manifest in the test's directory, as a new session does."""
 
     def add(*records) -> str:
-        with Directory.at(str(tmp_path)) as opened, Manifest(opened) as made:
-            return made.add(records)
+        with Directory.at(str(tmp_path)) as opened, Manifest(opened) as manifest:
+            return manifest.add(records)
 
     return add
 
@@ -235,11 +235,11 @@ def test_a_draft_that_is_replaced_by_a_link_is_not_followed(tmp_path, link):
     private.write_text("private")
     place = tmp_path / "artifacts"
     place.mkdir()
-    with Directory.at(str(place)) as opened, Manifest(opened) as made:
+    with Directory.at(str(place)) as opened, Manifest(opened) as manifest:
         (draft,) = place.iterdir()
         draft.unlink()
         link(private, draft)
-        made.add([{"n": 1}])
+        manifest.add([{"n": 1}])
     assert private.read_text() == "private"
     assert os.listdir(place) == ["manifest.json"]
 
@@ -247,10 +247,10 @@ def test_a_draft_that_is_replaced_by_a_link_is_not_followed(tmp_path, link):
 def test_the_manifest_fits_on_a_full_disk(tmpfs):
     """Space for the manifest is reserved before the copies are made."""
     path = tmpfs("size=1m")
-    with Directory.at(str(path)) as opened, Manifest(opened) as made:
+    with Directory.at(str(path)) as opened, Manifest(opened) as manifest:
         with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
             file.writelines(bytes(4096) for _ in range(1000))
-        made.add([{"n": 1}])
+        manifest.add([{"n": 1}])
     assert sorted(os.listdir(path)) == ["manifest.json", "x"]
     assert json.loads((path / "manifest.json").read_text())["artifacts"] == [{"n": 1}]
 

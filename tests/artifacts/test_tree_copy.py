@@ -195,16 +195,16 @@ def test_the_number_of_items_is_limited(source, target, copy, monkeypatch):
 def test_a_growing_file_is_copied_up_to_its_first_size(tmp_path):
     """The copy ends even if another process keeps writing to the file."""
     (tmp_path / "from").write_bytes(b"0123456789")
-    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 4
+    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as copied:
+        assert tree_copy._copy_bytes(file.fileno(), copied.fileno(), 4) == 4
     assert (tmp_path / "to").read_bytes() == b"0123"
 
 
 def test_a_shrinking_file_is_copied_up_to_its_end(tmp_path):
     """Bytes that were truncated are not counted as copied."""
     (tmp_path / "from").write_bytes(b"01")
-    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 2
+    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as copied:
+        assert tree_copy._copy_bytes(file.fileno(), copied.fileno(), 4) == 2
 
 
 @posix

@@ -18,13 +18,13 @@ from pytest_tempres.primitives._create import make_file
 from pytest_tempres.primitives._create import make_unnamed_file
 
 
-def drop(made) -> None:
+def drop(created) -> None:
     """Remove the result of mkstemp or mkdtemp."""
-    if isinstance(made, tuple):
-        os.close(made[0])
-        os.unlink(made[1])
+    if isinstance(created, tuple):
+        os.close(created[0])
+        os.unlink(created[1])
     else:
-        os.rmdir(made)
+        os.rmdir(created)
 
 
 @pytest.fixture
@@ -54,16 +54,16 @@ class TestMkstemp:
     def test_relative_directory_becomes_absolute(self, place, monkeypatch):
         """The path is still valid after the working directory changes."""
         monkeypatch.chdir(place)
-        made = primitives.mkstemp(dir="..")
-        assert os.path.dirname(made[1]) == str(place.parent)
-        drop(made)
+        created = primitives.mkstemp(dir="..")
+        assert os.path.dirname(created[1]) == str(place.parent)
+        drop(created)
 
     @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
     def test_kinds_of_directory(self, kind, place):
         """The directory may be str, bytes or a path object; only bytes give a path of bytes."""
-        made = primitives.mkstemp(dir=kind(place), text=True)
-        assert type(made[1]) is (bytes if kind is os.fsencode else str)
-        drop(made)
+        created = primitives.mkstemp(dir=kind(place), text=True)
+        assert type(created[1]) is (bytes if kind is os.fsencode else str)
+        drop(created)
 
     def test_prefix_with_a_directory(self, place):
         """A prefix may lead into another directory, as CPython allows."""
@@ -76,10 +76,10 @@ class TestMkstemp:
         """An existing link with the chosen name is not followed: another name is used."""
         names("aaaaaaaa", "bbbbbbbb")
         (place / "tmpaaaaaaaa").symlink_to(tmp_path / "elsewhere")
-        made = primitives.mkstemp()
-        assert made[1].endswith("bbbbbbbb")
+        created = primitives.mkstemp()
+        assert created[1].endswith("bbbbbbbb")
         assert not (tmp_path / "elsewhere").exists()
-        drop(made)
+        drop(created)
         (place / "tmpaaaaaaaa").unlink()
 
 
@@ -223,11 +223,11 @@ class TestAuditEvents:
     @pytest.mark.parametrize("kind", [str, os.fsencode])
     def test_before_the_system_call(self, name, event, system_call, kind, events, place):
         """The event precedes the system call and has the path, in the caller's type."""
-        made = getattr(primitives, name)(dir=kind(place))
-        path = made[1] if isinstance(made, tuple) else made
+        created = getattr(primitives, name)(dir=kind(place))
+        path = created[1] if isinstance(created, tuple) else created
         recorded = [(event, arguments[0]) for event, arguments in events]
         assert recorded == [(event, path), (system_call, path)]
-        drop(made)
+        drop(created)
 
     def test_a_hook_that_raises(self, place, events, monkeypatch):
         """Nothing is created if an audit hook raises an exception."""
@@ -256,7 +256,7 @@ class Interruption(BaseException):
 def interrupt_after(number: int, make):
     """Call *make*; raise right after its call number *number* of a C function, as a signal would.
 
-    :returns: What it made, or None if it was interrupted.
+    :returns: The result of *make*, or None if it was interrupted.
     """
     calls = 0
 
@@ -285,15 +285,15 @@ def test_signal_at_any_time(maker, place, monkeypatch):
     if maker == "without O_TMPFILE":
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
     for number in range(1, 100):
-        made = interrupt_after(number, MAKERS[maker])
-        if made is not None:
+        created = interrupt_after(number, MAKERS[maker])
+        if created is not None:
             break
         assert list(place.iterdir()) == []
     assert number > 2
-    if hasattr(made, "close"):
-        made.close()
-    elif made:
-        drop(made)
+    if hasattr(created, "close"):
+        created.close()
+    elif created:
+        drop(created)
 
 
 class TestOutOfDescriptors:
@@ -362,10 +362,10 @@ def test_threads(place):
         return paths
 
     with ThreadPoolExecutor(16) as pool:
-        made = [path for paths in pool.map(many, range(16)) for path in paths]
-    assert len(set(made)) == 16_000
-    assert set(os.listdir(parent)) == {os.path.basename(path) for path in made}
-    for path in made:
+        created = [path for paths in pool.map(many, range(16)) for path in paths]
+    assert len(set(created)) == 16_000
+    assert set(os.listdir(parent)) == {os.path.basename(path) for path in created}
+    for path in created:
         os.unlink(path)
 
 

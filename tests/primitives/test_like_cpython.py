@@ -73,15 +73,15 @@ class TestNames:
     def call(self, module, place, name, prefix, suffix, directory):
         """Return the shape of the path that a module creates, and what is in its directory then."""
         function = module.mkstemp if name == "s" else module.mkdtemp
-        made = outcome(function, prefix=prefix, suffix=suffix, dir=directory)
-        if isinstance(made, tuple) and isinstance(made[0], type):
-            return made, sorted(path.name for path in place.rglob("*"))
+        created = outcome(function, prefix=prefix, suffix=suffix, dir=directory)
+        if isinstance(created, tuple) and isinstance(created[0], type):
+            return created, sorted(path.name for path in place.rglob("*"))
         if name == "s":
-            os.close(made[0])
-            made = made[1]
+            os.close(created[0])
+            created = created[1]
         elif sys.version_info < (3, 12):
-            made = type(made)(os.path.abspath(made))
-        return shape(made, place), len(list(place.rglob("*")))
+            created = type(created)(os.path.abspath(created))
+        return shape(created, place), len(list(place.rglob("*")))
 
 
 MODES = st.sampled_from(

@@ -147,15 +147,15 @@ def make_directory(*parts: str) -> tuple[int, str]:
 
 def test_find_by_inode_finds_paths_in_the_root_and_in_the_workers_directories(root, worker):
     """They may be at any depth, except below a path that was found."""
-    made = [
+    created = [
         make_directory(root.path, "x"),
         make_directory(root.path, "y", "z"),
         make_directory(worker.path, "x"),
         make_directory(worker.fixture_dir, "a", "b", "c"),
     ]
     inner = make_directory(root.path, "x", "inner")
-    assert sorted(find_by_inode(root, worker, {inode for inode, _ in (*made, inner)})) == sorted(
-        made
+    assert sorted(find_by_inode(root, worker, {inode for inode, _ in (*created, inner)})) == sorted(
+        created
     )
 
 
@@ -179,10 +179,10 @@ def test_find_by_inode_follows_no_links(root, worker, tmp_path):
 
 def test_the_number_of_visited_paths_is_limited(root, worker, monkeypatch):
     """In a huge tree the search stops at the limit."""
-    made = make_directory(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
-    assert list(find_by_inode(root, worker, {made[0]})) == [made]
+    created = make_directory(worker.path, "a", "b", "c", "d", "e", "f", "g", "h")
+    assert list(find_by_inode(root, worker, {created[0]})) == [created]
     monkeypatch.setattr(module, "_MAX_ITEMS", 7)
-    assert list(find_by_inode(root, worker, {made[0]})) == []
+    assert list(find_by_inode(root, worker, {created[0]})) == []
 
 
 def test_a_missing_root_contains_nothing(root, worker):

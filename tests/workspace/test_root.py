@@ -224,14 +224,14 @@ def test_attach_refuses_a_path_that_is_not_a_session_root(tmp_path):
 @pytest.mark.parametrize("fake", ["directory", "symlink", "fifo"])
 def test_a_breadcrumb_that_is_no_regular_file_proves_nothing(tmp_path, fake):
     """A link or a fifo of that name could have been created by another user."""
-    crumb = tmp_path / BREADCRUMB
+    breadcrumb = tmp_path / BREADCRUMB
     if fake == "directory":
-        crumb.mkdir()
+        breadcrumb.mkdir()
     elif fake == "symlink":
         (tmp_path / "real").write_text("{}")
-        crumb.symlink_to("real")
+        breadcrumb.symlink_to("real")
     else:
-        os.mkfifo(crumb)
+        os.mkfifo(breadcrumb)
     assert not is_ours(str(tmp_path))
 
 
@@ -313,34 +313,34 @@ def test_remove_refuses_every_path_outside_the_root(root, outside, path):
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_refuses_a_root_without_its_breadcrumb(root, worker):
     """Nothing is removed from a directory that is not proved to be ours."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    created = Path(worker.path, "created")
+    created.mkdir()
     os.unlink(os.path.join(root.path, BREADCRUMB))
     with pytest.raises(NotOurDirectoryError, match=re.escape(f"has no {BREADCRUMB}")):
-        root.remove(str(made))
-    assert made.exists()
+        root.remove(str(created))
+    assert created.exists()
 
 
 def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
     """The owner of the root may have changed."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    created = Path(worker.path, "created")
+    created.mkdir()
     foreign = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
     with pytest.raises(NotOurDirectoryError, match="another user"):
-        foreign.remove(str(made))
-    assert made.exists()
+        foreign.remove(str(created))
+    assert created.exists()
 
 
 def test_remove_does_not_follow_a_root_that_was_swapped_for_a_link(root, worker, outside):
     """The link may lead to a directory that looks like ours."""
     (outside / "main").mkdir()
-    (outside / "main" / "made").mkdir()
+    (outside / "main" / "created").mkdir()
     (outside / BREADCRUMB).write_text("{}")
     os.rename(root.path, f"{root.path}.away")
     os.symlink(outside, root.path)
-    failures = root.remove(os.path.join(worker.path, "made"))
-    assert [failure.path for failure in failures] == [os.path.join(worker.path, "made")]
-    assert (outside / "main" / "made").exists()
+    failures = root.remove(os.path.join(worker.path, "created"))
+    assert [failure.path for failure in failures] == [os.path.join(worker.path, "created")]
+    assert (outside / "main" / "created").exists()
 
 
 def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, worker, outside):
@@ -366,8 +366,8 @@ def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
 
 def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker, monkeypatch):
     """A mock of `os` that was not undone does not affect the cleanup."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    created = Path(worker.path, "created")
+    created.mkdir()
 
     def broken(*args, **kwargs):
         raise AssertionError(args)
@@ -375,9 +375,9 @@ def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker
     with monkeypatch.context() as patch:
         for name in ("open", "close", "stat", "lstat", "fstat", "unlink", "rmdir", "listdir"):
             patch.setattr(os, name, broken)
-        failures = root.remove(str(made))
+        failures = root.remove(str(created))
     assert failures == []
-    assert not made.exists()
+    assert not created.exists()
 
 
 def test_remove_leaves_no_descriptor_open(root, worker, outside):
@@ -401,23 +401,23 @@ def test_remove_leaves_no_descriptor_open(root, worker, outside):
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_created_removes_the_directory(tmp_path):
     """It is removed while it is the directory that was created."""
-    made = tmp_path / "made"
-    (made / "deep").mkdir(parents=True)
-    assert remove_created(str(made), identity(made)) == []
-    assert not made.exists()
+    created = tmp_path / "created"
+    (created / "deep").mkdir(parents=True)
+    assert remove_created(str(created), identity(created)) == []
+    assert not created.exists()
 
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_created_refuses_a_directory_that_was_replaced(tmp_path):
     """Neither the moved directory nor the new one is removed."""
-    made = tmp_path / "made"
-    made.mkdir()
-    before = identity(made)
-    made.rename(tmp_path / "moved")
-    made.mkdir()
+    created = tmp_path / "created"
+    created.mkdir()
+    before = identity(created)
+    created.rename(tmp_path / "moved")
+    created.mkdir()
     with pytest.raises(NotOurDirectoryError, match="it has been replaced"):
-        remove_created(str(made), before)
-    assert made.exists()
+        remove_created(str(created), before)
+    assert created.exists()
     assert (tmp_path / "moved").exists()
 
 
@@ -433,10 +433,10 @@ def test_remove_created_follows_a_parent_that_is_a_link(tmp_path):
     """The user's directory may be a link, as /tmp is on macOS."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    made = tmp_path / "link" / "made"
-    made.mkdir()
-    assert remove_created(str(made), identity(made)) == []
-    assert not made.exists()
+    created = tmp_path / "link" / "created"
+    created.mkdir()
+    assert remove_created(str(created), identity(created)) == []
+    assert not created.exists()
 
 
 # -- a root that a test has damaged
@@ -457,11 +457,11 @@ def test_restore_changes_no_part_that_still_exists(root, worker):
     """Paths that fixtures created are still there afterwards."""
     Path(worker.fixture_dir, "created").mkdir()
     os.rmdir(worker.path)
-    crumb = Path(root.path, BREADCRUMB).read_text()
+    breadcrumb = Path(root.path, BREADCRUMB).read_text()
     root.restore(worker, 0o700, {})
     assert os.path.isdir(worker.path)
     assert Path(worker.fixture_dir, "created").exists()
-    assert Path(root.path, BREADCRUMB).read_text() == crumb
+    assert Path(root.path, BREADCRUMB).read_text() == breadcrumb
 
 
 @pytest.mark.usefixtures("dir_fd_support")
@@ -525,8 +525,8 @@ def test_removal_in_a_restored_worker_root_does_not_check_for_mounts(root, worke
     root.restore(worker, 0o700, {})
     monkeypatch.setattr(module, "mount_of", None)
     for path in worker[1:]:
-        Path(path, "made").mkdir()
-        assert root.remove(os.path.join(path, "made")) == []
+        Path(path, "created").mkdir()
+        assert root.remove(os.path.join(path, "created")) == []
 
 
 def test_restore_does_not_follow_a_link_in_place_of_the_root(root, worker, outside):

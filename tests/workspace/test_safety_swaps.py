@@ -104,17 +104,17 @@ def racer(in_child, open_place, victim) -> Callable[..., Any]:
 
 def test_remove_created_does_not_empty_a_swapped_directory(open_place, victim, racer):
     """The directory of the other user still has its files."""
-    path, inode = open_place / "made", victim.stat().st_ino
+    path, inode = open_place / "created", victim.stat().st_ino
     with racer(path) as count:
         for _ in range(ROUNDS):
             with contextlib.suppress(OSError):
                 path.mkdir(mode=0o700)
             with contextlib.suppress(OSError):
-                made = path.lstat()
-                if made.st_uid == NOBODY:
+                created = path.lstat()
+                if created.st_uid == NOBODY:
                     continue
                 (path / "file").touch()
-                remove_created(str(path), (made.st_dev, made.st_ino))
+                remove_created(str(path), (created.st_dev, created.st_ino))
             if count() >= SWAPS:
                 break
         assert count() >= SWAPS
@@ -169,31 +169,31 @@ def test_no_operation_on_a_root_changes_a_swapped_directory(
 @pytest.mark.parametrize("mode", [0o700, 0o000])
 def test_a_directory_that_is_swapped_after_the_check_is_not_emptied(tmp_path, monkeypatch, mode):
     """The removal works on the directory that was checked, which is still open."""
-    made, other = tmp_path / "made", tmp_path / "other"
-    for path in (made, other):
+    created, other = tmp_path / "created", tmp_path / "other"
+    for path in (created, other):
         make_tree(path)
-    before, whole = made.stat(), snapshot(other)
+    before, whole = created.stat(), snapshot(other)
     rmdir = System.rmdir
 
     def swap(path, *, dir_fd=None):
-        if made.exists() and other.exists():
-            made.rename(tmp_path / "away")
-            other.rename(made)
-            made.chmod(mode)
+        if created.exists() and other.exists():
+            created.rename(tmp_path / "away")
+            other.rename(created)
+            created.chmod(mode)
         rmdir(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(System, "rmdir", swap)
-    (failure, *_) = remove_created(str(made), (before.st_dev, before.st_ino))
+    (failure, *_) = remove_created(str(created), (before.st_dev, before.st_ino))
     assert "taken its place" in str(failure.error)
-    assert made.stat().st_mode & 0o777 == mode
-    made.chmod(0o700)
-    assert [len(each) for each in (snapshot(made), whole)] == [len(whole)] * 2
+    assert created.stat().st_mode & 0o777 == mode
+    created.chmod(0o700)
+    assert [len(each) for each in (snapshot(created), whole)] == [len(whole)] * 2
 
 
 @pytest.mark.parametrize("what", ["of another user", "with something in it"])
 def test_a_directory_that_cannot_be_the_new_one_is_not_removed(shared_place, what):
     """A directory that has entries, or belongs to another user, is not the new one."""
-    path = shared_place / "made"
+    path = shared_place / "created"
     path.mkdir(mode=0o700)
     if what == "of another user":
         os.chown(path, NOBODY, NOBODY)

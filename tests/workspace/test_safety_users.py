@@ -30,18 +30,18 @@ from pytest_tempres.workspace.root import create
 def test_without_a_regular_breadcrumb_nothing_is_removed(tmp_path, dead, outside_tree, fake):
     """A link, directory or fifo of that name is no proof, and a fifo does not block."""
     root = dead()
-    crumb = Path(root.path, BREADCRUMB)
-    crumb.unlink()
+    breadcrumb = Path(root.path, BREADCRUMB)
+    breadcrumb.unlink()
     if fake == "empty":
-        crumb.touch()
+        breadcrumb.touch()
     elif fake == "link":
-        crumb.symlink_to(outside_tree / "file")
+        breadcrumb.symlink_to(outside_tree / "file")
     elif fake == "fifo":
-        os.mkfifo(crumb)
+        os.mkfifo(breadcrumb)
     elif fake == "directory":
-        crumb.mkdir()
+        breadcrumb.mkdir()
     elif fake == "socket":
-        os.mknod(crumb, stat.S_IFSOCK | 0o600)
+        os.mknod(breadcrumb, stat.S_IFSOCK | 0o600)
     make_old(tmp_path / "place")
     tree = os.path.join(root.path, "main", "tree")
     if fake == "empty":
