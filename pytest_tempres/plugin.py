@@ -29,7 +29,7 @@ from pytest_tempres.session.state import session_key
 from pytest_tempres.workers import payload
 from pytest_tempres.workers import xdist
 
-_process.at_exit()
+_process.install_exit_finalizer()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tempres.artifacts.portable_names import names_a_test
+from pytest_tempres.artifacts.portable_names import is_safe_nodeid
 from pytest_tempres.leaks.temp.scan import identity
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._system import System
@@ -125,7 +125,9 @@ class Retention:
         known = self.known_paths().union(each.path for each in created)
         return [
             gone[inode]._replace(path=path, identity=None)
-            for inode, path in retention.find(self.workspace.root, self.workspace.worker, inodes)
+            for inode, path in retention.find_by_inode(
+                self.workspace.root, self.workspace.worker, inodes
+            )
             if path not in known
         ]
 
@@ -236,4 +238,4 @@ class ArtifactsHooks:
         """Ignore artifacts: copies of what tests created may look like tests."""
         directory, name = System.split(collection_path)
         # The artifacts directory may contain the tests of the project too.
-        return True if directory == self._directory and names_a_test(name) else None
+        return True if directory == self._directory and is_safe_nodeid(name) else None
