@@ -10,6 +10,7 @@ import unicodedata
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.terminal_words import printable
 
 __all__ = ["UNLIMITED", "Line", "columns", "fit", "frame_line", "shorten", "shown_path"]
@@ -97,7 +98,7 @@ def shown_path(leak: Leak, *, root: str | None, host: str | None, rootdir: str) 
         parent = max(root.rfind("/"), root.rfind("\\")) + 1
         path = path[parent:] if host is None else f"{host}:{path[parent:]}"
     elif host is None and rootdir.strip("/\\"):
-        inside = os.path.join(rootdir, "")
+        inside = System.join(rootdir, "")
         target = leak.entry.path if leak.kind in WITHOUT_PATH else path
         if target.startswith(inside):
             path = path.replace(target, target.removeprefix(inside))
