@@ -65,7 +65,7 @@ def _is_exit_handler_pending(state: SessionState) -> bool:
     """Whether an exit handler that we cannot inspect may need some of the paths."""
     leaks = state.leaks
     return leaks.is_on and bool(
-        leaks.callbacks and leaks.callbacks.pending(leaks.ledger.frame_filter)
+        leaks.callbacks and leaks.callbacks.any_from_code_under_test(leaks.ledger.frame_filter)
     )
 
 

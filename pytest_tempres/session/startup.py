@@ -198,7 +198,7 @@ def _create_ledger(config: pytest.Config, settings: Settings, workspace: Workspa
         rootdir=str(config.rootpath),
         prefixes=() if real == root else (System.join(real, worker.name),),
         inside=tuple(System.join(path, "") for path in {root, real}),
-        ignored=verdict.Ignore(worker.path, (*verdict.SHIPPED, *settings.ignore)).matches,
+        ignored=verdict.Ignore(worker.path, (*verdict.BUILTIN_PATTERNS, *settings.ignore)).matches,
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
     )

@@ -39,7 +39,7 @@ __all__ = [
     "set_node_name",
 ]
 
-_getframe: Final = sys._getframe  # noqa: SLF001 -- the only way to the stack; only CPython is supported
+_getframe: Final = sys._getframe  # noqa: SLF001 -- the only way to get a stack; only CPython has to work
 #: The environment variable with the controller's session root, set in workers only.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
