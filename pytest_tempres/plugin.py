@@ -18,7 +18,7 @@ from pytest_tempres.session import ownership
 from pytest_tempres.session import runtest
 from pytest_tempres.session import startup
 from pytest_tempres.session.baseline_tally import TallyHooks
-from pytest_tempres.session.cleanup import reclaim
+from pytest_tempres.session.cleanup import sweep_dead_sessions
 from pytest_tempres.session.finish import finish
 from pytest_tempres.session.finish import must_fail
 from pytest_tempres.session.messages import write_late
@@ -177,7 +177,7 @@ class SessionHooks:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then sweep dead sessions."""
         self._call(_print_report, self._state, terminalreporter)
-        self._call(_reclaim, self._state, terminalreporter)
+        self._call(_sweep, self._state, terminalreporter)
 
 
 class ReportHooks:
@@ -252,8 +252,8 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
         state.result.printed = True
 
 
-def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    found = reclaim(state)
+def _sweep(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
+    found = sweep_dead_sessions(state)
     if found.sessions and state.settings.prints:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 

@@ -1,4 +1,4 @@
-"""The directories of this process: recreated, locked again and removed from during a session."""
+"""The directories of this process: restored when tests damage them, and emptied."""
 
 from __future__ import annotations
 
