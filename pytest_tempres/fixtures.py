@@ -85,7 +85,7 @@ class TempResources:
             path = self._create(make_directory, self._directory, self._name, "")
             self._record(CreatedPath(path, inode=inode_of(path)))
             return Path(path)
-        markers.checked("tempdir", options)
+        markers.check("tempdir", options)
         prefix = options.get("prefix")
         path = self._create(
             make_directory,
@@ -106,7 +106,7 @@ class TempResources:
         :param options: Those of `TemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("tempfile", options)
+        markers.check("tempfile", options)
         for name in ("delete", "delete_on_close"):
             options.pop(name, None)
         return self._open(TemporaryFile, options)
@@ -117,7 +117,7 @@ class TempResources:
         :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("tempfile", options)
+        markers.check("tempfile", options)
         options = {"prefix": self._name, **options}
         # A failed test's file may be kept: the retention policy removes the path, not the close.
         return self._open(self._open_named, options, close_and_keep)
@@ -133,7 +133,7 @@ class TempResources:
         :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("spooled", options)
+        markers.check("spooled", options)
         return self._open(SpooledTemporaryFile, options)
 
     def _open(

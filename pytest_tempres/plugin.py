@@ -1,4 +1,4 @@
-"""The entry point: the hooks of pytest, which delegate to the other modules."""
+"""The entry point: implementations of pytest's hooks, which delegate to the other modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_tempres import as_written  # noqa: F401 -- before the imports that it affects
+from pytest_tempres import assertion_rewriting  # noqa: F401 -- before the imports that it affects
 from pytest_tempres import fixtures
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
@@ -37,14 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks and the fixtures of this plugin."""
+    """Register the hook specifications and the fixtures of this plugin."""
     pluginmanager.add_hookspecs(hookspecs)
     pluginmanager.register(fixtures, "tempres-fixtures")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Move the temp location before anything of the project is imported."""
+    """Move the temp location before any code of the project is imported."""
     _start(early_config)
 
 
@@ -94,7 +94,7 @@ def _receive_reports(state: SessionState) -> None:
 
 
 class SessionHooks:
-    """The hooks of a started session; they share its state without a look-up in the stash."""
+    """The hooks of a started session, with its state."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -104,12 +104,12 @@ class SessionHooks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Record which collector is running: it imports modules."""
+        """Record which collector is running, because it imports modules."""
         return (yield from ownership.collecting(self._state.leaks, collector))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        """Register the wrapper of the session's end after all plugins, so that it is outermost."""
+        """Register the wrapper of `pytest_sessionfinish` last, so that it is the outermost."""
         hooks = EndHooks(self._state, self._finish)
         self._state.config.pluginmanager.register(hooks, "tempres-end")
 
@@ -143,7 +143,7 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Do the same for failures without an exception, such as a strict xfail that passes."""
+        """Record failures without an exception too, such as a strict xfail that passes."""
         if report.outcome == "failed":
             self._call(payload.record_failure, self._state, report)
 
@@ -155,7 +155,7 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """Prepare for the end of the session; the hook `pytest_tempres_keep` needs the reports."""
+        """Prepare the end of the session, and collect reports if a plugin decides what is kept."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
         self._call(startup.prepare_end, self._state)
@@ -181,7 +181,7 @@ class SessionHooks:
 
 
 class ReportHooks:
-    """The hooks for reports from other processes, and for a plugin that decides what is kept."""
+    """The hooks for reports from other processes, and for plugins that decide what is kept."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -190,7 +190,7 @@ class ReportHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put what the attempt created and left behind into the report."""
+        """Add what the attempt created and left behind to the report."""
         report = yield
         self._state.messages.call_safely(payload.pack, self._state, item, report)
         return report
@@ -204,7 +204,7 @@ class ReportHooks:
 class EndHooks:
     """Completes the end of the session when another plugin raises in `pytest_sessionfinish`.
 
-    :param finish_session: Gives the verdict, once in each session.
+    :param finish_session: Judges the leaks, once in each session.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class EndHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Give the verdict and print a short report if another plugin's hook raises."""
+        """Judge the leaks and print a short report if another plugin's hook raises."""
         try:
             return (yield)
         except BaseException as error:
@@ -228,7 +228,7 @@ class EndHooks:
 
 
 def _set_returncode(state: SessionState, error: BaseException) -> None:
-    """Change the number that pytest makes the exit status, if leaks must fail the session."""
+    """Change the exit status that pytest takes from *error*, if leaks must fail the session."""
     if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
         summary = state.result.summary
         if summary is not None and must_fail(state.settings, summary.leaks):
@@ -236,7 +236,7 @@ def _set_returncode(state: SessionState, error: BaseException) -> None:
 
 
 def _print_short_report(state: SessionState) -> None:
-    if not state.result.printed and state.settings.prints and not state.is_worker:
+    if not state.result.printed and state.settings.prints_report and not state.is_worker:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         state.result.printed = True
@@ -245,7 +245,7 @@ def _print_short_report(state: SessionState) -> None:
 
 
 def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    if state.result.summary is not None and state.settings.prints:
+    if state.result.summary is not None and state.settings.prints_report:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         terminal.write(state.result.summary, terminalreporter)
@@ -254,7 +254,7 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
 
 def _sweep(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
     found = sweep_dead_sessions(state)
-    if found.sessions and state.settings.prints:
+    if found.sessions and state.settings.prints_report:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         terminal.write_reclaimed(found, terminalreporter)

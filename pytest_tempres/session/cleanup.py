@@ -59,7 +59,7 @@ def remove_leftovers(state: SessionState) -> None:
 
 
 def _progress(state: SessionState, what: str) -> closing[Progress]:
-    return closing(Progress(state.config, what, silent=not state.settings.prints))
+    return closing(Progress(state.config, what, silent=not state.settings.prints_report))
 
 
 def _is_exit_handler_pending(leaks: LeakDetection) -> bool:

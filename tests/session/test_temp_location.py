@@ -173,7 +173,7 @@ def test_replacement_of_atexit_register_looks_like_the_original(pytester, run):
 
 
 def test_replacement_of_atexit_register_works_after_the_session(pytester, run_here):
-    """A test or an imported module may hold it longer than the session lives."""
+    """A test or an imported module may keep a reference to it."""
     pytester.makepyfile(
         """
         import atexit
@@ -194,8 +194,8 @@ def test_replacement_of_atexit_register_works_after_the_session(pytester, run_he
     register, unregister = kept
     assert register(called.append) == called.append
     unregister(called.append)
-    # What it leads to: nothing of the session is left behind it.
-    assert vars(register)["_deed"] is before[0]
+    # It refers to nothing of the session any more.
+    assert vars(register)["_target"] is before[0]
 
 
 def test_temp_location_changed_by_a_test_is_restored(pytester, run_here):
