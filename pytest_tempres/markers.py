@@ -98,13 +98,13 @@ def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
                 yield f"{node.nodeid}: {problem}"
 
 
-def check(name: str, given: Mapping[str, Any]) -> None:
+def check(name: str, values: Mapping[str, Any]) -> None:
     """Check the arguments of a call that accepts the arguments of the marker *name*.
 
     :raises TypeError: For an unknown argument or a value of the wrong type.
     :raises ValueError: For a value that cannot be part of a file name.
     """
-    for argument, value in given.items():
+    for argument, value in values.items():
         error = _argument_error(name, argument, value)
         if error is not None:
             raise error

@@ -195,7 +195,7 @@ class Ledger:
 
     def _names_with_hint(self) -> dict[str, int]:
         """Return the inodes of the existing names that have a hint, without a listing."""
-        # A copy, because threads of the code under test may change it meanwhile.
+        # A copy, because threads of the code under test may change it at the same time.
         names = ((name, System.join(self.worker_root, name)) for name in list(self.origins.hints))
         inodes = ((name, identity(path)) for name, path in names)
         return {name: inode for name, inode in inodes if inode is not None}

@@ -117,7 +117,7 @@ class Processes:
         :returns: The work, or that of the session if it is ambiguous, and the processes of other
             owners.
         """
-        # A copy, because threads of the code under test may change it meanwhile.
+        # A copy, because threads of the code under test may change it at the same time.
         running = [*self._old, *list(self._new)]
         others = [each for each in running if each.starter != work[:2]]
         if not others:

@@ -30,7 +30,7 @@ def check_supported(settings: Settings) -> None:
 
         reason = detector.unsupported()
         if reason is not None:
-            raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out here")
+            raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out")
 
 
 def add(state: SessionState, membership: Membership) -> None:

@@ -116,15 +116,15 @@ class Retention:
 
     def renamed(self, created: list[CreatedPath]) -> list[CreatedPath]:
         """Return, with their new paths, those of *created* that a test has renamed."""
-        there = {each.inode for each in created if each.inode == identity(each.path)}
-        gone = {each.inode: each for each in created if each.inode is not None}
-        inodes = gone.keys() - there
+        unchanged = {each.inode for each in created if each.inode == identity(each.path)}
+        by_inode = {each.inode: each for each in created if each.inode is not None}
+        inodes = by_inode.keys() - unchanged
         if not inodes:
             return []
         # A path with a record of its own is not a renamed one: its inode number was reused.
         known = self.known_paths().union(each.path for each in created)
         return [
-            gone[inode]._replace(path=path, identity=None)
+            by_inode[inode]._replace(path=path, identity=None)
             for inode, path in retention.find(self.workspace.root, self.workspace.worker, inodes)
             if path not in known
         ]

@@ -290,7 +290,7 @@ def _held_by_multiprocessing() -> set[object]:
 
     Packages like loky have copies of the resource tracker.
     """
-    # A copy, because threads of the code under test may import meanwhile.
+    # A copy, because threads of the code under test may import at the same time.
     modules = list(sys.modules.items())
     trackers = (module for name, module in modules if name.endswith(".resource_tracker"))
     server = sys.modules.get("multiprocessing.forkserver")

@@ -97,7 +97,7 @@ class Openings:
 
     def take(self) -> list[_Opening]:
         """Return the recorded events, and forget them."""
-        # Threads of the code under test add events meanwhile.
+        # Threads of the code under test may add some at the same time.
         recorded, self._events = self._events, deque(maxlen=_MAX_EVENTS)
         return list(recorded)
 

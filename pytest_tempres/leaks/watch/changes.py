@@ -19,7 +19,7 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["Change", "Changes"]
 
-#: With more changes than this, those that were undone meanwhile are dropped.
+#: With more changes than this, those that have been undone are dropped.
 _PRUNE_AT: Final = 1_000
 #: In a payload: a change that was sent before was undone.
 _UNDONE: Final = "undone"

@@ -179,7 +179,7 @@ class Watched:
         self.changes.prune()
 
     def _process_events(self) -> None:
-        # Threads of the code under test may add some meanwhile.
+        # Threads of the code under test may add some at the same time.
         pending, self._pending = self._pending, {}
         for path, events in pending.items():
             # Do not report a path whose state is unknown.
