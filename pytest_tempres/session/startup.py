@@ -168,12 +168,7 @@ def _create_workspace(
         worker = root.add_worker(membership.name, settings.root_mode)
     else:
         if membership.is_worker:
-            # All workers on that host send the same text, so pytest shows it once.
-            text = (
-                f"{membership.host} cannot access {membership.controller_root}: "
-                "workers there create their own session directories"
-            )
-            warn_user(config, TempresLeakWarning(text))
+            _warn_of_inaccessible_root(config, membership)
         parent = settings.root or system_tmpdir
         root, worker = _create_root(parent, settings.root_mode, metadata, membership.name)
     return Workspace(
@@ -185,6 +180,15 @@ def _create_workspace(
         invocation_dir=config.invocation_params.dir,
         messages=Messages(config, root.path),
     )
+
+
+def _warn_of_inaccessible_root(config: pytest.Config, membership: Membership) -> None:
+    # All workers on that host send the same text, so pytest shows it once.
+    text = (
+        f"{membership.host} cannot access {membership.controller_root}: "
+        "workers there create their own session directories"
+    )
+    warn_user(config, TempresLeakWarning(text))
 
 
 def _create_root(
