@@ -1,4 +1,4 @@
-"""The directories of this process: recreated, locked again and removed from during a session."""
+"""The directories of this process: restored when tests damage them, and emptied."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ class Workspace:
     def _leave_directory(self, path: str) -> None:
         """Change the working directory if it is in *path*, which is about to be removed."""
         try:
-            here = System.getcwd()
+            cwd = System.getcwd()
         except OSError:
             # A test has removed its own working directory.
-            here = System.realpath(path)
+            cwd = System.realpath(path)
         # getcwd returns a path without symbolic links; the temp location may contain some.
-        if System.basename(path) in here:
+        if System.basename(path) in cwd:
             directory = System.join(System.realpath(path), "")
-            if System.join(here, "").startswith(directory):
+            if System.join(cwd, "").startswith(directory):
                 with suppress(OSError):
                     System.chdir(self.invocation_dir)
