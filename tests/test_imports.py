@@ -261,6 +261,7 @@ def test_allowed_imports(check, module, source):
         ),
         ("leaks/model", "__import__('pytest')", "the source does not name"),
         ("reports/terminal", "import pytest", "imports pytest"),
+        ("cli/main", "import pytest", "imports pytest"),
         ("reports/terminal", "if not TYPE_CHECKING:\n    import pytest", "imports pytest"),
         ("reports/terminal", "if TYPE_CHECKING:\n    pass\nelse:\n    import pytest", "pytest"),
         ("reports/terminal", "from typing_extensions import Self", "typing_extensions"),
