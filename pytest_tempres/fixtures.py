@@ -23,6 +23,7 @@ from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
 from pytest_tempres.primitives._system import System
+from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.retention import ScopedFactory
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -71,7 +72,7 @@ class TempResources:
     def dir(self, **options: Any) -> Path:
         """Create an empty directory with mode 0700.
 
-        :param prefix: (str) The start of its name; the test's name if not given.
+        :param prefix: (str) The start of its name; by default the test's name.
         :param suffix: (str) The end of its name, after the random characters.
         :param dir: (path) The directory to create it in.
         :param keep: (bool) Keep or remove it, whatever the outcome of the test.
@@ -84,7 +85,7 @@ class TempResources:
             path = self._create(make_directory, self._directory, self._name, "")
             self._record(CreatedPath(path, inode=inode_of(path)))
             return Path(path)
-        markers.checked("tempdir", options)
+        markers.check("tempdir", options)
         prefix = options.get("prefix")
         path = self._create(
             make_directory,
@@ -105,7 +106,7 @@ class TempResources:
         :param options: Those of `TemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("tempfile", options)
+        markers.check("tempfile", options)
         for name in ("delete", "delete_on_close"):
             options.pop(name, None)
         return self._open(TemporaryFile, options)
@@ -116,7 +117,7 @@ class TempResources:
         :param options: Those of `NamedTemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("tempfile", options)
+        markers.check("tempfile", options)
         options = {"prefix": self._name, **options}
         # A failed test's file may be kept: the retention policy removes the path, not the close.
         return self._open(self._open_named, options, close_and_keep)
@@ -132,7 +133,7 @@ class TempResources:
         :param options: Those of `SpooledTemporaryFile`, and `content` (str or bytes), its initial
             contents.
         """
-        markers.checked("spooled", options)
+        markers.check("spooled", options)
         return self._open(SpooledTemporaryFile, options)
 
     def _open(
@@ -155,7 +156,7 @@ class TempResources:
         return file
 
     def _create(self, create: Callable[..., _Created], *args: Any, **options: Any) -> _Created:
-        """Call *create*; again if a test has removed the parent directory or changed its mode."""
+        """Call *create*; again if a test has removed its directory or changed the mode."""
         try:
             return create(*args, **options)
         except PermissionError:
@@ -176,7 +177,7 @@ class TempResources:
         self._record(CreatedPath(path, keep, identity, inode_of(path)))
 
     def close(self) -> None:
-        """Close what is open, in reverse order; what the test has closed already is no error."""
+        """Close what is open, in reverse order. The test may have closed some of it."""
         while self._closing:
             close = self._closing.pop()
             try:
@@ -220,15 +221,15 @@ def _state(request: pytest.FixtureRequest) -> SessionState:
 
 
 def _recorder(
-    state: SessionState, factory: CurrentTest | ScopedFactory
+    retention: Retention, factory: CurrentTest | ScopedFactory
 ) -> Callable[[CreatedPath], None]:
     """Return a function that records a created path, in the journal too if that is needed."""
-    if not state.retention.journals_created:
+    if not retention.journals_created:
         return factory.created.append
 
     def record(path: CreatedPath) -> None:
         factory.created.append(path)
-        state.retention.add_created_to_journal(factory.nodeid, [path])
+        retention.add_created_to_journal(factory.nodeid, [path])
 
     return record
 
@@ -236,7 +237,9 @@ def _recorder(
 def _factory_for_test(request: pytest.FixtureRequest) -> TempResources:
     state = _state(request)
     factory = state.current if state.current is not None else ScopedFactory("")
-    return TempResources(state, _recorder(state, factory), request.node.name, request.path.parent)
+    return TempResources(
+        state, _recorder(state.retention, factory), request.node.name, request.path.parent
+    )
 
 
 def _factory_for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources]:
@@ -247,7 +250,7 @@ def _factory_for_scope(request: pytest.FixtureRequest) -> Iterator[TempResources
     name = System.basename(request.node.name) or request.scope
     base = getattr(request.node, "path", request.config.rootpath)
     resources = TempResources(
-        state, _recorder(state, factory), name, base if base.is_dir() else base.parent
+        state, _recorder(state.retention, factory), name, base if base.is_dir() else base.parent
     )
     yield resources
     resources.close()
@@ -321,23 +324,23 @@ def temp_resources(request: pytest.FixtureRequest) -> Iterator[TempResources]:
 
 @pytest.fixture(scope="class")
 def temp_resources_class(request: pytest.FixtureRequest) -> Iterator[TempResources]:
-    """The factory `temp_resources` for as long as the test class."""
+    """Like `temp_resources`, but what it creates lasts as long as the test class."""
     yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="module")
 def temp_resources_module(request: pytest.FixtureRequest) -> Iterator[TempResources]:
-    """The factory `temp_resources` for as long as the test module."""
+    """Like `temp_resources`, but what it creates lasts as long as the test module."""
     yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="package")
 def temp_resources_package(request: pytest.FixtureRequest) -> Iterator[TempResources]:
-    """The factory `temp_resources` for as long as the test package."""
+    """Like `temp_resources`, but what it creates lasts as long as the test package."""
     yield from _factory_for_scope(request)
 
 
 @pytest.fixture(scope="session")
 def temp_resources_session(request: pytest.FixtureRequest) -> Iterator[TempResources]:
-    """The factory `temp_resources` for as long as the session."""
+    """Like `temp_resources`, but what it creates lasts as long as the session."""
     yield from _factory_for_scope(request)

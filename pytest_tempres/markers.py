@@ -10,12 +10,12 @@ from typing import Final
 
 import pytest
 
-__all__ = ["arguments", "checked", "ignored_patterns", "problems", "register"]
+__all__ = ["arguments", "check", "ignored_patterns", "problems", "register"]
 
 _PATH: Final = (str, os.PathLike)
 _NONE: Final = type(None)
 
-_OPENING: Final[dict[str, tuple[type, ...]]] = {
+_OPEN_ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "mode": (str,),
     "buffering": (int,),
     "encoding": (str, _NONE),
@@ -37,16 +37,16 @@ _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
         "copy": (*_PATH, _NONE),
         "chdir": (bool,),
     },
-    "tempfile": {**_OPENING, "delete": (bool,), "delete_on_close": (bool,)},
-    "spooled": {**_OPENING, "max_size": (int,)},
+    "tempfile": {**_OPEN_ARGUMENTS, "delete": (bool,), "delete_on_close": (bool,)},
+    "spooled": {**_OPEN_ARGUMENTS, "max_size": (int,)},
     "tempres_ignore": {"reason": (str,)},
 }
 
-_LINES: Final = (
+_HELP: Final = (
     (
         "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
         "options of temp_dir. keep: keep it (or not) whatever the outcome; copy: a file or "
-        "directory beside the test file, copied into it; chdir: make it the working directory."
+        "directory to copy into it, relative to the test file; chdir: make it the working directory"
     ),
     (
         "tempfile(*, content=None, mode='w+b', ...): options of temp_file and named_temp_file: "
@@ -65,7 +65,7 @@ _LINES: Final = (
 
 def register(config: pytest.Config) -> None:
     """Declare the markers, for ``--markers`` and ``--strict-markers``."""
-    for line in _LINES:
+    for line in _HELP:
         config.addinivalue_line("markers", line)
 
 
@@ -93,7 +93,7 @@ def ignored_patterns(item: pytest.Item) -> list[str]:
 
 
 def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
-    """Yield the errors in the markers that are set on *node* itself."""
+    """Yield the errors in the markers that *node* itself has."""
     for mark in node.own_markers:
         if mark.name in _ARGUMENTS:
             missing = _missing_source(node, mark.name, mark.kwargs)
@@ -101,13 +101,13 @@ def problems(node: pytest.Item | pytest.Collector) -> Iterator[str]:
                 yield f"{node.nodeid}: {problem}"
 
 
-def checked(name: str, given: Mapping[str, Any]) -> None:
+def check(name: str, values: Mapping[str, Any]) -> None:
     """Check the arguments of a call that accepts the arguments of the marker *name*.
 
     :raises TypeError: For an unknown argument or a value of the wrong type.
     :raises ValueError: For a value that cannot be part of a file name, or a mode of `open`.
     """
-    for argument, value in given.items():
+    for argument, value in values.items():
         error = _argument_error(name, argument, value)
         if error is not None:
             raise error

@@ -34,13 +34,13 @@ _ROOT_MODES: Final = ("0700", "0711", "0755", "1777")
 #: The options with one value, and their help.
 _OPTIONS: Final = {
     "keep=POLICY": "directories of tests to keep: none, failed or all (default: failed)",
-    "keep-sessions=N": "number of sessions with kept directories to leave (default: 3)",
+    "keep-sessions=N": "number of sessions to keep directories of (default: 3)",
     "artifacts=DIR": "directory to copy the kept directories to, with a manifest.json",
-    "artifacts-max-size=SIZE": "the most bytes to copy, such as 500M or 1.5Gi (default: 1G)",
+    "artifacts-max-size=SIZE": "maximum size of the copies, such as 500M or 1.5Gi (default: 1G)",
     "root=DIR": "existing directory for the session's own directory (default: system temp dir)",
     "leaks=MODE": "off, report, fail: exit status 1 if there are leaks, or strict: also an error "
     "in the test that leaked (default: report)",
-    "detect=LIST": "what to look for, separated by commas: temp, fds (file descriptors), watch "
+    "detect=LIST": "detectors, separated by commas: temp, fds (file descriptors), watch "
     "(the directories in tempres_watch) (default: temp)",
     "baseline=FILE": "file of known leaks, which never fail the run",
     "update-baseline=HOW": "rewrite the baseline: shrink removes known leaks that are gone, all "
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
 
     keep: str
     keep_sessions: int
-    #: The directory that kept paths are copied to, and the most bytes to copy.
+    #: The directory that kept paths are copied to, and the maximum number of bytes to copy.
     artifacts: str | None
     artifacts_max_size: int
     #: The parent directory of the session root; None for the system's temp directory.
@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     redirect: bool
 
     @property
-    def prints(self) -> bool:
+    def prints_report(self) -> bool:
         """Whether to print the terminal report."""
         return ReportTarget("term", "none") not in self.reports
 
@@ -101,14 +101,19 @@ def _add_ini(parser: pytest.Parser) -> None:
         ("tempres_artifacts", "string", None, "like --tempres-artifacts"),
         ("tempres_artifacts_max_size", "string", None, "like --tempres-artifacts-max-size"),
         ("tempres_root", "string", None, "like --tempres-root"),
-        ("tempres_root_mode", "string", None, f"permissions of the root: {_list(_ROOT_MODES)}"),
+        (
+            "tempres_root_mode",
+            "string",
+            None,
+            f"permissions of the root: {_alternatives(_ROOT_MODES)}",
+        ),
         ("tempres_leaks", "string", None, "like --tempres-leaks"),
         ("tempres_detect", "args", [], "like --tempres-detect, separated by spaces"),
         ("tempres_watch", "linelist", [], "directories to watch (default: rootdir)"),
         ("tempres_baseline", "string", None, "like --tempres-baseline"),
         ("tempres_report", "args", [], "like --tempres-report, separated by spaces"),
         ("tempres_ignore", "linelist", [], "glob patterns of what may be left behind"),
-        ("tempres_redirect", "bool", True, "false: leave the temp location where it is"),
+        ("tempres_redirect", "bool", True, "false: do not move the temp location"),
     ):
         parser.addini(name, text, type=cast("Any", kind), default=default)
 
@@ -116,10 +121,10 @@ def _add_ini(parser: pytest.Parser) -> None:
 def read(config: pytest.Config, namespace: argparse.Namespace, *, joined: bool) -> Settings:
     """Return the settings of this session.
 
-    :param namespace: The command line, parsed with the options that are known so early.
+    :param namespace: The command line, parsed with the options that are declared so far.
     :param joined: Whether this is a worker: its controller has checked the paths, and they may not
         exist on another host.
-    :raises pytest.UsageError: With the option, the value and the allowed values.
+    :raises pytest.UsageError: If an option is wrong; with its name, value and the allowed values.
     """
 
     def option(name: str, default: str | None = None) -> Any:
@@ -167,7 +172,7 @@ def _ini(config: pytest.Config, name: str) -> Any:
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
     if value in allowed:
         return value
-    raise _usage_error(name, value, f"choose {_list(allowed)}", value, allowed)
+    raise _usage_error(name, value, f"choose {_alternatives(allowed)}", value, allowed)
 
 
 def _usage_error(
@@ -180,7 +185,7 @@ def _usage_error(
     return pytest.UsageError(f"--tempres-{name}={value}: {advice}{hint}")
 
 
-def _list(allowed: Sequence[str]) -> str:
+def _alternatives(allowed: Sequence[str]) -> str:
     *first, last = allowed
     return f"{', '.join(first)} or {last}"
 
@@ -193,14 +198,14 @@ def _count(name: str, value: object) -> int:
     raise _usage_error(name, value, "give a whole number, 0 or more")
 
 
-def _located(value: str, base: str) -> str:
+def _absolute(value: str, base: str) -> str:
     return os.path.join(base, os.path.expanduser(value))
 
 
 def _directory(value: str | None, base: str, *, joined: bool) -> str | None:
     if value is None:
         return None
-    path = _located(value, base)
+    path = _absolute(value, base)
     if not value or not os.path.isdir(path):
         if joined:
             return None
@@ -219,7 +224,7 @@ def _artifacts(value: str | None, base: str, *, joined: bool) -> str | None:
         return None
     if not value or "\0" in value:
         raise _usage_error("artifacts", value, "name a directory; it is created when it is needed")
-    path = os.path.normpath(_located(value, base))
+    path = os.path.normpath(_absolute(value, base))
     if joined:
         return path
     nearest = path
@@ -253,7 +258,7 @@ def _watched(config: pytest.Config, names: list[str], *, joined: bool) -> tuple[
     if not names:
         return (str(config.rootpath),)
     base = str(config.inipath.parent) if config.inipath is not None else str(config.rootpath)
-    paths = [os.path.normpath(_located(name, base)) for name in names]
+    paths = [os.path.normpath(_absolute(name, base)) for name in names]
     for name, path in zip(names, paths, strict=True):
         if not joined and not os.path.isdir(path):
             text = f"tempres_watch: {name}: there is no such directory; name ones that exist"
@@ -267,7 +272,7 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
             advice = "there is no baseline to rewrite; name one with --tempres-baseline"
             raise _usage_error("update-baseline", update, advice)
         return None
-    path = _located(value, base)
+    path = _absolute(value, base)
     if joined or os.path.isfile(path):
         return path
     if update != "all" or os.path.isdir(path) or not value:
@@ -281,10 +286,10 @@ def _baseline(value: str | None, base: str, update: str | None, *, joined: bool)
 
 def _mode(value: str | None) -> int:
     if not value:
-        # Tests that root runs start servers as other users, which must be able to search it.
+        # Tests run by root may start servers as other users, which need search permission.
         return 0o711 if getattr(os, "geteuid", lambda: -1)() == 0 else 0o700
     if value not in _ROOT_MODES:
-        raise pytest.UsageError(f"tempres_root_mode={value}: choose {_list(_ROOT_MODES)}")
+        raise pytest.UsageError(f"tempres_root_mode={value}: choose {_alternatives(_ROOT_MODES)}")
     return int(value, 8)
 
 
@@ -307,7 +312,7 @@ def _reports(values: list[str], base: str, *, joined: bool) -> tuple[ReportTarge
 def _target(text: str, base: str, *, joined: bool) -> ReportTarget:
     kind = text.partition(":")[0]
     if kind not in targets.TYPES:
-        advice = f"choose {_list(targets.USAGE)}"
+        advice = f"choose {_alternatives(targets.USAGE)}"
         raise _usage_error("report", text, advice, kind, targets.TYPES)
     try:
         target = targets.parse(text, base)

@@ -1,4 +1,4 @@
-"""The entry point: the hooks of pytest, which delegate to the other modules."""
+"""The entry point: implementations of pytest's hooks, which delegate to the other modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_tempres import as_written  # noqa: F401 -- before the imports that it affects
+from pytest_tempres import assertion_rewriting  # noqa: F401 -- before the imports that it affects
 from pytest_tempres import fixtures
 from pytest_tempres import hookspecs
 from pytest_tempres import markers
@@ -19,7 +19,7 @@ from pytest_tempres.session import ownership
 from pytest_tempres.session import runtest
 from pytest_tempres.session import startup
 from pytest_tempres.session.baseline_tally import TallyHooks
-from pytest_tempres.session.cleanup import reclaim
+from pytest_tempres.session.cleanup import sweep_dead_sessions
 from pytest_tempres.session.finish import finish
 from pytest_tempres.session.finish import must_fail
 from pytest_tempres.session.messages import write_late
@@ -29,7 +29,7 @@ from pytest_tempres.session.state import session_key
 from pytest_tempres.workers import payload
 from pytest_tempres.workers import xdist
 
-_process.at_exit()
+_process.install_exit_finalizer()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,14 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks and the fixtures of this plugin."""
+    """Register the hook specifications and the fixtures of this plugin."""
     pluginmanager.add_hookspecs(hookspecs)
     pluginmanager.register(fixtures, "tempres-fixtures")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Move the temp location before anything of the project is imported."""
+    """Move the temp location before any code of the project is imported."""
     _start(early_config)
 
 
@@ -99,7 +99,7 @@ def _receive_reports(state: SessionState) -> None:
 
 
 class SessionHooks:
-    """The hooks of a started session; they share its state without a look-up in the stash."""
+    """The hooks of a started session, with its state."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -109,12 +109,12 @@ class SessionHooks:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Record which collector is running: it imports modules."""
+        """Record which collector is running, because it imports modules."""
         return (yield from ownership.collecting(self._state.leaks, collector))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        """Register the wrapper of the session's end after all plugins, so that it is outermost."""
+        """Register the wrapper of `pytest_sessionfinish` last, so that it is the outermost."""
         hooks = EndHooks(self._state, self._finish)
         self._state.config.pluginmanager.register(hooks, "tempres-end")
 
@@ -148,7 +148,7 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Do the same for failures without an exception, such as a strict xfail that passes."""
+        """Record failures without an exception too, such as a strict xfail that passes."""
         if report.outcome == "failed":
             self._call(payload.record_failure, self._state, report)
 
@@ -160,7 +160,7 @@ class SessionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """Prepare for the end of the session; the hook `pytest_tempres_keep` needs the reports."""
+        """Prepare the end of the session, and collect reports if a plugin decides what is kept."""
         if self._state.config.hook.pytest_tempres_keep.get_hookimpls():
             _receive_reports(self._state)
         self._call(startup.prepare_end, self._state)
@@ -182,11 +182,11 @@ class SessionHooks:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the report, then sweep dead sessions."""
         self._call(_print_report, self._state, terminalreporter)
-        self._call(_reclaim, self._state, terminalreporter)
+        self._call(_sweep, self._state, terminalreporter)
 
 
 class ReportHooks:
-    """The hooks for reports from other processes, and for a plugin that decides what is kept."""
+    """The hooks for reports from other processes, and for plugins that decide what is kept."""
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
@@ -195,7 +195,7 @@ class ReportHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put what the attempt created and left behind into the report."""
+        """Add what the attempt created and left behind to the report."""
         report = yield
         self._state.messages.call_safely(payload.pack, self._state, item, report)
         return report
@@ -209,7 +209,7 @@ class ReportHooks:
 class EndHooks:
     """Completes the end of the session when another plugin raises in `pytest_sessionfinish`.
 
-    :param finish_session: Gives the verdict, once in each session.
+    :param finish_session: Judges the leaks, once in each session.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class EndHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Give the verdict and print a short report if another plugin's hook raises."""
+        """Judge the leaks and print a short report if another plugin's hook raises."""
         try:
             return (yield)
         except BaseException as error:
@@ -233,7 +233,7 @@ class EndHooks:
 
 
 def _set_returncode(state: SessionState, error: BaseException) -> None:
-    """Change the number that pytest makes the exit status, if leaks must fail the session."""
+    """Change the exit status that pytest takes from *error*, if leaks must fail the session."""
     if isinstance(error, pytest.exit.Exception) and error.returncode == 0:
         summary = state.result.summary
         if summary is not None and must_fail(state.settings, summary.leaks):
@@ -246,7 +246,7 @@ def _print_short_report(state: SessionState) -> None:
 
         state.result.printed = True
         lines = terminal.in_short(
-            state.result.summary, state.retention.kept, with_paths=state.settings.prints
+            state.result.summary, state.retention.kept, with_paths=state.settings.prints_report
         )
         write_late("".join(f"{line}\n" for line in lines))
 
@@ -260,14 +260,14 @@ def _print_report(state: SessionState, terminalreporter: pytest.TerminalReporter
         terminal.write(
             state.result.summary,
             terminalreporter.config.get_terminal_writer(),
-            verbosity=verbosity if state.settings.prints else terminal.LAST_LINE,
+            verbosity=verbosity if state.settings.prints_report else terminal.LAST_LINE,
         )
         state.result.printed = True
 
 
-def _reclaim(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
-    found = reclaim(state)
-    if found.sessions and state.settings.prints:
+def _sweep(state: SessionState, terminalreporter: pytest.TerminalReporter) -> None:
+    found = sweep_dead_sessions(state)
+    if found.sessions and state.settings.prints_report:
         from pytest_tempres.reports import terminal  # noqa: PLC0415 -- loaded when used
 
         terminalreporter.ensure_newline()

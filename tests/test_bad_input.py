@@ -80,7 +80,7 @@ def test_controller_refuses_options_before_workers_start(pytester, run, nothing_
 def test_root_that_is_not_writable_is_refused(pytester, run_here):
     """The message names the directory."""
     if os.geteuid() == 0:
-        # Nothing stops root from writing, but a file system that is never writable does.
+        # Only a file system that is never writable stops root from writing.
         place = "/proc"
         if not sys.platform.startswith("linux"):
             pytest.skip("root can write everywhere here")

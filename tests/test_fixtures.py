@@ -257,8 +257,8 @@ def test_wider_factories_last_as_long_as_their_scope(pytester, run, nothing_left
                 paths = in_class, in_module, in_package, in_session
                 for path in paths:
                     (path / __name__).touch()
-                # pytest lets a package's scope end with the session where a plugin's fixture
-                # has it, so nothing is said here of the other package.
+                # The package scope of a plugin's fixture ends with the session, so nothing is
+                # checked for the other package.
                 assert not SEEN or not (SEEN["class"].exists() or SEEN["module"].exists())
                 SEEN.update(zip(("class", "module", "package", "session"), paths))
 
@@ -412,7 +412,7 @@ def test_factory_refuses_invalid_arguments_like_markers(pytester, run, nothing_l
 
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_replacement_of_a_directory_elsewhere_is_not_removed(pytester, run):
-    """What replaced a directory created with `dir=` belongs to somebody else."""
+    """What replaced a directory created with `dir=` was not created by a fixture."""
     elsewhere = pytester.mkdir("elsewhere")
     pytester.makepyfile(
         f"""

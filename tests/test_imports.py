@@ -12,34 +12,35 @@ import pytest_tempres
 
 PACKAGE = "pytest_tempres"
 
-#: What may import what: a part imports from the rows before its own, and a package from itself.
-ROWS = (
-    {"exceptions", "as_written"},
+#: The modules and subpackages, lowest level first. Each may import from lower levels and itself.
+LEVELS = (
+    {"exceptions", "assertion_rewriting"},
     {"primitives"},
     {"workspace", "leaks"},
     {"artifacts", "reports"},
-    {"cli"},
-    {"hookspecs", "markers", "options"},
+    {"cli", "hookspecs", "markers", "options"},
     {"session"},
     {"fixtures", "workers"},
     {"plugin", "__main__"},
 )
-ROW_OF = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
-FRONT = ROW_OF["options"]
-#: What the public face, which stands outside the rows, may import.
-FACE = {"exceptions"}
-#: What may import the public face: its version.
-READERS = {"cli"}
-WORKERS = {"execnet", "xdist"}
+LEVEL_OF = {part: number for number, parts in enumerate(LEVELS) for part in parts}
+FIRST_WITH_PYTEST = LEVEL_OF["options"]
+#: The command starts faster without it.
+WITHOUT_PYTEST = {"cli"}
+#: What `pytest_tempres/__init__.py`, which has no level, may import.
+PUBLIC = {"exceptions"}
+#: What may import `pytest_tempres/__init__.py`: its version.
+READS_VERSION = {"cli"}
+XDIST = {"execnet", "xdist"}
 #: What the HTML report needs, from an optional extra.
 TEMPLATES = {"jinja2"}
-#: Modules that exist for type checkers alone, and what keeps them from being imported.
-TYPES = {"_typeshed", "typing_extensions"}
-GUARD = "TYPE_CHECKING"
+#: Modules that exist for type checkers only, and the condition under which they are imported.
+TYPE_MODULES = {"_typeshed", "typing_extensions"}
+TYPE_GUARD = "TYPE_CHECKING"
 
 
 class Import(NamedTuple):
-    """One import statement's module, as far as it can be told without running it."""
+    """A module that a statement imports, as far as the source shows it."""
 
     line: int
     module: str
@@ -47,12 +48,12 @@ class Import(NamedTuple):
 
 
 def imports(path: Path, module: str) -> Iterator[Import]:
-    """Yield what the file at *path* imports, in functions and under conditions too."""
+    """Yield what the file at *path* imports, also in functions and under conditions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == GUARD
+        if isinstance(node, ast.If) and ast.unparse(node.test).removeprefix("typing.") == TYPE_GUARD
         for statement in node.body
         for inner in ast.walk(statement)
     }
@@ -87,59 +88,60 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def room(module: str) -> str:
-    """Return the room that a module of the package is in; the package itself has none."""
+def part_of(module: str) -> str:
+    """Return the top-level module or subpackage that *module* is in; "" for the package itself."""
     return f"{module}.".split(".")[1]
 
 
 def violations(root: Path) -> list[str]:
-    """Return what breaks the import rule in the package at *root*."""
+    """Return the imports in the package at *root* that break the rule."""
     known = modules(root)
     graph: dict[str, set[str]] = {}
     found = []
     for module, path in known.items():
         graph[module] = set()
-        if room(module) and room(module) not in ROW_OF:
-            found.append(f"{module} has no row")
+        if part_of(module) and part_of(module) not in LEVEL_OF:
+            found.append(f"{module} has no level")
             continue
         for each in imports(path, module):
-            problem = judge(module, each, known)
+            problem = problem_of(module, each, known)
             if problem:
                 found.append(f"{module}:{each.line} {problem}")
             graph[module].add(nearest(each.module, known))
-    return found + circles(graph)
+    return found + cycles(graph)
 
 
-def judge(module: str, each: Import, known: dict[str, Path]) -> str | None:
+def problem_of(module: str, each: Import, known: dict[str, Path]) -> str | None:
     """Return what is wrong with an import, if anything."""
     if each.module == "?":
-        return "imports what cannot be read"
+        return "imports a module that the source does not name"
     top = each.module.partition(".")[0]
     if top == PACKAGE:
-        return judge_own(module, nearest(each.module, known))
-    if top in sys.stdlib_module_names or (top in TYPES and each.for_types):
+        return problem_in_package(module, nearest(each.module, known))
+    if top in sys.stdlib_module_names or (top in TYPE_MODULES and each.for_types):
         return None
-    return judge_foreign(room(module), top, for_types=each.for_types)
+    return problem_outside(part_of(module), top, for_types=each.for_types)
 
 
-def judge_own(module: str, target: str) -> str | None:
-    """Return what is wrong with an import of our own, if anything."""
-    here, there = room(module), room(target)
-    if not there:
-        return None if here in READERS else "imports the public face"
-    if not here:
-        return None if there in FACE else f"imports {target}"
-    allowed = here == there or ROW_OF.get(there, len(ROWS)) < ROW_OF[here]
+def problem_in_package(module: str, target: str) -> str | None:
+    """Return what is wrong with an import from the package, if anything."""
+    own, imported = part_of(module), part_of(target)
+    if not imported:
+        return None if own in READS_VERSION else "imports the package itself"
+    if not own:
+        return None if imported in PUBLIC else f"imports {target}"
+    allowed = own == imported or LEVEL_OF.get(imported, len(LEVELS)) < LEVEL_OF[own]
     return None if allowed else f"imports {target}"
 
 
-def judge_foreign(here: str, top: str, *, for_types: bool) -> str | None:
-    """Return what is wrong with an import of somebody else's, if anything."""
-    if top in WORKERS:
-        return None if here == "workers" else f"imports {top}"
+def problem_outside(own: str, top: str, *, for_types: bool) -> str | None:
+    """Return what is wrong with an import of a third-party package, if anything."""
+    if top in XDIST:
+        return None if own == "workers" else f"imports {top}"
     if top in TEMPLATES:
-        return None if here == "reports" else f"imports {top}"
-    if top == "pytest" and (ROW_OF.get(here, -1) >= FRONT or (here == "reports" and for_types)):
+        return None if own == "reports" else f"imports {top}"
+    may_import_pytest = LEVEL_OF.get(own, -1) >= FIRST_WITH_PYTEST and own not in WITHOUT_PYTEST
+    if top == "pytest" and (may_import_pytest or (own == "reports" and for_types)):
         return None
     return f"imports {top}"
 
@@ -151,33 +153,33 @@ def nearest(name: str, known: dict[str, Path]) -> str:
     return name
 
 
-def circles(graph: dict[str, set[str]]) -> list[str]:
-    """Return the modules that cannot be put in any order."""
+def cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules in import cycles."""
     left = {module: needs - {module} for module, needs in graph.items()}
     while True:
         needed = set().union(*left.values())
         bound = {m: needs & left.keys() for m, needs in left.items() if m in needed}
         bound = {module: needs for module, needs in bound.items() if needs}
         if bound == left:
-            return [f"{module} is in a circle" for module in left]
+            return [f"{module} is in a cycle" for module in left]
         left = bound
 
 
 # -- the package
 
 
-def test_modules_import_only_from_rows_below():
-    """A part can be read, tested and replaced without those above it."""
+def test_modules_import_only_from_lower_levels():
+    """A module can be understood and tested without those above it."""
     assert violations(Path(pytest_tempres.__file__).parent) == []
 
 
-def test_every_row_has_its_modules():
-    """The table above names each module that exists, and nothing else."""
-    rooms = {room(module) for module in modules(Path(pytest_tempres.__file__).parent)}
-    assert rooms - {""} == set(ROW_OF)
+def test_each_module_has_a_level():
+    """The levels name every module and subpackage, and nothing else."""
+    parts = {part_of(module) for module in modules(Path(pytest_tempres.__file__).parent)}
+    assert parts - {""} == set(LEVEL_OF)
 
 
-# -- the test of the test
+# -- the check itself
 
 
 @pytest.fixture
@@ -235,7 +237,7 @@ def test_package_that_follows_the_rule_has_no_violations(check):
     ],
 )
 def test_allowed_imports(check, module, source):
-    """Lower rows, the same package, types and the workers' module."""
+    """Lower levels, the same subpackage, types, and pytest-xdist in `workers`."""
     assert check((module, source)) == []
 
 
@@ -251,10 +253,15 @@ def test_allowed_imports(check, module, source):
         ("leaks/model", "if TYPE_CHECKING:\n    from pytest_tempres.session import state", None),
         ("leaks/model", "import pytest", "imports pytest"),
         ("leaks/model", "if TYPE_CHECKING:\n    import pytest", "imports pytest"),
-        ("leaks/model", "from pytest_tempres import __version__", "imports the public face"),
-        ("leaks/model", "import importlib\nimportlib.import_module(name)", "cannot be read"),
-        ("leaks/model", "__import__('pytest')", "cannot be read"),
+        ("leaks/model", "from pytest_tempres import __version__", "imports the package itself"),
+        (
+            "leaks/model",
+            "import importlib\nimportlib.import_module(name)",
+            "the source does not name",
+        ),
+        ("leaks/model", "__import__('pytest')", "the source does not name"),
         ("reports/terminal", "import pytest", "imports pytest"),
+        ("cli/main", "import pytest", "imports pytest"),
         ("reports/terminal", "if not TYPE_CHECKING:\n    import pytest", "imports pytest"),
         ("reports/terminal", "if TYPE_CHECKING:\n    pass\nelse:\n    import pytest", "pytest"),
         ("reports/terminal", "from typing_extensions import Self", "typing_extensions"),
@@ -271,11 +278,11 @@ def test_allowed_imports(check, module, source):
         ("session/state", "from xdist import plugin", "imports xdist"),
         ("__init__", "import pytest", "imports pytest"),
         ("__init__", "from pytest_tempres import plugin", "imports pytest_tempres.plugin"),
-        ("newcomer", "", "pytest_tempres.newcomer has no row"),
+        ("new_module", "", "pytest_tempres.new_module has no level"),
     ],
 )
 def test_forbidden_imports(check, module, source, problem):
-    """Imports that lead up, sideways or out are found wherever in a module they are."""
+    """Imports from higher levels, the same level and other packages are found anywhere."""
     found = check((module, source))
     assert len(found) >= 1
     assert found[0].startswith(f"{PACKAGE}.{module.replace('/', '.')}".removesuffix(".__init__"))
@@ -283,13 +290,13 @@ def test_forbidden_imports(check, module, source, problem):
 
 
 def test_import_cycle_in_a_package_is_found(check):
-    """Modules of one package may import one another in one direction only."""
+    """Modules of a subpackage import one another in one direction only."""
     found = check(
         ("workspace/root", "from pytest_tempres.workspace import lock"),
         ("workspace/lock", "def f():\n    from pytest_tempres.workspace.root import create"),
         ("reports/terminal", "from pytest_tempres.workspace import root"),
     )
     assert found == [
-        "pytest_tempres.workspace.lock is in a circle",
-        "pytest_tempres.workspace.root is in a circle",
+        "pytest_tempres.workspace.lock is in a cycle",
+        "pytest_tempres.workspace.root is in a cycle",
     ]

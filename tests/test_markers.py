@@ -10,7 +10,7 @@ import pytest
 
 from pytest_tempres import markers
 from pytest_tempres.markers import arguments
-from pytest_tempres.markers import checked
+from pytest_tempres.markers import check
 from pytest_tempres.markers import ignored_patterns
 from pytest_tempres.markers import problems
 from pytest_tempres.markers import register
@@ -66,7 +66,7 @@ def test_every_marker_is_registered_with_a_line_of_help():
 )
 def test_valid_arguments_pass(name, given):
     """What the documentation names is accepted."""
-    checked(name, given)
+    check(name, given)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_valid_arguments_pass(name, given):
 def test_invalid_argument_is_named_with_valid_ones(name, given, message):
     """The error names the marker, the argument, and the nearest valid name or the types."""
     with pytest.raises((TypeError, ValueError)) as caught:
-        checked(name, given)
+        check(name, given)
     assert message in str(caught.value)
 
 
@@ -101,7 +101,7 @@ def test_invalid_argument_is_named_with_valid_ones(name, given, message):
 def test_prefix_with_a_separator_is_refused(name, argument, value):
     """The error for a separator or NUL names the argument that chooses a directory."""
     with pytest.raises(ValueError, match="use dir= for another directory") as caught:
-        checked(name, {argument: value})
+        check(name, {argument: value})
     assert f"{name}: {argument}={value!r}" in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_any_argument_is_accepted_or_refused_with_a_message(name, given):
     """No argument, however odd, makes the check itself fail."""
     problem = None
     try:
-        checked(name, given)
+        check(name, given)
     except (TypeError, ValueError) as error:
         problem = str(error)
     if problem is None:
@@ -129,7 +129,7 @@ def test_any_argument_is_accepted_or_refused_with_a_message(name, given):
 @given(st.text().filter(lambda text: not {"/", "\0", os.sep} & set(text)))
 def test_any_other_prefix_is_accepted(prefix):
     """Names may be in any script."""
-    checked("tempdir", {"prefix": prefix, "suffix": prefix})
+    check("tempdir", {"prefix": prefix, "suffix": prefix})
 
 
 def test_closest_marker_wins_for_each_argument():

@@ -14,7 +14,7 @@ from pytest_tempres.options import Settings
 from pytest_tempres.options import add_options
 from pytest_tempres.options import read
 
-#: What an ini file says that says nothing.
+#: The values of an empty ini file.
 DEFAULTS = {
     "tempres_keep": None,
     "tempres_keep_sessions": 3,
@@ -57,7 +57,7 @@ def settings(tmp_path):
 
 
 class Parser:
-    """Notes what is declared."""
+    """Records what is declared."""
 
     def __init__(self) -> None:
         self.options: dict[str, dict[str, object]] = {}
@@ -105,7 +105,7 @@ def test_every_option_has_help_and_most_have_an_ini_value():
     add_options(parser)
     assert all(attributes["help"] for attributes in parser.options.values())
     names = {name.removeprefix("--").replace("-", "_") for name in parser.options}
-    # To rewrite a file is a matter of one run.
+    # The baseline is rewritten on request only.
     assert names - set(parser.ini) == {"tempres_update_baseline"}
 
 
@@ -128,7 +128,7 @@ def test_defaults(settings, tmp_path):
         reports=(),
         redirect=True,
     )
-    assert given.prints
+    assert given.prints_report
 
 
 def test_command_line_overrides_the_ini_file(settings):
@@ -244,7 +244,7 @@ def test_detectors_are_a_list(settings, ini, given, names):
 
 
 def test_watched_directories_are_relative_to_the_ini_file(settings, tmp_path):
-    """They are the same from whichever directory pytest is started."""
+    """They do not depend on the directory where pytest is started."""
     (tmp_path / "project" / "src").mkdir(parents=True)
     given = settings({"tempres_watch": ["src", ".."]})
     assert given.watch == (str(tmp_path / "project" / "src"), str(tmp_path))
@@ -381,14 +381,14 @@ def test_worker_does_not_check_its_controllers_directories(settings, tmp_path):
 
 
 @pytest.mark.parametrize("uid, mode", [(0, 0o711), (1000, 0o700)])
-def test_root_mode_of_root_lets_others_through(settings, monkeypatch, uid, mode):
+def test_root_mode_for_root_lets_other_users_in(settings, monkeypatch, uid, mode):
     """A suite that runs as root can start servers as another user without configuration."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert settings().root_mode == mode
 
 
 def test_root_mode_is_private_without_uids(settings, monkeypatch):
-    """Where there are no uids there is no user root."""
+    """Without uids there is no user root."""
     monkeypatch.delattr(os, "geteuid", raising=False)
     assert settings().root_mode == 0o700
 
@@ -407,14 +407,14 @@ def test_several_reports_can_be_requested(settings, tmp_path):
         ReportTarget("term", None),
         ReportTarget("json", f"{tmp_path}/b:c.json"),
     )
-    assert given.prints
+    assert given.prints_report
 
 
 def test_terminal_report_can_be_turned_off(settings, tmp_path):
     """`term:none` removes the section at the end."""
-    assert not settings(report=["term:none"]).prints
+    assert not settings(report=["term:none"]).prints_report
     (tmp_path / "project").mkdir()
-    assert not settings({"tempres_report": ["json:x", "term:none"]}).prints
+    assert not settings({"tempres_report": ["json:x", "term:none"]}).prints_report
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ FIXTURES = (
     *("temp_resources_package", "temp_resources_session"),
 )
 MARKERS = ("tempdir", "tempfile", "spooled", "tempres_ignore")
-USES_IT = """
+SUITE = """
     import os, tempfile
 
     def test_it(temp_dir):
@@ -47,7 +47,7 @@ def test_plugin_can_be_loaded_by_name(pytester, mode, system_tmp, monkeypatch, a
     workers = ["-p", "xdist", "-n2"] if mode == "xdist" else []
     if not autoload:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makepyfile(USES_IT)
+    pytester.makepyfile(SUITE)
     pytester.runpytest_subprocess(*workers, "-p", name, "-W", "error").assert_outcomes(passed=1)
     assert not list(system_tmp.iterdir())
 
@@ -55,7 +55,7 @@ def test_plugin_can_be_loaded_by_name(pytester, mode, system_tmp, monkeypatch, a
 def test_without_autoload_the_plugin_is_off_unless_loaded(pytester, system_tmp, monkeypatch):
     """Neither autoload nor `-p`: nothing changes; a conftest may load it late."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makepyfile(USES_IT)
+    pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(errors=1)
     pytester.makeconftest("pytest_plugins = ['pytest_tempres.plugin']")
@@ -149,7 +149,7 @@ def test_native_toml_configuration(pytester, run, nothing_left):
 
 def test_plugins_of_pytest_may_be_turned_off(pytester, run, system_tmp):
     """It works without pytest's terminal, tmp_path, cache and capture."""
-    pytester.makepyfile(USES_IT + "\n    def test_leak():\n        tempfile.mkdtemp()\n")
+    pytester.makepyfile(SUITE + "\n    def test_leak():\n        tempfile.mkdtemp()\n")
     run("-p", "no:tmpdir", "-p", "no:cacheprovider").assert_outcomes(passed=2)
     run("-p", "no:capture", workers=False).assert_outcomes(passed=2)
     assert run("-p", "no:terminal", "--tempres-leaks=fail", workers=False).ret == 1
@@ -159,7 +159,7 @@ def test_plugins_of_pytest_may_be_turned_off(pytester, run, system_tmp):
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_runs_without_tests(pytester, run, nothing_left):
     """`--collect-only`, `--setup-plan` and empty runs leave nothing and print nothing."""
-    pytester.makepyfile(USES_IT)
+    pytester.makepyfile(SUITE)
     for args in (["--collect-only"], ["--setup-plan"], ["--setup-only"], ["-k", "nothing"]):
         result = run(*args)
         assert result.ret in (0, 5)
@@ -189,8 +189,8 @@ def test_assertions_of_the_package_are_not_rewritten(pytester, run_plain):
             ours = [m for name, m in sys.modules.items() if name.startswith("pytest_tempres.")]
             rewritten = [m for m in ours if "Rewrit" in type(m.__loader__).__name__]
             assert len(ours) > 20
-            # What the package itself imports comes before anybody can say so.
-            first = {"plugin", "as_written", "exceptions"}
+            # These are imported before the exclusion.
+            first = {"plugin", "assertion_rewriting", "exceptions"}
             assert {m.__name__.partition(".")[2] for m in rewritten} <= first
         """
     )

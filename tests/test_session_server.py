@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sessions are forked only on Linux")
 
 FORKED = (sys.executable, "-m", "pytest")
-#: Any other command starts a Python of its own.
+#: Any other command starts a new interpreter.
 STARTED = (sys.executable, "-B", "-m", "pytest")
 
 DESCRIBE = """
@@ -55,7 +55,7 @@ def test_forked_session_is_like_a_started_one(pytester, plain_options, system_tm
     finally:
         os.umask(before)
     for each in found:
-        # What belongs to one session only.
+        # These values differ between sessions.
         each["env"] = {
             name: value for name, value in each["env"].items() if "/tempres-" not in value
         }

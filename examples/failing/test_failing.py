@@ -1,4 +1,4 @@
-"""One test fails on purpose: its directory is kept, that of the other test is removed."""
+"""One test fails on purpose: its directory is kept, and that of the other test is removed."""
 
 
 def test_report_is_complete(temp_dir):

@@ -19,8 +19,8 @@ def test_temp_file(temp_file):
 def test_named_temp_file(named_temp_file):
     named_temp_file.write(b"abcdef")
     named_temp_file.flush()
-    with open(named_temp_file.name, "rb") as again:
-        assert again.read() == b"abcdef"
+    with open(named_temp_file.name, "rb") as reopened:
+        assert reopened.read() == b"abcdef"
 
 
 def test_spooled_file(spooled_file):

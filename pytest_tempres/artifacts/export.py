@@ -23,7 +23,7 @@ from pytest_tempres.workspace.retention import Kept
 
 __all__ = ["Exported", "export"]
 
-#: A kept path was inside a private directory, so its copy is too.
+#: The mode of each test's directory: the kept paths were in a private directory too.
 _PRIVATE: Final = 0o700
 
 
@@ -32,14 +32,14 @@ class Exported(NamedTuple):
 
     #: The records that were passed in, in their order, with the paths of their copies.
     kept: tuple[Kept, ...]
-    #: None when the directory of artifacts could not be opened.
+    #: None when the artifacts directory could not be opened.
     artifacts: Artifacts | None
-    #: A message on the first path that could not be written.
+    #: A message about the first path that could not be written.
     failure: str | None
 
 
 class _Copy(NamedTuple):
-    """The copy of one kept path; `artifact` is its path in the directory of artifacts."""
+    """The copy of one kept path; `artifact` is its path in the artifacts directory."""
 
     artifact: str | None
     tree: TreeCopy | None
@@ -55,13 +55,13 @@ def export(
     session: str,
     other_roots: Iterable[str] = (),
 ) -> Exported:
-    """Copy *kept* into *directory*, and add what was copied and what was not to the manifest there.
+    """Copy *kept* into *directory*, and record in its manifest what was copied and what was not.
 
     Nothing in *directory* is overwritten or removed except for what this call has created and the
     manifest, which keeps the entries of earlier sessions.
 
     :param directory: An absolute path; created with its parents if it does not exist.
-    :param max_size: The most bytes to copy.
+    :param max_size: The maximum number of bytes to copy.
     :param session: The name of this session.
     :param other_roots: Session roots that may be on other hosts.
     """
@@ -75,8 +75,8 @@ def export(
         work = _Export(target, max_size, tuple(other_roots))
         name = work.copy_and_list(kept, session)
     return Exported(
-        tuple(each._replace(artifact=work.where(each)) for each in kept),
-        work.total(name),
+        tuple(each._replace(artifact=work.copy_path(each)) for each in kept),
+        work.totals(name),
         work.limits.failure,
     )
 
@@ -90,7 +90,7 @@ class _Export:
         self._target = target
         self._other_roots = other_roots
         self._copies: dict[str, _Copy] = {}
-        #: The directory of each test, and the names in it that are in use.
+        #: The directory of each test, and the names that are used in each of these directories.
         self._directories: dict[str, str] = {}
         self._taken: dict[str, set[str]] = {}
 
@@ -106,11 +106,11 @@ class _Export:
         return None
 
     def copy(self, kept: tuple[Kept, ...]) -> None:
-        """Copy each path once: a path inside another kept one is copied with that."""
+        """Copy each path once: a path inside another kept path is copied with the other one."""
         paths = {each.path for each in kept}
         inner: list[str] = []
         for each in kept:
-            if not paths.isdisjoint(_above(each.path)):
+            if not paths.isdisjoint(_parents(each.path)):
                 inner.append(each.path)
             elif each.path not in self._copies:
                 self._copies[each.path] = self._copy(each)
@@ -140,7 +140,7 @@ class _Export:
             source = Directory.at(parent, follow=True)
         except OSError as error:
             return _Copy(None, None, error.strerror)
-        with source, self._target.below((directory,)) as target:
+        with source, self._target.subdirectory((directory,)) as target:
             safe = free_name(name, self._taken[directory])
             tree = TreeCopy(source, name, target, safe, self.limits)
             tree.run()
@@ -157,7 +157,7 @@ class _Export:
 
     def _make_directory(self, base: str) -> str:
         for name in numbered(base):
-            # The same test of an earlier run has a directory of its own.
+            # The directory of the same test may exist from an earlier run.
             with suppress(FileExistsError):
                 self._target.make_directory(name, _PRIVATE)
                 return name
@@ -165,16 +165,16 @@ class _Export:
 
     def _find(self, path: str) -> _Copy:
         """Return the copy of *path*, which is inside another kept path."""
-        top = next(above for above in reversed(list(_above(path))) if above in self._copies)
+        top = next(parent for parent in reversed(list(_parents(path))) if parent in self._copies)
         copy = self._copies[top]
         if copy.tree is not None and copy.artifact is not None:
             parts = tuple(path[len(top) :].strip(os.sep).split(os.sep))
-            artifact = "/".join((copy.artifact, *copy.tree.place(parts)))
+            artifact = "/".join((copy.artifact, *copy.tree.path_in_copy(parts)))
             if System.lexists(self._path(artifact)):
                 return _Copy(artifact, None)
         return _Copy(None, None, f"it is inside {_text(top)}, and was skipped there")
 
-    def where(self, kept: Kept) -> str | None:
+    def copy_path(self, kept: Kept) -> str | None:
         """Return the absolute path of the copy."""
         artifact = self._copies[kept.path].artifact
         return artifact and self._path(artifact)
@@ -205,7 +205,7 @@ class _Export:
             "renamed": {_joined(parts): _joined(safe) for parts, safe in renamed.items()},
         }
 
-    def total(self, manifest: str | None) -> Artifacts:
+    def totals(self, manifest: str | None) -> Artifacts:
         """Return the totals of all copies."""
         trees = [copy.tree for copy in self._copies.values() if copy.tree is not None]
         return Artifacts(
@@ -219,7 +219,7 @@ class _Export:
         )
 
 
-def _above(path: str) -> Iterator[str]:
+def _parents(path: str) -> Iterator[str]:
     """Yield the parent directories of *path*, the nearest first."""
     parent = System.dirname(path)
     while parent != path:

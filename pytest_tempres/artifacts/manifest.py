@@ -35,8 +35,8 @@ _HEADER: Final = {"version": 1, "made_by": "pytest-tempres"}
 _RESERVE: Final = 1 << 16
 #: How long to wait for another session that is writing the manifest, in seconds.
 _LOCK_TIMEOUT: Final = 10.0
-#: The age at which a draft is removed, in seconds: its session was killed. If it is still copying,
-#: only the reserve is lost.
+#: The age at which a draft is removed, in seconds. Its session was probably killed; if it is still
+#: copying, it loses only the reserved space.
 _ABANDONED: Final = 3600.0
 
 
@@ -78,7 +78,7 @@ class Manifest:
         raise AssertionError
 
     def _records(self, name: str, *, is_locked: bool) -> list[Any] | None:
-        """Return the existing records in *name*, None when the file must be left alone."""
+        """Return the existing records in *name*, or None if the file must not be changed."""
         try:
             # Created before it is written, so that no other session uses the same name.
             System.close(self._directory.make_private(name))
@@ -88,7 +88,7 @@ class Manifest:
 
     def _read(self, name: str) -> list[Any] | None:
         try:
-            fd = self._directory.read(name)
+            fd = self._directory.open_for_reading(name)
         except OSError:
             return None
         try:
@@ -119,7 +119,7 @@ class Manifest:
             write_all(self._directory.make_private(self._draft), f"{text}\n".encode("ascii"))
             self._directory.replace(self._draft, name)
         except BaseException:
-            # An empty file is the one that we created to reserve the name.
+            # An empty file was created by this session to reserve the name.
             if not self._directory.lstat(name).st_size:
                 self._directory.remove(name)
             raise

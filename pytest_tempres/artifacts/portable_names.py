@@ -1,8 +1,8 @@
 """File names that are valid on every file system and in every artifact store.
 
-What Windows refuses: "Naming Files, Paths, and Namespaces" in its documentation. What GitHub's
-upload refuses, together with the rest of the same upload: `path-and-artifact-name-validation.ts`
-of actions/toolkit.
+The rules of Windows are in its documentation, "Naming Files, Paths, and Namespaces". Those of
+GitHub's upload, which rejects the whole upload for one invalid name, are in
+`path-and-artifact-name-validation.ts` of actions/toolkit.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import unicodedata
 
 from pytest_tempres.primitives._system import System
 
-__all__ = ["collision_key", "free_name", "names_a_test", "numbered", "safe_names", "safe_nodeid"]
+__all__ = ["collision_key", "free_name", "is_safe_nodeid", "numbered", "safe_names", "safe_nodeid"]
 
-#: The most bytes in the name of a test's directory.
+#: The maximum length of the name of a test's directory, in bytes.
 MAX_NODEID_BYTES: Final = 80
-#: The most bytes in a file name on nearly every file system.
+#: The maximum length of a file name on nearly every file system, in bytes.
 _MAX_NAME_BYTES: Final = 255
-#: The most characters in a suffix; a digest is longer.
+#: The maximum length of a suffix, in characters; a digest is longer.
 _MAX_SUFFIX: Final = 9
 
-# Surrogates stand for bytes that are not UTF-8, which some file systems refuse.
+# Surrogates represent bytes that are not UTF-8, which some file systems refuse.
 _REFUSED: Final = re.compile(r'["*/:<>?\\|\x00-\x1f\x7f-\x9f\ud800-\udfff]|[. ]+\Z')
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _WITH_DIGEST: Final = re.compile(r"-[0-9a-f]{10}\Z")
@@ -53,13 +53,13 @@ def safe_nodeid(nodeid: str) -> str:
     return f"{_shortened(text or 'test', MAX_NODEID_BYTES - 11)}-{digest}"
 
 
-def names_a_test(name: str) -> bool:
+def is_safe_nodeid(name: str) -> bool:
     """Whether *name* has the form that :func:`safe_nodeid` returns, perhaps with a number."""
     return _WITH_DIGEST.search(re.sub(r"-[0-9]{1,9}\Z", "", name)) is not None
 
 
 def _shortened(text: str, limit: int) -> str:
-    """Return *text* without its middle, since it begins with the module and ends with the test."""
+    """Return *text* without its middle: it begins with the module and ends with the test."""
     if len(text) <= limit:
         return text
     half = limit // 2 - 1

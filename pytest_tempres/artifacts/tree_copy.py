@@ -29,14 +29,14 @@ _SPECIAL: Final = {
     stat.S_IFCHR: "a device",
 }
 _CHUNK: Final = 1 << 18
-#: The most levels to copy: few programs can handle deeper trees, and each level is opened again.
+#: The maximum depth: few programs can handle deeper trees, and each level is opened again.
 _MAX_DEPTH: Final = 256
 
-#: Millions of empty files fill a disk too: one more item for each so many bytes of the limit.
+#: Millions of empty files fill a disk too, so one item is allowed per this many bytes of the limit.
 _BYTES_PER_ITEM: Final = 512
-#: How many items any limit allows.
+#: The number of items that every limit allows.
 _MIN_ITEMS: Final = 1000
-#: How many skipped paths are listed for each kept path.
+#: The maximum number of skipped paths that are listed for each kept path.
 _MAX_SKIPPED: Final = 100
 
 _Parts = tuple[str, ...]
@@ -45,18 +45,18 @@ _Parts = tuple[str, ...]
 class Limits:
     """The limits and failures that all copies of a session share.
 
-    :param max_size: The most bytes to copy, from which the most items follow.
-    :param avoid: Device and inode of the directory that the copies go to, which is not copied.
+    :param max_size: The maximum number of bytes, from which the maximum number of items follows.
+    :param excluded: Device and inode of the directory that the copies go to, which is not copied.
     """
 
-    __slots__ = ("avoid", "failure", "items_left", "left", "stopped")
+    __slots__ = ("excluded", "failure", "items_left", "left", "stopped")
 
-    def __init__(self, max_size: int, avoid: tuple[int, int]) -> None:
+    def __init__(self, max_size: int, excluded: tuple[int, int]) -> None:
         self.left = max_size
-        #: How many files, links and directories may still be created.
+        #: The number of files, links and directories that may still be created.
         self.items_left = max(max_size // _BYTES_PER_ITEM, _MIN_ITEMS)
-        self.avoid = avoid
-        #: Why copying has stopped; None while it goes on.
+        self.excluded = excluded
+        #: Why copying has stopped; None while it continues.
         self.stopped: str | None = None
         #: The first path that could not be written, with the reason.
         self.failure: str | None = None
@@ -93,12 +93,12 @@ class TreeCopy:
         self._pending: list[tuple[_Parts, _Parts]] = []
         self._created: list[tuple[_Parts, os.stat_result]] = []
         self._device = -1
-        #: How many bytes, and how many files and links, were copied.
+        #: The number of bytes, and of files and links, that were copied.
         self.bytes = 0
         self.files = 0
         #: The first paths that were not copied, as parts below the start, with the reasons.
         self.skipped: list[tuple[_Parts, str]] = []
-        #: How many more paths were not copied.
+        #: The number of further paths that were not copied.
         self.more_skipped = 0
         #: The paths with another name in the copy, both as parts below the start.
         self.renamed: dict[_Parts, _Parts] = {}
@@ -108,8 +108,8 @@ class TreeCopy:
         """Whether it is a directory, and was copied."""
         return bool(self._created)
 
-    def place(self, parts: _Parts) -> _Parts:
-        """Return the path of the copy of *parts*, both below the start; it may not exist."""
+    def path_in_copy(self, parts: _Parts) -> _Parts:
+        """Return the path of *parts* in the copy, both below the start; it may not exist."""
         safe: _Parts = ()
         for number, part in enumerate(parts, 1):
             safe = self.renamed.get(parts[:number], (*safe, part))
@@ -124,7 +124,7 @@ class TreeCopy:
             self._try(self._copy_content, *self._pending.pop())
         for created, status in reversed(self._created):
             # Writing into a directory changes its times, so they are copied last.
-            with suppress(OSError), self._target.below(created[:-1]) as parent:
+            with suppress(OSError), self._target.subdirectory(created[:-1]) as parent:
                 parent.copy_times(created[-1], status)
 
     def _try(self, step: Callable[..., None], parts: _Parts, safe: _Parts, *args: Any) -> None:
@@ -145,8 +145,8 @@ class TreeCopy:
 
     def _copy_content(self, parts: _Parts, safe: _Parts) -> None:
         with _reading():
-            source = self._source.below(parts)
-        with source, self._target.below(safe) as target:
+            source = self._source.subdirectory(parts)
+        with source, self._target.subdirectory(safe) as target:
             with _reading():
                 names = source.names()
                 if source.status().st_dev != self._device:
@@ -179,7 +179,7 @@ class TreeCopy:
         # Only directories are checked: on overlay file systems a file has the device of a layer.
         if status.st_dev != self._device or not is_directory(status):
             _skip("a mount point")
-        if (status.st_dev, status.st_ino) == self._limits.avoid:
+        if (status.st_dev, status.st_ino) == self._limits.excluded:
             _skip("the artifacts directory itself")
         if len(parts) > _MAX_DEPTH:
             _skip(f"more than {_MAX_DEPTH} directories deep")
@@ -201,7 +201,7 @@ class TreeCopy:
     def _copy_file(self, name: str, new: str, source: Directory, target: Directory) -> None:
         with contextlib.ExitStack() as stack:
             with _reading():
-                opened = source.read(name)
+                opened = source.open_for_reading(name)
                 stack.callback(System.close, opened)
                 status = System.fstat(opened)
             if not stat.S_ISREG(status.st_mode):
@@ -218,7 +218,7 @@ class TreeCopy:
         created = target.make_file(new, status.st_mode & 0o777 | 0o600)
         try:
             with System.open_file(created, "wb", buffering=0) as file:
-                # Stop at this size: the file may be growing all the time.
+                # Stop at this size: the file may grow during the copy.
                 return _copy_bytes(opened, file.fileno(), status.st_size)
         except BaseException:
             target.remove(new)

@@ -1,1 +1,1 @@
-"""What was left behind, and by whom?"""
+"""The detection of leaks: what was left behind, and which owner created it."""

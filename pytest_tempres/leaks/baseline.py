@@ -17,8 +17,8 @@ from pytest_tempres.primitives._system import System
 __all__ = ["Known", "read", "stale", "write"]
 
 _HEADER: Final = (
-    "# Known leaks, as pytest-tempres found them: they are reported as known and fail nothing.\n"
-    "# --tempres-update-baseline=shrink drops those that are gone, =all writes the file anew.\n"
+    "# Known leaks of pytest-tempres: they are reported as known and never fail the run.\n"
+    "# --tempres-update-baseline=shrink removes those that are gone, =all rewrites the file.\n"
 )
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
 
@@ -26,7 +26,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}\Z")
 class Known(NamedTuple):
     """A leak that is listed in the baseline.
 
-    It has nothing that changes when the leak does not, so that two branches merge.
+    Nothing in it changes unless the leak does, so that the files of two branches can be merged.
     """
 
     owner_kind: str
@@ -49,7 +49,7 @@ class Known(NamedTuple):
 def read(path: str) -> dict[str, Known]:
     """Return the known leaks of the file at *path* by fingerprint.
 
-    :raises ValueError: For a line that is no known leak, a conflict marker for example.
+    :raises ValueError: For a malformed line, such as a conflict marker.
     :raises OSError: When it cannot be read.
     """
     found = {}
@@ -61,7 +61,7 @@ def read(path: str) -> dict[str, Known]:
             fields = text.split("\t")
             if len(fields) != len(Known._fields) or not _FINGERPRINT.match(fields[-1]):
                 raise ValueError(
-                    f"line {number} is no known leak: {text[:60]!r}; "
+                    f"line {number} is not a known leak: {text[:60]!r}; "
                     "write a new file with --tempres-update-baseline=all"
                 )
             found[fields[-1]] = Known(*fields)

@@ -1,4 +1,4 @@
-"""Paths scheduled for removal: exit handlers and live objects that will remove a path."""
+"""Paths that exit handlers or live objects will remove."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ExitCallbacks:
         self._unregister(*args, **kwargs)
         self._callbacks = [each for each in self._callbacks if each[0] != args[0]]
 
-    def pending(self, frame_filter: FrameFilter) -> bool:
+    def any_from_code_under_test(self, frame_filter: FrameFilter) -> bool:
         """Whether a callback of the code under test is registered.
 
         Those of the standard library and of packages that run tests remove only paths among
@@ -182,11 +182,11 @@ class LiveDirectories:
         if len(self._paths) > _MAX_DEAD + 2 * len(alive):
             self._paths.clear()
         for finalizer in reversed(alive):
-            path = self._paths.get(finalizer) or self._ask(finalizer)
+            path = self._paths.get(finalizer) or self._find(finalizer)
             if path is not None:
                 yield path
 
-    def _ask(self, finalizer: weakref.finalize[Any, Any]) -> str | None:
+    def _find(self, finalizer: weakref.finalize[Any, Any]) -> str | None:
         directory = (finalizer.peek() or (None,))[0]
         path = _path_removed_by(directory) if isinstance(directory, _DIRECTORIES) else None
         if path is not None:
@@ -195,7 +195,7 @@ class LiveDirectories:
 
 
 def removed_by_handlers(callbacks: ExitCallbacks | None) -> set[str]:
-    """Return the paths that exit handlers and finalizers will remove, which is cheap."""
+    """Return the paths that exit handlers and finalizers will remove. This is cheap."""
     directories = LiveDirectories().scheduled_removals()
     return {*directories, *(callbacks.scheduled_removals() if callbacks is not None else ())}
 
@@ -253,11 +253,11 @@ _SHARE: Final = 0.01
 
 
 class Provisional:
-    """The entries that a fixture, an exit handler or an object may still remove.
+    """Entries that a fixture, an exit handler or an object may still remove.
 
     If a worker dies, its fixtures and exit handlers do not run. So the worker first sends such an
-    entry as left by a failed test, and sends it again unchanged when nothing is left that could
-    remove it.
+    entry marked as left by a failed test, and sends it again without the mark when nothing can
+    remove it any more.
     """
 
     def __init__(self, removed_at_exit: Callable[[], set[str]]) -> None:
@@ -274,9 +274,9 @@ class Provisional:
     def to_send(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return *entries*, and earlier ones that nothing will remove any more.
 
-        They have the form that is right if this process dies.
+        They are marked as they should be if this process dies.
         """
-        to_send, doubtful = [], []
+        to_send, unchecked = [], []
         for entry in entries:
             if entry.from_failed or entry.ignored:
                 to_send.append(entry)
@@ -284,10 +284,10 @@ class Provisional:
                 self._of_running_owner.setdefault(entry.owner, []).append(entry)
                 to_send.append(entry._replace(from_failed=True))
             else:
-                doubtful.append(entry)
+                unchecked.append(entry)
         self._owner_finished.clear()
-        if doubtful or self._has_unchecked:
-            to_send += self._decided(doubtful)
+        if unchecked or self._has_unchecked:
+            to_send += self._decided(unchecked)
         return to_send
 
     def finish_owner(self, owner: Owner, not_yet_sent: Iterable[Entry]) -> None:
@@ -304,19 +304,19 @@ class Provisional:
         return [entry for entry in entries if exists(entry.path)]
 
     def _decided(self, entries: list[Entry]) -> list[Entry]:
-        """Return *entries* in the form to send, and earlier ones that are decided now.
+        """Return *entries*, marked if they may be removed, and earlier ones that are decided now.
 
-        Beyond the time budget nothing is checked: everything stays undecided until later.
+        Beyond the time budget nothing is checked, and everything stays undecided.
         """
         before = System.monotonic()
         self._has_unchecked = self._spent > _FREE_SECONDS + _SHARE * (before - self._started)
         if self._has_unchecked:
             self._undecided += entries
             return [entry._replace(from_failed=True) for entry in entries]
-        removals, inodes = self._removed_at_exit(), _open_inodes()
+        scheduled, inodes = self._removed_at_exit(), _open_inodes()
 
         def may_be_removed(entry: Entry) -> bool:
-            return is_deferred(entry, removals) or _inode(entry) in inodes
+            return is_deferred(entry, scheduled) or _inode(entry) in inodes
 
         undecided_before, self._undecided = self._undecided, []
         to_send = []

@@ -53,8 +53,8 @@ _TEST_RUNNERS: Final = ("_pytest", "execnet", "pluggy", "pytest", "pytest_tempre
 
 _TEMPFILE: Final = tempfile.__file__
 _LEAKS: Final = os.path.join(os.path.dirname(__file__), "")
-_OURS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
-_getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+_PACKAGE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+_getframe = sys._getframe  # noqa: SLF001 -- the only way to get a stack; only CPython has to work
 
 
 class Hint(NamedTuple):
@@ -135,8 +135,8 @@ class FrameFilter:
         return filename.startswith(self._library) and not is_installed(filename)
 
     def _most_useful(self, stack: Iterable[RawFrame]) -> list[RawFrame]:
-        """Return the nearest frame outside this plugin; that of a plugin instead of `tempfile`."""
-        others = [raw for raw in stack if not raw[0].co_filename.startswith(("<", _OURS))]
+        """Return the nearest frame outside this plugin; of a plugin instead of `tempfile`."""
+        others = [raw for raw in stack if not raw[0].co_filename.startswith(("<", _PACKAGE))]
         callers = [raw for raw in others if raw[0].co_filename != _TEMPFILE][:1]
         project_frames = [raw for raw in callers if not self._is_standard(raw[0].co_filename)]
         return project_frames or others[:1]
@@ -155,11 +155,11 @@ class FrameFilter:
             for plugin in self._plugins()
             # A conftest.py in an installed package does not make the package a plugin.
             if isinstance(plugin, ModuleType) and plugin.__name__.rpartition(".")[2] != "conftest"
-            if not self._is_developed(plugin.__name__.partition(".")[0])
+            if not self._is_project(plugin.__name__.partition(".")[0])
         }
 
-    def _is_developed(self, package: str) -> bool:
-        """Whether *package* is the installed form of the project in rootdir."""
+    def _is_project(self, package: str) -> bool:
+        """Whether the source of the installed *package* is in rootdir."""
         places = (self._root, System.join(self._root, "src"))
         names = (package, f"{package}.py")
         return any(System.lexists(System.join(place, n)) for place in places for n in names)
@@ -171,7 +171,7 @@ def current_phase() -> Phase | None:
 
 
 def current_work(running: Running) -> Work:
-    """Return the work of the current thread: that of its starter, or of the current owner."""
+    """Return the work of the current thread: that of the owner that started it, or the current."""
     work = running.thread_work()
     if work is None or (work.owner, work.test) == (running.owner, running.test):
         return Work(running.owner, running.test, running.phase or current_phase())
@@ -225,7 +225,7 @@ def _in_docstring(frame: FrameType) -> RawFrame:
 
 
 def _path_of(plugin: ModuleType) -> str | None:
-    """Return the directory of a plugin; the file of one in a library, which is code under test."""
+    """Return the directory of a plugin; only its file if a library includes the plugin."""
     top = plugin.__name__.partition(".")[0]
     module = sys.modules.get(top, plugin) if "pytest" in top else plugin
     file: str | None = getattr(module, "__file__", None)

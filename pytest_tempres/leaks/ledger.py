@@ -32,11 +32,11 @@ __all__ = ["Ledger"]
 class Ledger:
     """The current owner of a session, and the entries that its owners created.
 
-    :param worker: The name by which reports call this worker.
+    :param worker: The name of this worker in reports.
     :param prefixes: Other spellings of the worker root, for example with links resolved.
     :param inside: Directories whose contents are not reported as outside the worker root.
     :param ignored: Returns whether the ini file says to ignore a path.
-    :param temp: Whether to report what is in the worker root, and temporary paths elsewhere.
+    :param temp: Whether to report what is in the worker root, and temporary paths outside it.
     :param plugins: Returns the plugins that pytest has registered.
     """
 
@@ -53,7 +53,7 @@ class Ledger:
         plugins: Callable[[], Iterable[object]] = tuple,
     ) -> None:
         self.running = Running()
-        #: Entries that were not sent with a report yet.
+        #: Entries that have not been sent with a report yet.
         self.not_yet_sent: list[Entry] = []
         self.frame_filter = FrameFilter(rootdir, plugins)
         self.worker_root = worker_root
@@ -66,7 +66,7 @@ class Ledger:
         self._of_moved_root: dict[tuple[str, int], Entry | None] = {}
         self._found_outside: list[str] = []
         self._last_test: Owner | None = None
-        #: Whether the last scan skipped a listing because listings had taken too long.
+        #: Whether the last scan skipped the listing because earlier ones took too long.
         self._skipped_listing = False
         self._temp = temp
         #: By node id, for tests whose threads or processes may still run: whether the test's
@@ -97,7 +97,7 @@ class Ledger:
         self.leave(Work(owner, test, phase))
         if owner.kind == "test":
             self._last_test = owner
-            self.origins.threads.release()
+            self.origins.threads.assign_to_current_owner()
         return before
 
     def leave(self, before: Work) -> None:
@@ -111,7 +111,7 @@ class Ledger:
         An entry without a hint belongs to the current owner or, after a skipped listing,
         to the last test.
 
-        :param final: List the directory even if listings have taken too long.
+        :param final: List the directory even if earlier listings took too long.
         :returns: The new entries, which are added to `not_yet_sent` too.
         :raises FileNotFoundError: When the worker root is gone.
         :raises PermissionError: When a test has removed the permissions of the worker root.
@@ -130,16 +130,16 @@ class Ledger:
             found = self._scan_root(final=final)
         outside, self.origins.outside = self.origins.outside, {}
         if self._temp and outside:
-            there = [path for path in outside if exists(path)]
-            found += [self._from_hint(path, outside[path]) for path in there]
-            self._found_outside += there
+            existing = [path for path in outside if exists(path)]
+            found += [self._from_hint(path, outside[path]) for path in existing]
+            self._found_outside += existing
         self.origins.forget()
         self.not_yet_sent += found
         return found
 
     def _scan_root(self, *, final: bool) -> list[Entry]:
         if self._root_scan.was_replaced():
-            self._set_aside()
+            self._save_moved_root()
         complete = final or self._root_scan.is_within_budget()
         names = self._root_scan.names() if complete else self._names_with_hint()
         found = self._record(names, complete=complete)
@@ -182,11 +182,11 @@ class Ledger:
 
     def forget(self) -> None:
         """Forget all names, because the worker root was removed and created again."""
-        self._set_aside()
+        self._save_moved_root()
         self.origins.forget()
 
-    def _set_aside(self) -> None:
-        """Forget all names until the directory that contained them comes back."""
+    def _save_moved_root(self) -> None:
+        """Forget all names until the directory that contained them is moved back."""
         being_removed = self.origins.being_removed
         left = ((name, inode) for name, inode in self._inodes.items() if name not in being_removed)
         self._of_moved_root.update(((name, inode), self._entries.get(name)) for name, inode in left)
@@ -195,7 +195,7 @@ class Ledger:
 
     def _names_with_hint(self) -> dict[str, int]:
         """Return the inodes of the existing names that have a hint, without a listing."""
-        # A copy, because threads of the code under test may change it meanwhile.
+        # A copy, because threads of the code under test may change it at the same time.
         names = ((name, System.join(self.worker_root, name)) for name in list(self.origins.hints))
         inodes = ((name, identity(path)) for name, path in names)
         return {name: inode for name, inode in inodes if inode is not None}

@@ -1,4 +1,4 @@
-"""The records of leak detection, and how to rebuild them from JSON."""
+"""The records of leak detection, their conversion from JSON, and the detector protocol."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SITES: Final = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "d
 
 
 class Frame(NamedTuple):
-    """One line of an origin."""
+    """One line of the stack that created an entry."""
 
     file: str
     line: int
@@ -127,7 +127,7 @@ class Entry(NamedTuple):
     #: Nearest frame first.
     origin: tuple[Frame, ...] = ()
     made_by: Literal["python", "other"] = "other"
-    #: The command line of the process started last, where no Python code created the path.
+    #: The command line of the last process started, if no Python code created the path.
     command: str | None = None
     #: Left by something that failed: an attempt of a test, a fixture's setup, an import.
     from_failed: bool = False

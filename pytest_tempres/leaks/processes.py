@@ -1,4 +1,4 @@
-"""The subprocesses of tests, which create paths without an audit event in this process.
+"""The subprocesses of tests: they create paths without an audit event in this process.
 
 A process that outlives its test can create paths while other tests run. This code inspects
 objects of the code under test inside an audit hook, so it must not call their methods.
@@ -50,7 +50,7 @@ _MAX_FRAMES: Final = 8
 # Captured because tests replace these.
 _quote = shlex.quote
 _PATHS: Final = frozenset({type(Path()), type(PurePath())})
-_getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+_getframe = sys._getframe  # noqa: SLF001 -- the only way to get a stack; only CPython has to work
 _waitid: Final[Callable[..., object] | None] = getattr(os, "waitid", None)
 
 
@@ -63,7 +63,7 @@ class _Started:
         self.arguments = arguments
         self.work = work
         self.popen = weakref.ref(popen)
-        #: Known after the event.
+        #: Set by the next scan: the process does not exist yet at the event.
         self.pid: int | None = None
 
     @property
@@ -73,13 +73,13 @@ class _Started:
 
 
 class Processes:
-    """The processes that were started in a session, by owner, and which still run."""
+    """The processes that were started in a session, their owners, and which still run."""
 
     def __init__(self) -> None:
         #: The last error, about which the session warns.
         self.error: Exception | None = None
         self._last: tuple[str, ...] = ()
-        #: Processes started since the last scan, and who started any, also ended ones.
+        #: Processes started since the last scan, and the owners that started any, ended or not.
         self._new: list[_Started] = []
         self._starters: set[tuple[Owner, str | None]] = set()
         #: Processes started earlier that were running at the last scan.
@@ -121,7 +121,7 @@ class Processes:
         :returns: The work, or that of the session if it is ambiguous, and the processes of other
             owners.
         """
-        # A copy, because threads of the code under test may change it meanwhile.
+        # A copy, because threads of the code under test may change it at the same time.
         running = [*self._old, *list(self._new)]
         others = [each for each in running if each.starter != work[:2]]
         if not others:

@@ -1,4 +1,4 @@
-"""The owners of threads: a path that a thread creates belongs to the owner that started it.
+"""The owners of threads: a path belongs to the owner that started the thread that created it.
 
 A thread may outlive its test and run during other tests. This code inspects objects of the code
 under test inside an audit hook, so it must not call their methods: threads are identified by
@@ -42,7 +42,7 @@ _POOLS: Final = (
 # Captured because tests replace these.
 _active: Final[dict[int, threading.Thread]] = getattr(threading, "_active", {})
 _get_ident = _thread.get_ident
-_getframe = sys._getframe  # noqa: SLF001 -- the one way to a stack; CPython alone is supported
+_getframe = sys._getframe  # noqa: SLF001 -- the only way to get a stack; only CPython has to work
 _Thread = threading.Thread
 _Foreign = getattr(threading, "_DummyThread", None)
 _attributes = vars(threading.Thread)["__dict__"].__get__
@@ -50,7 +50,7 @@ _class_attributes = vars(type)["__dict__"].__get__
 
 
 class _Started(NamedTuple):
-    """A thread that has an object."""
+    """A thread with a Thread object."""
 
     thread: weakref.ref[threading.Thread]
     #: None if it belongs to the current owner.
@@ -68,7 +68,7 @@ class Threads:
         #: Threads without a Thread object (`_thread.start_new_thread`), by the code that they run.
         self._without_object: dict[int, tuple[CodeType, Work | None]] = {}
         if not _HAS_EVENTS:
-            self._catch_errors(self._find, None)
+            self._catch_errors(self._add_new, None)
 
     def any_running(self) -> bool:
         """Whether there are threads that may outlive their owner."""
@@ -81,7 +81,7 @@ class Threads:
     def scan(self) -> None:
         """Assign new threads to the current owner, where Python raises no event for them."""
         if not _HAS_EVENTS:
-            self._catch_errors(self._find, self._running.work)
+            self._catch_errors(self._add_new, self._running.work)
 
     def current_work(self) -> Work | None:
         """Return the work of the current thread; None for that of the current owner."""
@@ -89,10 +89,10 @@ class Threads:
             return self._catch_errors(self._current_work)
         return None
 
-    def release(self) -> None:
-        """Assign the current thread to the current owner, whichever it is: it runs the tests."""
+    def assign_to_current_owner(self) -> None:
+        """Always assign the current thread to the current owner, because it runs the tests."""
         if self._started:
-            self._catch_errors(self._release)
+            self._catch_errors(self._assign_to_current_owner)
 
     def _catch_errors(self, function: Callable[..., _T], *args: Any) -> _T | None:
         try:
@@ -101,7 +101,7 @@ class Threads:
             self.error = error
             return None
 
-    def _release(self) -> None:
+    def _assign_to_current_owner(self) -> None:
         known = self._known(_active.get(_get_ident()))
         if known is not None and known.work is not None:
             self._started[id(known.thread())] = known._replace(work=None)
@@ -109,24 +109,24 @@ class Threads:
     def _start(self, function: Any, work: Work) -> None:
         thread: Any = function.__self__ if type(function) is MethodType else None
         if issubclass(type(thread), _Thread):
-            self._note(thread, work)
+            self._add(thread, work)
             return
-        plain = _plain(function)
-        if plain is not None:
-            code = plain.__code__
+        python_function = _function_of(function)
+        if python_function is not None:
+            code = python_function.__code__
             _, known = self._without_object.get(id(code), (code, work))
             # Threads of several owners run the same function and cannot be distinguished.
             self._without_object[id(code)] = code, work if known == work else None
 
-    def _note(self, thread: threading.Thread, work: Work | None) -> None:
+    def _add(self, thread: threading.Thread, work: Work | None) -> None:
         started, key = self._started, id(thread)
         reference = weakref.ref(thread, lambda _: started.pop(key, None))
         started[key] = _Started(reference, None if _is_of_pool(thread) else work)
 
-    def _find(self, work: Work | None) -> None:
+    def _add_new(self, work: Work | None) -> None:
         for thread in list(_active.values()):
             if self._known(thread) is None:
-                self._note(thread, None if type(thread) is _Foreign else work)
+                self._add(thread, None if type(thread) is _Foreign else work)
 
     def _known(self, thread: threading.Thread | None) -> _Started | None:
         known = self._started.get(id(thread))
@@ -145,16 +145,16 @@ def _is_of_pool(thread: threading.Thread) -> bool:
     """Whether the target or the class of *thread* is from a module with thread pools."""
     module: object = None
     target = _attributes(thread).get("_target")
-    plain = _plain(target)
-    if plain is not None:
-        module = dict.get(plain.__globals__, "__name__")
+    function = _function_of(target)
+    if function is not None:
+        module = dict.get(function.__globals__, "__name__")
     elif target is None:
         module = _class_attributes(type(thread)).get("__module__")
     return type(module) is str and module in _POOLS
 
 
-def _plain(function: object) -> FunctionType | None:
-    """Return *function*, or that of a method; None for other objects."""
+def _function_of(function: object) -> FunctionType | None:
+    """Return *function*, or the function of a method; None for other objects."""
     if type(function) is MethodType:
         function = function.__func__
     return function if type(function) is FunctionType else None

@@ -20,7 +20,7 @@ from pytest_tempres.leaks.temp.scan import measure
 from pytest_tempres.primitives._system import System
 
 __all__ = [
-    "SHIPPED",
+    "BUILTIN_PATTERNS",
     "CollectionBudget",
     "Ignore",
     "as_from_failed",
@@ -36,31 +36,31 @@ __all__ = [
 
 def suspects(entries: Iterable[Entry], collect: Callable[[], object] = gc.collect) -> list[Entry]:
     """Return the entries that still exist after a garbage collection, which may remove some."""
-    there = [entry for entry in entries if not entry.ignored and exists(entry.path)]
-    if there:
+    existing = [entry for entry in entries if not entry.ignored and exists(entry.path)]
+    if existing:
         collect()
-        there = [entry for entry in there if exists(entry.path)]
-    return there
+        existing = [entry for entry in existing if exists(entry.path)]
+    return existing
 
 
 def judge(
-    there: Iterable[Entry],
+    existing: Iterable[Entry],
     *,
     deferred: AbstractSet[str],
     failed: Collection[str],
     is_ignored_by_hook: Callable[[Leak], bool],
     known: Collection[str] = (),
 ) -> list[Leak]:
-    """Return a leak record for each entry that exists.
+    """Return a leak for each entry that still exists.
 
-    :param there: The result of :func:`suspects`.
+    :param existing: The result of :func:`suspects`.
     :param deferred: Paths that will be removed at interpreter exit.
     :param failed: The node ids of the tests that failed.
     :param is_ignored_by_hook: Returns whether a hook says to ignore a leak.
     :param known: The fingerprints in the baseline.
     """
     leaks = []
-    for entry in there:
+    for entry in existing:
         found = measure(entry.path)
         if found is not None:
             status = _status(entry, deferred, failed)
@@ -112,12 +112,12 @@ def not_scheduled(leaks: Iterable[Leak], scheduled_removals: Iterable[str]) -> l
 
 
 def is_from_failed(entry: Entry, failed: Collection[str]) -> bool:
-    """Whether *entry* was left by something that failed, and so is no leak."""
+    """Whether *entry* was left by something that failed, and is therefore not a leak."""
     return entry.from_failed or (entry.test in failed and entry.owner.is_of_one_test)
 
 
 def as_from_failed(entry: Entry, failed: Collection[str]) -> Entry:
-    """Return *entry*, marked for a process that does not know *failed*."""
+    """Return *entry*, marked if it is from a failed test, for use without *failed*."""
     return entry._replace(from_failed=True) if is_from_failed(entry, failed) else entry
 
 
@@ -195,7 +195,7 @@ def _older_collections() -> int:
 _compile = re.compile
 
 #: Names that well-known tools leave in a temp directory on purpose, or remove themselves.
-SHIPPED: Final = (
+BUILTIN_PATTERNS: Final = (
     # Session roots of this plugin in a subprocess.
     "tempres-????????",
     # Those of pytest, which keeps the last three sessions.

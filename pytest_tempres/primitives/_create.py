@@ -43,7 +43,7 @@ __all__ = [
     "mkdtemp",
     "mkstemp",
     "mktemp",
-    "remove_if_there",
+    "remove_if_exists",
 ]
 
 P = TypeVar("P", str, bytes)
@@ -101,7 +101,7 @@ def mkdtemp(suffix: Any = None, prefix: Any = None, dir: Any = None) -> Any:
 
 
 def mktemp(suffix: str = "", prefix: str = "tmp", dir: str | PathLike[str] | None = None) -> str:
-    """Return a path at which nothing exists at this moment, and create nothing.
+    """Return a path that does not exist at this moment; create nothing.
 
     Unsafe: another process may create the path before the caller does. Use :func:`mkstemp` instead.
 
@@ -184,7 +184,7 @@ def _renew_marker() -> None:
 after_fork_in_child(_renew_marker)
 
 
-def remove_if_there(path: str | bytes) -> None:
+def remove_if_exists(path: str | bytes) -> None:
     """Remove the file *path* if it exists (on Windows, the system may have removed it)."""
     try:
         os.unlink(path)
@@ -195,8 +195,8 @@ def remove_if_there(path: str | bytes) -> None:
 class Kind(NamedTuple):
     """A kind of path, with the functions that create, close and remove it.
 
-    ``make`` returns an iterator over its one result, which only C code runs: no signal handler of
-    Python can run before the result is in the list from which the caller removes it.
+    ``make`` returns an iterator that yields one result and that only C code runs. So no Python
+    signal handler can run before the result is in a list, from which it is discarded on an error.
     """
 
     noun: str
@@ -211,7 +211,7 @@ _DIRECTORY: Final = Kind(
     "directory",
     "tempfile.mkdtemp",
     lambda path: map(_mkdir, (path,), (0o700,)),
-    lambda nothing: nothing,
+    lambda _: None,
     os.rmdir,
 )
 DESCRIPTOR: Final = Kind(
@@ -219,7 +219,7 @@ DESCRIPTOR: Final = Kind(
     "tempfile.mkstemp",
     lambda path, flags: map(os.open, (path,), (flags,), (0o600,)),
     os.close,
-    remove_if_there,
+    remove_if_exists,
 )
 RAW_FILE: Final = DESCRIPTOR._replace(
     make=lambda path, flags: map(FileIO, DESCRIPTOR.make(path, flags), ("w+",)),
@@ -230,7 +230,7 @@ RAW_FILE: Final = DESCRIPTOR._replace(
 def _create(
     kind: Kind, arguments: tuple[int, ...], parent: P | PathLike[P], prefix: P, suffix: P
 ) -> tuple[Any, P]:
-    start = _start(parent, prefix)
+    start = _join_prefix(parent, prefix)
     denials = 0
     for _ in range(SETTINGS["TMP_MAX"]):
         name: Any = random_name()
@@ -262,8 +262,8 @@ def _discard(kind: Kind, created: list[Any], path: str | bytes | None = None) ->
             kind.remove(path)
 
 
-def _start(parent: Any, prefix: P) -> P:
-    """Return what ``os.path.join`` would, faster for simple paths."""
+def _join_prefix(parent: Any, prefix: P) -> P:
+    """Return ``os.path.join(parent, prefix)``, faster for simple paths."""
     if type(prefix) is str and _is_plain(parent) and "/" not in prefix:
         return f"{parent}/{prefix}"
     # The slice raises TypeError for a PathLike, as CPython does; join would accept it.

@@ -84,7 +84,7 @@ class TemporaryDirectory(Generic[AnyStr]):
     @delete.setter
     def delete(self, value: bool) -> None:
         self._delete = value
-        # A finalizer can't be changed. One that has run or is detached must not be replaced.
+        # A finalizer can't be changed. One that has run or was detached must not be replaced.
         if self._finalizer.detach():
             self._finalizer = self._register_finalizer()
 
@@ -108,8 +108,8 @@ class TemporaryDirectory(Generic[AnyStr]):
 
         A second call is no error.
 
-        :raises RemovalError: Something could not be removed, and errors are not ignored. It says
-            what and why, and is a ``PermissionError`` too if that is the reason, as in CPython.
+        :raises RemovalError: Something could not be removed, and errors are not ignored. It lists
+            the paths and reasons; if the first is a ``PermissionError``, it is one too.
         """
         self._finalizer.detach()
         self._remove(self.name, ignore_errors=self._ignore_cleanup_errors)

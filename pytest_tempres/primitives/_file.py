@@ -16,7 +16,7 @@ from pytest_tempres.primitives._create import DESCRIPTOR
 from pytest_tempres.primitives._create import RAW_FILE
 from pytest_tempres.primitives._create import make_file
 from pytest_tempres.primitives._create import make_unnamed_file
-from pytest_tempres.primitives._create import remove_if_there
+from pytest_tempres.primitives._create import remove_if_exists
 from pytest_tempres.primitives._location import OPEN_FLAGS
 from pytest_tempres.primitives._location import resolve
 from pytest_tempres.primitives._location import typed_as
@@ -196,7 +196,7 @@ def _open_named(
         if file is not None:
             file.close()
         if path is not None:
-            remove_if_there(path)
+            remove_if_exists(path)
         raise
 
 

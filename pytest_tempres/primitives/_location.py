@@ -103,7 +103,7 @@ SETTINGS: Final[dict[str, Any]] = vars(sys.modules[__name__.rpartition(".")[0]])
 
 
 def candidate_directories(system: str = os.name) -> list[str]:
-    """Return the directories that may become the temp location, best first."""
+    """Return the candidates for the temp location, in order of preference."""
     named = [os.environ.get(variable, "") for variable in ("TMPDIR", "TEMP", "TMP")]
     usual = _POSIX_DIRS
     if system == "nt":
@@ -116,7 +116,7 @@ def candidate_directories(system: str = os.name) -> list[str]:
 
 
 def first_usable(directories: Sequence[str]) -> str:
-    """Return the first of *directories* in which a file can be written and removed, absolute.
+    """Return the absolute path of the first of *directories* in which a file can be created.
 
     :raises FileNotFoundError: None of them is usable.
     """

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AUDIT_HOOK",
     "after_fork_in_child",
-    "at_exit",
     "call_at_exit",
+    "install_exit_finalizer",
     "listen",
     "shared",
     "stop_listening",
@@ -114,17 +114,20 @@ def _install_at_fork(at_fork: _AtFork) -> None:
         os.register_at_fork(after_in_child=call)
 
 
+# -- exit
+
+
 def call_at_exit(callback: Callable[[], object]) -> None:
     """Call *callback* when this process exits; a forked child does not call it."""
     _callbacks().append((System.getpid(), callback))
 
 
-def at_exit() -> None:
-    """Run the callbacks after every exit handler that is registered from now on.
+def install_exit_finalizer() -> None:
+    """Have the callbacks run after every exit handler that is registered from now on.
 
     A `weakref.finalize` does this better than `atexit.register`: all finalizers run at the exit
-    position of the first one ever created, the youngest first. So those of temporary directories
-    that are created later come before ours in either case.
+    position of the first one ever created, the youngest first. So the finalizers of temporary
+    directories that are created later run before this one in any case.
     """
     _callbacks()
 

@@ -47,7 +47,7 @@ _LIST_FLAGS: Final = os.O_RDONLY | _DIRECTORY_FLAGS | getattr(os, "O_NOFOLLOW", 
 _SEARCH_FLAGS: Final = _DIRECTORY_FLAGS | getattr(os, "O_PATH", os.O_RDONLY)
 _HOLD_FLAGS: Final = _SEARCH_FLAGS | getattr(os, "O_NOFOLLOW", 0)
 
-# Errors caused by another process that changes the tree: the removal is tried again, up to a limit.
+# Errors caused by another process that changes the tree: the removal is repeated, up to a limit.
 _RETRIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ESTALE})
 _MAX_ATTEMPTS: Final = 5
 # The errors that rmdir reports only after it has checked that nothing is mounted there.
@@ -72,7 +72,7 @@ def remove_tree(
 
     Directories in the tree whose mode prevents the removal get mode 0700. Mount points are not
     removed or entered, and BSD file flags are not cleared: both are failures. Where the platform
-    has no functions relative to descriptors (Windows), the removal goes by path.
+    has no functions relative to descriptors (Windows), the removal uses paths.
     """
     try:
         System.rmdir(name, dir_fd=dir_fd)
@@ -100,7 +100,7 @@ def _remove_contents(
     identity: tuple[int, int] | None,
 ) -> list[Failure]:
     path = fsdecode(name)
-    if not System.by_descriptor:
+    if not System.supports_dir_fd:
         return [Failure(*each) for each in remove_by_path(path, tick)]
     parent, name = split(path.rstrip("/"))
     if not name:
@@ -298,7 +298,7 @@ class _Removal:
             self._remove_or_fail(System.rmdir, done.name)
 
     def _parent(self) -> int | None:
-        """Open the parent directory; None if it is not the one that the removal came from."""
+        """Open the parent directory; return None if the current directory was moved."""
         try:
             above = self._with_write_access(System.open, "..", _LIST_FLAGS)
         except OSError:

@@ -219,13 +219,13 @@ class SpooledTemporaryFile(_FileBase[AnyStr]):
 
     @property
     def mode(self) -> str:
-        """The mode; that of the file on disk, once there is one."""
+        """The mode; after the rollover that of the file on disk."""
         mode: str = getattr(self._file, "mode", self._mode)
         return mode
 
     @property
     def name(self) -> Any:
-        """The descriptor of the file on disk; None before."""
+        """The descriptor of the file on disk; None before the rollover."""
         return getattr(self._file, "name", None)
 
     def fileno(self) -> int:
@@ -332,7 +332,7 @@ class _RolledTemporaryFile(SpooledTemporaryFile):  # type: ignore[type-arg]
     write = vars(SpooledTemporaryFile)["_write_on_disk"]
 
     def _release_file(self) -> None:
-        # A caller may still use the bound method `write` and its file (CPython issue 18879).
+        # The bound method `write`, and so its file, may still be in use (CPython issue 18879).
         self._file = _CLOSED
         del self._write_on_disk
 

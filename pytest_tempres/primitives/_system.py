@@ -136,7 +136,7 @@ class System:
     )
 
     #: Whether names can be looked up relative to the descriptors of directories.
-    by_descriptor = {
+    supports_dir_fd = {
         os.mkdir,
         os.open,
         os.readlink,
@@ -149,9 +149,11 @@ class System:
     } <= os.supports_dir_fd and os.listdir in os.supports_fd
 
     #: The flags to open a directory that the user chose, and that may be a link.
-    to_reach: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+    directory_flags: Final = (
+        os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+    )
     #: The flags to open a directory that this package has created.
-    to_hold: Final = to_reach | getattr(os, "O_NOFOLLOW", 0)
+    nofollow_directory_flags: Final = directory_flags | getattr(os, "O_NOFOLLOW", 0)
 
 
 def uname() -> tuple[str, str, str, str]:

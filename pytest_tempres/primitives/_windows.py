@@ -1,4 +1,4 @@
-"""What Windows needs: access rights of directories with mode 0700, and removal by path.
+"""The creation of private directories on Windows, and the removal by path.
 
 CVE-2024-4030: ``os.mkdir`` ignored the mode there, so a directory in a shared location was open to
 all users with access to that location. Newer versions of Python turn mode 0700 into an access
@@ -119,7 +119,7 @@ class _Windows:
 
 
 def is_directory(status: os.stat_result) -> bool:
-    """Whether *status* is that of a directory and not of a junction, which leads elsewhere."""
+    """Whether *status* is that of a directory and not of a junction, which is a kind of link."""
     return stat.S_ISDIR(status.st_mode) and getattr(status, "st_reparse_tag", 0) != _JUNCTION
 
 
@@ -175,6 +175,6 @@ def _remove_writable(remove: Callable[[str], None], path: str) -> None:
     except PermissionError:
         if stat.S_ISLNK(System.lstat(path).st_mode):
             raise
-        # Windows does not remove what has the read-only attribute.
+        # Windows does not remove a path with the read-only attribute.
         System.chmod(path, 0o700)
         remove(path)

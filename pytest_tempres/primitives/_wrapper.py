@@ -37,7 +37,7 @@ def raw_file(file: Any) -> Any:
 
 
 def observable(file: Any) -> Any:
-    """Return *file*, or a file in its place, for which :func:`call_if_unclosed` works.
+    """Return *file*, or a replacement, for which :func:`call_if_unclosed` works.
 
     Files keep the exact ``io`` classes, which are the fastest; only an unbuffered file needs a
     class of its own.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
+from json import dumps
+from json import loads
 from typing import Any
 from typing import Final
 from typing import get_args
@@ -58,7 +59,7 @@ def render(summary: Summary) -> str:
             {**_path(root), "abandoned": root in summary.abandoned} for root in summary.other_roots
         ],
     }
-    return json.dumps(_escaped(record), indent=1) + "\n"
+    return dumps(_escaped(record), indent=1) + "\n"
 
 
 def _leak(leak: Leak) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def parse(text: str) -> Summary:
 
 def _decode(text: str) -> Fields:
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is not JSON: {error}") from error
     if not isinstance(value, dict) or not value.keys() >= {"version", "session", "leaks", "kept"}:

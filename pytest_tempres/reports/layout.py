@@ -12,6 +12,7 @@ from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import WITHOUT_PATH
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
+from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.findings import Finding
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.wording import count
@@ -115,7 +116,7 @@ def shown_path(leak: Leak, *, root: str | None, host: str | None, rootdir: str) 
         parent = max(root.rfind("/"), root.rfind("\\")) + 1
         path = path[parent:] if host is None else f"{host}:{path[parent:]}"
     elif host is None and rootdir.strip("/\\"):
-        inside = os.path.join(rootdir, "")
+        inside = System.join(rootdir, "")
         target = leak.entry.path if leak.kind in WITHOUT_PATH else path
         if target.startswith(inside):
             path = path.replace(target, target.removeprefix(inside))

@@ -1,4 +1,4 @@
-"""The count of tests that ran, and the known leaks of a baseline that are stale."""
+"""The counts of tests that ran, and the stale leaks of the baseline."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def stale_leaks(
     state: SessionState, session: pytest.Session, leaks: tuple[Leak, ...]
 ) -> list[Known]:
     """Return the known leaks that are stale: their owners passed and left nothing."""
-    if not state.leaks.baseline or not _has_searched(state):
+    if not state.leaks.baseline or not _has_detected(state):
         return []
     passed = _passed_tests(state)
     if _is_full_run(state, session):
@@ -79,7 +79,7 @@ def update_baseline(state: SessionState, summary: Summary) -> None:
     else:
         leaks = [leak for leak in summary.leaks if leak.status in ("leak", "known")]
         known = list({leak.fingerprint: Known.of(leak) for leak in leaks}.values())
-    if not _has_searched(state):
+    if not _has_detected(state):
         state.messages.warn(
             "baseline", f"the baseline {path} was not written: leak detection did not run"
         )
@@ -90,8 +90,8 @@ def update_baseline(state: SessionState, summary: Summary) -> None:
         state.messages.warn("baseline", f"the baseline {path} was not written: {error}")
 
 
-def _has_searched(state: SessionState) -> bool:
-    """Whether this session ran tests and searched for leaks."""
+def _has_detected(state: SessionState) -> bool:
+    """Whether this session ran tests with leak detection."""
     option = state.config.getoption
     runs_no_tests = any(option(name, False) for name in ("collectonly", "setuponly", "setupplan"))
     return state.leaks.is_on and not runs_no_tests

@@ -1,4 +1,4 @@
-"""The removal of what is left at the end of the session and at exit, and of dead sessions."""
+"""The cleanup at the end of the session and at exit, and the sweep of dead sessions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.escape import escaped
 from pytest_tempres.reports.summary import Summary
+from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
 from pytest_tempres.session.report_files import write_files
@@ -29,11 +30,11 @@ from pytest_tempres.workspace.sweep import Reclaimed
 from pytest_tempres.workspace.sweep import remove_expired
 from pytest_tempres.workspace.sweep import sweep
 
-__all__ = ["clear", "reclaim"]
+__all__ = ["remove_leftovers", "sweep_dead_sessions"]
 
 
-def clear(state: SessionState) -> None:
-    """Empty the session root, except for kept paths and paths that exit handlers will remove."""
+def remove_leftovers(state: SessionState) -> None:
+    """Empty the session root, except for kept paths and those that exit handlers will remove."""
     kept_paths = {each.path for each in state.retention.kept}
     kept = set().union(*map(parents, kept_paths))
     root = state.workspace.root.path
@@ -46,7 +47,7 @@ def clear(state: SessionState) -> None:
     leaks = _correctable_paths(summary) if summary is not None else set()
     # Other plugins may have removed reported paths after the verdict.
     _correct(state, leaks)
-    if left and not _is_exit_handler_pending(state):
+    if left and not _is_exit_handler_pending(state.leaks):
         with _progress(state, "leftover files") as progress:
             _remove_all(state, left, progress)
     leaks = {path for path in leaks if System.lexists(path)}
@@ -58,14 +59,13 @@ def clear(state: SessionState) -> None:
 
 
 def _progress(state: SessionState, what: str) -> closing[Progress]:
-    return closing(Progress(state.config, what, silent=not state.settings.prints))
+    return closing(Progress(state.config, what, silent=not state.settings.prints_report))
 
 
-def _is_exit_handler_pending(state: SessionState) -> bool:
-    """Whether an exit handler that we cannot inspect may need some of the paths."""
-    leaks = state.leaks
+def _is_exit_handler_pending(leaks: LeakDetection) -> bool:
+    """Whether an exit handler of the code under test may need some of the paths."""
     return leaks.is_on and bool(
-        leaks.callbacks and leaks.callbacks.pending(leaks.ledger.frame_filter)
+        leaks.callbacks and leaks.callbacks.any_from_code_under_test(leaks.ledger.frame_filter)
     )
 
 
@@ -90,7 +90,7 @@ def _at_exit(state: SessionState, leaks: set[str], left: list[str], *, keeps: bo
 
 
 def _end_session(state: SessionState) -> None:
-    """End the session: remove its root if it is empty, else leave it as a dead session."""
+    """End the session: remove its root if it is empty, or else leave it to a later sweep."""
     state.retention.journal.close()
     if state.retention.kept and not state.retention.index_failed:
         # Without this record the session counts as one that still runs.
@@ -98,7 +98,7 @@ def _end_session(state: SessionState) -> None:
             journal.end(state.workspace.root)
     state.workspace.root.remove_if_empty()
     if state.retention.kept or state.result.any_kept:
-        # There may be too many stored sessions, now that this one has ended.
+        # With this one, there may be more stored sessions than should be kept.
         remove_expired(
             System.dirname(state.workspace.root.path),
             rootdir=str(state.config.rootpath),
@@ -108,16 +108,16 @@ def _end_session(state: SessionState) -> None:
 
 
 def _contents(root: str, kept: Collection[str]) -> list[str]:
-    """Return what is in the worker roots, and in directories that a test created beside them."""
+    """Return what is in the worker roots, and in directories that a test created next to them."""
     workers = [path for path in children(root) if path not in kept and System.isdir(path)]
     return [path for worker in workers for path in children(worker)]
 
 
 def _correctable_paths(summary: Summary) -> set[str]:
-    """Return the paths of reported leaks that may turn out to be removed at exit after all.
+    """Return the paths of reported leaks that may still be removed at exit.
 
-    Paths on another host cannot be checked. A missing path says nothing about a leak
-    that is a modification or that has no path.
+    Paths on another host cannot be checked. A leak that is a modification, or
+    that has no path, may exist without its path.
     """
     return {
         leak.path
@@ -147,8 +147,8 @@ def _correct(state: SessionState, paths: Collection[str]) -> None:
 _SECONDS: Final = 2.0
 
 
-def reclaim(state: SessionState) -> Reclaimed:
-    """Remove what dead sessions left beside this one; only the first call does anything."""
+def sweep_dead_sessions(state: SessionState) -> Reclaimed:
+    """Remove what dead sessions left next to this one, once in each session."""
     if state.result.swept or state.workspace.joined or state.workspace.is_forked:
         return Reclaimed()
     state.result.swept = True

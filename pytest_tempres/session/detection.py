@@ -1,4 +1,4 @@
-"""Leak detection in this process: scans, what is ignored, and the findings of all detectors."""
+"""Leak detection in this process: scans, ignored paths, and the findings of all detectors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["LeakDetection"]
 
 @dataclass(eq=False, repr=False)
 class LeakDetection:
-    """What is known about leaks in this process."""
+    """Leak detection in this process, and what it has found."""
 
     config: pytest.Config
     workspace: Workspace
@@ -52,7 +52,7 @@ class LeakDetection:
     allowed: dict[str, list[str]] = field(default_factory=dict)
 
     def scan(self, *, final: bool = False, needed: bool = False) -> list[Entry]:
-        """Record what is new in the worker root; restore its mode if a test changed that.
+        """Record what is new in the worker root, and restore its mode if a test changed it.
 
         :param final: As for `Ledger.scan`.
         :param needed: Whether to create the worker root again if it is gone. A test that has
@@ -62,7 +62,7 @@ class LeakDetection:
             return []
         try:
             if self.ledger.origins.error is not None:
-                self.warn_of_owner(self.ledger.origins.error)
+                self.warn_about_owner(self.ledger.origins.error)
             try:
                 return self.ledger.scan(final=final)
             except PermissionError:
@@ -84,8 +84,8 @@ class LeakDetection:
             self.ledger.forget()
             self.workspace.recreate()
 
-    def warn_of_owner(self, error: Exception) -> None:
-        """Warn that the current owner could not be found out."""
+    def warn_about_owner(self, error: Exception) -> None:
+        """Warn that the current owner could not be determined."""
         text = f"leaks may be reported for the wrong owner: {error!r}"
         self.workspace.messages.warn("owner", text, TempresLeakWarning)
 
@@ -95,11 +95,11 @@ class LeakDetection:
         self.ledger.not_yet_sent.clear()
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Add *entries* to those that are judged in this process; a later one replaces another."""
+        """Add *entries* to those that are judged in this process, by path: the last one counts."""
         self.entries.update((entry.path, entry) for entry in entries)
 
     def find_deferred(self) -> None:
-        """Add the paths that this process will remove at exit. This takes long."""
+        """Add the paths that this process will remove at exit. This is expensive."""
         self.deferred |= removed_at_exit(self.callbacks)
 
     def run_detectors(self, failed: set[str]) -> list[Leak]:
@@ -120,10 +120,10 @@ class LeakDetection:
             if not self.is_allowed(leak)
         ]
 
-    def judge(self, there: Iterable[Entry], failed: Collection[str] = ()) -> list[Leak]:
-        """Return a leak record for each entry that exists and that no hook ignores."""
+    def judge(self, existing: Iterable[Entry], failed: Collection[str] = ()) -> list[Leak]:
+        """Return a leak for each entry that still exists and that no hook ignores."""
         return verdict.judge(
-            there,
+            existing,
             deferred=self.deferred,
             failed=failed,
             is_ignored_by_hook=self.is_ignored_by_hook,

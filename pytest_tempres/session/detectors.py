@@ -1,4 +1,4 @@
-"""The optional detectors (open descriptors, watched directory): checked and added."""
+"""The optional detectors (file descriptors, watched directories): checked and added."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from pytest_tempres.leaks.verdict import Ignore
 from pytest_tempres.options import Settings
 from pytest_tempres.primitives._system import System
+from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.state import Membership
 from pytest_tempres.session.state import SessionState
 
@@ -29,41 +30,49 @@ def check_supported(settings: Settings) -> None:
 
         reason = detector.unsupported()
         if reason is not None:
-            raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out here")
+            raise pytest.UsageError(f"--tempres-detect=fds: {reason}; leave it out")
 
 
 def add(state: SessionState, membership: Membership) -> None:
     """Add the detectors asked for to the ledger."""
-    settings, ledger = state.settings, state.leaks.ledger
-    ignore = Ignore(str(state.config.rootpath), settings.ignore)
-    if "fds" in settings.detect:
-        from pytest_tempres.leaks.fds.detector import Descriptors  # noqa: PLC0415 -- as above
+    ignore = Ignore(str(state.config.rootpath), state.settings.ignore)
+    if "fds" in state.settings.detect:
+        _add_descriptors(state.leaks, ignore)
+    if "watch" in state.settings.detect:
+        _add_watched(state, membership, ignore)
 
-        ledger.add(
-            Descriptors(
-                running=ledger.running,
-                frame_filter=ledger.frame_filter,
-                ignored=ignore.matches,
-                worker=state.workspace.worker.name,
-                collect=state.leaks.gc_budget.collect,
-            )
-        )
-    if "watch" in settings.detect:
-        from pytest_tempres.leaks.watch.detector import Watched  # noqa: PLC0415 -- as above
 
-        state.leaks.watched = Watched(
-            settings.watch,
-            running=ledger.running,
-            frame_filter=ledger.frame_filter,
+def _add_descriptors(leaks: LeakDetection, ignore: Ignore) -> None:
+    from pytest_tempres.leaks.fds.detector import Descriptors  # noqa: PLC0415 -- as above
+
+    leaks.ledger.add(
+        Descriptors(
+            running=leaks.ledger.running,
+            frame_filter=leaks.ledger.frame_filter,
             ignored=ignore.matches,
-            worker=state.workspace.worker.name,
-            # Other workers change files at the same time, so a new mtime has no certain owner.
-            attributes_mtimes=not membership.is_worker and not membership.has_workers,
-            walks=not membership.is_worker,
-            exclude=_expected_paths(state),
-            collect=state.leaks.gc_budget.collect,
+            worker=leaks.workspace.worker.name,
+            collect=leaks.gc_budget.collect,
         )
-        ledger.add(state.leaks.watched)
+    )
+
+
+def _add_watched(state: SessionState, membership: Membership, ignore: Ignore) -> None:
+    from pytest_tempres.leaks.watch.detector import Watched  # noqa: PLC0415 -- as above
+
+    leaks = state.leaks
+    leaks.watched = Watched(
+        state.settings.watch,
+        running=leaks.ledger.running,
+        frame_filter=leaks.ledger.frame_filter,
+        ignored=ignore.matches,
+        worker=leaks.workspace.worker.name,
+        # Other workers change files at the same time, so a new mtime has no certain owner.
+        attributes_mtimes=not membership.is_worker and not membership.has_workers,
+        walks=not membership.is_worker,
+        exclude=_expected_paths(state),
+        collect=leaks.gc_budget.collect,
+    )
+    leaks.ledger.add(leaks.watched)
 
 
 def _expected_paths(state: SessionState) -> Iterator[str]:

@@ -22,8 +22,10 @@ from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.targets import FORMATS
 from pytest_tempres.session.baseline_tally import stale_leaks
 from pytest_tempres.session.baseline_tally import update_baseline
+from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.report_files import find_repository
 from pytest_tempres.session.report_files import write_files
+from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 
@@ -31,7 +33,7 @@ __all__ = ["finish", "must_fail"]
 
 
 def finish(state: SessionState, session: pytest.Session) -> None:
-    """Give the verdict, once all fixtures are torn down and all local workers have exited."""
+    """Judge leaks and write the reports, when teardown is over and local workers have exited."""
     try:
         _finish(state, session)
     finally:
@@ -52,9 +54,9 @@ def _finish(state: SessionState, session: pytest.Session) -> None:
     leaks = run_step(detection.run_detectors, state.reported.failed) or []
     at_exit: set[str] = set()
     if joined:
-        at_exit = run_step(_removed_at_exit_by_worker, state) or set()
+        at_exit = run_step(_removed_at_exit_by_worker, detection) or set()
     else:
-        # For example of the root of a worker that crashed.
+        # For example that of the root of a crashed worker.
         run_step(state.workspace.restore_modes)
         found = run_step(_judge, state, session) or []
         leaks = found + (run_step(detection.without_ignored, leaks) or [])
@@ -71,14 +73,14 @@ def _copy_kept(state: SessionState) -> None:
     settings, reported = state.settings, state.reported
     if settings.artifacts is None or state.is_worker:
         return
-    of_remote = reported.remote_kept()
-    if state.retention.kept or of_remote:
+    remote_kept = reported.remote_kept()
+    if state.retention.kept or remote_kept:
         roots = [each.root for each in reported.remote_workers.values() if each.root]
-        state.retention.export(settings.artifacts, settings.artifacts_max_size, of_remote, roots)
+        state.retention.export(settings.artifacts, settings.artifacts_max_size, remote_kept, roots)
 
 
 def _is_summary_needed(state: SessionState, leaks: list[Leak]) -> bool:
-    """Whether there is anything to report, or a summary is asked for in any case."""
+    """Whether there is anything to report, or a report or hook needs the summary in any case."""
     return bool(
         leaks
         or state.reported.leaks
@@ -91,36 +93,36 @@ def _is_summary_needed(state: SessionState, leaks: list[Leak]) -> bool:
     )
 
 
-def _removed_at_exit_by_worker(state: SessionState) -> set[str]:
-    if not state.leaks.ledger.paths():
+def _removed_at_exit_by_worker(leaks: LeakDetection) -> set[str]:
+    if not leaks.ledger.paths():
         return set()
     gc.collect()
-    return removed_at_exit(state.leaks.callbacks)
+    return removed_at_exit(leaks.callbacks)
 
 
 def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
-    """Return the leaks in the temp locations of this process and of its workers."""
+    """Return the leaks in the temp locations of this process and of its local workers."""
     leaks, workspace = state.leaks, state.workspace
     if not leaks.is_on or "temp" not in state.settings.detect:
         return []
     leaks.add(leaks.ledger.remaining())
     leaks.ledger.not_yet_sent.clear()
-    # The controller may not have read all reports then.
+    # Then the controller may not have read all reports.
     broken = session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
     for entry in state.reported.unreported_entries(
         workspace.root.path, workspace.worker.name, broken=broken
     ):
         leaks.entries.setdefault(entry.path, entry)
-    there = verdict.suspects(leaks.entries.values(), leaks.gc_budget.collect)
-    there = _without_kept(state, there)
-    if there:
+    suspects = verdict.suspects(leaks.entries.values(), leaks.gc_budget.collect)
+    suspects = _without_kept(state.retention, suspects)
+    if suspects:
         leaks.find_deferred()
-    return leaks.judge(there, state.reported.failed_here())
+    return leaks.judge(suspects, state.reported.failed_here())
 
 
-def _without_kept(state: SessionState, entries: Iterable[Entry]) -> list[Entry]:
+def _without_kept(retention: Retention, entries: Iterable[Entry]) -> list[Entry]:
     """Return *entries* without those that are kept, or are in a kept directory."""
-    kept = {each.path for each in state.retention.kept}
+    kept = {each.path for each in retention.kept}
     return [entry for entry in entries if kept.isdisjoint(verdict.parents(entry.path))]
 
 
@@ -163,17 +165,17 @@ def _keep_left_by_failed(state: SessionState, leaks: list[Leak]) -> None:
 def _ignored_from_failed(state: SessionState) -> list[Entry]:
     """Return the ignored paths that failed tests left: a nested pytest may have printed them."""
     failed = state.reported.failed_here()
-    there = _without_kept(
-        state,
+    existing = _without_kept(
+        state.retention,
         (
             entry
             for entry in state.leaks.entries.values()
             if entry.ignored and verdict.is_from_failed(entry, failed) and exists(entry.path)
         ),
     )
-    if there:
+    if existing:
         state.leaks.find_deferred()
-    return [entry for entry in there if not verdict.is_deferred(entry, state.leaks.deferred)]
+    return [entry for entry in existing if not verdict.is_deferred(entry, state.leaks.deferred)]
 
 
 def _summarize(state: SessionState, session: pytest.Session, found: list[Leak]) -> None:

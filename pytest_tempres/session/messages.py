@@ -1,4 +1,4 @@
-"""Warnings about failures of this plugin, and the progress of long removals."""
+"""Warnings about failures of this plugin, and the progress line of long removals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Messages:
-    """The warnings of a session, each topic once.
+    """The warnings of a session, one for each topic.
 
     :param config: The configuration whose hooks record them.
     :param root: The session root.
@@ -58,7 +58,7 @@ class Messages:
     def call_safely(
         self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T | None:
-        """Call *function*; if it raises, warn and return None: no bug here may stop the tests."""
+        """Call *function*; if it raises, warn and return None: no error here may stop the tests."""
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning

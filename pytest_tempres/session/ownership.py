@@ -79,7 +79,7 @@ def setting_up(
         try:
             owner = _owner_of_fixture(fixturedef, request, leaks.ledger)
         except Exception as error:  # noqa: BLE001 -- an unknown owner must not fail a test
-            leaks.warn_of_owner(error)
+            leaks.warn_about_owner(error)
     if owner is None:
         return (yield)
     with _as_current_owner(leaks, owner, fixturedef.addfinalizer):

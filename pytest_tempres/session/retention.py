@@ -1,4 +1,4 @@
-"""The retention policy applied to what fixtures created, the index and the artifacts."""
+"""The retention policy for what fixtures created, the index of kept paths, and artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_tempres.artifacts.portable_names import names_a_test
+from pytest_tempres.artifacts.portable_names import is_safe_nodeid
 from pytest_tempres.leaks.temp.scan import identity
 from pytest_tempres.leaks.verdict import parents
 from pytest_tempres.primitives._system import System
@@ -55,7 +55,7 @@ class Retention:
     artifacts: Artifacts | None = None
     #: Whether the index could not be written.
     index_failed: bool = False
-    #: Whether each created path is added to the journal, because a test may end the process.
+    #: Whether created paths are added to the journal at once, because a test may end the process.
     journals_created: bool = False
     #: How many paths were kept when the index was written.
     _indexed: int = 0
@@ -87,23 +87,23 @@ class Retention:
     ) -> None:
         """Remove each path, or record that it is kept.
 
-        :param nodeid: The test that the index names for the path.
+        :param nodeid: The test that the index names for the kept paths.
         :param failed: Whether a test that used them failed.
         """
 
         def reason(each: CreatedPath) -> str | None:
             return reason_to_keep(policy, failed=failed, asked=each.keep)
 
-        wanted: list[CreatedPath] = []
-        unwanted: list[CreatedPath] = []
+        to_keep: list[CreatedPath] = []
+        to_remove: list[CreatedPath] = []
         for each in created:
-            (unwanted if reason(each) is None else wanted).append(each)
-        for each in (*wanted, *self.renamed(wanted)):
+            (to_remove if reason(each) is None else to_keep).append(each)
+        for each in (*to_keep, *self.renamed(to_keep)):
             why = reason(each)
             if why is not None and System.lexists(each.path):
                 self.kept.append(Kept(nodeid, each.path, why, self.workspace.worker.name))
                 self._protected |= parents(each.path)
-        for each in unwanted:
+        for each in to_remove:
             # With `dir=`, a kept path may be inside a path that would be removed.
             if each.path not in self._protected:
                 self.workspace.remove(each)
@@ -116,16 +116,18 @@ class Retention:
 
     def renamed(self, created: list[CreatedPath]) -> list[CreatedPath]:
         """Return, with their new paths, those of *created* that a test has renamed."""
-        there = {each.inode for each in created if each.inode == identity(each.path)}
-        gone = {each.inode: each for each in created if each.inode is not None}
-        inodes = gone.keys() - there
+        unchanged = {each.inode for each in created if each.inode == identity(each.path)}
+        by_inode = {each.inode: each for each in created if each.inode is not None}
+        inodes = by_inode.keys() - unchanged
         if not inodes:
             return []
-        # A path that is known by its own name only has an inode number that was used again.
+        # A path with a record of its own is not a renamed one: its inode number was reused.
         known = self.known_paths().union(each.path for each in created)
         return [
-            gone[inode]._replace(path=path, identity=None)
-            for inode, path in retention.find(self.workspace.root, self.workspace.worker, inodes)
+            by_inode[inode]._replace(path=path, identity=None)
+            for inode, path in retention.find_by_inode(
+                self.workspace.root, self.workspace.worker, inodes
+            )
             if path not in known
         ]
 
@@ -173,7 +175,7 @@ class Retention:
 
     def write_index(self) -> None:
         """Write the index of kept paths; if the disk is full, `cleanup` tries again later."""
-        # For exceptions other than `OSError`: an audit hook of a test may raise anything.
+        # Stays so after other exceptions too: an audit hook of a test may raise anything.
         self.index_failed = True
         metadata = self.workspace.metadata
         try:
@@ -197,18 +199,18 @@ class Retention:
         )
 
     def export(
-        self, directory: str, max_size: int, of_remote: Iterable[Kept], other_roots: list[str]
+        self, directory: str, max_size: int, remote_kept: Iterable[Kept], other_roots: list[str]
     ) -> None:
         """Copy the kept paths to the artifacts directory; a failure becomes a warning.
 
-        :param of_remote: What remote workers have kept, in *other_roots*: it cannot be copied.
+        :param remote_kept: What remote workers have kept, in *other_roots*: it cannot be copied.
         """
         from pytest_tempres.artifacts import export  # noqa: PLC0415 -- few sessions keep paths
 
         messages = self.workspace.messages
         try:
             done = export.export(
-                [*self.kept, *of_remote],
+                [*self.kept, *remote_kept],
                 directory,
                 max_size=max_size,
                 session=System.basename(self.workspace.root.path),
@@ -236,4 +238,4 @@ class ArtifactsHooks:
         """Ignore artifacts: copies of what tests created may look like tests."""
         directory, name = System.split(collection_path)
         # The artifacts directory may contain the tests of the project too.
-        return True if directory == self._directory and names_a_test(name) else None
+        return True if directory == self._directory and is_safe_nodeid(name) else None

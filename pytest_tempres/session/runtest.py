@@ -1,4 +1,4 @@
-"""One test: its attempts, what each has left, and what happens after its last report."""
+"""One test: its attempts, what each left, and what happens after its last report."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
     "own_entries",
     "record_attempt",
     "recover_created",
-    "unload",
+    "remove_findings",
 ]
 
-#: The attribute of a teardown report that sends findings to another process.
+#: The attribute of a teardown report with the findings for another process.
 FINDINGS: Final = "tempres"
 
 
@@ -52,7 +52,7 @@ def begin_attempt(state: SessionState) -> None:
         return
     if current.started:
         record_attempt(state, current)
-        # It counts as left by a failed test, but is not kept.
+        # What it left counts as left by a failed test, but is not kept.
         current.from_earlier_attempts = state.leaks.ledger.left_by(current.nodeid)
         state.reported.from_earlier_attempts.update(current.from_earlier_attempts)
         current.created_earlier += current.created
@@ -84,7 +84,7 @@ def record_attempt(state: SessionState, current: CurrentTest) -> None:
 
 
 def _scan_and_mark(state: SessionState, current: CurrentTest) -> None:
-    """Scan, and mark what is left by a failed test, or ignored by a marker of its test."""
+    """Scan, and mark what a failed test left, and what a marker of the test ignores."""
     state.leaks.scan()
     ledger = state.leaks.ledger
     if not (ledger.not_yet_sent or ledger.detectors or ledger.origins.any_running()):
@@ -130,15 +130,15 @@ def journal_created_paths(state: SessionState) -> None:
 def finish_test(state: SessionState, completed: bool) -> None:
     """Finish a test after its last report: record leaks and apply the retention policy.
 
-    :param completed: False if the test was interrupted. Its fixtures are torn down at the
-        end of the session then, and the policy is applied after that.
+    :param completed: False if the test was interrupted. Then its fixtures are torn down at the end
+        of the session, and the policy is applied after that.
     """
     current, state.current = state.current, None
     if current is None:
         return
     current.failed = current.item.session.testsfailed != current.failures_before
     for report in current.reports:
-        unload(report)
+        remove_findings(report)
     if current.failed:
         _record_failure(state, current)
     ledger = state.leaks.ledger
@@ -189,6 +189,6 @@ def _policy(state: SessionState, current: CurrentTest) -> str:
     return "hook" if any(answers) else state.settings.keep
 
 
-def unload(report: pytest.TestReport) -> None:
-    """Delete the findings from a report: pytest keeps all reports until the session ends."""
+def remove_findings(report: pytest.TestReport) -> None:
+    """Remove the findings from a report: pytest keeps all reports until the session ends."""
     report.__dict__.pop(FINDINGS, None)

@@ -1,4 +1,4 @@
-"""The start and the stop of a session: settings, directories, temp location, detectors."""
+"""The start and the stop of a session: settings, directories, temp location and detectors."""
 
 from __future__ import annotations
 
@@ -73,7 +73,18 @@ def start(
             raise pytest.UsageError(str(error)) from error
         warn_user(config, TempresCleanupWarning(f"temporary resources are disabled: {error}"))
         return None
-    state = SessionState(
+    state = _create_state(config, settings, workspace, baseline)
+    state.retention.open_journal()
+    _move_temp_location(state)
+    if state.leaks.is_on:
+        _start_detection(state, membership)
+    return state
+
+
+def _create_state(
+    config: pytest.Config, settings: Settings, workspace: Workspace, baseline: dict[str, Known]
+) -> SessionState:
+    return SessionState(
         config=config,
         settings=settings,
         messages=workspace.messages,
@@ -87,11 +98,6 @@ def start(
             baseline=baseline,
         ),
     )
-    state.retention.open_journal()
-    _move_temp_location(state)
-    if state.leaks.is_on:
-        _start_detection(state, membership)
-    return state
 
 
 def _move_temp_location(state: SessionState) -> None:
@@ -151,7 +157,7 @@ def _read_baseline(settings: Settings, *, joined: bool) -> dict[str, Known]:
 
 
 def _system_tmpdir(*, worker: bool) -> str:
-    """Return the temp location without this plugin; a worker inherits one that was moved."""
+    """Return the system's temp location; a worker inherits one that its controller has moved."""
     system = os.environ.get(SYSTEM_TMPDIR, "") if worker else ""
     return system if System.isdir(system) else tempfile.gettempdir()
 
@@ -166,9 +172,7 @@ def _create_workspace(
         worker = root.add_worker(membership.name, settings.root_mode)
     else:
         if membership.is_worker:
-            # All workers on that host send the same text, so pytest shows it once.
-            text = f"{membership.host} cannot access {membership.announced}: workers there create "
-            warn_user(config, TempresLeakWarning(f"{text}their own session directories"))
+            _warn_of_inaccessible_root(config, membership)
         parent = settings.root or system_tmpdir
         root, worker = _create_root(parent, settings.root_mode, metadata, membership.name)
     return Workspace(
@@ -180,6 +184,15 @@ def _create_workspace(
         invocation_dir=config.invocation_params.dir,
         messages=Messages(config, root.path),
     )
+
+
+def _warn_of_inaccessible_root(config: pytest.Config, membership: Membership) -> None:
+    # All workers on that host send the same text, so pytest shows it once.
+    text = (
+        f"{membership.host} cannot access {membership.controller_root}: "
+        "workers there create their own session directories"
+    )
+    warn_user(config, TempresLeakWarning(text))
 
 
 def _create_root(
@@ -202,7 +215,7 @@ def _create_ledger(config: pytest.Config, settings: Settings, workspace: Workspa
         rootdir=str(config.rootpath),
         prefixes=() if real == root else (System.join(real, worker.name),),
         inside=tuple(System.join(path, "") for path in {root, real}),
-        ignored=verdict.Ignore(worker.path, (*verdict.SHIPPED, *settings.ignore)).matches,
+        ignored=verdict.Ignore(worker.path, (*verdict.BUILTIN_PATTERNS, *settings.ignore)).matches,
         temp="temp" in settings.detect,
         plugins=config.pluginmanager.get_plugins,
     )
@@ -263,7 +276,7 @@ def _stop(state: SessionState, redirect: Redirect) -> None:
         workspace.root.release()
         return
     # The terminal report may not have swept dead sessions.
-    for step in (cleanup.reclaim, cleanup.clear):
+    for step in (cleanup.sweep_dead_sessions, cleanup.remove_leftovers):
         try:
             step(state)
         except Exception as error:  # noqa: BLE001 -- an internal error becomes a warning
@@ -282,5 +295,5 @@ class CollectionHooks:
         path = str(collection_path)
         if System.lexists(System.join(path, proof.BREADCRUMB)):
             return True
-        # The breadcrumb in another user's session root cannot be seen.
+        # In the session root of another user the breadcrumb is not visible.
         return None if System.access(path, os.R_OK | os.X_OK) else True

@@ -38,6 +38,7 @@ __all__ = [
     "CurrentTest",
     "Membership",
     "RemoteWorker",
+    "Reported",
     "SessionState",
     "Tally",
     "at",
@@ -74,10 +75,10 @@ class CurrentTest:
 
 
 class Tally:
-    """The counts of the tests that a baseline names."""
+    """The counts of the tests that the baseline names."""
 
     def __init__(self) -> None:
-        #: The number of variants of each test (by its id without parameters), and of passed ones.
+        #: The number of variants of each test (by node id without parameters), and of passed ones.
         self.collected: Counter[str] = Counter()
         self.passed: Counter[str] = Counter()
         #: The node ids of the tests with a report that is not "passed".
@@ -137,10 +138,10 @@ def at(host: str, path: str) -> str:
 
 
 class Membership(NamedTuple):
-    """The place of this process in a run of pytest-xdist."""
+    """The role of this process in a run of pytest-xdist."""
 
-    #: The controller's session root as sent to this worker, and the root if it is accessible here.
-    announced: str | None
+    #: The controller's session root as sent to a worker, and the root if it is accessible here.
+    controller_root: str | None
     root: SessionRoot | None
     #: The name of this worker.
     name: str
@@ -154,14 +155,14 @@ class Membership(NamedTuple):
     @property
     def is_worker(self) -> bool:
         """Whether pytest-xdist started this process."""
-        return self.announced is not None
+        return self.controller_root is not None
 
 
 @dataclass(eq=False, repr=False)
 class Reported:
-    """What was reported, mostly by workers."""
+    """What test reports and workers have reported."""
 
-    #: The failed tests.
+    #: The node ids of the failed tests.
     failed: set[str] = field(default_factory=set)
     #: The paths that fixtures created in workers, to keep those of a worker that crashes.
     created: dict[str, Kept] = field(default_factory=dict)
@@ -207,7 +208,7 @@ class Reported:
                 continue
             test = self.crashed.get(worker)
             owner = SESSION if test is None else Owner("test", test)
-            # A worker that was killed had no chance to clean up.
+            # A worker that was killed could not clean up.
             died = broken or worker not in self.finished
             for path in sorted(children(directory)):
                 yield Entry(path, owner, test, from_failed=died, worker=worker)
@@ -236,7 +237,7 @@ class Result:
     appended: dict[str, Appended] = field(default_factory=dict)
     #: Whether dead sessions were swept.
     swept: bool = False
-    #: Whether there are stored sessions of the project.
+    #: Whether there are stored sessions of this project.
     any_kept: bool = False
 
 

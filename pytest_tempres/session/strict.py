@@ -91,8 +91,8 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     leaks = verdict.not_scheduled(leaks, _scheduled_removals(state.leaks))
     leaks = _not_removed_by_files(state.leaks, leaks)
     paths = {leak.path for leak in leaks}
-    there = verdict.suspects((e for e in entries if e.path in paths), state.leaks.gc_budget.collect)
-    paths = {entry.path for entry in there}
+    left = [entry for entry in entries if entry.path in paths]
+    paths = {entry.path for entry in verdict.suspects(left, state.leaks.gc_budget.collect)}
     detectors = state.leaks.ledger.detectors
     found = [leak for detector in detectors for leak in detector.leaks_of(current.nodeid)]
     found = [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]

@@ -29,13 +29,13 @@ class FunctionProxy:
     def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
         self._original = original
         self._target = replacement
-        # This class has these attributes itself, so `__getattr__` is not called for them.
+        # Every class has these attributes, so `__getattr__` is not called for them.
         self.__module__ = original.__module__
         self.__doc__ = original.__doc__
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        # Then `isinstance`, as used by `inspect`, sees the type of the original.
+        # With this, `isinstance` (in `inspect`, for example) sees the type of the original.
         return self._original.__class__  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
@@ -103,7 +103,7 @@ class Redirect:
         self._replace(atexit, "unregister", self.callbacks.unregister)
 
     def restore(self) -> None:
-        """Restore everything, also after tests have changed it. Safe to call twice."""
+        """Restore everything, even if tests have changed it. May be called twice."""
         while self._undo:
             self._undo.pop()()
 

@@ -1,4 +1,4 @@
-"""The directories of this process: recreated, locked again and removed from during a session."""
+"""The directories of this process: restored when tests damage them, and emptied."""
 
 from __future__ import annotations
 
@@ -89,15 +89,17 @@ class Workspace:
 
     def reserve_descriptors(self) -> None:
         """Open descriptors for the end of the session; child processes do not have them."""
-        if not System.by_descriptor:
+        if not System.supports_dir_fd:
             # Windows has no such limit.
             return
         # If the limit is reached already, the end can only use the descriptors that are free.
         with suppress(OSError):
             # Tests do not open this directory, so the descriptors detector can tell them apart.
-            self._reserve.append(lock.guard(System.open(self.root.path, System.to_hold)))
+            self._reserve.append(
+                lock.track(System.open(self.root.path, System.nofollow_directory_flags))
+            )
             while len(self._reserve) < _RESERVED:
-                self._reserve.append(lock.guard(System.dup(self._reserve[0])))
+                self._reserve.append(lock.track(System.dup(self._reserve[0])))
 
     def release_descriptors(self) -> None:
         """Close the reserved descriptors, so that the end of the session can open others."""
@@ -131,13 +133,13 @@ class Workspace:
     def _leave_directory(self, path: str) -> None:
         """Change the working directory if it is in *path*, which is about to be removed."""
         try:
-            here = System.getcwd()
+            cwd = System.getcwd()
         except OSError:
             # A test has removed its own working directory.
-            here = System.realpath(path)
+            cwd = System.realpath(path)
         # getcwd returns a path without symbolic links; the temp location may contain some.
-        if System.basename(path) in here:
+        if System.basename(path) in cwd:
             directory = System.join(System.realpath(path), "")
-            if System.join(here, "").startswith(directory):
+            if System.join(cwd, "").startswith(directory):
                 with suppress(OSError):
                     System.chdir(self.invocation_dir)

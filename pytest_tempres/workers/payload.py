@@ -16,6 +16,7 @@ from pytest_tempres.leaks.temp.scan import exists
 from pytest_tempres.leaks.verdict import judge
 from pytest_tempres.reports.escape import escaped
 from pytest_tempres.session import runtest
+from pytest_tempres.session.messages import Messages
 from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
@@ -31,7 +32,7 @@ _SECTION: Final = "temporary resources"
 
 
 def pack(state: SessionState, item: pytest.Item, report: pytest.TestReport) -> None:
-    """Put the findings about a test into its report, if that goes to another process."""
+    """Add the findings about a test to its report, if that is sent to another process."""
     current = state.current
     if current is None or current.item is not item or not state.is_sent:
         return
@@ -107,7 +108,7 @@ def record_failure(state: SessionState, report: pytest.CollectReport | pytest.Te
 
 def receive(state: SessionState, report: pytest.TestReport) -> None:
     """Record the outcome and the payload of a report that arrives in this process."""
-    data = _read(state, report)
+    data = _read(state.messages, report)
     if state.current is not None:
         state.current.reports.append(report)
     elif report.outcome == "failed" and not _is_interrupt(report):
@@ -117,27 +118,27 @@ def receive(state: SessionState, report: pytest.TestReport) -> None:
         if worker is not None and _is_crash(report):
             _record_crash(state, worker, report)
     if report.outcome == "failed":
-        xdist.add_host(state, report, _SECTION)
+        xdist.add_host(state.reported, report, _SECTION)
     if data:
         _unpack(state, report, data)
     if state.current is None:
-        runtest.unload(report)
+        runtest.remove_findings(report)
 
 
-def _read(state: SessionState, report: pytest.TestReport) -> dict[str, Any]:
+def _read(messages: Messages, report: pytest.TestReport) -> dict[str, Any]:
     """Return the payload of a report; empty if it has none."""
     text = report.__dict__.get(runtest.FINDINGS)
     try:
         data: dict[str, Any] = dict(loads(text)) if text is not None else {}
     except (ValueError, TypeError) as problem:
-        _warn_unreadable(state, report, problem)
+        _warn_unreadable(messages, report, problem)
         return {}
     return data
 
 
-def _warn_unreadable(state: SessionState, report: pytest.TestReport, problem: Exception) -> None:
+def _warn_unreadable(messages: Messages, report: pytest.TestReport, problem: Exception) -> None:
     text = f"could not read the leak data in the report of {report.nodeid}: {problem}"
-    state.messages.warn("payload", text, TempresLeakWarning)
+    messages.warn("payload", text, TempresLeakWarning)
 
 
 def _is_crash(report: pytest.TestReport) -> bool:
@@ -152,7 +153,7 @@ def _is_interrupt(report: pytest.TestReport) -> bool:
 
 
 def _record_crash(state: SessionState, worker: str, report: pytest.TestReport) -> None:
-    """Attribute the paths that a crashed worker has not decided on to the test that was running."""
+    """Attribute what fixtures created in a crashed worker to the test that was running."""
     state.reported.crashed[worker] = report.nodeid
     if state.settings.keep != "none":
         paths = state.reported.created_by_crashed(worker, state.workspace.root.path)
@@ -200,7 +201,7 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
         created = [created_from_plain(record) for record in data["created"]]
         by_factories = [created_from_plain(record) for record in data["created_by_factories"]]
         entries = [model.entry_from_plain(record) for record in data["entries"]]
-        remote_worker = xdist.remote_worker_of(state, report)
+        remote_worker = xdist.remote_worker_of(state.reported, report)
         if remote_worker is not None:
             leaks = [model.leak_from_plain(record) for record in data["leaks"]]
             remote_worker.record(data["root"], leaks)
@@ -209,7 +210,7 @@ def _unpack(state: SessionState, report: pytest.TestReport, data: dict[str, Any]
             state.leaks.watched.changes.adopt(data["changed"])
             state.leaks.allowed[report.nodeid] = data["allowed"]
     except (ValueError, TypeError, KeyError) as problem:
-        _warn_unreadable(state, report, problem)
+        _warn_unreadable(state.messages, report, problem)
         return
     if not state.workspace.joined:
         state.leaks.add(entries)
@@ -235,7 +236,7 @@ def _record_kept(
     *,
     failed: bool,
 ) -> None:
-    """Record which paths a worker keeps, for the case that it crashes before it sends them."""
+    """Record which paths a worker keeps, in case it crashes before it sends them."""
     # With the same node id, the report of another worker may be the one that failed.
     failed = (failed and report.nodeid in state.reported.failed) or report.outcome == "failed"
     worker = xdist.sender(report) or state.workspace.worker.name

@@ -1,4 +1,4 @@
-"""The hooks and the data exchange of a controller and its workers under pytest-xdist."""
+"""The hooks of a controller for pytest-xdist, and the data that its workers send at their end."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pytest_tempres.primitives._system import uname
 from pytest_tempres.session.messages import warn_user
 from pytest_tempres.session.state import Membership
 from pytest_tempres.session.state import RemoteWorker
+from pytest_tempres.session.state import Reported
 from pytest_tempres.session.state import SessionState
 from pytest_tempres.workspace.retention import Kept
 from pytest_tempres.workspace.root import attach
@@ -39,7 +40,7 @@ __all__ = [
     "set_node_name",
 ]
 
-_getframe: Final = sys._getframe  # noqa: SLF001 -- the only way to the stack; only CPython is supported
+_getframe: Final = sys._getframe  # noqa: SLF001 -- the only way to get a stack; only CPython has to work
 #: The environment variable with the controller's session root, set in workers only.
 _SESSION: Final = "PYTEST_TEMPRES_SESSION"
 _OUTPUT: Final = "tempres"
@@ -52,12 +53,12 @@ _KEPT_LINE: Final = re.compile("^kept: ", re.MULTILINE)
 
 def membership(config: pytest.Config) -> Membership:
     """Return the role of this process under pytest-xdist."""
-    announced = _announced_root(config)
-    path = None if announced is None else _path_in(announced)
+    controller_root = _controller_root(config)
+    path = None if controller_root is None else _decoded(controller_root)
     root = None if path is None else attach(path)
-    worker = announced is not None
+    worker = controller_root is not None
     return Membership(
-        announced,
+        controller_root,
         root,
         name=os.environ["PYTEST_XDIST_WORKER"] if worker else "main",
         run=os.environ["PYTEST_XDIST_TESTRUNUID"] if worker else "",
@@ -66,17 +67,17 @@ def membership(config: pytest.Config) -> Membership:
     )
 
 
-def _announced_root(config: pytest.Config) -> str | None:
+def _controller_root(config: pytest.Config) -> str | None:
     """Return the value of the environment variable, if this is a worker.
 
     The variable is removed from the environment, since a pytest that a test starts is a separate
     session. It is ignored unless pytest-xdist has started this process: a worker prints no report
     and does not fail the run because of leaks.
     """
-    announced = os.environ.pop(_SESSION, None)
-    if announced is None or _is_started_by_xdist():
-        return announced
-    text = f"{_SESSION} ({announced[:100]!r}) is ignored: pytest-xdist did not start this process"
+    value = os.environ.pop(_SESSION, None)
+    if value is None or _is_started_by_xdist():
+        return value
+    text = f"{_SESSION} ({value[:100]!r}) is ignored: pytest-xdist did not start this process"
     warn_user(config, TempresLeakWarning(text))
     return None
 
@@ -85,21 +86,21 @@ def _is_started_by_xdist() -> bool:
     """Whether this process is a worker. Its child processes inherit the variables too."""
     if not {"PYTEST_XDIST_WORKER", "PYTEST_XDIST_TESTRUNUID"} <= os.environ.keys():
         return False
-    # `config.workerinput` is set too late. execnet documents this name for the code that it runs.
+    # `config.workerinput` is set later. execnet documents this module name for the code it runs.
     frame: FrameType | None = _getframe()
     while frame is not None:
         name = frame.f_globals.get("__name__")
         if name in ("__channelexec__", "_pytest.runner"):
-            # A session that a test of a worker starts in process is separate too.
+            # A session that a test starts in the process of a worker is separate too.
             return bool(name == "__channelexec__")
         frame = frame.f_back
     return False
 
 
-def _path_in(announced: str) -> str | None:
-    """Return the path that a controller has announced; None if the text is not such a path."""
+def _decoded(value: str) -> str | None:
+    """Return the path in the value of the environment variable; None if it is not a valid one."""
     try:
-        path = loads(announced) if announced.startswith('"') else announced
+        path = loads(value) if value.startswith('"') else value
         # Not every string that JSON can express can be encoded as a path.
         System.fsencode(path)
     except ValueError:
@@ -121,7 +122,7 @@ def sender(report: Any) -> str | None:
 
 
 def send(state: SessionState, deferred: set[str], leaks: Sequence[model.Leak]) -> None:
-    """Put what no test's report contains into `workeroutput`, which the controller receives.
+    """Put what no test report contains into `workeroutput`, which the controller receives.
 
     :param deferred: The paths that this worker removes at exit.
     :param leaks: The leaks that a remote worker has found itself.
@@ -152,16 +153,16 @@ def set_node_name(state: SessionState, report: pytest.TestReport) -> None:
         setattr(report, _NODE, uname()[1])
 
 
-def remote_worker_of(state: SessionState, report: pytest.TestReport) -> RemoteWorker | None:
+def remote_worker_of(reported: Reported, report: pytest.TestReport) -> RemoteWorker | None:
     """Return the remote worker that *report* comes from; None if it is from another process."""
     name = getattr(report, _NODE, None)
     # Reports have the attribute `node` in the controller only.
-    return _remote_worker(state, report.node, name) if name and hasattr(report, "node") else None
+    return _remote_worker(reported, report.node, name) if name and hasattr(report, "node") else None
 
 
-def add_host(state: SessionState, report: pytest.TestReport, section: str) -> None:
+def add_host(reported: Reported, report: pytest.TestReport, section: str) -> None:
     """Add the host to the paths in *section* of a failed report, if it is from a remote worker."""
-    worker = remote_worker_of(state, report) if report.outcome != "passed" else None
+    worker = remote_worker_of(reported, report) if report.outcome != "passed" else None
     if worker is not None:
         start = f"kept: {worker.host}:"
         report.sections = [
@@ -170,12 +171,12 @@ def add_host(state: SessionState, report: pytest.TestReport, section: str) -> No
         ]
 
 
-def _remote_worker(state: SessionState, node: Any, name: str) -> RemoteWorker:
+def _remote_worker(reported: Reported, node: Any, name: str) -> RemoteWorker:
     worker, spec = node.gateway.id, node.gateway.spec
-    if worker not in state.reported.remote_workers:
+    if worker not in reported.remote_workers:
         host = host_of(ssh=spec.ssh or spec.vagrant_ssh, socket=spec.socket, node=name)
-        state.reported.remote_workers[worker] = RemoteWorker(worker, host)
-    return state.reported.remote_workers[worker]
+        reported.remote_workers[worker] = RemoteWorker(worker, host)
+    return reported.remote_workers[worker]
 
 
 def host_of(*, ssh: object, socket: object, node: str) -> str:
@@ -183,7 +184,7 @@ def host_of(*, ssh: object, socket: object, node: str) -> str:
 
     :param ssh: The value of ``--tx ssh=``: options of ssh and the host, in any order.
     :param socket: The value of ``--tx socket=``, ``host:port``.
-    :param node: The name that the worker's host has for itself, for a command line without a host.
+    :param node: The worker's own name for its host, for a command line without a host.
     """
     if isinstance(ssh, str):
         return _host_in(ssh.split()) or node
@@ -227,7 +228,7 @@ class ControllerHooks:
 
     @pytest.hookimpl
     def pytest_configure_node(self, node: Any) -> None:
-        """Remember the worker."""
+        """Record that a worker starts."""
         self._nodes.append(node)
 
     @pytest.hookimpl
@@ -270,7 +271,7 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
     state.result.tally.collected |= Counter(data["collected"])
     state.result.tally.deselected |= data["deselected"]
     if data["root"] is not None:
-        _remote_worker(state, node, data["node"]).judge(data["root"], leaks, kept)
+        _remote_worker(state.reported, node, data["node"]).judge(data["root"], leaks, kept)
         return
     state.leaks.add(model.entry_from_plain(record) for record in data["entries"])
     state.leaks.deferred.update(data["deferred"])

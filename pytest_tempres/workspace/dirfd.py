@@ -1,4 +1,4 @@
-"""Directories opened by descriptor, and private files in them.
+"""File operations relative to an open directory.
 
 Names are looked up relative to the descriptor and never contain a separator, so another process
 cannot redirect us by swapping a directory for a link. Where the platform has no ``dir_fd``
@@ -23,23 +23,23 @@ from pytest_tempres.primitives._windows import is_directory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SAFE", "Directory", "children", "make_private", "write_all"]
+__all__ = ["SAFE_FLAGS", "Directory", "children", "make_private", "write_all"]
 
-#: The largest file of ours that is read, in bytes: a test may have filled it.
+#: The maximum size of a file of ours that is read, in bytes: a test may have written to it.
 _MAX_BYTES: Final = 1 << 26
-#: The errors of opening a path that has no file, or a link, a directory or a socket.
-_NO_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+#: The errors of opening a path that does not exist, or is a link, a directory or a socket.
+_NOT_A_FILE: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 _UTIME_ON_LINKS: Final = os.utime in os.supports_follow_symlinks
 
-_FILE: Final = (
+_FILE_FLAGS: Final = (
     getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 )
 #: The flags to open a file that may have been replaced by a link, which must not be followed, or by
 #: a fifo, on which opening would wait.
-SAFE: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _FILE
+SAFE_FLAGS: Final = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _FILE_FLAGS
 # O_EXCL refuses an existing name, also that of a dangling link.
-_CREATE: Final = os.O_CREAT | os.O_EXCL | _FILE
+_CREATE_FLAGS: Final = os.O_CREAT | os.O_EXCL | _FILE_FLAGS
 
 
 class Directory:
@@ -63,11 +63,11 @@ class Directory:
     def at(cls, path: str, *, follow: bool = False, dir_fd: int | None = None) -> Directory:
         """Open the directory *path*.
 
-        :param follow: Whether it may be a link, as a directory that the user chose may be.
+        :param follow: Whether *path* may be a link; true for a directory that the user chose.
         :param dir_fd: The descriptor of the directory that *path* is relative to.
         """
-        if System.by_descriptor:
-            flags = System.to_reach if follow else System.to_hold
+        if System.supports_dir_fd:
+            flags = System.directory_flags if follow else System.nofollow_directory_flags
             return cls(path, System.open(path, flags, dir_fd=dir_fd))
         opened = cls(path, None, follow=follow)
         _check_directory(path, opened.status())
@@ -83,8 +83,8 @@ class Directory:
             System.close(self.fd)
             self.fd = None
 
-    def below(self, parts: Iterable[str]) -> Directory:
-        """Open a directory further down; no link on the way is followed."""
+    def subdirectory(self, parts: Iterable[str]) -> Directory:
+        """Open the directory at the relative path *parts*, and follow no link."""
         path = self.path
         fd = self.fd if self.fd is None else System.dup(self.fd)
         for part in parts:
@@ -93,13 +93,13 @@ class Directory:
                 _check_directory(path, System.lstat(path))
                 continue
             try:
-                inner = System.open(part, System.to_hold, dir_fd=fd)
+                inner = System.open(part, System.nofollow_directory_flags, dir_fd=fd)
             finally:
                 System.close(fd)
             fd = inner
         return Directory(path, fd)
 
-    def where(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
         """Return the path of *name*, relative to the descriptor if there is one."""
         return System.join(self.path, name) if self.fd is None else name
 
@@ -119,11 +119,11 @@ class Directory:
 
     def lstat(self, name: str) -> os.stat_result:
         """Return the status of *name*, without following a link."""
-        return System.stat(self.where(name), dir_fd=self.fd, follow_symlinks=False)
+        return System.stat(self.path_of(name), dir_fd=self.fd, follow_symlinks=False)
 
-    def read(self, name: str) -> int:
+    def open_for_reading(self, name: str) -> int:
         """Open the file *name* for reading; a fifo does not block, and a link is refused."""
-        return System.open(self.where(name), os.O_RDONLY | SAFE, dir_fd=self.fd)
+        return System.open(self.path_of(name), os.O_RDONLY | SAFE_FLAGS, dir_fd=self.fd)
 
     def read_private(self, name: str, uid: int) -> tuple[bytes, float] | None:
         """Return the content of a file of ours, and its modification time.
@@ -133,9 +133,9 @@ class Directory:
         :raises OSError: When it cannot be read, or is too large to be one of ours.
         """
         try:
-            fd = self.read(name)
+            fd = self.open_for_reading(name)
         except OSError as error:
-            if error.errno in _NO_FILE:
+            if error.errno in _NOT_A_FILE:
                 return None
             raise
         try:
@@ -148,11 +148,11 @@ class Directory:
 
     def make_file(self, name: str, mode: int) -> int:
         """Create and open the file *name*, which must not exist."""
-        return System.open(self.where(name), os.O_WRONLY | _CREATE, mode, dir_fd=self.fd)
+        return System.open(self.path_of(name), os.O_WRONLY | _CREATE_FLAGS, mode, dir_fd=self.fd)
 
     def make_private(self, name: str) -> int:
         """Create and open the file *name* as :func:`make_private` does."""
-        return make_private(self.where(name), self.fd)
+        return make_private(self.path_of(name), self.fd)
 
     def write_private(self, name: str, content: bytes) -> None:
         """Write *content* to the file *name* atomically, with mode 0600.
@@ -173,42 +173,44 @@ class Directory:
 
     def make_directory(self, name: str, mode: int) -> None:
         """Create the directory *name*, which must not exist."""
-        System.mkdir(self.where(name), mode, dir_fd=self.fd)
+        System.mkdir(self.path_of(name), mode, dir_fd=self.fd)
 
     def readlink(self, name: str) -> str:
         """Return the target of the link *name*, as it is written in it."""
-        return System.readlink(self.where(name), dir_fd=self.fd)
+        return System.readlink(self.path_of(name), dir_fd=self.fd)
 
-    def make_link(self, name: str, text: str, *, to_directory: bool) -> None:
-        """Create the link *name* with the target *text*; *to_directory* matters on Windows only."""
-        System.symlink(text, self.where(name), to_directory, dir_fd=self.fd)
+    def make_link(self, name: str, target: str, *, to_directory: bool) -> None:
+        """Create the link *name* to *target*; *to_directory* matters on Windows only."""
+        System.symlink(target, self.path_of(name), to_directory, dir_fd=self.fd)
 
     def replace(self, name: str, new: str) -> None:
-        """Rename *name* to *new* atomically, replacing what has that name."""
-        System.replace(self.where(name), self.where(new), src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        """Rename *name* to *new* atomically, replacing an existing file."""
+        System.replace(
+            self.path_of(name), self.path_of(new), src_dir_fd=self.fd, dst_dir_fd=self.fd
+        )
 
     def unlink(self, name: str) -> None:
         """Remove the file *name*."""
-        System.unlink(self.where(name), dir_fd=self.fd)
+        System.unlink(self.path_of(name), dir_fd=self.fd)
 
     def rmdir(self, name: str) -> None:
         """Remove the empty directory *name*."""
-        System.rmdir(self.where(name), dir_fd=self.fd)
+        System.rmdir(self.path_of(name), dir_fd=self.fd)
 
     def remove(self, name: str) -> None:
         """Remove *name*, which we created, with its contents if it exists."""
-        remove_tree(self.where(name), dir_fd=self.fd)
+        remove_tree(self.path_of(name), dir_fd=self.fd)
 
     def set_times(self, name: str, ns: tuple[int, int]) -> None:
         """Set the access and modification times of *name*, in nanoseconds."""
         safe: dict[str, Any] = {"follow_symlinks": False} if _UTIME_ON_LINKS else {}
-        System.utime(self.where(name), ns=ns, dir_fd=self.fd, **safe)
+        System.utime(self.path_of(name), ns=ns, dir_fd=self.fd, **safe)
 
-    def copy_times(self, name: str, like: os.stat_result) -> None:
-        """Set the times of *name* to those of *like*, where the file system supports that."""
-        if _UTIME_ON_LINKS or not stat.S_ISLNK(like.st_mode):
+    def copy_times(self, name: str, status: os.stat_result) -> None:
+        """Set the times of *name* to those in *status*, where the file system supports that."""
+        if _UTIME_ON_LINKS or not stat.S_ISLNK(status.st_mode):
             with suppress(OSError, OverflowError):
-                self.set_times(name, (like.st_atime_ns, like.st_mtime_ns))
+                self.set_times(name, (status.st_atime_ns, status.st_mtime_ns))
 
 
 def _check_directory(path: str, status: os.stat_result) -> None:
@@ -233,7 +235,7 @@ def make_private(path: str, dir_fd: int | None, flags: int = os.O_WRONLY) -> int
     :param flags: How to open it.
     :raises OSError: When the operating system refuses.
     """
-    fd = System.open(path, flags | _CREATE, 0o600, dir_fd=dir_fd)
+    fd = System.open(path, flags | _CREATE_FLAGS, 0o600, dir_fd=dir_fd)
     if System.fchmod is not None:
         # A file system without modes may refuse.
         with suppress(OSError):

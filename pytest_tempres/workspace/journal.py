@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from pytest_tempres.primitives._system import System
 from pytest_tempres.workspace import lock
-from pytest_tempres.workspace.dirfd import SAFE
+from pytest_tempres.workspace.dirfd import SAFE_FLAGS
 from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
@@ -30,9 +30,9 @@ from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import read_record
 from pytest_tempres.workspace.root import SessionRoot
 
-__all__ = ["Journal", "StoredSession", "end", "read"]
+__all__ = ["Journal", "StoredSession", "end", "read_session"]
 
-_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE
+_APPEND_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE_FLAGS
 
 
 class Journal:
@@ -50,8 +50,8 @@ class Journal:
         :raises OSError: When the operating system refuses, or the path is not a file of ours.
         """
         with root.opened() as directory:
-            path = directory.where(JOURNAL)
-            self._fd = lock.guard(System.open(path, _APPEND, 0o600, dir_fd=directory.fd))
+            path = directory.path_of(JOURNAL)
+            self._fd = lock.track(System.open(path, _APPEND_FLAGS, 0o600, dir_fd=directory.fd))
         status = System.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != root.uid:
             self.close()
@@ -83,7 +83,7 @@ class Journal:
 
 
 def end(root: SessionRoot) -> None:
-    """Record that a session that kept something ends now, and remove its journal.
+    """Record that a session with kept paths ends now, and remove its journal.
 
     The index is complete by then. An index without a journal means that the session has ended,
     and the modification time of the index is when.
@@ -98,7 +98,7 @@ def end(root: SessionRoot) -> None:
 
 
 def _is_at(fd: int, path: str) -> bool:
-    """Whether *fd* is still open and is the file at *path*: a test may have removed that."""
+    """Whether *fd* is the file at *path*: a test may have closed the one or removed the other."""
     if not lock.is_held(fd):
         return False
     try:
@@ -117,14 +117,14 @@ class StoredSession(NamedTuple):
     rootdir: str
     #: The id that the workers of one run share when they have roots of their own.
     run: str
-    #: Whether the session came to its end and wrote the index.
+    #: Whether the session has written its index, which it does at its end.
     has_index: bool
     #: The kept paths, each with its test, from the index, or from the journal if there is no index.
     #: Some may not exist any more.
     kept_paths: Mapping[str, str]
 
 
-def read(directory: Directory) -> StoredSession:
+def read_session(directory: Directory) -> StoredSession:
     """Read the breadcrumb, the index and the journal of the session root *directory*.
 
     :raises OSError: When they cannot be read, so that it is unknown what is kept.
@@ -133,10 +133,10 @@ def read(directory: Directory) -> StoredSession:
     uid = own_uid(path)
     metadata, began = read_record(directory, BREADCRUMB, uid)
     index, ended = read_record(directory, INDEX, uid)
-    kept = _in_index(index.get("kept"))
+    kept = _paths_in_index(index.get("kept"))
     if not index:
         content, ended = directory.read_private(JOURNAL, uid) or (b"", 0.0)
-        kept = _in_journal(content)
+        kept = _paths_in_journal(content)
     return StoredSession(
         path,
         began=began,
@@ -155,8 +155,8 @@ def _below(
     """Yield those of the *kept* paths that are inside *root*, by their current paths.
 
     The session may have had another path for its temp directory: through a link, or in a container
-    that mounts it elsewhere. The names that the root has had are random, so that a path that
-    contains one of them is inside the root.
+    that mounts it elsewhere. The names of the root are random, so a path that contains one of them
+    is inside the root.
     """
     markers = [System.join(os.sep, str(name), "") for name in names if name]
     for path, test in kept:
@@ -171,7 +171,7 @@ def _is_below(inner: str) -> bool:
     return clean and inner.split(os.sep, maxsplit=1)[0] not in ("", os.curdir, os.pardir)
 
 
-def _in_journal(content: bytes) -> Iterator[tuple[str, str]]:
+def _paths_in_journal(content: bytes) -> Iterator[tuple[str, str]]:
     """Yield the paths in a journal, with their tests; an incomplete or foreign line is skipped."""
     for line in content.split(b"\n"):
         with suppress(ValueError, RecursionError):
@@ -180,7 +180,7 @@ def _in_journal(content: bytes) -> Iterator[tuple[str, str]]:
                 yield record["path"], str(record.get("test", ""))
 
 
-def _in_index(by_test: object) -> Iterator[tuple[str, str]]:
+def _paths_in_index(by_test: object) -> Iterator[tuple[str, str]]:
     for test, paths in by_test.items() if isinstance(by_test, dict) else ():
         if isinstance(paths, list):
             yield from ((path, str(test)) for path in paths if isinstance(path, str))

@@ -16,14 +16,13 @@ from typing import Final
 from pytest_tempres.primitives._location import random_name
 from pytest_tempres.primitives._process import after_fork_in_child
 from pytest_tempres.primitives._system import System
-from pytest_tempres.workspace.dirfd import SAFE
+from pytest_tempres.workspace.dirfd import SAFE_FLAGS
 from pytest_tempres.workspace.dirfd import make_private
 from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import is_own
 
 __all__ = [
     "acquire",
-    "guard",
     "hold",
     "is_free",
     "is_held",
@@ -31,9 +30,10 @@ __all__ = [
     "release",
     "renew",
     "take",
+    "track",
 ]
 
-_FLAGS: Final = os.O_RDWR | SAFE
+_FLAGS: Final = os.O_RDWR | SAFE_FLAGS
 
 #: The content of a lock file that its session could not lock: whether it is alive is unknown.
 _UNLOCKED: Final = b"not locked"
@@ -42,7 +42,7 @@ _UNLOCKED: Final = b"not locked"
 class _Held(int):
     """A descriptor that holds a lock, with the identity of its file.
 
-    A test may have closed it, and the number may be that of another file since.
+    A test may have closed it, and another file may have been opened under the same number.
     """
 
     identity: tuple[int, int]
@@ -55,21 +55,21 @@ _held: Final[set[_Held]] = set()
 if sys.platform == "win32":
     import msvcrt
 
-    def _share(fd: int) -> None:
-        # Windows has no shared lock here: the first process holds it for all.
+    def _lock_shared(fd: int) -> None:
+        # `msvcrt` has no shared locks: the first process holds the lock for all.
         with suppress(OSError):
-            _lock(fd)
+            _lock_exclusive(fd)
 
-    def _lock(fd: int) -> None:
+    def _lock_exclusive(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _share(fd: int) -> None:
+    def _lock_shared(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    def _lock(fd: int) -> None:
+    def _lock_exclusive(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -83,9 +83,9 @@ def acquire(path: str, dir_fd: int | None = None) -> int:
     :returns: The descriptor that holds the lock, close-on-exec.
     :raises OSError: When the file cannot be created.
     """
-    fd = guard(make_private(path, dir_fd, os.O_RDWR))
+    fd = track(make_private(path, dir_fd, os.O_RDWR))
     try:
-        _share(fd)
+        _lock_shared(fd)
     except OSError:
         with suppress(OSError):
             System.write(fd, _UNLOCKED)
@@ -101,9 +101,9 @@ def join(path: str, dir_fd: int | None = None) -> int | None:
     :returns: The descriptor that holds the lock, or None when a sweep has it: the session is dead.
     :raises OSError: When the file cannot be opened.
     """
-    fd = guard(System.open(path, _FLAGS, dir_fd=dir_fd))
+    fd = track(System.open(path, _FLAGS, dir_fd=dir_fd))
     try:
-        _share(fd)
+        _lock_shared(fd)
     except BlockingIOError:
         release(fd)
         return None
@@ -116,7 +116,7 @@ def join(path: str, dir_fd: int | None = None) -> int | None:
 def hold(fd: int, path: str, dir_fd: int | None = None) -> int:
     """Hold the lock of the file that is at *path* now; another process may have recreated it.
 
-    :param fd: The descriptor that holds the lock so far; released when the file is another one.
+    :param fd: The descriptor that holds the lock so far; released if the file was recreated.
     :returns: The descriptor that holds the lock; *fd* if the file is the same.
     :raises OSError: When there is no file, or a sweep has the lock.
     """
@@ -134,8 +134,8 @@ def renew(fd: int, path: str, dir_fd: int | None = None, *, proved: bool) -> int
     """Hold the lock of the file that is at *path* now; create the file if it is gone.
 
     :param fd: As in :func:`hold`.
-    :param proved: Whether a breadcrumb proves the session root. A sweep may find the lock file at
-        any moment then, so the file gets its name only when it is locked.
+    :param proved: Whether the session root has a breadcrumb. If so, a sweep may try to take the
+        lock at any moment, so the file gets its name only when it is locked.
     :returns: The descriptor that holds the lock.
     :raises OSError: When the file cannot be created, or a sweep has the lock.
     """
@@ -186,7 +186,7 @@ def is_held(fd: int) -> bool:
         return False
 
 
-def guard(number: int) -> int:
+def track(number: int) -> int:
     """Record a descriptor, so that forked children close it and :func:`release` closes it once.
 
     :param number: The descriptor of a lock or of another file; it is closed on an error.
@@ -198,7 +198,7 @@ def guard(number: int) -> int:
     except BaseException:
         System.close(number)
         raise
-    # An equal number is in the set if a test has closed that descriptor.
+    # The set contains an equal number if a test has closed that descriptor.
     _held.discard(fd)
     _held.add(fd)
     return fd
@@ -211,13 +211,13 @@ def take(path: str, dir_fd: int | None = None) -> int | None:
         is unknown: in doubt a session is alive.
     """
     try:
-        fd = guard(System.open(path, _FLAGS, dir_fd=dir_fd))
+        fd = track(System.open(path, _FLAGS, dir_fd=dir_fd))
     except OSError:
         return None
     try:
         status = System.fstat(fd)
         if stat.S_ISREG(status.st_mode) and is_own(status):
-            _lock(fd)
+            _lock_exclusive(fd)
             if System.fstat(fd).st_size == 0:
                 return fd
     except OSError:
@@ -234,11 +234,11 @@ def is_free(path: str, dir_fd: int | None = None) -> bool:
     return fd is not None
 
 
-def _forget_in_child() -> None:
+def _release_in_child() -> None:
     # A `flock` belongs to the open file description, which parent and child share: closing the
     # child's descriptor does not release the parent's lock (POSIX; ``flock(2)``).
     for fd in list(_held):
         release(fd)
 
 
-after_fork_in_child(_forget_in_child)
+after_fork_in_child(_release_in_child)

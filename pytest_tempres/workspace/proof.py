@@ -31,7 +31,7 @@ __all__ = [
     "identity_of",
     "identity_of_new",
     "is_own",
-    "make_with_mode",
+    "make_directory_with_mode",
     "own_uid",
     "prove",
     "read_record",
@@ -126,7 +126,7 @@ def read_record(directory: Directory, name: str, uid: int) -> tuple[dict[str, ob
     return record if isinstance(record, dict) else {}, found[1]
 
 
-def make_with_mode(path: str, mode: int, dir_fd: int | None = None) -> None:
+def make_directory_with_mode(path: str, mode: int, dir_fd: int | None = None) -> None:
     """Create the directory *path* with the permission bits *mode*, whatever the umask is.
 
     :param dir_fd: The descriptor of the directory that *path* is relative to.
@@ -152,8 +152,8 @@ def check_new(directory: Directory) -> tuple[int, int]:
 def identity_of_new(path: str) -> tuple[int, int]:
     """Return device and inode of the empty directory that was just created at *path*.
 
-    :returns: An identity that no directory has, when it is unknown: what is at *path* then must not
-        be removed.
+    :returns: An identity that no directory has, if the directory cannot be identified. Then it is
+        never removed.
     """
     with suppress(OSError), Directory.at(path) as directory:
         return check_new(directory)
@@ -174,16 +174,16 @@ def remove_created(path: str, identity: tuple[int, int]) -> list[Failure]:
         with Directory.at(parent, follow=True) as directory:
             if identity_of(directory.lstat(name)) != identity:
                 raise NotOurDirectoryError(path, "it has been replaced since it was created")
-            return remove_tree(directory.where(name), dir_fd=directory.fd, identity=identity)
+            return remove_tree(directory.path_of(name), dir_fd=directory.fd, identity=identity)
     except FileNotFoundError:
         return []
 
 
 def restore_modes(path: str, mode: int, uid: int) -> bool:
-    """Restore the mode of our directory *path* if its owner may not use it; follow no link.
+    """Restore the mode of our directory *path* if its owner has no access; follow no link.
 
     :param mode: The permission bits that it was created with.
-    :param uid: The owner that it has if it is ours.
+    :param uid: The owner that it must have.
     :returns: Whether the mode had to be restored, and was.
     """
     try:
@@ -191,7 +191,7 @@ def restore_modes(path: str, mode: int, uid: int) -> bool:
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or _is_usable(status):
             return False
         if sys.platform == "linux":
-            fd = System.open(path, os.O_PATH | System.to_hold)
+            fd = System.open(path, os.O_PATH | System.nofollow_directory_flags)
             try:
                 # The mode may forbid any other way to open it, and a second look-up of the name
                 # could be redirected by a link.

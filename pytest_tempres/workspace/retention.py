@@ -24,7 +24,7 @@ __all__ = [
     "CreatedPath",
     "Kept",
     "created_from_plain",
-    "find",
+    "find_by_inode",
     "reason_to_keep",
     "write_index",
 ]
@@ -70,12 +70,12 @@ class Artifacts(NamedTuple):
     """The totals of the copies of kept paths."""
 
     directory: str
-    #: How many of the kept paths were directories.
+    #: The number of kept paths that are directories.
     directories: int
     #: Files and links, in those directories and outside them.
     files: int
     bytes: int
-    #: How many files and directories were not copied.
+    #: The number of files and directories that were not copied.
     skipped: int
     #: The name of the manifest in `directory`; None when it could not be written.
     manifest: str | None
@@ -115,11 +115,11 @@ def write_index(
         directory.write_private(INDEX, dumps(index, indent=1).encode("ascii"))
 
 
-#: The most paths that a search visits.
+#: The maximum number of paths that a search visits.
 _MAX_ITEMS: Final = 10_000
 
 
-def find(
+def find_by_inode(
     root: SessionRoot, worker: WorkerRoot, inodes: Collection[int]
 ) -> Iterator[tuple[int, str]]:
     """Yield those of *inodes* that are in *root*, with their paths, breadth first.

@@ -33,7 +33,7 @@ from pytest_tempres.workspace.proof import LOCK
 from pytest_tempres.workspace.proof import PREFIX
 from pytest_tempres.workspace.proof import check_new
 from pytest_tempres.workspace.proof import identity_of
-from pytest_tempres.workspace.proof import make_with_mode
+from pytest_tempres.workspace.proof import make_directory_with_mode
 from pytest_tempres.workspace.proof import own_uid
 from pytest_tempres.workspace.proof import prove
 from pytest_tempres.workspace.proof import read_record
@@ -50,7 +50,8 @@ __all__ = [
     "worker_directory",
 ]
 
-# So a worker root adds 24 bytes to the temp path, and AF_UNIX paths (104 bytes on macOS) still fit.
+# A worker root adds at most 24 bytes to the temp path, because AF_UNIX paths are limited (to 104
+# bytes on macOS).
 _WORKER_NAME_BYTES: Final = 6
 
 
@@ -85,7 +86,7 @@ class SessionRoot:
     uid: int
     #: The descriptor that holds the lock.
     lock_fd: int
-    #: Device and inode of the directory: its path may come to lead to another one.
+    #: Device and inode of the directory, since another one may replace it.
     identity: tuple[int, int]
     #: Whether another process created it, and will remove it.
     joined: bool = False
@@ -140,7 +141,7 @@ class SessionRoot:
         return WorkerRoot(name, path, f"{path}.d")
 
     def _make(self, name: str, mode: int, directory: Directory) -> None:
-        make_with_mode(directory.where(name), mode, directory.fd)
+        make_directory_with_mode(directory.path_of(name), mode, directory.fd)
         self.created.add(identity_of(directory.lstat(name)))
 
     def restore_modes(self, mode: int) -> bool:
@@ -188,12 +189,12 @@ class SessionRoot:
 
     def _open_below(self, name: str, fd: int) -> int:
         """Open a parent of the path to remove; refuse a link and a mount point."""
-        inner = System.open(name, System.to_hold, dir_fd=fd)
+        inner = System.open(name, System.nofollow_directory_flags, dir_fd=fd)
         # This runs for each test's directory, and the check for mounts costs as much as the rest.
         if identity_of(System.fstat(inner)) in self.created or mount_of(inner) == mount_of(fd):
             return inner
         System.close(inner)
-        raise OSError(errno.EXDEV, "another file system is mounted on the way")
+        raise OSError(errno.EXDEV, "another file system is mounted on a parent directory")
 
     def restore(self, worker: WorkerRoot, mode: int, metadata: dict[str, object]) -> SessionRoot:
         """Recreate the parts of this root that a test has removed.
@@ -204,12 +205,12 @@ class SessionRoot:
         """
         System.makedirs(System.dirname(self.path), exist_ok=True)
         with suppress(FileExistsError):
-            make_with_mode(self.path, mode & 0o711)
-        # The name is no secret any more: in a shared directory another user may have taken it.
+            make_directory_with_mode(self.path, mode & 0o711)
+        # The name is no longer secret: in a shared directory another user may have used it.
         with Directory.at(self.path) as directory:
             root = self._with_current_identity(directory, may_be_new=True)
             proved = BREADCRUMB in directory.names()
-            lock_fd = lock.renew(self.lock_fd, directory.where(LOCK), directory.fd, proved=proved)
+            lock_fd = lock.renew(self.lock_fd, directory.path_of(LOCK), directory.fd, proved=proved)
             # Another process of the session may be doing the same.
             with suppress(FileExistsError):
                 write_breadcrumb(directory, metadata)
@@ -225,16 +226,16 @@ class SessionRoot:
         """Return this root with its lock held; another process may have recreated both."""
         with suppress(OSError), Directory.at(self.path) as directory:
             root = self._with_current_identity(directory)
-            lock_fd = lock.hold(self.lock_fd, directory.where(LOCK), directory.fd)
+            lock_fd = lock.hold(self.lock_fd, directory.path_of(LOCK), directory.fd)
             return root if lock_fd is self.lock_fd else replace(root, lock_fd=lock_fd)
         return self
 
     def _with_current_identity(
         self, directory: Directory, *, may_be_new: bool = False
     ) -> SessionRoot:
-        """Return this root with the identity of *directory*, if our session recreated that.
+        """Return this root with the identity of *directory*, if our session recreated it.
 
-        :param may_be_new: Whether it may still be without its breadcrumb.
+        :param may_be_new: Whether it may have no breadcrumb yet.
         :raises NotOurDirectoryError: When no process of the session recreated it.
         """
         status = directory.status()
@@ -283,7 +284,7 @@ class SessionRoot:
 def create(parent: str, *, mode: int, metadata: dict[str, object]) -> SessionRoot:
     """Create a session root in the existing directory *parent*, lock it, write its breadcrumb.
 
-    In this order a sweep can tell a root that is being created from one that was abandoned.
+    This order lets a sweep distinguish a root that is being created from an abandoned one.
 
     :param mode: Permission bits of the root.
     :param metadata: The content of the breadcrumb: information on the session, never proof.
@@ -314,7 +315,7 @@ def _initialize(path: str, mode: int, metadata: dict[str, object]) -> SessionRoo
         lock_fd = None
         try:
             directory.chmod(mode)
-            lock_fd = lock.acquire(directory.where(LOCK), directory.fd)
+            lock_fd = lock.acquire(directory.path_of(LOCK), directory.fd)
             write_breadcrumb(directory, metadata)
             root = SessionRoot(path=path, uid=own_uid(path), lock_fd=lock_fd, identity=identity)
             # The path must still lead to this directory.
@@ -327,7 +328,7 @@ def _initialize(path: str, mode: int, metadata: dict[str, object]) -> SessionRoo
 
 def _remove_markers(directory: Directory, lock_fd: int | None, despite: type[OSError]) -> None:
     """Remove the files that make a directory a session root."""
-    # The paths in the journal are gone.
+    # The paths in the journal have been removed.
     with suppress(FileNotFoundError):
         directory.unlink(JOURNAL)
     # The breadcrumb is removed before the lock file: a sweep recognises a directory with nothing
@@ -342,7 +343,7 @@ def _remove_markers(directory: Directory, lock_fd: int | None, despite: type[OSE
 
 
 def attach(path: str) -> SessionRoot | None:
-    """Return the session root that a controller created at *path*, with its lock shared.
+    """Return the session root that a controller created at *path*, holding its shared lock.
 
     :returns: None when it cannot be accessed here (another host or mount namespace), is not ours,
         or its session is dead.
@@ -370,7 +371,7 @@ def _existing(
     with suppress(OSError), Directory.at(path) as directory:
         uid = own_uid(path)
         identity = identity_of(prove(directory, uid))
-        lock_fd = acquire_lock(directory.where(LOCK), directory.fd)
+        lock_fd = acquire_lock(directory.path_of(LOCK), directory.fd)
         if lock_fd is not None:
             return SessionRoot(
                 path=path, uid=uid, lock_fd=lock_fd, identity=identity, joined=joined

@@ -44,7 +44,7 @@ def find(parent: str) -> Iterator[Stored]:
         # Not ours, removed meanwhile, or unreadable: then it is unknown what is kept.
         with suppress(OSError), Directory.at(path) as directory:
             prove(directory, own_uid(path))
-            session = journal.read(directory)
+            session = journal.read_session(directory)
             kept = sorted(session.kept_paths.items())
             yield Stored(
                 session, tuple(KeptPath(*each) for each in kept if System.lexists(each[0]))

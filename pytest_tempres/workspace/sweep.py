@@ -19,7 +19,7 @@ from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.dirfd import Directory
 from pytest_tempres.workspace.dirfd import children
 from pytest_tempres.workspace.journal import StoredSession
-from pytest_tempres.workspace.journal import read
+from pytest_tempres.workspace.journal import read_session
 from pytest_tempres.workspace.proof import BREADCRUMB
 from pytest_tempres.workspace.proof import INDEX
 from pytest_tempres.workspace.proof import JOURNAL
@@ -41,7 +41,7 @@ class Reclaimed(NamedTuple):
     """What a sweep removed of dead sessions; the oldest kept sessions do not count."""
 
     sessions: int = 0
-    #: How many files, directories and other entries were removed.
+    #: The number of files, directories and other entries that were removed.
     items: int = 0
     bytes: int = 0
     #: False when `bytes` is a lower bound.
@@ -74,9 +74,9 @@ def sweep(
 
     :param parent: The directory that contains the session roots.
     :param rootdir: The project; kept sessions are counted for each project separately.
-    :param keep_sessions: How many sessions of *rootdir* that kept something to leave. Those that
-        are alive and have written their index count too, so that the last of several sessions
-        that end at the same time leaves the right number.
+    :param keep_sessions: The number of sessions of *rootdir* with kept paths that stay. Live ones
+        that have written their index count too, so that the last of several sessions that end at
+        the same time leaves the right number.
     :param seconds: The time limit; the rest is left to the next session.
     :param run: The current session: its root, or the id that the workers of its run share when
         they have roots of their own.
@@ -98,7 +98,7 @@ def remove_expired(parent: str, *, rootdir: str, keep_sessions: int, seconds: fl
 
     Sessions that end at the same time see one another alive when they sweep. Each calls this after
     it has released its lock: the last to do so sees that all have ended. The roots that stay are
-    not locked here, not even for a moment, so that another process does not take them for alive.
+    not locked here, not even for a moment, so that they do not look alive to another process.
     """
     work = _Sweep(seconds, lambda *_: (0, True), lambda: None)
     with suppress(_OutOfTimeError, KeyboardInterrupt):
@@ -154,7 +154,8 @@ class _Sweep:
     def remove_expired(self, parent: str, rootdir: str, keep_sessions: int) -> None:
         ended: list[StoredSession] = []
         for path in self._candidates(parent):
-            # A session that is not among the last of these is not among the last of all.
+            # The list may be incomplete: a session that is not among the last of some is not among
+            # the last of all.
             if self._is_over(0.5):
                 break
             session = self._inspect(path)
@@ -198,23 +199,23 @@ class _Sweep:
             except NotOurDirectoryError:
                 _remove_unfinished(directory)
                 return None
-            session = read(directory)
+            session = read_session(directory)
             # The journal of a session that is alive is not final.
             is_final = session.has_index or not session.kept_paths
-            if is_final or lock.is_free(directory.where(LOCK), directory.fd):
+            if is_final or lock.is_free(directory.path_of(LOCK), directory.fd):
                 return session
         return None
 
     def _remove_if_dead(self, session: StoredSession, *, keep: bool) -> None:
         """Remove what is not kept of a session, under its lock, if the session is dead."""
         self._check_time()
-        # Do not take the lock without need: other processes may be waiting for it.
+        # Do not take the lock unnecessarily: other processes may need it.
         root = None if keep and not _has_more(session) else take(session.path)
         if root is None:
             return
         try:
             with root.opened() as directory:
-                now = read(directory)
+                now = read_session(directory)
             kept = frozenset(path for path in now.kept_paths if keep and System.lexists(path))
             if keep or _is_unchanged(session, now):
                 self._remove_all(root, now, kept)
@@ -281,8 +282,8 @@ def _has_more(session: StoredSession) -> bool:
 def _is_unchanged(before: StoredSession, now: StoredSession) -> bool:
     """Whether a session has neither kept more nor ended since it was inspected.
 
-    A session that has ended since is younger than those that seemed younger, which may be removed
-    by now.
+    If it has ended since, it is younger than the sessions that seemed younger, and those may have
+    been removed.
     """
     return now.kept_paths.keys() <= before.kept_paths.keys() and now.ended == before.ended
 
@@ -307,7 +308,7 @@ def _remove_unfinished(directory: Directory) -> None:
         and _is_abandoned(directory.status())
         and _is_lock_of_ours(directory.lstat(LOCK))
         # Windows cannot remove an open file, and NFS only renames it: the lock is released at once.
-        and lock.is_free(directory.where(LOCK), directory.fd)
+        and lock.is_free(directory.path_of(LOCK), directory.fd)
     ):
         directory.unlink(LOCK)
         System.rmdir(directory.path)

@@ -36,7 +36,7 @@ def keep(tmp_path):
 
 @pytest.fixture
 def out(tmp_path) -> Path:
-    """The directory of artifacts, which does not exist yet."""
+    """The artifacts directory, which does not exist yet."""
     return tmp_path / "some" / "where"
 
 
@@ -58,7 +58,7 @@ def records(out: Path, name: str = "manifest.json") -> list[dict]:
 
 
 def test_the_list_of_skipped_paths_is_limited(keep, export_all, out, monkeypatch):
-    """The number of skipped paths is complete, their list in the manifest is not."""
+    """The manifest has the number of all skipped paths, but lists only the first."""
     monkeypatch.setattr(tree_copy, "_MAX_SKIPPED", 2)
     kept = keep("a")
     for number in range(4):
@@ -92,7 +92,7 @@ def test_each_test_has_its_own_directory(keep, export_all, out):
 
 @posix
 def test_the_manifest_describes_each_copy(keep, export_all, out):
-    """A reader of the artifacts knows what each is, and what is missing."""
+    """A reader of the artifacts learns what each copy is, and what is missing."""
     kept = keep("a")
     Path(kept.path, "x:y").write_text("12")
     Path(kept.path, "big").write_text("x" * 13)
@@ -115,7 +115,7 @@ def test_the_manifest_describes_each_copy(keep, export_all, out):
 
 
 def test_a_second_run_has_directories_of_its_own(keep, export_all, out):
-    """Nothing of an earlier run, or of another program, is overwritten or removed."""
+    """Files of an earlier run or another program are neither overwritten nor removed."""
     (out / f"{NAME}-2").mkdir(parents=True)
     (out / "manifest.json").write_text("mine")
     first = export_all(keep("a"))
@@ -131,14 +131,14 @@ def test_a_second_run_has_directories_of_its_own(keep, export_all, out):
 
 
 def test_the_size_limit_applies_to_the_whole_session(keep, export_all, out):
-    """Later paths share what earlier ones left of it, and smaller ones still fit."""
+    """All paths share one limit, and a smaller path may still fit after a larger one."""
     done = export_all(keep("a"), keep("b"), keep("c", text="0"), max_size=15)
     assert done.artifacts == Artifacts(str(out), 3, 2, 11, 1, "manifest.json")
 
 
 @posix
 def test_a_path_inside_another_kept_path_is_copied_once(keep, export_all, out):
-    """Its copy is inside the copy of the other path, under its name there."""
+    """Its copy is inside the copy of the other path."""
     inner = keep("a/x:y/z", "t.py::inner")
     outer = inner._replace(nodeid=TEST, path=str(Path(inner.path).parents[1]))
     missing = Kept("t.py::more", os.path.join(outer.path, "missing"), "all", "main")
@@ -164,7 +164,7 @@ def test_a_kept_file_is_copied(keep, export_all, out):
 
 
 def test_missing_and_remote_paths_are_listed(keep, export_all, out, tmp_path):
-    """Paths on another host and missing paths are skipped, and are no failures."""
+    """Missing paths and paths on another host are skipped, and are no failures."""
     here, kept = keep("a"), Kept(TEST, "", "failed", "main")
     remote = [kept._replace(path="host:/tmp/tempres-2/x"), kept._replace(path="/no/tempres-3/x")]
     gone = kept._replace(path=str(tmp_path / "gone"))
@@ -198,7 +198,7 @@ def test_a_target_that_cannot_be_created_is_one_failure(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a directory that is in use")
 def test_a_target_that_is_removed_is_a_failure(keep, export_all, out, monkeypatch):
-    """The failure is reported and not raised."""
+    """The failure is reported, and no exception is raised."""
     make = Directory.make_directory
 
     def remove(self, name, mode):
@@ -216,7 +216,7 @@ def test_a_target_that_is_removed_is_a_failure(keep, export_all, out, monkeypatc
 
 
 def test_a_full_disk_is_recorded_in_the_manifest(keep, tmpfs):
-    """Complete copies stay, the rest is listed, and there is no partial copy."""
+    """Complete copies stay, the rest is listed, and no partial copy is left."""
     to = tmpfs("size=1m")
     kept = [keep(name, f"t.py::{name}", "x" * 600_000) for name in "abc"]
     done = export(kept, str(to), max_size=10**9, session="s")

@@ -19,11 +19,11 @@ needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="directories ha
 
 @pytest.fixture
 def add(tmp_path):
-    """Add records to the manifest in the test's directory, as a separate session does."""
+    """Add records to the manifest in the test's directory, as a new session does."""
 
     def add(*records) -> str:
-        with Directory.at(str(tmp_path)) as opened, Manifest(opened) as made:
-            return made.add(records)
+        with Directory.at(str(tmp_path)) as opened, Manifest(opened) as manifest:
+            return manifest.add(records)
 
     return add
 
@@ -63,7 +63,7 @@ def test_each_session_adds_its_records(add, tmp_path):
     ids=range(8),
 )
 def test_a_foreign_file_of_that_name_is_not_changed(add, tmp_path, text):
-    """It may be from another program or another version."""
+    """The file may have been written by another program or another version."""
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     assert add({"n": 1}) == "manifest-2.json"
     assert add({"n": 2}) == "manifest-2.json"
@@ -73,7 +73,7 @@ def test_a_foreign_file_of_that_name_is_not_changed(add, tmp_path, text):
 
 @pytest.mark.parametrize("kind", ["directory", "link", "broken link", "fifo"])
 def test_a_special_file_of_that_name_is_not_replaced(add, tmp_path, kind):
-    """A link is not followed, and a fifo does not block."""
+    """A link is not followed, and opening a fifo does not block."""
     path = tmp_path / "manifest.json"
     other = tmp_path / "other.json"
     if kind == "directory":
@@ -114,7 +114,7 @@ def test_after_the_lock_timeout_a_session_writes_a_file_of_its_own(add, tmp_path
 
 @needs_locks
 def test_sessions_that_end_at_the_same_time_lose_no_records(add, tmp_path):
-    """They write one after the other."""
+    """The sessions write to the manifest one after the other."""
 
     def add_many() -> None:
         for number in range(20):
@@ -132,9 +132,9 @@ def test_sessions_that_end_at_the_same_time_lose_no_records(add, tmp_path):
 
 @pytest.fixture(params=["by path", "refused"])
 def lockless(request, monkeypatch):
-    """A directory that cannot be locked: Windows, and some network file systems."""
+    """A directory that cannot be locked, as on Windows and some network file systems."""
     if request.param == "by path":
-        monkeypatch.setattr(dirfd.System, "by_descriptor", False)
+        monkeypatch.setattr(dirfd.System, "supports_dir_fd", False)
         return
     fcntl = pytest.importorskip("fcntl", reason="directories have no locks there")
 
@@ -146,7 +146,7 @@ def lockless(request, monkeypatch):
 
 @pytest.mark.usefixtures("lockless")
 def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeypatch):
-    """No session changes the file of another one."""
+    """No session changes the file of another session."""
     replace = Directory.replace
 
     def meanwhile(self, name, new):
@@ -162,7 +162,7 @@ def test_without_locks_each_session_has_a_file_of_its_own(add, tmp_path, monkeyp
 
 
 def write_old(path, text, age) -> None:
-    """Write a file that was last changed *age* seconds ago."""
+    """Write a file that was modified *age* seconds ago."""
     path.write_text(text)
     then = time.time() - age
     os.utime(path, (then, then))
@@ -185,7 +185,7 @@ def test_files_of_killed_sessions_are_reused_or_removed(add, tmp_path):
 
 @needs_locks
 def test_a_manifest_is_synced_before_it_is_renamed(add, tmp_path, monkeypatch):
-    """A power cut leaves the old or the new manifest."""
+    """After a power cut either the old or the new manifest is complete."""
     add({"n": 1})
     synced = []
     fsync, replace = os.fsync, Directory.replace
@@ -219,7 +219,7 @@ def test_a_manifest_is_private(add, tmp_path, umask):
 
 @needs_locks
 def test_a_manifest_of_another_user_is_not_changed(add, tmp_path):
-    """Its content is not trusted."""
+    """The content of another user's file is not trusted."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file to another user")
     add({"n": 1})
@@ -230,34 +230,34 @@ def test_a_manifest_of_another_user_is_not_changed(add, tmp_path):
 @needs_locks
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_a_draft_that_is_replaced_by_a_link_is_not_followed(tmp_path, link):
-    """Another user of the directory cannot have another file of ours overwritten."""
+    """Another user cannot make the plugin overwrite a file of this user."""
     private = tmp_path / "private"
     private.write_text("private")
     place = tmp_path / "artifacts"
     place.mkdir()
-    with Directory.at(str(place)) as opened, Manifest(opened) as made:
+    with Directory.at(str(place)) as opened, Manifest(opened) as manifest:
         (draft,) = place.iterdir()
         draft.unlink()
         link(private, draft)
-        made.add([{"n": 1}])
+        manifest.add([{"n": 1}])
     assert private.read_text() == "private"
     assert os.listdir(place) == ["manifest.json"]
 
 
 def test_the_manifest_fits_on_a_full_disk(tmpfs):
-    """Space is reserved for it before the copies."""
+    """Space for the manifest is reserved before the copies are made."""
     path = tmpfs("size=1m")
-    with Directory.at(str(path)) as opened, Manifest(opened) as made:
+    with Directory.at(str(path)) as opened, Manifest(opened) as manifest:
         with open(path / "x", "wb", 0) as file, pytest.raises(OSError, match="No space"):
             file.writelines(bytes(4096) for _ in range(1000))
-        made.add([{"n": 1}])
+        manifest.add([{"n": 1}])
     assert sorted(os.listdir(path)) == ["manifest.json", "x"]
     assert json.loads((path / "manifest.json").read_text())["artifacts"] == [{"n": 1}]
 
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_failure_to_write_changes_nothing(add, tmp_path, monkeypatch, known):
-    """The old manifest stays, if there is one."""
+    """The old manifest, if there is one, is unchanged."""
     if known:
         add({"n": 1})
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_tempres.artifacts.portable_names import MAX_NODEID_BYTES
 from pytest_tempres.artifacts.portable_names import collision_key
 from pytest_tempres.artifacts.portable_names import free_name
-from pytest_tempres.artifacts.portable_names import names_a_test
+from pytest_tempres.artifacts.portable_names import is_safe_nodeid
 from pytest_tempres.artifacts.portable_names import safe_names
 from pytest_tempres.artifacts.portable_names import safe_nodeid
 
@@ -35,7 +35,7 @@ def is_portable(name: str) -> bool:
 
 @given(any_text)
 def test_the_name_of_a_tests_directory_is_portable(nodeid):
-    """It can be created, uploaded and unpacked everywhere."""
+    """The directory can be created, uploaded and unpacked on every platform."""
     name = safe_nodeid(nodeid)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", name)
     assert len(name) <= MAX_NODEID_BYTES
@@ -68,15 +68,15 @@ def test_the_name_of_a_directory_is_readable_and_stable(nodeid, name):
 
 
 def test_directories_of_tests_are_recognised_by_name():
-    """Pytest must not collect from them, but from all others."""
+    """Tests are collected from all directories except these."""
     name = safe_nodeid("t.py::test")
-    assert all(map(names_a_test, (name, f"{name}-2", f"{name}-31")))
-    assert not any(map(names_a_test, ("tests", "test-2", "unit-tests", "v1-20240101")))
+    assert all(map(is_safe_nodeid, (name, f"{name}-2", f"{name}-31")))
+    assert not any(map(is_safe_nodeid, ("tests", "test-2", "unit-tests", "v1-20240101")))
 
 
 @given(st.lists(on_disk, unique=True))
 def test_names_in_a_directory_are_portable_and_distinct(names):
-    """No file replaces another one, and none makes an upload fail."""
+    """No file replaces another one, and no name makes an upload fail."""
     found = safe_names(names)
     assert set(found) == set(names)
     assert all(map(is_portable, found.values()))
@@ -104,7 +104,7 @@ def test_renamed_files_keep_their_suffixes():
 
 
 def test_a_name_that_is_taken_gets_a_number():
-    """Names of the maximal length are shortened for it."""
+    """A name of the maximum length is shortened to make room for the number."""
     taken: set[str] = set()
     assert [free_name("x.json", taken) for _ in range(3)] == ["x.json", "x-2.json", "x-3.json"]
     long = "\xe9" * 127

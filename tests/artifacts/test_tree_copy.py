@@ -22,10 +22,10 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files, n
 
 @pytest.fixture(params=["by descriptor", "by path"])
 def platform(request, monkeypatch):
-    """Whether the platform has `dir_fd` support; Windows has not."""
+    """Run the test with `dir_fd` support and without, as on Windows."""
     if request.param == "by path":
-        monkeypatch.setattr(dirfd.System, "by_descriptor", False)
-    elif not dirfd.System.by_descriptor:
+        monkeypatch.setattr(dirfd.System, "supports_dir_fd", False)
+    elif not dirfd.System.supports_dir_fd:
         pytest.skip("this platform works by path alone")
 
 
@@ -39,7 +39,7 @@ def source(tmp_path) -> Path:
 
 @pytest.fixture
 def target(tmp_path) -> Path:
-    """The directory for copies."""
+    """The directory to copy to."""
     path = tmp_path / "to"
     path.mkdir()
     return path
@@ -47,7 +47,7 @@ def target(tmp_path) -> Path:
 
 @pytest.fixture
 def copy(source, target):
-    """Copy *source* to *target* and return the copy's record."""
+    """Copy *source* to *target* and return the `TreeCopy`."""
 
     def copy(
         path: Path = source, to: Path = target, limits: Limits | None = None, before=lambda: None
@@ -99,7 +99,7 @@ def make_tree(top: Path) -> None:
 
 @posix
 def test_a_copy_equals_its_original(platform, source, target, copy):
-    """Contents, modes, times and links are the same, and the original does not change."""
+    """Content, modes, times and links are the same, and the original does not change."""
     make_tree(source)
     for path in source.rglob("*"):
         if path.is_symlink():
@@ -156,7 +156,7 @@ def test_names_are_made_portable_and_the_changes_listed(source, target, copy):
         ("a:b", "x?"): ("a_b", "x_"),
         (os.fsdecode(b"\xff"),): ("_",),
     }
-    assert tree.place(("a:b", "x?", "more")) == ("a_b", "x_", "more")
+    assert tree.path_in_copy(("a:b", "x?", "more")) == ("a_b", "x_", "more")
 
 
 def test_a_file_over_the_limit_is_listed_and_smaller_files_still_fit(source, target, copy):
@@ -193,18 +193,18 @@ def test_the_number_of_items_is_limited(source, target, copy, monkeypatch):
 
 
 def test_a_growing_file_is_copied_up_to_its_first_size(tmp_path):
-    """Copying ends although another process keeps writing."""
+    """The copy ends even if another process keeps writing to the file."""
     (tmp_path / "from").write_bytes(b"0123456789")
-    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 4
+    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as copied:
+        assert tree_copy._copy_bytes(file.fileno(), copied.fileno(), 4) == 4
     assert (tmp_path / "to").read_bytes() == b"0123"
 
 
 def test_a_shrinking_file_is_copied_up_to_its_end(tmp_path):
-    """The bytes that are gone are not counted."""
+    """Bytes that were truncated are not counted as copied."""
     (tmp_path / "from").write_bytes(b"01")
-    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as made:
-        assert tree_copy._copy_bytes(file.fileno(), made.fileno(), 4) == 2
+    with open(tmp_path / "from", "rb") as file, open(tmp_path / "to", "wb") as copied:
+        assert tree_copy._copy_bytes(file.fileno(), copied.fileno(), 4) == 2
 
 
 @posix
@@ -244,7 +244,7 @@ def test_an_entry_that_vanishes_is_listed(source, copy, monkeypatch):
 
 
 def test_the_artifacts_directory_is_not_copied(platform, source, copy):
-    """The directory of artifacts may be inside a kept directory."""
+    """A kept directory may contain the artifacts directory."""
     (source / "x").write_text("x")
     to = source / "artifacts"
     to.mkdir()
@@ -254,7 +254,7 @@ def test_the_artifacts_directory_is_not_copied(platform, source, copy):
 
 
 def test_the_depth_is_limited(source, target, copy, monkeypatch):
-    """The place where the copy ends is listed."""
+    """The path at which the copy stops is listed."""
     monkeypatch.setattr(tree_copy, "_MAX_DEPTH", 3)
     (source / "1" / "2" / "3").mkdir(parents=True)
     tree = copy()
@@ -273,7 +273,7 @@ def test_mount_points_are_skipped_and_listed(source, target, copy, tmpfs):
 
 
 def test_a_tree_is_copied_to_another_file_system(source, copy, tmpfs):
-    """The artifacts are usually on another disk."""
+    """The artifacts directory is often on another disk."""
     make_tree(source)
     to = tmpfs("size=2m")
     tree = copy(to=to)
@@ -290,7 +290,7 @@ def test_a_tree_is_copied_to_another_file_system(source, copy, tmpfs):
 
 
 def test_a_full_disk_stops_the_copy(source, copy, tmpfs):
-    """No partial file stays, complete copies stay, and the rest is listed."""
+    """No partial file is left, complete copies stay, and the rest is listed."""
     for name, size in (("a", 200_000), ("b", 2_000_000), ("c", 10)):
         (source / name).write_bytes(b"x" * size)
     to = tmpfs("size=1m")
@@ -305,7 +305,7 @@ def test_a_full_disk_stops_the_copy(source, copy, tmpfs):
 
 
 def test_a_read_only_disk_stops_the_copy(source, copy, tmpfs):
-    """Only one attempt is made."""
+    """The copy makes only one attempt to write."""
     make_tree(source)
     limits = Limits(BIG, (0, 0))
     tree = copy(to=tmpfs("ro"), limits=limits)
@@ -349,7 +349,7 @@ def test_an_interrupt_leaves_no_partial_file(source, target, copy, monkeypatch):
 
 @posix
 def test_unreadable_entries_are_listed(source, target, copy):
-    """No mode is changed in order to copy."""
+    """The copy changes no mode in order to read an entry."""
     (source / "secret").write_text("x")
     (source / "closed").mkdir()
     (source / "open").write_text("x")

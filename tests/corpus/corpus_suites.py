@@ -1,4 +1,4 @@
-"""Which suites are there, and what must be said of each?
+"""The suites in ``suites``, and the leaks that a report of each must contain.
 
 A suite is a section of a Markdown file in ``suites``: its title, the files in
 fenced blocks, and where it matters a ``console`` block with the command lines

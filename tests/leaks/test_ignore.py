@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from pytest_tempres.leaks.verdict import SHIPPED
+from pytest_tempres.leaks.verdict import BUILTIN_PATTERNS
 from pytest_tempres.leaks.verdict import Ignore
 
 ROOT = os.path.join(os.sep, "tmp", "tempres-abcdefgh", "main")
@@ -57,15 +57,15 @@ def test_a_directory_with_the_root_as_name_prefix_is_outside():
 
 
 @pytest.mark.parametrize("name", ["tempres-abcdefgh", "pytest-of-me", "pymp-x1"])
-def test_the_shipped_patterns_match_what_tools_leave_on_purpose(name):
+def test_the_builtin_patterns_match_what_tools_leave_on_purpose(name):
     """Users need not configure pytest and multiprocessing."""
-    assert Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
+    assert Ignore(ROOT, BUILTIN_PATTERNS).matches(os.path.join(ROOT, name))
 
 
 @pytest.mark.parametrize("name", ["tempres-mine", "tempres-abcdefgh-x", "xpymp-1", "tmpabcdefgh"])
-def test_the_shipped_patterns_match_nothing_else(name):
+def test_the_builtin_patterns_match_nothing_else(name):
     """A similar name is reported."""
-    assert not Ignore(ROOT, SHIPPED).matches(os.path.join(ROOT, name))
+    assert not Ignore(ROOT, BUILTIN_PATTERNS).matches(os.path.join(ROOT, name))
 
 
 def test_matching_works_with_replaced_library_functions(monkeypatch):

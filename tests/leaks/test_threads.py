@@ -67,27 +67,27 @@ def waiting(root) -> Callable[[str], tuple[Callable[[], None], Callable[[], None
 
 
 #: The special methods called on threads of the class below.
-asked: list[str] = []
+calls: list[str] = []
 
 
 class Hostile(threading.Thread):
     """A thread whose special methods must not be called."""
 
     def __getattribute__(self, name):  # noqa: D105
-        asked.append(name)
+        calls.append(name)
         return super().__getattribute__(name)
 
 
-def _ask(name: str) -> Callable[..., object]:
+def _recording(name: str) -> Callable[..., object]:
     def method(self, *args):
-        asked.append(name)
+        calls.append(name)
         return getattr(threading.Thread, name)(self, *args)
 
     return method
 
 
 for _name in ("__hash__", "__eq__", "__repr__"):
-    setattr(Hostile, _name, _ask(_name))
+    setattr(Hostile, _name, _recording(_name))
 
 
 def in_a_timer(make: Callable[[], None]) -> None:
@@ -171,12 +171,12 @@ def test_no_method_of_a_thread_is_called(suite, waiting):
     thread = Hostile(target=make)
     with suite.run(ONE):
         thread.start()
-        asked.clear()
+        calls.clear()
     with suite.run(TWO):
         release()
     thread.join()
     # `threading` itself reads some attributes.
-    assert not {"__class__", "__dict__", "__eq__", "__hash__", "__repr__"} & set(asked)
+    assert not {"__class__", "__dict__", "__eq__", "__hash__", "__repr__"} & set(calls)
     assert suite.owners() == {"late": ONE.id}
     assert suite.ledger.origins.threads.error is None
 
@@ -195,11 +195,11 @@ def test_no_method_of_an_argument_is_called_at_the_start_of_a_thread(suite):
             raise AssertionError
 
     bootstrap = Hostile()._bootstrap
-    asked.clear()
+    calls.clear()
     for function in (Pretender(), Pretender, bootstrap, None, len):
         for event in module.EVENTS:
             sys.audit(event, function, (), {})
-    assert asked == []
+    assert calls == []
     assert suite.ledger.origins.threads.error is None
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the primitives share."""
+"""Fixtures and functions for the tests of the primitives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_tempres import primitives
 
 
 def open_descriptors() -> set[str]:
-    """Return the descriptors open in this process, with what they are open on."""
+    """Return the open descriptors of this process, each with the inode of its file."""
     found = set()
     for number in os.listdir("/dev/fd"):
         try:
@@ -30,7 +30,7 @@ def open_descriptors() -> set[str]:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Iterator[Path]:
-    """The temp location of our primitives: an empty directory, which has to be empty again."""
+    """The temp location of the primitives, which must be empty after the test."""
     directory = tmp_path / "place"
     directory.mkdir()
     monkeypatch.setattr(primitives, "tempdir", str(directory))
@@ -42,7 +42,7 @@ def place(tmp_path, monkeypatch) -> Iterator[Path]:
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A directory that an unprivileged user owns and can reach."""
+    """A directory that an unprivileged user owns and can access."""
     directory = tempfile.mkdtemp(prefix="open-", dir="/tmp")
     if os.geteuid() == 0:
         os.chown(directory, NOBODY, NOBODY)
@@ -64,13 +64,13 @@ def _unprivileged() -> Iterator[None]:
 
 @pytest.fixture
 def unprivileged():
-    """A context in which modes mean something, even for root."""
+    """A context manager that drops root's privileges, so that modes are enforced."""
     return _unprivileged
 
 
 @pytest.fixture
 def python():
-    """Run a program in an interpreter of its own; return what it printed and complained."""
+    """Run a program in a new interpreter; return its standard output and standard error."""
 
     def run(program: str, *options: str) -> tuple[str, str]:
         root = Path(primitives.__file__).parents[2]

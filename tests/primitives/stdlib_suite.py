@@ -19,7 +19,7 @@ from pytest_tempres.primitives import _location
 NO_SUCH_FUNCTION: Final = "tests a private function that we do not have"
 NO_SUCH_OBJECT: Final = "replaces a private object that we do not have"
 
-# Everything else runs. Names of classes stand for all their tests.
+# Everything else runs. The name of a class means all its tests.
 LEFT_OUT: Final = {
     "TestLowLevelInternals": NO_SUCH_FUNCTION,
     "TestRandomNameSequence": NO_SUCH_FUNCTION,
@@ -35,7 +35,7 @@ LEFT_OUT: Final = {
 
 
 def left_out(test: unittest.TestCase) -> bool:
-    """Return whether *test* stands in the table above."""
+    """Return whether *test* is in the table above."""
     _, suite, method = test.id().rsplit(".", 2)
     return suite in LEFT_OUT or f"{suite}.{method}" in LEFT_OUT
 
@@ -52,7 +52,7 @@ def flatten(suite: Any) -> Any:
 def load() -> list[unittest.TestCase]:
     """Return the interpreter's tests, bound to our module."""
     sys.modules["tempfile"] = primitives
-    # What the module reads while it is imported, and helpers of its tests of public names.
+    # Private names that the module reads at import, or that its tests of public names call.
     primitives._text_openflags = _location.OPEN_FLAGS  # type: ignore[attr-defined]
     primitives._bin_openflags = _location.OPEN_FLAGS  # type: ignore[attr-defined]
     from test import test_tempfile  # noqa: PLC0415
@@ -62,7 +62,7 @@ def load() -> list[unittest.TestCase]:
 
 
 def main() -> None:
-    """Run what is not left out; print one JSON object."""
+    """Run all tests except those left out, and print one JSON object."""
     tests = load()
     kept = [test for test in tests if not left_out(test)]
     names = {

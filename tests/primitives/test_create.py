@@ -18,18 +18,18 @@ from pytest_tempres.primitives._create import make_file
 from pytest_tempres.primitives._create import make_unnamed_file
 
 
-def drop(made) -> None:
+def drop(created) -> None:
     """Remove the result of mkstemp or mkdtemp."""
-    if isinstance(made, tuple):
-        os.close(made[0])
-        os.unlink(made[1])
+    if isinstance(created, tuple):
+        os.close(created[0])
+        os.unlink(created[1])
     else:
-        os.rmdir(made)
+        os.rmdir(created)
 
 
 @pytest.fixture
 def names(monkeypatch):
-    """Choose the random part of the names to come."""
+    """Choose the random part of the next names."""
 
     def choose(*chosen: str) -> None:
         remaining = iter(chosen)
@@ -40,7 +40,7 @@ def names(monkeypatch):
 
 class TestMkstemp:
     def test_private_and_not_inherited(self, place):
-        """Only the owner may read or write, whatever the umask; children do not inherit it."""
+        """Only the owner may read or write it, whatever the umask; children do not inherit it."""
         old = os.umask(0)
         descriptor, path = primitives.mkstemp()
         os.umask(old)
@@ -52,18 +52,18 @@ class TestMkstemp:
         drop((descriptor, path))
 
     def test_relative_directory_becomes_absolute(self, place, monkeypatch):
-        """A path stays right when the working directory changes later."""
+        """The path is still valid after the working directory changes."""
         monkeypatch.chdir(place)
-        made = primitives.mkstemp(dir="..")
-        assert os.path.dirname(made[1]) == str(place.parent)
-        drop(made)
+        created = primitives.mkstemp(dir="..")
+        assert os.path.dirname(created[1]) == str(place.parent)
+        drop(created)
 
     @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
     def test_kinds_of_directory(self, kind, place):
-        """A directory may be given as str, bytes or a path; only bytes give bytes."""
-        made = primitives.mkstemp(dir=kind(place), text=True)
-        assert type(made[1]) is (bytes if kind is os.fsencode else str)
-        drop(made)
+        """The directory may be str, bytes or a path object; only bytes give a path of bytes."""
+        created = primitives.mkstemp(dir=kind(place), text=True)
+        assert type(created[1]) is (bytes if kind is os.fsencode else str)
+        drop(created)
 
     def test_prefix_with_a_directory(self, place):
         """A prefix may lead into another directory, as CPython allows."""
@@ -76,16 +76,16 @@ class TestMkstemp:
         """An existing link with the chosen name is not followed: another name is used."""
         names("aaaaaaaa", "bbbbbbbb")
         (place / "tmpaaaaaaaa").symlink_to(tmp_path / "elsewhere")
-        made = primitives.mkstemp()
-        assert made[1].endswith("bbbbbbbb")
+        created = primitives.mkstemp()
+        assert created[1].endswith("bbbbbbbb")
         assert not (tmp_path / "elsewhere").exists()
-        drop(made)
+        drop(created)
         (place / "tmpaaaaaaaa").unlink()
 
 
 class TestMkdtemp:
     def test_private(self, place):
-        """Only the owner may enter, whatever the umask."""
+        """Only the owner may enter it, whatever the umask."""
         old = os.umask(0)
         path = primitives.mkdtemp("s", "p")
         os.umask(old)
@@ -95,7 +95,7 @@ class TestMkdtemp:
 
     @pytest.mark.parametrize("given", [".", b".", "../place/", Path()])
     def test_absolute_and_normal(self, given, place, monkeypatch):
-        """The path is absolute and normal however the directory is given (CPython 3.12)."""
+        """The path is absolute and normalized, whatever the directory argument (CPython 3.12)."""
         monkeypatch.chdir(place)
         path = primitives.mkdtemp(dir=given)
         assert os.path.dirname(os.fsdecode(path)) == str(place)
@@ -103,7 +103,7 @@ class TestMkdtemp:
 
     @pytest.mark.parametrize("affixes", [("../place/x", ""), ("x", "/../y")])
     def test_separators_in_affixes(self, affixes, place):
-        """The path is normal too where prefix or suffix lead somewhere else."""
+        """The path is normalized too if prefix or suffix lead to another directory."""
         prefix, suffix = affixes
         if ".." in suffix:
             with pytest.raises(FileNotFoundError, match=r"/\.\./y'$"):
@@ -114,7 +114,7 @@ class TestMkdtemp:
             drop(path)
 
     def test_taken(self, place, names):
-        """A name that is taken, by a file or a directory, leads to another name."""
+        """If a file or directory has the name, another name is tried."""
         names("aaaaaaaa", "bbbbbbbb", "cccccccc")
         (place / "tmpaaaaaaaa").touch()
         (place / "tmpbbbbbbbb").mkdir()
@@ -125,8 +125,8 @@ class TestMkdtemp:
 
 
 class TestMktemp:
-    def test_names_nothing_and_makes_nothing(self, place, names):
-        """Nothing exists at the path, not even a dead link."""
+    def test_returns_an_unused_path(self, place, names):
+        """Nothing exists at the path, not even a dangling link."""
         names("aaaaaaaa", "bbbbbbbb")
         (place / "xaaaaaaaay").symlink_to("nowhere")
         assert primitives.mktemp("y", "x") == str(place / "xbbbbbbbby")
@@ -136,7 +136,7 @@ class TestMktemp:
 @pytest.mark.parametrize("make", [primitives.mkstemp, primitives.mkdtemp, primitives.mktemp])
 class TestNoNameLeft:
     def test_error_names_the_directory(self, make, place, names, monkeypatch):
-        """After TMP_MAX names that exist there is CPython's error, with the directory."""
+        """After TMP_MAX existing names, CPython's error is raised, with the directory."""
         monkeypatch.setattr(primitives, "TMP_MAX", 2)
         names("aaaaaaaa", "aaaaaaaa")
         (place / "tmpaaaaaaaa").touch()
@@ -147,10 +147,10 @@ class TestNoNameLeft:
 
 
 class TestDenied:
-    """gh-66305: a directory of Windows that an ACL closes was tried 2,147,483,647 times."""
+    """gh-66305: in a Windows directory closed by an ACL, 2,147,483,647 names were tried."""
 
     def test_windows_gives_up(self, place, monkeypatch):
-        """After 20 denials in a row the directory counts as not writable."""
+        """After 20 denials in a row the directory is considered not writable."""
         tried = []
 
         def deny(path, *_):
@@ -165,7 +165,7 @@ class TestDenied:
         assert caught.value.filename == tried[-1]
 
     def test_windows_tries_another_name(self, place, monkeypatch):
-        """One denial may only mean that the name is a directory's."""
+        """One denial may only mean that a directory has the name."""
         denials = [PermissionError()]
 
         def deny_once(path):
@@ -178,8 +178,8 @@ class TestDenied:
         drop(primitives.mkdtemp())
 
     @pytest.mark.parametrize("name", ["mkstemp", "mkdtemp", "TemporaryFile", "NamedTemporaryFile"])
-    def test_posix_tells_at_once(self, name, open_place, unprivileged):
-        """On other systems a denial is raised at once, with the path."""
+    def test_posix_raises_the_first_denial(self, name, open_place, unprivileged):
+        """On other systems the first denial is raised, with the path."""
         open_place.chmod(0o555)
         with unprivileged(), pytest.raises(PermissionError) as caught:
             getattr(primitives, name)(dir=str(open_place))
@@ -187,7 +187,7 @@ class TestDenied:
 
 
 class Listener:
-    """The one audit hook of these tests, since hooks cannot be removed."""
+    """The only audit hook of these tests, since hooks cannot be removed."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, tuple[object, ...]]] | None = None
@@ -207,30 +207,30 @@ sys.addaudithook(listener)
 
 @pytest.fixture
 def events(place):
-    """The audit events from now on."""
+    """The audit events that are raised during the test."""
     listener.events = []
     yield listener.events
     listener.events = None
 
 
 class TestAuditEvents:
-    """The events that CPython raises, in its order, with the whole path."""
+    """The events are those of CPython, in its order, with the whole path."""
 
     @pytest.mark.parametrize(
-        "name,event,deed",
+        "name,event,system_call",
         [("mkstemp", "tempfile.mkstemp", "open"), ("mkdtemp", "tempfile.mkdtemp", "os.mkdir")],
     )
     @pytest.mark.parametrize("kind", [str, os.fsencode])
-    def test_before_the_deed(self, name, event, deed, kind, events, place):
-        """The event comes before the system call and has the path, of the caller's type."""
-        made = getattr(primitives, name)(dir=kind(place))
-        path = made[1] if isinstance(made, tuple) else made
-        told = [(event, arguments[0]) for event, arguments in events]
-        assert told == [(event, path), (deed, path)]
-        drop(made)
+    def test_before_the_system_call(self, name, event, system_call, kind, events, place):
+        """The event precedes the system call and has the path, in the caller's type."""
+        created = getattr(primitives, name)(dir=kind(place))
+        path = created[1] if isinstance(created, tuple) else created
+        recorded = [(event, arguments[0]) for event, arguments in events]
+        assert recorded == [(event, path), (system_call, path)]
+        drop(created)
 
     def test_a_hook_that_raises(self, place, events, monkeypatch):
-        """A hook may refuse the event: then nothing is created."""
+        """Nothing is created if an audit hook raises an exception."""
         monkeypatch.setattr(listener, "refused", "tempfile.mkdtemp")
         with pytest.raises(RuntimeError, match="no"):
             primitives.mkdtemp()
@@ -249,14 +249,14 @@ MAKERS = {
 }
 
 
-class InterruptedError2(BaseException):
-    """Stands for KeyboardInterrupt."""
+class Interruption(BaseException):
+    """Raised in place of KeyboardInterrupt."""
 
 
 def interrupt_after(number: int, make):
     """Call *make*; raise right after its call number *number* of a C function, as a signal would.
 
-    :returns: What it made, or None if it was interrupted.
+    :returns: The result of *make*, or None if it was interrupted.
     """
     calls = 0
 
@@ -267,12 +267,12 @@ def interrupt_after(number: int, make):
             calls += 1
             if calls == number:
                 sys.setprofile(None)
-                raise InterruptedError2
+                raise Interruption
 
     sys.setprofile(profile)
     try:
         return make()
-    except InterruptedError2:
+    except Interruption:
         return None
     finally:
         sys.setprofile(None)
@@ -281,25 +281,25 @@ def interrupt_after(number: int, make):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("maker", MAKERS)
 def test_signal_at_any_time(maker, place, monkeypatch):
-    """A signal handler that raises, after any step, leaves no file and no descriptor behind."""
+    """A signal handler that raises at any step leaves neither a file nor a descriptor."""
     if maker == "without O_TMPFILE":
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
     for number in range(1, 100):
-        made = interrupt_after(number, MAKERS[maker])
-        if made is not None:
+        created = interrupt_after(number, MAKERS[maker])
+        if created is not None:
             break
         assert list(place.iterdir()) == []
     assert number > 2
-    if hasattr(made, "close"):
-        made.close()
-    elif made:
-        drop(made)
+    if hasattr(created, "close"):
+        created.close()
+    elif created:
+        drop(created)
 
 
 class TestOutOfDescriptors:
     @pytest.mark.parametrize("name", ["mkstemp", "TemporaryFile", "NamedTemporaryFile"])
-    def test_nothing_is_lost(self, name, place):
-        """EMFILE comes with the path, and leaves nothing behind."""
+    def test_nothing_is_left(self, name, place):
+        """The error EMFILE has the path, and no file is left."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         spare = os.dup(0)
         os.close(spare)
@@ -319,22 +319,22 @@ class TestOutOfDescriptors:
 
 
 class TestUnnamed:
-    def test_where_the_system_needs_a_name(self, place, monkeypatch):
+    def test_system_without_unnamed_files(self, place, monkeypatch):
         """Without O_TMPFILE the name is removed before the file is returned."""
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)
         descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
         assert os.fstat(descriptor).st_nlink == 0
         os.close(descriptor)
 
-    def test_where_the_file_system_refuses(self, place, monkeypatch):
-        """A file system without O_TMPFILE gets a file whose name is removed."""
+    def test_file_system_without_unnamed_files(self, place, monkeypatch):
+        """If the file system refuses O_TMPFILE, a named file is created and its name removed."""
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", os.O_RDWR)
         descriptor = make_unnamed_file(DESCRIPTOR, str(place), "tmp", "")
         assert os.write(descriptor, b"x") == 1
         os.close(descriptor)
 
     def test_unlink_fails(self, place, monkeypatch):
-        """When the name cannot be removed, the file is closed and the error raised."""
+        """If the name cannot be removed, the file is closed and the error is raised."""
         refusals = [PermissionError(errno.EPERM, "no")]
 
         def refuse_once(path):
@@ -362,15 +362,15 @@ def test_threads(place):
         return paths
 
     with ThreadPoolExecutor(16) as pool:
-        made = [path for paths in pool.map(many, range(16)) for path in paths]
-    assert len(set(made)) == 16_000
-    assert set(os.listdir(parent)) == {os.path.basename(path) for path in made}
-    for path in made:
+        created = [path for paths in pool.map(many, range(16)) for path in paths]
+    assert len(set(created)) == 16_000
+    assert set(os.listdir(parent)) == {os.path.basename(path) for path in created}
+    for path in created:
         os.unlink(path)
 
 
-def test_make_directory_takes_the_parent_as_it_is(place, monkeypatch):
-    """The fast way joins and does not look: a relative parent gives a relative path."""
+def test_make_directory_does_not_change_the_parent(place, monkeypatch):
+    """A relative parent gives a relative path."""
     monkeypatch.chdir(place.parent)
     path = make_directory("place", "a", "z")
     assert os.path.dirname(path) == "place"
@@ -379,6 +379,6 @@ def test_make_directory_takes_the_parent_as_it_is(place, monkeypatch):
 
 
 def test_root_as_parent():
-    """A path in the root directory has one slash."""
-    assert _create._start("/", "tmp") == "/tmp"
-    assert _create._start("/a/", "tmp") == "/a/tmp"
+    """A path directly in the root directory begins with one slash."""
+    assert _create._join_prefix("/", "tmp") == "/tmp"
+    assert _create._join_prefix("/a/", "tmp") == "/a/tmp"

@@ -16,8 +16,8 @@ from pytest_tempres.primitives._rmtree import Failure
 
 
 @pytest.fixture
-def stuck(monkeypatch):
-    """Nothing can be removed, for the reason given."""
+def fail_to_remove(monkeypatch):
+    """Let every removal fail with the given error."""
 
     def make(error: OSError) -> None:
         monkeypatch.setattr(
@@ -30,14 +30,14 @@ def stuck(monkeypatch):
 class TestContext:
     @pytest.mark.parametrize("kind", [str, os.fsencode])
     def test_removed(self, kind, place):
-        """The context gives the path, of the caller's type, and removes it with all it holds."""
+        """The block gets the path, in the caller's type; at its end the whole tree is removed."""
         with primitives.TemporaryDirectory(dir=kind(place)) as path:
             assert type(path) is type(kind(place))
             (place / os.fsdecode(path) / "a" / "b").mkdir(parents=True)
         assert not os.path.exists(path)
 
     def test_repr(self, place):
-        """The representation is CPython's."""
+        """The repr is that of CPython."""
         with primitives.TemporaryDirectory() as path:
             pass
         directory = primitives.TemporaryDirectory()
@@ -46,7 +46,7 @@ class TestContext:
         directory.cleanup()
 
     def test_cleanup_any_number_of_times(self, place):
-        """To clean up again, or what somebody else removed, is no error."""
+        """It is no error if the directory was already removed, by `cleanup` or otherwise."""
         directory = primitives.TemporaryDirectory()
         directory.cleanup()
         directory.cleanup()
@@ -54,24 +54,24 @@ class TestContext:
             os.rmdir(path)
 
     def test_generic(self):
-        """It can be subscribed, as in CPython."""
+        """The class can be subscripted, as in CPython."""
         assert isinstance(primitives.TemporaryDirectory[str], types.GenericAlias)
 
-    def test_name_taken_by_a_file(self, place):
-        """What stands at the path goes, whatever it has become."""
+    def test_file_in_place_of_the_directory(self, place):
+        """A file that replaced the directory is removed too."""
         with primitives.TemporaryDirectory() as path:
             os.rmdir(path)
             Path(path).touch()
 
 
 class TestDelete:
-    """gh-128397: whether the directory is removed can be changed."""
+    """gh-128397: the attribute `delete` can be changed."""
 
     @pytest.mark.parametrize("first", [True, False])
     @pytest.mark.parametrize("last", [True, False])
     @pytest.mark.parametrize("how", ["context", "collected"])
-    def test_last_word_counts(self, first, last, how, place):
-        """What delete says at the end is done, in the context and by the finalizer."""
+    def test_last_value_applies(self, first, last, how, place):
+        """The `with` block and the finalizer use the last value of `delete`."""
         directory = primitives.TemporaryDirectory(delete=first)
         directory.delete = last
         assert directory.delete is last
@@ -88,13 +88,13 @@ class TestDelete:
             os.rmdir(path)
 
     def test_explicit_cleanup(self, place):
-        """An explicit cleanup removes whatever delete says."""
+        """`cleanup` removes the directory even if `delete` is false."""
         directory = primitives.TemporaryDirectory(delete=False)
         directory.cleanup()
         assert not os.path.exists(directory.name)
 
     def test_change_after_the_end(self, place):
-        """A change after the end does not bring a finalizer back."""
+        """Setting `delete` after the cleanup does not create a new finalizer."""
         directory = primitives.TemporaryDirectory()
         directory.cleanup()
         directory.delete = False
@@ -102,7 +102,7 @@ class TestDelete:
         assert not directory._finalizer.alive
 
     def test_finalizer_can_be_read(self, place):
-        """A live finalizer says which path it will remove, as in CPython."""
+        """The arguments of a live finalizer have the path to remove, as in CPython."""
         directory = primitives.TemporaryDirectory()
         owner, function, arguments, keywords = directory._finalizer.peek()
         assert owner is directory
@@ -114,31 +114,31 @@ class TestDelete:
         directory.cleanup()
 
 
-class TestForgotten:
+class TestNotCleanedUp:
     def test_warning(self, place):
-        """A directory that nobody cleaned up goes with its object, with CPython's warning."""
+        """A directory without cleanup is removed when collected, with CPython's warning."""
         directory = primitives.TemporaryDirectory()
         described = f"^Implicitly cleaning up {directory!r}$"
         with pytest.warns(ResourceWarning, match=described):
             del directory
 
     def test_weak_reference(self, place):
-        """It can be referred to weakly."""
+        """The object supports weak references."""
         with primitives.TemporaryDirectory():
             directory = primitives.TemporaryDirectory()
             assert weakref.ref(directory)() is directory
             directory.cleanup()
 
     def test_creation_failed(self, tmp_path):
-        """An object that was never made leaves no trace, and no second error."""
+        """A failed creation raises one error, and nothing when the object is collected."""
         with pytest.raises(FileNotFoundError) as caught:
             primitives.TemporaryDirectory(dir=tmp_path / "missing")
         assert caught.value.filename.startswith(str(tmp_path / "missing"))
 
     @pytest.mark.parametrize("module", ["builtins", "os", "sys", "weakref", "tempfile"])
     def test_interpreter_exit(self, module, python, tmp_path):
-        """Whoever holds it at exit, it is removed, with a warning and no traceback."""
-        out, complaints = python(
+        """At exit it is removed with a warning and no traceback, whichever module refers to it."""
+        out, err = python(
             f"""
 import builtins, os, sys, weakref
 from pytest_tempres import primitives as tempfile
@@ -148,13 +148,13 @@ print({module}.kept.name)
 """
         )
         assert not os.path.exists(out.strip())
-        assert "ResourceWarning: Implicitly cleaning up" in complaints
-        assert "Traceback" not in complaints
+        assert "ResourceWarning: Implicitly cleaning up" in err
+        assert "Traceback" not in err
 
 
 class TestFork:
     def test_child_leaves_it_to_the_parent(self, place, in_child):
-        """A child that ends, leaves the context or drops the object removes nothing."""
+        """A child that leaves the `with` block or runs the finalizer removes nothing."""
 
         def leave():
             directory.__exit__(None, None, None)
@@ -168,8 +168,8 @@ class TestFork:
             assert os.path.exists(directory.name)
             directory.cleanup()
 
-    def test_child_that_takes_over(self, place, in_child):
-        """A child that lives on as a daemon may clean up; it has to say so."""
+    def test_explicit_cleanup_in_child(self, place, in_child):
+        """A child, such as a daemon, can remove the directory with `cleanup`."""
         directory = primitives.TemporaryDirectory()
         assert in_child(lambda: directory.cleanup() is None)
         assert not os.path.exists(directory.name)
@@ -177,11 +177,11 @@ class TestFork:
 
 
 class TestErrors:
-    def test_says_what_is_left_and_why(self, stuck, place):
-        """The error carries the path, and each path that is left with its reason."""
+    def test_lists_what_is_left(self, fail_to_remove, place):
+        """The error has the path, and each remaining path with the reason."""
         directory = primitives.TemporaryDirectory()
         reason = OSError(39, "Directory not empty")
-        stuck(reason)
+        fail_to_remove(reason)
         with pytest.raises(
             RemovalError, match=r"could not remove .*/x: Directory not empty"
         ) as caught:
@@ -192,9 +192,9 @@ class TestErrors:
         assert not isinstance(caught.value, PermissionError)
         os.rmdir(directory.name)
 
-    def test_denied(self, stuck, place):
-        """Where CPython raises PermissionError, that catches ours too."""
-        stuck(PermissionError(13, "denied"))
+    def test_denied(self, fail_to_remove, place):
+        """Code that catches PermissionError, which CPython raises, catches our error too."""
+        fail_to_remove(PermissionError(13, "denied"))
         directory = primitives.TemporaryDirectory()
         with pytest.raises(PermissionError) as caught:
             directory.cleanup()
@@ -203,9 +203,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("how", ["cleanup", "context", "collected"])
     @pytest.mark.filterwarnings("ignore:Implicitly")
-    def test_ignored(self, how, stuck, place):
-        """gh-135812: ignore_cleanup_errors ignores every one of them."""
-        stuck(PermissionError(13, "denied"))
+    def test_ignored(self, how, fail_to_remove, place):
+        """gh-135812: `ignore_cleanup_errors` ignores all errors."""
+        fail_to_remove(PermissionError(13, "denied"))
         directory = primitives.TemporaryDirectory(ignore_cleanup_errors=True)
         name = directory.name
         if how == "cleanup":
@@ -217,7 +217,7 @@ class TestErrors:
         os.rmdir(name)
 
     def test_really_denied_and_ignored(self, open_place, unprivileged):
-        """gh-135812: so it does for a tree that the system refuses to give up."""
+        """gh-135812: it also ignores errors of the operating system."""
         with unprivileged():
             directory = primitives.TemporaryDirectory(dir=open_place, ignore_cleanup_errors=True)
             (Path(directory.name) / "file").touch()

@@ -1,4 +1,4 @@
-"""``pytest_tempres.primitives`` as a whole."""
+"""The interface of ``pytest_tempres.primitives``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def bare(function) -> str:
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures(name):
-    """The signatures are those of CPython 3.14 on every Python, and of this one where it is new."""
+    """The signatures are those of CPython 3.14 on every Python."""
     assert bare(getattr(primitives, name)) == SIGNATURES[name]
     if sys.version_info >= (3, 12):
         assert bare(getattr(tempfile, name)) == SIGNATURES[name]
@@ -58,7 +58,7 @@ def test_signatures(name):
 
 class TestTempdir:
     def test_assigned_and_deleted(self, tmp_path, monkeypatch):
-        """The variable is an ordinary one: it can be set, replaced for a while, and deleted."""
+        """The variable `tempdir` can be assigned, patched and deleted."""
         monkeypatch.setattr(primitives, "tempdir", str(tmp_path))
         assert primitives.gettempdir() == str(tmp_path)
         with mock.patch("pytest_tempres.primitives.tempdir", "/elsewhere"):
@@ -68,19 +68,19 @@ class TestTempdir:
         del primitives.tempdir
         assert primitives.gettempdir() == str(tmp_path)
 
-    def test_own(self, tmp_path, monkeypatch):
-        """It is ours alone: CPython's has a value of its own."""
+    def test_independent_of_cpython(self, tmp_path, monkeypatch):
+        """Assigning it does not change `tempfile.tempdir`."""
         monkeypatch.setattr(primitives, "tempdir", str(tmp_path))
         assert tempfile.gettempdir() != str(tmp_path)
 
 
 def test_constants():
-    """TMP_MAX is the system's."""
+    """TMP_MAX has the same value as in `os`."""
     assert getattr(os, "TMP_MAX", 10_000) == primitives.TMP_MAX
 
 
 def test_import_is_light(python):
-    """The import brings in nothing that a rare case alone needs, and never pytest."""
+    """The import loads neither pytest nor modules that are rarely needed."""
     heavy = {"shutil", "random", "pytest", "bz2", "lzma", "ctypes", "pathlib", "tempfile"}
     loaded, _ = python("import sys, pytest_tempres.primitives; print(*sys.modules)", "-S")
     assert heavy & set(loaded.split()) == set()

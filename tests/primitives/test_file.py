@@ -36,7 +36,7 @@ def text(mode: str) -> str | None:
 class TestTemporaryFile:
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_kinds(self, mode, buffering, kind, place):
-        """Each mode gives a file of the same class as open; its name is the descriptor."""
+        """In each mode the file has the class that `open` uses; its name is the descriptor."""
         with primitives.TemporaryFile(mode, buffering, text(mode)) as file:
             assert type(file) is kind
             assert file.name == file.fileno()
@@ -57,7 +57,7 @@ class TestTemporaryFile:
     @pytest.mark.parametrize("arguments", [{"mode": "wr"}, {"mode": 2}, {"newline": "x"}])
     @pytest.mark.parametrize("name", ["TemporaryFile", "NamedTemporaryFile"])
     def test_bad_arguments(self, name, arguments, place):
-        """Wrong arguments raise the error of open and leave nothing."""
+        """Invalid arguments raise the same error as `open`, and no file is left."""
         with pytest.raises((ValueError, TypeError)):
             getattr(primitives, name)(**arguments)
         with pytest.raises(LookupError):
@@ -65,14 +65,14 @@ class TestTemporaryFile:
 
     @pytest.mark.parametrize("name", ["TemporaryFile", "NamedTemporaryFile"])
     def test_patched_open(self, name, place, monkeypatch):
-        """A test that replaces the builtin open does not replace ours."""
+        """A test that replaces the builtin `open` does not affect it."""
         monkeypatch.setattr("builtins.open", None)
         with getattr(primitives, name)("w+", encoding="utf-8") as file:
             file.write("x")
 
     @pytest.mark.parametrize("name", ["TemporaryFile", "NamedTemporaryFile"])
     def test_directory_is_missing(self, name, tmp_path):
-        """The error names the path in the directory that is missing."""
+        """The error has a path in the missing directory."""
         with pytest.raises(FileNotFoundError) as caught:
             getattr(primitives, name)(dir=str(tmp_path / "missing"))
         assert caught.value.filename.startswith(str(tmp_path / "missing" / "tmp"))
@@ -81,7 +81,7 @@ class TestTemporaryFile:
 class TestNamedTemporaryFile:
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_kinds(self, mode, buffering, kind, place):
-        """The inner file has the class that open gives, and the path as its name."""
+        """The inner file has the class that `open` uses, and the path as its name."""
         with primitives.NamedTemporaryFile(mode, buffering, text(mode)) as file:
             assert isinstance(file.file, kind)
             assert file.name == file.file.name
@@ -91,7 +91,7 @@ class TestNamedTemporaryFile:
         assert not os.path.exists(file.name)
 
     def test_bytes(self, place):
-        """A directory of bytes gives a name of bytes."""
+        """A directory of type bytes gives a name of type bytes."""
         with primitives.NamedTemporaryFile(dir=os.fsencode(place)) as file:
             assert type(file.name) is bytes
 
@@ -108,7 +108,7 @@ class TestNamedTemporaryFile:
         with primitives.NamedTemporaryFile() as file:
             assert not hasattr(file, "encoding")
 
-    def test_methods_cost_nothing(self, place):
+    def test_methods_are_those_of_the_file(self, place):
         """A method of the wrapper is that of the file, so that it is as fast."""
         with primitives.NamedTemporaryFile() as file:
             assert file.write.__self__ is file.file
@@ -125,8 +125,8 @@ class TestNamedTemporaryFile:
 
     @pytest.mark.parametrize("delete", [True, False])
     @pytest.mark.parametrize("delete_on_close", [True, False])
-    def test_when_it_goes(self, delete, delete_on_close, place):
-        """The path is removed on close, at the end of the context or never, as requested."""
+    def test_when_the_path_is_removed(self, delete, delete_on_close, place):
+        """The path is removed on close, at the end of the `with` block, or never, as requested."""
         with primitives.NamedTemporaryFile(delete=delete, delete_on_close=delete_on_close) as file:
             file.close()
             assert os.path.exists(file.name) is not (delete and delete_on_close)
@@ -134,8 +134,8 @@ class TestNamedTemporaryFile:
         if not delete:
             os.unlink(file.name)
 
-    def test_removed_by_somebody_else(self, place):
-        """It is no error if the path is gone, or the whole directory."""
+    def test_removed_by_another_program(self, place):
+        """It is no error if the path or its directory no longer exists."""
         (place / "sub").mkdir()
         with primitives.NamedTemporaryFile(dir=place / "sub") as file:
             os.unlink(file.name)
@@ -164,13 +164,13 @@ class TestNamedTemporaryFile:
             signal.signal(signal.SIGXFSZ, old)
 
     def test_can_not_be_pickled(self, place):
-        """It can't be pickled, as in CPython."""
+        """Pickling raises the same error as in CPython."""
         with primitives.NamedTemporaryFile() as file, pytest.raises(TypeError, match="pickle"):
             pickle.dumps(file)
 
 
 class TestLifetime:
-    """CPython issues 18879, 23700 and gh-126639: the lifetime of the file, and its warning."""
+    """CPython issues 18879 and 23700, gh-126639: the lifetime of the file, and its warning."""
 
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
     def test_warning(self, mode, buffering, kind, place):
@@ -186,7 +186,7 @@ class TestLifetime:
         assert not os.path.exists(name)
 
     @pytest.mark.parametrize("mode,buffering,kind", KINDS)
-    def test_method_keeps_it(self, mode, buffering, kind, place):
+    def test_method_keeps_the_file_open(self, mode, buffering, kind, place):
         """A bound method that outlives the wrapper keeps the file open and the path on disk."""
         file = primitives.NamedTemporaryFile(mode, buffering, text(mode))
         name, wrapper, tell = file.name, weakref.ref(file), file.tell
@@ -198,7 +198,7 @@ class TestLifetime:
             del tell
         assert not os.path.exists(name)
 
-    def test_loop_keeps_it(self, place):
+    def test_loop_keeps_the_file_open(self, place):
         """A loop over a file keeps it alive, and leaving the loop early does not close it."""
 
         def lines():
@@ -242,7 +242,7 @@ class TestLifetime:
     @pytest.mark.parametrize("module", ["builtins", "os", "sys", "warnings", "tempfile"])
     def test_interpreter_exit(self, module, python, tmp_path):
         """A file that is open at exit is removed with a warning and without a traceback."""
-        out, complaints = python(
+        out, err = python(
             f"""
 import builtins, os, sys, warnings
 from pytest_tempres import primitives as tempfile
@@ -252,13 +252,13 @@ print({module}.kept.name)
 """
         )
         assert not os.path.exists(out.strip())
-        assert "Exception" not in complaints
-        assert "Traceback" not in complaints
+        assert "Exception" not in err
+        assert "Traceback" not in err
 
 
 class TestCloser:
     def test_can_be_found(self, place):
-        """The closers can be found by the garbage collector, with what happens to their paths."""
+        """`gc.get_objects` finds the closers, which show what will be removed."""
         with primitives.NamedTemporaryFile() as file:
             (closer,) = [
                 item
@@ -293,7 +293,7 @@ class TestCloser:
         os.unlink(name)
         assert not recwarn.list
 
-    def test_windows_removes_by_itself(self, place, tmp_path):
+    def test_removed_by_windows(self, place, tmp_path):
         """A path that Windows has removed on close is not removed again."""
         removed = []
         for delete_on_close in (True, False):
@@ -342,7 +342,7 @@ def test_windows_flags(monkeypatch):
 @pytest.mark.parametrize("name", ["TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile"])
 def test_encoding_warning(name, python):
     """Under -X warn_default_encoding the warning points to the caller, as in CPython."""
-    _, complaints = python(
+    _, err = python(
         f"""
 from pytest_tempres import primitives
 with primitives.{name}(mode="w") as file:
@@ -353,19 +353,19 @@ with primitives.{name}(mode="w", encoding="utf-8") as file:
         "-X",
         "warn_default_encoding",
     )
-    assert complaints.count("EncodingWarning: 'encoding' argument not specified") == 1
-    assert "<string>:3" in complaints
+    assert err.count("EncodingWarning: 'encoding' argument not specified") == 1
+    assert "<string>:3" in err
 
 
 def test_raw_file(place):
-    """The raw file is found below every kind of file."""
+    """The raw file of every kind of file is found."""
     for mode, buffering, _ in KINDS:
         with primitives.TemporaryFile(mode, buffering, text(mode)) as file:
             assert type(_wrapper.raw_file(file)) is io.FileIO
 
 
 def test_failed_wrapper(place, monkeypatch):
-    """When the last step fails, the file is closed and removed."""
+    """If the last step of the creation fails, the file is closed and removed."""
 
     def fail(*arguments):
         raise MemoryError

@@ -1,4 +1,4 @@
-"""Our primitives beside CPython's: the same calls give the same results and the same errors."""
+"""A comparison with CPython: the same calls give the same results and the same errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(Heal
 
 @contextmanager
 def places(tmp_path):
-    """Give each module a temp location of its own, of the same length."""
+    """Give each module a separate temp location, with paths of the same length."""
     old = tempfile.tempdir, primitives.tempdir
     for name in ("theirs", "ours00"):
         shutil.rmtree(tmp_path / name, ignore_errors=True)
@@ -35,10 +35,10 @@ def places(tmp_path):
 
 
 def outcome(function, *arguments, **keywords):
-    """Return what came of a call: the result, or the kind of error and its number."""
+    """Return the result of a call, or the type and number of its error."""
     try:
         return function(*arguments, **keywords)
-    except Exception as error:  # noqa: BLE001 - whatever it is, both have to raise it
+    except Exception as error:  # noqa: BLE001 - both modules must raise the same
         kind = next(base for base in type(error).__mro__ if base.__module__ in {"builtins", "io"})
         return kind, getattr(error, "errno", None)
 
@@ -50,7 +50,7 @@ DIRECTORIES = st.sampled_from(
 
 
 def shape(path, place: Path):
-    """Return what two paths must have in common: all but the eight random characters."""
+    """Return what two paths must have in common: everything but the eight random characters."""
     whole = os.fspath(path)
     text = os.fsdecode(whole)
     relative = os.path.relpath(text, place)
@@ -61,27 +61,27 @@ class TestNames:
     @given(prefix=AFFIXES, suffix=AFFIXES, directory=DIRECTORIES, name=st.sampled_from("sd"))
     @MANY
     def test_mkstemp_and_mkdtemp(self, tmp_path, prefix, suffix, directory, name):
-        """Any mixture of str, bytes, paths and nonsense gives the same shape or the same error."""
+        """Any arguments, valid or not, give similar paths or the same error."""
         results = []
         with places(tmp_path) as both:
             for module, place in both:
                 os.chdir(place)
-                results.append(self.one(module, place, name, prefix, suffix, directory))
+                results.append(self.call(module, place, name, prefix, suffix, directory))
             os.chdir("/")
         assert results[0] == results[1]
 
-    def one(self, module, place, name, prefix, suffix, directory):
-        """Return the shape of what one module makes, and all that it leaves in its place."""
+    def call(self, module, place, name, prefix, suffix, directory):
+        """Return the shape of the path that a module creates, and what is in its directory then."""
         function = module.mkstemp if name == "s" else module.mkdtemp
-        made = outcome(function, prefix=prefix, suffix=suffix, dir=directory)
-        if isinstance(made, tuple) and isinstance(made[0], type):
-            return made, sorted(path.name for path in place.rglob("*"))
+        created = outcome(function, prefix=prefix, suffix=suffix, dir=directory)
+        if isinstance(created, tuple) and isinstance(created[0], type):
+            return created, sorted(path.name for path in place.rglob("*"))
         if name == "s":
-            os.close(made[0])
-            made = made[1]
+            os.close(created[0])
+            created = created[1]
         elif sys.version_info < (3, 12):
-            made = type(made)(os.path.abspath(made))
-        return shape(made, place), len(list(place.rglob("*")))
+            created = type(created)(os.path.abspath(created))
+        return shape(created, place), len(list(place.rglob("*")))
 
 
 MODES = st.sampled_from(
@@ -128,20 +128,20 @@ def encoded(argument):
 
 
 def play(file, steps, binary: bool):
-    """Take the steps on *file*; return what came of each, and what its attributes say after it."""
+    """Call the methods on *file*; yield each outcome, and the attributes after it."""
     for name, *arguments in steps:
         method = getattr(file, name, None)
         given = [encoded(argument) for argument in arguments] if binary else arguments
-        came = outcome(method, *given) if method else "no such method"
-        yield name, None if name == "__enter__" and came is file else came
-        if name in ROLLING and isinstance(came, tuple):
-            # A rollover that fails loses what CPython's file had in memory; ours keeps it.
+        result = outcome(method, *given) if method else "no such method"
+        yield name, None if name == "__enter__" and result is file else result
+        if name in ROLLING and isinstance(result, tuple):
+            # After a failed rollover, CPython has lost the contents, and this package has not.
             return
         yield [outcome(getattr, file, attribute, "none") for attribute in ATTRIBUTES]
 
 
-def story(opened, steps, mode: str):
-    """Return all that came of opening a file and taking the steps."""
+def outcomes(opened, steps, mode: str):
+    """Return the outcomes of opening a file and calling the methods."""
     if isinstance(opened, tuple):
         return opened
     try:
@@ -156,34 +156,34 @@ class TestFiles:
     )
     @MANY
     def test_unnamed_and_named(self, tmp_path, opening, steps, name):
-        """Any arguments and any steps come to the same, and leave nothing."""
-        stories = []
+        """Any arguments and calls give the same outcomes, and no file is left."""
+        results = []
         with places(tmp_path) as both:
             for module, place in both:
                 opened = outcome(getattr(module, name), **opening)
-                stories.append(story(opened, steps, opening["mode"]))
+                results.append(outcomes(opened, steps, opening["mode"]))
                 assert os.listdir(place) == ["sub"]
-        assert stories[0] == stories[1]
+        assert results[0] == results[1]
 
-    # CPython's: its __del__ fails for an object that was never made.
+    # __del__ of CPython fails for an object whose creation failed.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @given(opening=OPENING, steps=STEPS, limit=st.sampled_from([0, 1, 5, 1000]))
     @MANY
     def test_spooled(self, tmp_path, opening, steps, limit):
-        """The same holds for spooled files, wherever the rollover comes."""
-        stories = []
+        """Any arguments and calls give the same outcomes, whenever the file rolls over."""
+        results = []
         if sys.version_info < (3, 14):
-            # writelines wrote all before it looked at the size.
+            # writelines checked the size only after writing everything.
             steps = [step for step in steps if step[0] != "writelines"]
         if sys.version_info < (3, 11):
-            # Not a full io.IOBase yet; truncate returned nothing.
-            lately = {"readable", "writable", "seekable", "truncate", "isatty"}
-            steps = [step for step in steps if step[0] not in lately]
+            # It was not a full io.IOBase, and truncate returned None.
+            missing = {"readable", "writable", "seekable", "truncate", "isatty"}
+            steps = [step for step in steps if step[0] not in missing]
         with places(tmp_path) as both:
             for module, _ in both:
                 opened = outcome(module.SpooledTemporaryFile, limit, **opening)
-                stories.append(story(opened, steps, opening["mode"]))
-        assert stories[0] == stories[1]
+                results.append(outcomes(opened, steps, opening["mode"]))
+        assert results[0] == results[1]
 
 
 class TestDirectories:
@@ -194,20 +194,20 @@ class TestDirectories:
     )
     @MANY
     def test_steps(self, tmp_path, delete, ignore, steps):
-        """Entering, leaving, cleaning up and filling, in any order, come to the same."""
-        stories = []
+        """Any order of calls gives the same outcomes."""
+        results = []
         with places(tmp_path) as both:
             for module, place in both:
-                # CPython's delete= came with 3.12.
+                # CPython has `delete` since 3.12.
                 keywords = {"delete": delete} if sys.version_info >= (3, 12) else {}
                 directory = module.TemporaryDirectory(ignore_cleanup_errors=ignore, **keywords)
-                stories.append(list(self.play(directory, steps)))
+                results.append(list(self.play(directory, steps)))
                 directory._finalizer.detach()
                 assert place.exists()
-        assert stories[0] == stories[1]
+        assert results[0] == results[1]
 
     def play(self, directory, steps):
-        """Take the steps; after each, say what came of it and whether the directory is there."""
+        """Make the calls; yield each outcome, and whether the directory exists after it."""
         acts = {
             "enter": directory.__enter__,
             "exit": lambda: directory.__exit__(None, None, None),
@@ -216,5 +216,5 @@ class TestDirectories:
             "fill": lambda: os.makedirs(directory.name + "/a/b"),
         }
         for step in steps:
-            came = outcome(acts[step])
-            yield step, came == directory.name or came, os.path.exists(directory.name)
+            result = outcome(acts[step])
+            yield step, result == directory.name or result, os.path.exists(directory.name)

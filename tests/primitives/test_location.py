@@ -17,14 +17,14 @@ from pytest_tempres.primitives._location import taken_on_windows
 
 
 @pytest.fixture
-def fresh(monkeypatch):
-    """Nobody has asked for the temp location yet."""
+def no_tempdir(monkeypatch):
+    """Set `tempdir` to None, as before the first call of `gettempdir`."""
     monkeypatch.setattr(primitives, "tempdir", None)
 
 
 class TestCandidates:
     def test_environment_first_then_system_then_here(self, monkeypatch):
-        """TMPDIR, TEMP and TMP win in this order, empty ones do not count; here comes last."""
+        """TMPDIR, TEMP and TMP come first unless empty, and the working directory last."""
         monkeypatch.setenv("TMPDIR", "/one")
         monkeypatch.setenv("TEMP", "")
         monkeypatch.setenv("TMP", "/three")
@@ -32,15 +32,15 @@ class TestCandidates:
         assert candidate_directories("posix") == expected
 
     def test_windows(self, monkeypatch):
-        """On Windows the user's own directory comes before the shared ones."""
+        """On Windows the user's directory comes before the shared ones."""
         for name in ("TMPDIR", "TEMP", "TMP"):
             monkeypatch.delenv(name, raising=False)
         places = candidate_directories("nt")
         assert places[0].endswith(r"\AppData\Local\Temp")
         assert places[2:-1] == [r"c:\temp", r"c:\tmp", r"\temp", r"\tmp"]
 
-    def test_working_directory_that_is_gone(self, monkeypatch):
-        """Without a working directory the last candidate is a dot."""
+    def test_removed_working_directory(self, monkeypatch):
+        """Without a working directory the last candidate is "."."""
 
         def gone() -> str:
             raise FileNotFoundError
@@ -51,7 +51,7 @@ class TestCandidates:
 
 class TestFirstUsable:
     def test_probe_is_removed(self, tmp_path):
-        """The first directory that can be written to is found, and nothing stays in it."""
+        """The first writable directory is returned, and no file is left in it."""
         good = tmp_path / "good"
         good.mkdir()
         (tmp_path / "file").touch()
@@ -59,22 +59,22 @@ class TestFirstUsable:
         assert first_usable(candidates) == str(good)
         assert list(good.iterdir()) == []
 
-    def test_unwritable_is_passed_over(self, open_place, unprivileged):
-        """A directory that may not be written to is no temp location."""
+    def test_unwritable_is_skipped(self, open_place, unprivileged):
+        """A directory that is not writable is not used."""
         (open_place / "closed").mkdir()
         (open_place / "closed").chmod(0o555)
         with unprivileged():
             assert first_usable([str(open_place / "closed"), str(open_place)]) == str(open_place)
 
     def test_none(self, tmp_path):
-        """When none is usable, the error has CPython's errno and names all that were tried."""
+        """If no candidate is usable, the error has CPython's errno and lists all candidates."""
         with pytest.raises(FileNotFoundError, match="No usable temporary directory") as caught:
             first_usable([str(tmp_path / "a"), str(tmp_path / "b")])
         assert caught.value.errno == errno.ENOENT
         assert str(tmp_path / "b") in str(caught.value)
 
     def test_names_that_are_taken(self, tmp_path, monkeypatch):
-        """A name that exists is not the end: the next one is tried, a hundred times at most."""
+        """If a file has the name, another name is tried, up to a hundred times."""
         (tmp_path / "taken").touch()
         names = iter(["taken", "free"])
         monkeypatch.setattr(_location, "random_name", lambda: next(names))
@@ -85,7 +85,7 @@ class TestFirstUsable:
         assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
     def test_windows_denies_for_a_taken_name(self, tmp_path, monkeypatch):
-        """Windows may deny because the name is a directory's, so it is asked again."""
+        """A denial on Windows may mean that a directory has the name, so another one is tried."""
         denials = iter([PermissionError()])
 
         def open_or_deny(*arguments):
@@ -100,15 +100,15 @@ class TestFirstUsable:
 
 
 def test_taken_on_windows(tmp_path):
-    """A denial is only ambiguous on Windows, and only in a directory that looks writable."""
+    """A denial may mean a taken name only on Windows, in a directory that seems writable."""
     assert taken_on_windows(str(tmp_path), "nt")
     assert not taken_on_windows(str(tmp_path / "missing"), "nt")
     assert not taken_on_windows(str(tmp_path), "posix")
 
 
 class TestTempdir:
-    def test_found_once(self, fresh, tmp_path, monkeypatch):
-        """The first call finds the location and later ones keep it, whatever TMPDIR says then."""
+    def test_found_once(self, no_tempdir, tmp_path, monkeypatch):
+        """The first call sets `tempdir`; later changes of TMPDIR have no effect."""
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         assert primitives.gettempdir() == str(tmp_path)
         assert primitives.tempdir == str(tmp_path)
@@ -118,13 +118,13 @@ class TestTempdir:
 
     @pytest.mark.parametrize("kind", [str, os.fsencode, Path])
     def test_assigned(self, kind, tmp_path, monkeypatch):
-        """What is assigned may be str, bytes or a path; each accessor has its own type."""
+        """`tempdir` may be str, bytes or a path object; each function returns its own type."""
         monkeypatch.setattr(primitives, "tempdir", kind(tmp_path))
         assert primitives.gettempdir() == str(tmp_path)
         assert primitives.gettempdirb() == os.fsencode(tmp_path)
 
     def test_prefix(self, monkeypatch):
-        """The default prefix is CPython's and follows the variable template, as there."""
+        """The default prefix is that of CPython; the variable `template` changes it."""
         assert (primitives.gettempprefix(), primitives.gettempprefixb()) == ("tmp", b"tmp")
         monkeypatch.setattr(primitives, "template", "mine")
         assert primitives.gettempprefixb() == b"mine"
@@ -139,7 +139,7 @@ class TestPathType:
     @pytest.mark.parametrize("second", PARTS)
     @pytest.mark.parametrize("location", [None, "/x", b"/x", Path("/x")])
     def test_as_cpython(self, first, second, location, monkeypatch):
-        """Every mixture of arguments gives the type, or the error, that CPython gives."""
+        """Every combination of arguments gives the same type or error as CPython."""
         monkeypatch.setattr(primitives, "tempdir", location)
         monkeypatch.setattr(tempfile, "tempdir", location)
         try:
@@ -148,11 +148,10 @@ class TestPathType:
             with pytest.raises(TypeError, match="Can't mix bytes and non-bytes"):
                 path_type(first, second)
         else:
-            # gh-40701 came to the older ones by and by: without a type from the arguments, bytes
-            # in tempdir decide.
+            # CPython issue 40701: if no argument has a type, a `tempdir` of bytes decides.
             assert path_type(first, second) is expected
 
-    def test_bytes_all_through(self):
-        """One part of bytes makes all of them bytes."""
+    def test_one_argument_of_bytes(self):
+        """If one argument is bytes, all results are bytes."""
         assert resolve(None, b"x", None) == (b"tmp", b"x", primitives.gettempdirb())
         assert resolve("a", None, Path("/x")) == ("a", "", Path("/x"))

@@ -8,22 +8,22 @@ from pytest_tempres.primitives._location import random_name
 
 
 def test_alphabet():
-    """A name is 8 characters of CPython's alphabet, and each of the 37 comes up."""
+    """A name has 8 characters, and all 37 characters of CPython's alphabet are used."""
     names = {random_name() for _ in range(2_000)}
     assert len(names) == 2_000
     assert {len(name) for name in names} == {8}
     assert set("".join(names)) == set(ALPHABET) == set("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
-def test_seed_does_not_matter():
-    """A program that seeds the random module does not make names repeat."""
+def test_independent_of_random_seed():
+    """Seeding the random module does not repeat a name."""
     random.seed(1)
     first = random_name()
     random.seed(1)
     assert random_name() != first
 
 
-def test_forked_child_has_names_of_its_own(in_child):
+def test_forked_child_has_other_names(in_child):
     """A child does not repeat the names of its parent."""
     reading, writing = os.pipe()
     assert in_child(

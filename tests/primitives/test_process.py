@@ -10,22 +10,22 @@ from pytest_tempres.primitives import _process as module
 
 
 @pytest.fixture
-def fresh(monkeypatch):
-    """A process in which nothing is installed."""
+def no_hooks(monkeypatch):
+    """Let the process seem to have no hooks."""
     monkeypatch.setattr(sys, module._ATTRIBUTE, {})
 
 
 @pytest.fixture
-def hooks(fresh, monkeypatch) -> list[object]:
-    """The audit hooks that are installed in it."""
+def hooks(no_hooks, monkeypatch) -> list[object]:
+    """The audit hooks that the test installs."""
     hooks: list[object] = []
     monkeypatch.setattr(sys, "addaudithook", hooks.append)
     return hooks
 
 
 @pytest.fixture
-def calls(fresh, monkeypatch) -> list[object]:
-    """What is called in its forked children."""
+def calls(no_hooks, monkeypatch) -> list[object]:
+    """The functions that the test registers for forked children."""
     calls: list[object] = []
     monkeypatch.setattr(
         os,
@@ -36,22 +36,22 @@ def calls(fresh, monkeypatch) -> list[object]:
     return calls
 
 
-def heard():
-    """Return a listener and what it has heard."""
-    told: list[object] = []
-    return lambda event, args: told.append((event, args)), told
+def recorder():
+    """Return a listener and the list in which it records the events."""
+    received: list[object] = []
+    return lambda event, args: received.append((event, args)), received
 
 
-def test_what_is_shared_is_made_and_installed_once(fresh):
-    """Whoever asks first installs it, and everybody has the same."""
+def test_a_shared_object_is_created_and_installed_once(no_hooks):
+    """The first call creates it, and all others return the same object."""
     installed: list[object] = []
     first = module.shared("it", list, installed.append)
     assert module.shared("it", list, installed.append) is first
     assert installed == [first]
 
 
-def test_what_could_not_be_installed_is_tried_again(fresh):
-    """A failure is nobody's but the one who asked."""
+def test_a_failed_installation_is_repeated(no_hooks):
+    """The call that failed raises the error, and the next one installs a new object."""
     with pytest.raises(ZeroDivisionError):
         module.shared("it", list, lambda _: 1 / 0)
     installed: list[object] = []
@@ -60,8 +60,8 @@ def test_what_could_not_be_installed_is_tried_again(fresh):
 
 
 def test_one_hook_serves_all_listeners(hooks):
-    """Each hears the events that it wants, once, and others hear theirs."""
-    (one, by_one), (two, by_two) = heard(), heard()
+    """Each listener receives each of its events once, and no others."""
+    (one, by_one), (two, by_two) = recorder(), recorder()
     module.listen(["a", "b"], one)
     module.listen(["b", "c"], two)
     module.listen(["a"], one)
@@ -72,9 +72,9 @@ def test_one_hook_serves_all_listeners(hooks):
     assert by_two == [("b", (1,)), ("c", (1,))]
 
 
-def test_who_stops_listening_hears_no_more(hooks):
-    """The hook stays, and holds nobody who has gone."""
-    (one, by_one), (two, by_two) = heard(), heard()
+def test_a_stopped_listener_receives_no_events(hooks):
+    """The other listeners still receive theirs, and stopping twice is no error."""
+    (one, by_one), (two, by_two) = recorder(), recorder()
     for each in (one, two):
         module.listen(["a"], each)
     module.stop_listening(one)
@@ -83,29 +83,29 @@ def test_who_stops_listening_hears_no_more(hooks):
     assert (by_one, by_two) == ([], [("a", ())])
 
 
-def test_the_hook_is_called_as_stacks_know_it(hooks):
-    """Who reads a stack tells it by its name, whichever copy of us installed it."""
+def test_the_hook_has_the_name_that_is_searched_in_stacks(hooks):
+    """Any copy of the package recognises the hook by this name."""
     module.listen([], print)
     assert hooks[0].__code__.co_name == module.AUDIT_HOOK
 
 
-def test_functions_are_called_in_children_while_they_live(calls):
-    """A module that nobody can use any more has nothing to do there, and takes no memory."""
-    told: list[str] = []
-    functions = [lambda: told.append("one"), lambda: told.append("two")]
+def test_functions_are_called_in_children_until_they_are_collected(calls):
+    """A function of a module that is no longer in use is neither called nor kept alive."""
+    called: list[str] = []
+    functions = [lambda: called.append("one"), lambda: called.append("two")]
     for index in (0, 1):
         module.after_fork_in_child(functions[index])
     calls[0]()
     del functions[0]
     gc.collect()
     calls[0]()
-    assert told == ["one", "two", "two"]
+    assert called == ["one", "two", "two"]
     module.after_fork_in_child(functions[0])
     assert len(calls) == 1
     assert len(getattr(sys, module._ATTRIBUTE)["fork"]) == 2
 
 
-def test_where_nothing_forks_nothing_is_called(fresh, monkeypatch):
-    """Windows has no such hook."""
+def test_without_fork_registration_is_no_error(no_hooks, monkeypatch):
+    """Windows has no `os.register_at_fork`."""
     monkeypatch.delattr(os, "register_at_fork", raising=False)
-    module.after_fork_in_child(heard)
+    module.after_fork_in_child(recorder)

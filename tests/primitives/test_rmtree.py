@@ -107,8 +107,8 @@ class TestKinds:
         (failure,) = remove_tree(path)
         assert failure.error.errno == errno.EBUSY
 
-    def test_file_on_the_way(self, tree):
-        """A path through a file fails with the error of the system."""
+    def test_file_in_place_of_a_parent(self, tree):
+        """If a parent in the path is a file, the failure has the error of the system."""
         (failure,) = remove_tree(str(tree / "file" / "below"))
         assert isinstance(failure.error, NotADirectoryError)
         assert tree.exists()
@@ -171,8 +171,8 @@ class TestModes:
             assert remove_tree(str(top)) == []
             assert not os.path.lexists(top)
 
-    def test_outside_stays_as_it_is(self, open_place, unprivileged):
-        """The parent of the tree is not made writable: that is a failure."""
+    def test_parent_is_not_changed(self, open_place, unprivileged):
+        """If the parent of the tree is not writable, it is not changed: that is a failure."""
         with unprivileged():
             (open_place / "top").mkdir()
             (open_place / "top" / "file").touch()
@@ -197,7 +197,7 @@ class TestModes:
             assert remove_tree(str(top)) == []
             assert stat.S_IMODE(outside.stat().st_mode) == 0o500
 
-    def test_directory_of_somebody_else(self, open_place, unprivileged):
+    def test_directory_of_another_user(self, open_place, unprivileged):
         """A path that cannot be removed is returned with the error, and the rest is removed."""
         if os.geteuid() != 0:
             foreign, reason = Path("/proc/self/fd"), PermissionError
@@ -232,7 +232,7 @@ class TestModes:
         assert calls == [("sub", False)]
 
     def test_no_safe_chmod(self, monkeypatch, unprivileged, open_place):
-        """Without either, a directory that cannot be opened is a failure."""
+        """Without a chmod that follows no link, a directory that cannot be opened is a failure."""
         monkeypatch.setattr(_rmtree, "_LINUX", False)
         monkeypatch.setattr(_rmtree, "_CHMOD_AT", False)
         with unprivileged():
@@ -243,7 +243,7 @@ class TestModes:
         assert isinstance(failure.error, PermissionError)
 
     def test_no_proc(self, meddle, unprivileged, open_place, monkeypatch):
-        """Without /proc the failure is the denial itself."""
+        """Without /proc the failure has the error of the first attempt to open the directory."""
 
         def missing():
             raise FileNotFoundError
@@ -304,7 +304,7 @@ class TestRaces:
             victim.chmod(0o700)
 
     def test_directory_moved_while_inside(self, tree, meddle):
-        """A directory that is moved away is not removed; the rest of the tree is."""
+        """A directory that is moved away during its removal stays; the rest is removed."""
         elsewhere = tree.parent / "elsewhere"
         elsewhere.mkdir()
         (elsewhere / "kept").mkdir()
@@ -341,7 +341,7 @@ class TestRaces:
         assert remove_tree(str(tree)) == []
         assert not tree.exists()
 
-    def test_files_appear_for_ever(self, tree, monkeypatch):
+    def test_files_reappear_again_and_again(self, tree, monkeypatch):
         """After some attempts, files that reappear are a failure with their path."""
         real = _rmtree.System.rmdir
 
@@ -356,7 +356,7 @@ class TestRaces:
 
     @pytest.mark.parametrize("when", ["unlink", "open", "rmdir"])
     def test_vanishes(self, when, tree, meddle):
-        """A path that another process removes first is no failure."""
+        """A path that another process removes first is not a failure."""
         meddle(when, lambda: shutil.rmtree(tree / "a"), lambda path, *_, **__: path == "a")
         meddle("unlink", (tree / "file").unlink, lambda path, **_: path == "file")
         assert remove_tree(str(tree)) == []
@@ -379,21 +379,21 @@ class TestRaces:
         for number in range(40):
             (top / f"{number}" / "x" / "y").mkdir(parents=True)
             (top / f"{number}" / "x" / "f").touch()
-        told: list[list[_rmtree.Failure]] = []
+        results: list[list[_rmtree.Failure]] = []
         threads = [
-            threading.Thread(target=lambda: told.append(remove_tree(str(top)))) for _ in range(8)
+            threading.Thread(target=lambda: results.append(remove_tree(str(top)))) for _ in range(8)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert told == [[]] * 8
+        assert results == [[]] * 8
         assert not top.exists()
 
 
 class TestBoundaries:
     def test_other_file_system(self, tree, monkeypatch):
-        """A mount point in the tree is a failure, and is not entered."""
+        """A directory on another file system is a failure, and is not entered."""
         real = _rmtree.System.fstat
         inode = (tree / "a").stat().st_ino
 
@@ -410,7 +410,7 @@ class TestBoundaries:
         assert sorted(os.listdir(tree)) == ["a"]
 
     def test_mount_point(self, tree, monkeypatch):
-        """A busy directory is a failure too, even on the same file system."""
+        """A mount point is a failure even on the same file system."""
         real = _rmtree.System.rmdir
 
         def busy(name, *, dir_fd):
@@ -434,7 +434,7 @@ class TestBoundaries:
         assert (failure.path, failure.error.errno) == (str(tree), errno.EIO)
 
     def test_no_descriptor_left(self, tree, meddle):
-        """When no descriptor is left there is a failure, not an exception."""
+        """If no descriptor is available, the result is a failure and not an exception."""
 
         def exhausted():
             raise OSError(errno.EMFILE, "too many")
@@ -446,7 +446,7 @@ class TestBoundaries:
 
 
 def test_patched_system(tree, monkeypatch):
-    """A test that replaces functions of os or shutil does not change what is removed."""
+    """A test that replaces functions of os or shutil does not affect the removal."""
 
     def wrong(*arguments, **keywords):
         raise AssertionError
@@ -467,12 +467,12 @@ def test_patched_system(tree, monkeypatch):
 
 
 class TestByPath:
-    """The removal on platforms without descriptors of directories."""
+    """The removal on platforms without directory descriptors."""
 
     @pytest.fixture(autouse=True)
     def without_descriptors(self, monkeypatch):
-        """Such a platform."""
-        monkeypatch.setattr(_rmtree.System, "by_descriptor", False)
+        """Let the platform seem to have no directory descriptors."""
+        monkeypatch.setattr(_rmtree.System, "supports_dir_fd", False)
 
     def test_tree(self, tree):
         """A directory is removed with its contents."""
@@ -513,7 +513,7 @@ class TestByPath:
         }
 
     def test_each_item_is_counted_and_nothing_is_followed(self, tree, tmp_path):
-        """There is progress to show, and links are removed as links."""
+        """Each item is counted once, and links are removed, not followed."""
         outside = tmp_path / "outside"
         outside.mkdir()
         (outside / "precious").touch()
@@ -526,7 +526,7 @@ class TestByPath:
         assert not tree.exists()
         assert (outside / "precious").exists()
 
-    def test_an_end_in_the_middle(self, tree):
+    def test_tick_can_stop_the_removal(self, tree):
         """An exception of tick stops the removal at that item."""
         for number in range(20):
             (tree / f"more{number}").touch()
@@ -538,7 +538,7 @@ class TestByPath:
 
     @pytest.mark.parametrize("where", ["top", "inside"])
     def test_a_junction_is_not_entered(self, tree, monkeypatch, where):
-        """A junction looks like a directory and leads elsewhere, so it is removed like a file."""
+        """A junction looks like a directory, but it is removed like a link."""
         junction = tree if where == "top" else tree / "a"
         same = junction.lstat().st_ino
 
@@ -552,7 +552,7 @@ class TestByPath:
         assert (junction / ("file" if where == "top" else "b/file")).exists()
 
     def test_what_another_process_removes_meanwhile_is_no_failure(self, tree, monkeypatch):
-        """Neither a file nor a directory."""
+        """Files and directories that another process removes at the same time are no failures."""
 
         def twice(real):
             def remove(target, *, dir_fd=None):

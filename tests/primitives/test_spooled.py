@@ -17,17 +17,17 @@ from pytest_tempres.primitives import _spooled
 SpooledTemporaryFile = primitives.SpooledTemporaryFile
 
 
-class Mine(SpooledTemporaryFile):
-    """A subclass: what it overrides must stay overridden."""
+class Subclass(SpooledTemporaryFile):
+    """A subclass that overrides a method."""
 
     def write(self, s):
-        """Write in capitals."""
+        """Write in upper case."""
         return super().write(s.upper())
 
 
 class TestRollover:
     def test_by_size(self, place):
-        """Contents stay in memory up to the limit and go to disk beyond it."""
+        """The contents stay in memory up to the limit, and are on disk beyond it."""
         with SpooledTemporaryFile(max_size=3) as file:
             file.write(b"abc")
             assert (file._rolled, file.name, file.mode) == (False, None, "w+b")
@@ -41,7 +41,7 @@ class TestRollover:
 
     @pytest.mark.parametrize("act", ["fileno", "rollover"])
     def test_on_demand(self, act, place):
-        """Whoever needs a descriptor gets one, with the position unchanged."""
+        """A call that needs a descriptor moves the contents to disk; the position stays."""
         with SpooledTemporaryFile() as file:
             file.write(b"abcdef")
             file.seek(2)
@@ -52,7 +52,7 @@ class TestRollover:
             assert file.read() == b"cdef"
 
     def test_truncate(self, place):
-        """To extend a file over the limit moves it to disk."""
+        """Extending the file beyond the limit moves it to disk."""
         with SpooledTemporaryFile(max_size=10) as file:
             file.write(b"abcdef")
             assert file.truncate(4) == 4
@@ -62,7 +62,7 @@ class TestRollover:
             assert os.fstat(file.fileno()).st_size == 20
 
     def test_text(self, place):
-        """Text keeps its encoding, its errors, its line ends and its position."""
+        """A text file has the same encoding, errors, line ends and position after a rollover."""
         arguments = {"encoding": "utf-16", "errors": "replace", "newline": None}
         with SpooledTemporaryFile(20, "w+", **arguments) as file:
             file.write("ä\n")
@@ -78,7 +78,7 @@ class TestRollover:
 
     @pytest.mark.parametrize("items", [[b"ab", b"cd", b"ef"], [b"abcdef"], []])
     def test_writelines(self, items, place):
-        """Lines go to disk from the rollover on, each once, in order."""
+        """Each line is written once, in order, before and after the rollover."""
         for limit in (0, 3, 100):
             with SpooledTemporaryFile(limit) as file:
                 file.writelines(iter(items))
@@ -86,8 +86,8 @@ class TestRollover:
                 file.seek(0)
                 assert file.read() == b"".join(items)
 
-    def test_methods_taken_before(self, place):
-        """A method taken before the rollover goes on in the file on disk."""
+    def test_methods_bound_before(self, place):
+        """A method that was bound before the rollover uses the file on disk after it."""
         with SpooledTemporaryFile(max_size=3) as file:
             write, read, seek = file.write, file.read, file.seek
             write(b"abcd")
@@ -95,25 +95,25 @@ class TestRollover:
             seek(0)
             assert read() == b"abcdefgh"
 
-    def test_method_taken_after_is_the_files(self, place):
-        """After the rollover a write takes no step of Python."""
+    def test_method_bound_after_is_that_of_the_file(self, place):
+        """After the rollover, `write` is the method of the file on disk."""
         with SpooledTemporaryFile(max_size=3) as file:
             file.write(b"abcd")
             assert file.write.__self__ is file._file
 
     def test_subclass(self, place):
-        """A subclass keeps its own methods, before and after; its type stays what it is."""
-        with Mine(max_size=3) as file:
+        """The methods of a subclass, and its type, are the same before and after the rollover."""
+        with Subclass(max_size=3) as file:
             file.write(b"ab")
             file.write(b"cd")
             file.write(b"ef")
             assert file._rolled
-            assert type(file) is Mine
+            assert type(file) is Subclass
             file.seek(0)
             assert file.read() == b"ABCDEF"
 
     def test_type(self, place):
-        """It is the same kind of thing before and after, for isinstance and to look at."""
+        """The rollover changes neither the result of isinstance nor the repr."""
         with SpooledTemporaryFile() as file:
             before = repr(file)
             file.rollover()
@@ -123,11 +123,11 @@ class TestRollover:
 
 
 class TestIteration:
-    """gh-87034: a rollover in the middle of a loop."""
+    """gh-87034: a rollover during an iteration."""
 
     @pytest.mark.parametrize("mode", ["w+b", "w+"])
-    def test_goes_on(self, mode, place):
-        """A loop that was begun in memory sees what is on disk after a rollover."""
+    def test_continues_on_disk(self, mode, place):
+        """A loop that began in memory continues in the file on disk."""
         lines = ["a\n", "b\n", "c\n"] if mode == "w+" else [b"a\n", b"b\n", b"c\n"]
         encoding = "utf-8" if mode == "w+" else None
         with SpooledTemporaryFile(mode=mode, encoding=encoding) as file:
@@ -145,7 +145,7 @@ class TestIteration:
             assert seen == [*lines, lines[0]]
 
     def test_on_disk(self, place):
-        """A file on disk can be looped over, with next too."""
+        """A file on disk supports iteration, and `next` too."""
         with SpooledTemporaryFile() as file:
             file.writelines([b"a\n", b"b\n"])
             file.rollover()
@@ -154,7 +154,7 @@ class TestIteration:
             assert list(file) == [b"b\n"]
 
     def test_closed(self):
-        """A closed file can't be looped over."""
+        """Iterating over a closed file raises ValueError."""
         file = SpooledTemporaryFile()
         file.close()
         with pytest.raises(ValueError, match="closed file"):
@@ -164,7 +164,7 @@ class TestIteration:
 class TestFullDisk:
     @pytest.fixture
     def full(self):
-        """Files may not grow beyond ten bytes."""
+        """Limit files to ten bytes; the result removes the limit."""
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
@@ -174,7 +174,7 @@ class TestFullDisk:
 
     @pytest.mark.parametrize("mode", ["w+b", "w+"])
     def test_nothing_is_lost(self, mode, full, place):
-        """When the disk is full the contents stay in memory, whole, and can be moved later."""
+        """When the disk is full, the contents stay in memory and the rollover can be repeated."""
         data = "x" * 100 if mode == "w+" else b"x" * 100
         with SpooledTemporaryFile(50, mode, encoding="utf-8" if mode == "w+" else None) as file:
             with pytest.raises(OSError, match="too large") as caught:
@@ -188,8 +188,8 @@ class TestFullDisk:
             file.seek(0)
             assert file.read() == data
 
-    def test_no_file_to_be_had(self, place, monkeypatch):
-        """Without a place on disk it is the same; the error names the path."""
+    def test_missing_directory(self, place, monkeypatch):
+        """If the directory is missing, the contents stay in memory; the error has the path."""
         with SpooledTemporaryFile(dir=str(place / "missing")) as file:
             file.write(b"abc")
             with pytest.raises(FileNotFoundError) as caught:
@@ -203,7 +203,7 @@ class TestLifetime:
     @pytest.mark.parametrize("rolled", [True, False])
     @pytest.mark.parametrize("buffering", [-1, 0])
     def test_warning(self, rolled, buffering, place):
-        """A file that nobody closed is closed, with one warning, CPython's."""
+        """A file that is collected while open is closed, with one warning, that of CPython."""
         file = SpooledTemporaryFile(buffering=buffering)
         if rolled:
             file.rollover()
@@ -212,8 +212,8 @@ class TestLifetime:
             del file
         assert len(caught) == 1
 
-    def test_method_on_disk_keeps_the_file(self, place):
-        """CPython issue 18879: a method that outlives its file goes on working."""
+    def test_method_keeps_the_file_open(self, place):
+        """CPython issue 18879: a bound method keeps the file on disk open."""
         file = SpooledTemporaryFile()
         file.rollover()
         write, descriptor = file.write, file.fileno()
@@ -226,7 +226,7 @@ class TestLifetime:
             os.fstat(descriptor)
 
     def test_explicit_del(self, place):
-        """To call __del__ closes the file on disk, as in CPython."""
+        """Calling `__del__` closes the file on disk, as in CPython."""
         file = SpooledTemporaryFile()
         file.rollover()
         descriptor = file.fileno()
@@ -237,7 +237,7 @@ class TestLifetime:
             os.fstat(descriptor)
 
     def test_bad_arguments(self, recwarn):
-        """An object that was never made is no unclosed file."""
+        """An object whose creation failed causes no warning about an unclosed file."""
         with pytest.raises(TypeError):
             SpooledTemporaryFile(mode=2)
         with pytest.raises(LookupError):
@@ -247,7 +247,7 @@ class TestLifetime:
         assert not recwarn.list
 
     def test_weak_reference_and_pickle(self):
-        """It can be referred to weakly; on disk it can't be pickled, as in CPython."""
+        """It supports weak references; a file on disk can't be pickled, as in CPython."""
         with SpooledTemporaryFile() as file:
             assert weakref.ref(file)() is file
             file.rollover()
@@ -255,12 +255,12 @@ class TestLifetime:
                 pickle.dumps(file)
 
     def test_generic(self):
-        """It can be subscribed, as in CPython."""
+        """The class can be subscripted, as in CPython."""
         assert isinstance(SpooledTemporaryFile[bytes], types.GenericAlias)
 
 
 class TestInterface:
-    """Python 3.11's full io.IOBase, on every Python (gh-70363)."""
+    """The full interface of io.IOBase, which CPython has since 3.11 (gh-70363)."""
 
     @pytest.mark.parametrize("rolled", [True, False])
     def test_binary(self, rolled, place):
@@ -286,14 +286,14 @@ class TestInterface:
             assert not hasattr(file, "newlines")
 
     def test_detach(self):
-        """What is below a text file can be taken away."""
+        """The file in memory below a text file can be detached."""
         file = SpooledTemporaryFile(mode="w", encoding="utf-8")
         file.write("x")
         assert file.detach().getvalue() == b"x"
         file._file = _spooled._CLOSED
 
     def test_closed_context(self):
-        """A closed file can't be entered; closing again is no error."""
+        """Entering a closed file raises ValueError; closing it again is no error."""
         file = SpooledTemporaryFile()
         file.close()
         file.close()

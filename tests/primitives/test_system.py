@@ -19,8 +19,8 @@ FUNCTIONS = [name for name, value in vars(System).items() if isinstance(value, s
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_replacements_do_not_reach_us(monkeypatch, name):
-    """What a test puts in the place of a function is not what we call."""
+def test_replaced_functions_are_not_called(monkeypatch, name):
+    """A test may replace any of these functions."""
     with monkeypatch.context() as patch:
         for module in (os, os.path, time):
             if hasattr(module, name):
@@ -30,8 +30,8 @@ def test_replacements_do_not_reach_us(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", ["fspath", "getcwd", "lstat", "readlink", "stat"])
-def test_replacements_do_not_reach_what_we_call(monkeypatch, tmp_path, name):
-    """The functions of `os.path` call others of `os`, which a test may leave replaced too."""
+def test_replaced_functions_are_not_called_indirectly(monkeypatch, tmp_path, name):
+    """The functions of `os.path` call those of `os`, which a test may have replaced too."""
     path = os.path.realpath(tmp_path)
     link = os.path.join(path, "link")
     os.symlink(path, link)
@@ -52,7 +52,7 @@ def test_replacements_do_not_reach_what_we_call(monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize("module", LOOKING, ids=lambda module: module.__name__)
-def test_no_module_holds_what_a_fake_would_replace(module):
-    """Fakes look through the namespaces of all modules for the functions that they stand for."""
+def test_no_module_refers_to_a_function_that_fakes_replace(module):
+    """Fakes search all modules for the functions that they replace."""
     originals = [vars(System)[name].__func__ for name in FUNCTIONS]
     assert not [name for name, value in vars(module).items() if value in originals]

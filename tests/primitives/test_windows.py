@@ -23,56 +23,56 @@ from pytest_tempres.primitives._windows import private_mkdir
         ((3, 14, 1), True),
     ],
 )
-def test_which_pythons_need_it(version, fixed):
-    """CVE-2024-4030: the Pythons that ignore mode 0700 on Windows are known, release by release."""
+def test_versions_that_honour_the_mode(version, fixed):
+    """CVE-2024-4030: the mode 0700 has an effect on Windows from these releases on."""
     assert honours_mode("nt", version) is fixed
     assert honours_mode("posix", version)
 
 
-class Windows:
-    """Stands in for Windows, and writes down what it was asked for."""
+class FakeWindows:
+    """A fake of the Windows API that records its calls."""
 
     def __init__(self, error: OSError | None = None) -> None:
         self.error = error
-        self.asked: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, object]] = []
 
     def access_list(self, text):
-        """Return what ``create`` and ``free`` have to get."""
-        self.asked.append(("access list", text))
+        """Return a fake list."""
+        self.calls.append(("access list", text))
         return "list"
 
     def create(self, path, access_list):
-        """Fail, if that was asked for."""
-        self.asked.append((path, access_list))
+        """Raise the error, if there is one."""
+        self.calls.append((path, access_list))
         if self.error:
             raise self.error
 
     def free(self, access_list):
-        """Take it back."""
-        self.asked.append(("free", access_list))
+        """Record the call."""
+        self.calls.append(("free", access_list))
 
 
 class TestMakePrivateDirectory:
     @pytest.mark.parametrize("path", ["x", b"x"])
-    def test_owner_alone(self, path):
-        """Nothing is inherited; the system, administrators and the owner have all rights."""
-        windows = Windows()
+    def test_only_the_owner_has_access(self, path):
+        """The system, administrators and the owner have all rights; nothing is inherited."""
+        windows = FakeWindows()
         make_private_directory(path, 0o700, windows)
-        described = windows.asked[0][1]
+        described = windows.calls[0][1]
         assert described.startswith("D:P(")
         rights = described.removeprefix("D:P").strip("()").split(")(")
         assert {right.split(";")[-1] for right in rights} == {"SY", "BA", "OW"}
-        assert windows.asked[1:] == [("x", "list"), ("free", "list")]
+        assert windows.calls[1:] == [("x", "list"), ("free", "list")]
 
     def test_failure(self):
-        """An error names the path, and the access list is freed."""
-        windows = Windows(FileExistsError(17, "exists"))
+        """The error has the path, and the access list is freed."""
+        windows = FakeWindows(FileExistsError(17, "exists"))
         with pytest.raises(FileExistsError) as caught:
             make_private_directory("x", 0o700, windows)
         assert caught.value.filename == "x"
-        assert windows.asked[-1] == ("free", "list")
+        assert windows.calls[-1] == ("free", "list")
 
 
-def test_elsewhere():
-    """Where the system honours modes, os.mkdir does it."""
+def test_without_a_replacement():
+    """Where the system honours modes, os.mkdir is used."""
     assert sys.platform == "win32" or private_mkdir() is os.mkdir

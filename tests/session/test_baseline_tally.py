@@ -152,7 +152,7 @@ def test_invalid_baseline_is_refused(pytester, run_here):
     (pytester.path / "known.txt").write_text("# x\n<<<<<<< HEAD\n")
     result = run_here(*GATE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *known.txt: line 2 is no known leak: '<<<<<<< HEAD'*"])
+    result.stderr.fnmatch_lines(["ERROR: *known.txt: line 2 is not a known leak: '<<<<<<< HEAD'*"])
 
 
 def test_baseline_that_cannot_be_written_is_a_warning(pytester, suite, run_here, monkeypatch):

@@ -19,4 +19,4 @@ def test_only_the_session_process_sweeps_and_only_once(monkeypatch, swept, joine
         result=SimpleNamespace(swept=swept),
         workspace=SimpleNamespace(joined=joined, is_forked=is_forked),
     )
-    assert cleanup.reclaim(state) == Reclaimed()
+    assert cleanup.sweep_dead_sessions(state) == Reclaimed()

@@ -173,7 +173,7 @@ def test_replacement_of_atexit_register_looks_like_the_original(pytester, run):
 
 
 def test_replacement_of_atexit_register_works_after_the_session(pytester, run_here):
-    """A test or an imported module may hold it longer than the session lives."""
+    """A test or an imported module may keep a reference to it."""
     pytester.makepyfile(
         """
         import atexit
@@ -194,7 +194,7 @@ def test_replacement_of_atexit_register_works_after_the_session(pytester, run_he
     register, unregister = kept
     assert register(called.append) == called.append
     unregister(called.append)
-    # What it leads to: nothing of the session is left behind it.
+    # It refers to nothing of the session any more.
     assert vars(register)["_target"] is before[0]
 
 

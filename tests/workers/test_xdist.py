@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_tempres.session.state import Reported
 from pytest_tempres.workers import xdist
 from pytest_tempres.workspace import lock
 from pytest_tempres.workspace.proof import LOCK
@@ -438,9 +439,7 @@ def test_worker_output_that_arrives_after_an_interrupt_counts(monkeypatch):
     taken = []
     monkeypatch.setattr(xdist, "_receive", lambda _, node, data: taken.append((node, data)))
     root = SimpleNamespace(hold=lambda: root)
-    state = SimpleNamespace(
-        reported=SimpleNamespace(workers=[], finished=set()), workspace=SimpleNamespace(root=root)
-    )
+    state = SimpleNamespace(reported=Reported(), workspace=SimpleNamespace(root=root))
     hooks = xdist.ControllerHooks(state)
     nodes = [SimpleNamespace(gateway=SimpleNamespace(id=f"gw{n}")) for n in range(3)]
     for node in nodes:

@@ -23,7 +23,7 @@ from pytest_tempres.workspace.root import create
 
 @pytest.fixture
 def make(tmp_path) -> Callable[..., SessionRoot]:
-    """Create session roots in the test's directory; their locks are released after the test."""
+    """Create session roots, in the test's directory by default; release their locks at the end."""
     created = []
 
     def make(parent: Path = tmp_path, mode: int = 0o700, **metadata) -> SessionRoot:
@@ -38,7 +38,7 @@ def make(tmp_path) -> Callable[..., SessionRoot]:
 
 @pytest.fixture
 def root(make) -> SessionRoot:
-    """A session root that is alive."""
+    """The root of a live session."""
     return make()
 
 
@@ -92,12 +92,12 @@ class Namespace:
         """Bind-mount *source* at *target*."""
         self._mount(source, target, None, self._BIND)
 
-    def protect(self, path: object) -> None:
+    def make_read_only(self, path: object) -> None:
         """Make *path* read-only."""
         self.bind(path, path)
         self._mount(None, path, None, self._BIND | self._REMOUNT | self._READ_ONLY)
 
-    def memory(self, target: object, *, read_only: bool = False) -> None:
+    def mount_tmpfs(self, target: object, *, read_only: bool = False) -> None:
         """Mount an empty tmpfs."""
         self._mount("none", target, "tmpfs", self._READ_ONLY if read_only else 0)
 
@@ -116,7 +116,7 @@ class Namespace:
 
 @pytest.fixture
 def namespace(in_child) -> Namespace:
-    """Mounts or process numbers of its own for a child."""
+    """Separate mounts or process numbers for a child process."""
     if sys.platform != "linux":
         pytest.skip("only Linux has namespaces")
     namespace = Namespace()
@@ -144,7 +144,7 @@ def shared_place() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody(in_child) -> Callable[[Callable[[], object]], object]:
-    """Run a function in a child of another user; return whether its result was true."""
+    """Run a function in a child process as another user; return whether its result was true."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can become a second user")
 

@@ -54,15 +54,23 @@ pytestmark = pytest.mark.skipif(
 PROJECTS = ("/home/me/one", "/home/me/two")
 OURS = (BREADCRUMB, LOCK, INDEX)
 #: The kinds of foreign entries that are named like our session roots.
-DISGUISES = ("file", "tree", "crumbless", "directory for a crumb", "link", "dangling", "lock only")
+DISGUISES = (
+    "file",
+    "tree",
+    "no breadcrumb",
+    "breadcrumb directory",
+    "link",
+    "dangling",
+    "lock only",
+)
 
 
 # -- the model
 
 
 @dataclass
-class Session:
-    """A session in the model: its live processes, and what they created."""
+class SessionModel:
+    """A session in the model: its live processes, and the paths that they created."""
 
     path: str
     project: str
@@ -71,7 +79,7 @@ class Session:
     root: SessionRoot | None = None
     workers: list[WorkerRoot] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
-    #: Whether the files are gone that prove it ours or dead.
+    #: Whether a file was removed that proves it to be ours or dead.
     damaged: bool = False
 
     @property
@@ -94,7 +102,7 @@ def paths_in_index(root: str) -> list[str]:
     return [path for (path,) in index["kept"].values() if os.path.lexists(path)]
 
 
-class Workspace(RuleBasedStateMachine):
+class WorkspaceMachine(RuleBasedStateMachine):
     """Sessions, sweeps, users and foreign files in one temp directory."""
 
     def __init__(self, place: Path) -> None:
@@ -106,10 +114,10 @@ class Workspace(RuleBasedStateMachine):
         # With random names Hypothesis could not repeat a failure.
         self.naming = mock.patch.object(root_module, "make_directory", self.make_directory)
         self.naming.start()
-        # Nor with a random order.
+        # The same applies to a random order.
         self.order = mock.patch.object(sweep_module, "random_name", str)
         self.order.start()
-        self.sessions: list[Session] = []
+        self.sessions: list[SessionModel] = []
         self.number = 0
         self.held_before = set(lock._held)
 
@@ -130,7 +138,7 @@ class Workspace(RuleBasedStateMachine):
         shutil.rmtree(self.outside)
 
     def make_directory(self, parent: str, prefix: str, suffix: str) -> str:
-        """Create a directory with the next name."""
+        """Create a directory with the next number as its name."""
         self.number += 1
         path = os.path.join(parent, f"{prefix}{self.number:08}{suffix}")
         os.mkdir(path, 0o700)
@@ -149,7 +157,7 @@ class Workspace(RuleBasedStateMachine):
                 assert may_change(path), f"{path} is gone or changed"
 
     def removable(self, project: str, keep: int) -> set[str]:
-        """Return everything that a sweep with enough time removes now."""
+        """Return everything that a sweep with enough time would remove now."""
         kept = {each.path: paths_in_index(each.path) for each in self.sessions}
         # Live sessions count too.
         own = [root for root, paths in kept.items() if paths and self.project_of(root) == project]
@@ -159,14 +167,14 @@ class Workspace(RuleBasedStateMachine):
         return {path for root in dead for path in self.removable_in(root, kept[root], root in old)}
 
     def removable_in(self, root: str, kept: list[str], is_old: bool) -> set[str]:
-        """Return what a sweep removes of a dead session; all of it if *is_old*."""
+        """Return what a sweep would remove of a dead session: everything if *is_old*."""
         names = set(os.listdir(root))
         if BREADCRUMB not in names:
             old = time.time() - os.lstat(root).st_mtime > 60
             gone = {root, *(os.path.join(root, name) for name in names)}
             return gone if names == {LOCK} and old else set()
         if LOCK not in names:
-            # In doubt it is alive.
+            # A session counts as alive unless it is proved to be dead.
             return set()
         if is_old or not kept:
             return {root, *snapshot(Path(root))}
@@ -187,23 +195,23 @@ class Workspace(RuleBasedStateMachine):
             return None
         return str(breadcrumb["rootdir"])
 
-    def dead(self) -> list[Session]:
-        """Return the sessions that have ended and left something."""
+    def dead(self) -> list[SessionModel]:
+        """Return the sessions that have ended and left files."""
         return [each for each in self.sessions if not each.is_alive and os.path.lexists(each.path)]
 
-    def alive(self) -> list[Session]:
+    def alive(self) -> list[SessionModel]:
         """Return the sessions that can continue."""
         return [each for each in self.sessions if each.root is not None and each.is_alive]
 
-    def pick(self, data: st.DataObject, sessions: list[Session]) -> Session:
+    def pick(self, data: st.DataObject, sessions: list[SessionModel]) -> SessionModel:
         """Draw one of *sessions*."""
         return sessions[data.draw(st.integers(0, len(sessions) - 1))]
 
     # -- sessions
 
     @initialize(projects=st.lists(st.sampled_from(PROJECTS), max_size=4))
-    def run_before(self, projects: list[str]) -> None:
-        """Some sessions have kept something before."""
+    def run_earlier_sessions(self, projects: list[str]) -> None:
+        """Earlier sessions have kept paths."""
         for project in projects:
             self.run_completely(project, kept=[True], killed=False)
 
@@ -212,7 +220,7 @@ class Workspace(RuleBasedStateMachine):
         """A session creates its root and its first worker root."""
         with self.step(lambda path: False):
             root = create(str(self.place), mode=0o700, metadata={"rootdir": project})
-            session = Session(root.path, project, {root.lock_fd}, root)
+            session = SessionModel(root.path, project, {root.lock_fd}, root)
             session.workers.append(root.add_worker("main", 0o700))
         self.sessions.append(session)
 
@@ -224,7 +232,7 @@ class Workspace(RuleBasedStateMachine):
         with self.step(lambda path: False), dying(after):
             create(str(self.place), mode=0o700, metadata={"rootdir": project})
         (name,) = set(os.listdir(self.place)) - before
-        session = Session(os.path.join(self.place, name), project, lock._held - held)
+        session = SessionModel(os.path.join(self.place, name), project, lock._held - held)
         self.sessions.append(session)
         if not stopped:
             self.end(session)
@@ -232,7 +240,7 @@ class Workspace(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def add_worker(self, data: st.DataObject) -> None:
-        """A worker joins a session, and holds its lock from now on."""
+        """A worker joins a session and holds its lock."""
         session = self.pick(data, self.alive())
         with self.step(lambda path: False):
             root = attach(session.path)
@@ -242,12 +250,12 @@ class Workspace(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data(), by_fixture=st.booleans(), deep=st.booleans())
     def make_entry(self, data: st.DataObject, by_fixture: bool, deep: bool) -> None:
-        """A test creates an entry in its temp location, or a fixture beside it."""
+        """A test creates an entry in its temp location, or a fixture in its directory."""
         session = self.pick(data, self.alive())
         worker = data.draw(st.sampled_from(session.workers))
         self.add_entry(session, worker.fixture_dir if by_fixture else worker.path, deep)
 
-    def add_entry(self, session: Session, folder: str, deep: bool) -> None:
+    def add_entry(self, session: SessionModel, folder: str, deep: bool) -> None:
         """Create a file, or a tree with a link in it."""
         self.number += 1
         entry = Path(folder, f"e{self.number}")
@@ -276,8 +284,8 @@ class Workspace(RuleBasedStateMachine):
             write_index(session.root, [Kept("t", path, "failed", "main") for path in chosen])
         self.end(session)
 
-    def write_index(self, session: Session, chosen: set[str]) -> None:
-        """Write the index, with a later time than all before."""
+    def write_index(self, session: SessionModel, chosen: set[str]) -> None:
+        """Write the index, with a later modification time than all earlier ones."""
         index = os.path.join(session.path, INDEX)
         with self.step(lambda path: path == index):
             kept = [Kept(path, path, "failed", "main") for path in sorted(chosen)]
@@ -288,7 +296,7 @@ class Workspace(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data(), after=st.none() | st.integers(0, 6))
     def end_cleanly(self, data: st.DataObject, after: int | None) -> None:
-        """A session that kept nothing removes its root; it may die at any step of that."""
+        """A session that kept nothing removes its root; it may die at any step."""
         session = self.pick(data, self.alive())
         root, entries = session.root, tuple(session.entries)
         own_files = (
@@ -340,7 +348,7 @@ class Workspace(RuleBasedStateMachine):
         else:
             self.end(session)
 
-    def end(self, session: Session) -> None:
+    def end(self, session: SessionModel) -> None:
         """End all processes of *session*: the kernel releases their locks."""
         for fd in session.held:
             lock.release(fd)
@@ -365,7 +373,7 @@ class Workspace(RuleBasedStateMachine):
 
     @rule(project=st.sampled_from(PROJECTS), keep=st.integers(0, 3), after=st.integers(0, 8))
     def die_while_sweeping(self, project: str, keep: int, after: int) -> None:
-        """A sweeping process is killed; the root that it had begun with is still a dead one."""
+        """A sweeping process is killed; the root that it was removing is still a dead session."""
         removable = self.removable(project, keep)
         held = set(lock._held)
         with self.step(removable.__contains__), dying(after) as tick:
@@ -404,7 +412,7 @@ class Workspace(RuleBasedStateMachine):
     def sweep_while_one_ends(self, data: st.DataObject, project: str) -> None:
         """A session removes its root while a sweep has its lock file open."""
         session = self.pick(data, self.alive())
-        take = lock._lock
+        take = lock._lock_exclusive
         removable = self.removable(project, 3)
 
         def end_first(fd: int) -> None:
@@ -419,7 +427,10 @@ class Workspace(RuleBasedStateMachine):
 
         own = {session.path, *(os.path.join(session.path, name) for name in (BREADCRUMB, LOCK))}
         own |= {path for worker in session.workers for path in (worker.path, worker.fixture_dir)}
-        with self.step(removable.__contains__), mock.patch.object(lock, "_lock", end_first):
+        with (
+            self.step(removable.__contains__),
+            mock.patch.object(lock, "_lock_exclusive", end_first),
+        ):
             do_sweep(self.place, project, 3)
 
     @rule()
@@ -470,10 +481,10 @@ class Workspace(RuleBasedStateMachine):
             self.fill_foreign_directory(path, disguise)
 
     def fill_foreign_directory(self, path: Path, disguise: str) -> None:
-        """Let a foreign directory snapshot like a root, except for the proof."""
+        """Fill a foreign directory so that it looks like a root, but is not proved to be ours."""
         if disguise != "tree":
             (path / LOCK).write_text("", "utf-8")
-        if disguise == "directory for a crumb":
+        if disguise == "breadcrumb directory":
             (path / BREADCRUMB).mkdir()
         if disguise != "lock only":
             (path / "precious").write_text("precious", "utf-8")
@@ -501,9 +512,9 @@ class Workspace(RuleBasedStateMachine):
 
 
 def test_in_any_order_live_sessions_are_complete_and_dead_ones_removed(tmp_path_factory):
-    """Sessions start, die and sweep, and users remove files."""
+    """Sessions start, die and sweep, and users remove files, in any order."""
     run_state_machine_as_test(
-        lambda: Workspace(tmp_path_factory.mktemp("model")),
+        lambda: WorkspaceMachine(tmp_path_factory.mktemp("model")),
         settings=settings(
             deadline=None,
             max_examples=50,

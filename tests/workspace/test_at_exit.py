@@ -15,7 +15,7 @@ import atexit, os, sys, tempfile
 from pytest_tempres.leaks.deferred import delete_open_files
 from pytest_tempres.primitives import _process
 from pytest_tempres.workspace.root import create
-_process.at_exit()
+_process.install_exit_finalizer()
 root = create(sys.argv[1], mode=0o700, metadata={{}})
 worker = root.add_worker("main", 0o700)
 {after}
@@ -25,7 +25,7 @@ _process.call_at_exit(lambda: (delete_open_files(root.path), root.remove_if_empt
 
 @pytest.fixture
 def callbacks(monkeypatch) -> list[object]:
-    """The exit callbacks; those of the outer session are set aside."""
+    """An empty list of exit callbacks in place of those of the outer session."""
     callbacks: list[object] = []
     monkeypatch.setattr(_process, "_callbacks", lambda: callbacks)
     return callbacks
@@ -33,7 +33,7 @@ def callbacks(monkeypatch) -> list[object]:
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a program that registers the removal of its root, and return what is left of the root."""
+    """Run a program that registers the removal of its root; return what is left of the root."""
 
     def run(after: str, before: str = "") -> list[str]:
         place = tmp_path / "place"
@@ -50,7 +50,7 @@ def run(tmp_path):
 
 
 def test_each_callback_runs_once_even_if_another_one_fails(callbacks):
-    """At exit there is no way to report the failure."""
+    """An exception in one callback is ignored."""
     done = []
     _process.call_at_exit(lambda: done.append("first"))
     _process.call_at_exit(lambda: 1 / 0)
@@ -61,7 +61,7 @@ def test_each_callback_runs_once_even_if_another_one_fails(callbacks):
 
 
 def test_a_forked_child_does_not_run_the_callbacks_of_its_parent(callbacks, in_child):
-    """A child that exits leaves its parent's root alone."""
+    """A child that exits does not remove its parent's root."""
     done = []
     _process.call_at_exit(lambda: done.append(1))
     assert in_child(lambda: _process._run_all(callbacks) is None and not done)
@@ -85,13 +85,13 @@ def test_the_root_is_removed_after_all_exit_handlers_have_cleaned_up(run, after)
 
 
 def test_the_root_is_removed_even_if_a_finalizer_is_older_than_ours(run):
-    """All finalizers run at the exit position of the first one; ours comes last among them."""
+    """All finalizers run at the exit position of the first one, and ours runs last."""
     before = "early = tempfile.TemporaryDirectory(dir=sys.argv[1])"
     after = "kept = tempfile.TemporaryDirectory(dir=worker.path)"
     assert run(after, before) == []
 
 
 def test_a_root_that_is_not_empty_at_exit_is_left_to_a_sweep(run):
-    """It stays, with the breadcrumb that proves it ours."""
+    """The root keeps the breadcrumb that proves it to be ours."""
     left = run("tempfile.mkstemp(dir=worker.path)")
     assert {os.path.basename(path) for path in left} >= {".tempres.json", ".lock", "main"}

@@ -19,8 +19,8 @@ from pytest_tempres.workspace.root import create
 PROJECT = "/p"
 
 
-class Session:
-    """A session that has written its index, with the steps from there to its end."""
+class EndingSession:
+    """A session that has written its index and can be ended step by step."""
 
     def __init__(self, place: Path, rootdir: str = PROJECT) -> None:
         self.place = str(place)
@@ -33,7 +33,7 @@ class Session:
         write_index(self.root, [Kept("t", kept, "failed", "main")], rootdir=rootdir)
 
     def sweep(self, keep: int) -> None:
-        """Sweep as a session does after its report."""
+        """Sweep, as a session does after its report."""
         module.sweep(
             self.place,
             rootdir=self.rootdir,
@@ -45,13 +45,13 @@ class Session:
         )
 
     def end(self) -> None:
-        """End as a session does that kept something."""
+        """End, as a session that kept something does."""
         self.journal.close()
         journal.end(self.root)
         self.root.remove_if_empty()
 
     def remove_expired(self, keep: int) -> None:
-        """Remove what older sessions kept, after the end."""
+        """Remove what older sessions kept, as a session does after its end."""
         module.remove_expired(self.place, rootdir=self.rootdir, keep_sessions=keep, seconds=60)
 
     def has_kept_path(self) -> bool:
@@ -60,12 +60,12 @@ class Session:
 
 
 @pytest.fixture
-def start(tmp_path) -> Callable[..., Session]:
-    """Start sessions in one directory; those that a test does not end, end with it."""
+def start(tmp_path) -> Callable[..., EndingSession]:
+    """Start sessions in one directory; their locks are released after the test."""
     started = []
 
-    def start(rootdir: str = PROJECT) -> Session:
-        started.append(Session(tmp_path, rootdir))
+    def start(rootdir: str = PROJECT) -> EndingSession:
+        started.append(EndingSession(tmp_path, rootdir))
         return started[-1]
 
     yield start
@@ -75,10 +75,10 @@ def start(tmp_path) -> Callable[..., Session]:
 
 
 @pytest.fixture
-def before_the_lock(monkeypatch) -> Callable[[Session, Callable[[], object]], None]:
+def before_the_lock(monkeypatch) -> Callable[[EndingSession, Callable[[], object]], None]:
     """Call a function immediately before the sweep takes the lock of a session."""
 
-    def before_the_lock(session: Session, function: Callable[[], object]) -> None:
+    def before_the_lock(session: EndingSession, function: Callable[[], object]) -> None:
         take, calls = module.take, []
 
         def take_late(path):
@@ -92,7 +92,7 @@ def before_the_lock(monkeypatch) -> Callable[[Session, Callable[[], object]], No
 
 
 def test_a_session_that_ends_during_a_sweep_is_the_youngest(start, before_the_lock):
-    """The sessions that seemed younger before may be removed in its place."""
+    """It is not removed in place of sessions that were younger when the sweep began."""
     first, second, third = start(), start(), start()
 
     def end():
@@ -112,10 +112,10 @@ def test_a_sweep_does_not_lock_a_session_with_kept_paths_only(start, monkeypatch
     """The lock would keep the sessions of its own project from removing it."""
     kept, other = start(), start("/other")
     kept.end()
-    asked = []
-    monkeypatch.setattr(module, "take", asked.append)
+    locked = []
+    monkeypatch.setattr(module, "take", locked.append)
     other.sweep(3)
-    assert kept.root.path not in asked
+    assert kept.root.path not in locked
 
 
 # -- many processes at once
@@ -131,7 +131,7 @@ def in_processes(count: int, function: Callable[[int, Callable[[], None]], None]
         os.read(go, 1)
 
     pids = [_fork(lambda number=number: function(number, wait)) for number in range(count)]
-    # From now on reading reaches the end of the pipe if a child has failed.
+    # With this end closed, reading reaches the end of the pipe if a child has failed.
     os.close(is_ready)
     waiting = b""
     while len(waiting) < count and (more := os.read(ready, count)):
@@ -145,7 +145,7 @@ def in_processes(count: int, function: Callable[[int, Callable[[], None]], None]
 
 def _fork(function: Callable[[], object]) -> int:
     with warnings.catch_warnings():
-        # A worker of pytest-xdist has a second thread, which the child does not need.
+        # Python warns because a worker of pytest-xdist has a second thread, which no child needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -164,13 +164,13 @@ def _fork(function: Callable[[], object]) -> int:
 @pytest.mark.parametrize("projects", [1, 2])
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_the_right_number_stays_when_many_sessions_end_at_once(tmp_path, keep, projects):
-    """Not one more, and not one less."""
+    """Each project keeps exactly as many sessions as the option says, but at least one."""
     for turn in range(3):
         place = tmp_path / str(turn)
         place.mkdir()
 
         def live(number, wait, place=place):
-            session = Session(place, f"/p{number % projects}")
+            session = EndingSession(place, f"/p{number % projects}")
             wait()
             session.sweep(keep)
             session.end()

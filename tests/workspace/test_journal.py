@@ -8,7 +8,7 @@ import pytest
 from pytest_tempres.workspace import dirfd
 from pytest_tempres.workspace import journal as journals
 from pytest_tempres.workspace.journal import Journal
-from pytest_tempres.workspace.journal import read
+from pytest_tempres.workspace.journal import read_session
 from pytest_tempres.workspace.proof import JOURNAL
 from pytest_tempres.workspace.root import create
 
@@ -30,18 +30,20 @@ def journal():
 
 
 def kept_paths(root) -> list[str]:
-    """Return the paths that the root's files list as kept, relative to the root."""
+    """Return the kept paths that the root's files list, relative to the root."""
     with root.opened() as directory:
-        return sorted(os.path.relpath(path, root.path) for path in read(directory).kept_paths)
+        return sorted(
+            os.path.relpath(path, root.path) for path in read_session(directory).kept_paths
+        )
 
 
 def inside(root, *names: str) -> list[str]:
-    """Return the paths of *names* in the root."""
+    """Return the paths of *names* in *root*."""
     return [os.path.join(root.path, name) for name in names]
 
 
 def test_several_processes_write_to_one_journal(root, journal):
-    """Their records may come in any order."""
+    """No record of any process is lost."""
     other = Journal()
     journal.open(root)
     other.open(root)
@@ -55,7 +57,7 @@ def test_several_processes_write_to_one_journal(root, journal):
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
 def test_the_journal_is_private(root, journal, umask):
-    """Node ids may be secret, and a sweep trusts the content."""
+    """Its mode is 0600: node ids may be secret, and a sweep trusts its content."""
     before = os.umask(umask)
     try:
         journal.open(root)
@@ -65,7 +67,7 @@ def test_the_journal_is_private(root, journal, umask):
 
 
 def test_the_journal_is_ignored_if_there_is_an_index(root, journal):
-    """A path in the journal alone was not kept in the end."""
+    """A path that is only in the journal was removed before the session ended."""
     journal.add(root, "t", inside(root, "main.d/a", "main.d/b"))
     with open(os.path.join(root.path, "index.json"), "w", encoding="ascii") as file:
         json.dump({"kept": {"t": inside(root, "main.d/b")}}, file)
@@ -73,7 +75,7 @@ def test_the_journal_is_ignored_if_there_is_an_index(root, journal):
 
 
 def test_incomplete_and_foreign_lines_are_skipped(root, journal):
-    """Paths outside the root are skipped too."""
+    """Lines with paths outside the root are skipped too."""
     journal.open(root)
     journal.add(root, "t", ["/etc/passwd", root.path, os.path.join(root.path, "..", "x")])
     path = os.path.join(root.path, JOURNAL)
@@ -97,7 +99,7 @@ def test_incomplete_and_foreign_lines_are_skipped(root, journal):
 
 
 def test_a_journal_that_is_too_large_is_an_error(root, journal, monkeypatch):
-    """A test may have filled it, so its paths are unknown."""
+    """The session's kept paths are unknown then, since a test may have written to the journal."""
     monkeypatch.setattr(dirfd, "_MAX_BYTES", 1000)
     journal.add(root, "t", inside(root, "main.d/a"))
     journal.add(root, "t" * 1000, inside(root, "main.d/b"))
@@ -107,7 +109,7 @@ def test_a_journal_that_is_too_large_is_an_error(root, journal, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_a_journal_that_is_no_regular_file_is_not_used(root, journal, tmp_path, kind):
-    """It is neither written nor read, and a fifo does not block."""
+    """It is neither written nor read, and opening a fifo does not block."""
     path = os.path.join(root.path, JOURNAL)
     target = tmp_path / "target"
     target.write_text(json.dumps({"test": "t", "path": os.path.join(root.path, "main.d/a")}))
@@ -127,7 +129,7 @@ def test_a_journal_that_is_no_regular_file_is_not_used(root, journal, tmp_path, 
 
 
 def test_nothing_is_written_to_a_root_that_replaced_ours(root, journal, tmp_path):
-    """The directory may belong to another process."""
+    """A directory that replaced the root may belong to another process."""
     journal.open(root)
     os.rename(root.path, tmp_path / "moved")
     os.mkdir(root.path)
@@ -137,7 +139,7 @@ def test_nothing_is_written_to_a_root_that_replaced_ours(root, journal, tmp_path
 
 
 def test_a_short_write_is_an_error(root, journal, monkeypatch):
-    """On a full disk the record is incomplete, and the next one is readable all the same."""
+    """On a full disk the caller gets an error, and the next record can still be read."""
     journal.open(root)
     write = journals.System.write
     monkeypatch.setattr(journals.System, "write", lambda fd, text: write(fd, text[:-9]))

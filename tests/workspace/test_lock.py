@@ -31,12 +31,12 @@ def no_locks(fd):
 
 
 def test_a_lock_that_is_held_cannot_be_taken(path, held):
-    """A session that is alive does not look dead, not even to its own process."""
+    """A live session does not look dead, not even to its own process."""
     assert lock.take(path) is None
 
 
 def test_a_released_lock_can_be_taken(path, held):
-    """A session that has ended can be swept."""
+    """A session that has ended can be swept by one process at a time."""
     lock.release(held)
     fd = lock.take(path)
     assert fd is not None
@@ -45,7 +45,7 @@ def test_a_released_lock_can_be_taken(path, held):
 
 
 def test_a_second_release_does_not_close_another_descriptor(path, held):
-    """The number may be that of another file by then."""
+    """The descriptor number may belong to another file by then."""
     lock.release(held)
     other = os.open(path, os.O_RDONLY)
     if other != held:
@@ -75,7 +75,7 @@ def reuse(fd, path) -> tuple[int, int]:
 
 
 def test_release_does_not_close_a_file_that_reuses_the_number(tmp_path, path, in_child):
-    """Neither in the process nor in a forked child."""
+    """The file stays open both in the process and in a forked child."""
     fd = lock.acquire(path)
     identity = reuse(fd, tmp_path / "precious")
     try:
@@ -88,7 +88,7 @@ def test_release_does_not_close_a_file_that_reuses_the_number(tmp_path, path, in
 
 
 def test_a_second_release_does_not_release_the_lock_of_another_session(tmp_path, path):
-    """The number may be that of another lock by then."""
+    """The descriptor number may belong to another lock by then."""
     first = lock.acquire(path)
     lock.release(first)
     other = str(tmp_path / "other")
@@ -105,7 +105,7 @@ def test_a_second_release_does_not_release_the_lock_of_another_session(tmp_path,
 def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monkeypatch, locks):
     """A sweep never finds it unlocked, and so never takes the session for dead."""
     os.unlink(path)
-    share = lock._share if locks else no_locks
+    share = lock._lock_shared if locks else no_locks
 
     def check_share(fd):
         assert not os.path.lexists(path)
@@ -118,7 +118,7 @@ def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monk
         link(source, target, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lock, "_share", check_share)
+        patch.setattr(lock, "_lock_shared", check_share)
         patch.setattr(lock.System, "link", check_link)
         now = lock.renew(held, path, proved=True)
     assert lock.take(path) is None
@@ -130,7 +130,7 @@ def test_a_recreated_lock_file_is_locked_before_it_has_its_name(path, held, monk
 @pytest.mark.parametrize("proved", [True, False])
 @pytest.mark.parametrize("links", [True, False])
 def test_processes_that_recreate_the_lock_file_share_one(path, held, monkeypatch, proved, links):
-    """Without hard links too; no draft is left."""
+    """They share it on file systems without hard links too, and leave no draft."""
     other = lock.join(path)
     os.unlink(path)
     hold, found = lock.hold, []
@@ -165,7 +165,7 @@ def test_processes_that_recreate_the_lock_file_share_one(path, held, monkeypatch
 
 
 def test_hold_fails_during_a_sweep(path, held):
-    """The caller keeps the lock that it holds."""
+    """The caller still holds its own lock after the error."""
     os.unlink(path)
     lock.release(lock.acquire(path))
     sweeping = lock.take(path)
@@ -176,27 +176,27 @@ def test_hold_fails_during_a_sweep(path, held):
 
 
 def test_acquire_refuses_a_file_that_exists(path, held):
-    """The file may be another user's."""
+    """An existing lock file may belong to another user."""
     with pytest.raises(FileExistsError):
         lock.acquire(path)
 
 
 def test_take_does_not_follow_a_link(tmp_path, path):
-    """The session counts as alive."""
+    """A session whose lock file is a link counts as alive."""
     (tmp_path / "real").write_text("")
     os.symlink("real", path)
     assert lock.take(path) is None
 
 
 def test_take_creates_no_file(tmp_path, path):
-    """Without a lock file it is unknown whether the session is alive."""
+    """A session without a lock file counts as alive, and none is created."""
     assert lock.take(path) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_locks_a_session_starts_and_counts_as_alive(path, monkeypatch):
-    """A file system may have no locks."""
-    monkeypatch.setattr(lock, "_lock", no_locks)
+    """Some file systems have no locks; no descriptor is left open there."""
+    monkeypatch.setattr(lock, "_lock_exclusive", no_locks)
     fd = lock.acquire(path)
     probe = os.dup(0)
     os.close(probe)
@@ -208,7 +208,7 @@ def test_without_locks_a_session_starts_and_counts_as_alive(path, monkeypatch):
 
 
 def test_a_child_process_does_not_inherit_the_lock(path):
-    """A subprocess that lives longer does not keep the session alive."""
+    """A subprocess that outlives the session does not keep it alive."""
     fd = lock.acquire(path)
     try:
         program = f"import os, sys; os.fstat({fd})"
@@ -221,7 +221,7 @@ def test_a_child_process_does_not_inherit_the_lock(path):
 
 
 def test_a_forked_child_neither_holds_nor_releases_the_lock(path, held, in_child):
-    """The parent still holds it."""
+    """Releasing the lock in the child does not release that of the parent."""
 
     def child() -> bool:
         lock.release(held)
@@ -232,7 +232,7 @@ def test_a_forked_child_neither_holds_nor_releases_the_lock(path, held, in_child
 
 
 def test_the_lock_of_a_killed_process_is_released(path):
-    """The kernel releases it."""
+    """After a kill the session can be swept."""
     program = (
         "import os, signal, sys\n"
         "from pytest_tempres.workspace import lock\n"

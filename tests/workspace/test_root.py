@@ -33,7 +33,7 @@ from pytest_tempres.workspace.root import safe_name
 def dir_fd_support(request, monkeypatch):
     """Run the test with `dir_fd` support and without, as on Windows."""
     if request.param == "paths":
-        monkeypatch.setattr(System, "by_descriptor", False)
+        monkeypatch.setattr(System, "supports_dir_fd", False)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_safe_name_does_not_change_safe_names(text):
     [("", "_"), ("...", "_"), (".hidden", "hidden"), ("test[a/b c]", "test_a_b_c_"), ("é\n", "_")],
 )
 def test_safe_name_of_special_names(text, expected):
-    """Empty names, dots, separators and control characters."""
+    """Empty names, dots, separators and control characters give a valid name."""
     assert safe_name(text, 24) == expected
 
 
@@ -93,7 +93,7 @@ def test_safe_name_of_special_names(text, expected):
 
 
 def test_create_returns_a_private_locked_directory_with_a_breadcrumb(tmp_path, make):
-    """The name is random, and the breadcrumb has the caller's content."""
+    """The name is random, and the breadcrumb contains the metadata."""
     root = make(rootdir="/p")
     path = Path(root.path)
     assert path.parent == tmp_path
@@ -132,7 +132,7 @@ def test_create_makes_a_relative_parent_absolute_without_resolving_links(tmp_pat
 
 
 def test_create_says_where_it_failed_and_what_to_do(tmp_path):
-    """The error has the path of the parent and the option to use."""
+    """The error has the path of the parent and names the option to change it."""
     with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
         create(str(tmp_path / "missing"), mode=0o700, metadata={})
     assert caught.value.errno == errno.ENOENT
@@ -141,7 +141,7 @@ def test_create_says_where_it_failed_and_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("step", ["acquire", "write_breadcrumb"])
 def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, step):
-    """Neither a directory nor a descriptor is left after an error."""
+    """After an error neither a directory nor an open descriptor is left."""
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -155,7 +155,7 @@ def test_create_leaves_nothing_when_it_fails_half_way(tmp_path, monkeypatch, ste
 
 
 def test_a_worker_root_adds_at_most_24_bytes_to_the_temp_path(tmp_path, root):
-    """A socket that fits below the system's temp path fits below a worker root too."""
+    """A socket path that is short enough in the temp directory is short enough here too."""
     worker = root.add_worker("gw123456789", 0o700)
     assert len(os.fsencode(worker.path)) - len(os.fsencode(tmp_path)) <= 24
 
@@ -216,7 +216,7 @@ def test_a_root_that_is_being_swept_is_not_joined(root):
 
 
 def test_attach_refuses_a_path_that_is_not_a_session_root(tmp_path):
-    """A path of another host, or a directory without our breadcrumb."""
+    """A path on another host, or a directory without our breadcrumb, is refused."""
     assert attach(str(tmp_path / "missing")) is None
     assert attach(str(tmp_path)) is None
 
@@ -224,14 +224,14 @@ def test_attach_refuses_a_path_that_is_not_a_session_root(tmp_path):
 @pytest.mark.parametrize("fake", ["directory", "symlink", "fifo"])
 def test_a_breadcrumb_that_is_no_regular_file_proves_nothing(tmp_path, fake):
     """A link or a fifo of that name could have been created by another user."""
-    crumb = tmp_path / BREADCRUMB
+    breadcrumb = tmp_path / BREADCRUMB
     if fake == "directory":
-        crumb.mkdir()
+        breadcrumb.mkdir()
     elif fake == "symlink":
         (tmp_path / "real").write_text("{}")
-        crumb.symlink_to("real")
+        breadcrumb.symlink_to("real")
     else:
-        os.mkfifo(crumb)
+        os.mkfifo(breadcrumb)
     assert not is_ours(str(tmp_path))
 
 
@@ -303,7 +303,7 @@ def test_remove_of_a_missing_path_is_no_failure(root, worker):
 )
 @pytest.mark.usefixtures("dir_fd_support", "worker")
 def test_remove_refuses_every_path_outside_the_root(root, outside, path):
-    """Also a path that is not normalized."""
+    """Paths that are not normalized are refused too."""
     with pytest.raises(NotOurDirectoryError, match="it is not inside"):
         root.remove(path.format(root=root.path, outside=outside))
     assert (outside / "precious").exists()
@@ -313,34 +313,34 @@ def test_remove_refuses_every_path_outside_the_root(root, outside, path):
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_refuses_a_root_without_its_breadcrumb(root, worker):
     """Nothing is removed from a directory that is not proved to be ours."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    created = Path(worker.path, "created")
+    created.mkdir()
     os.unlink(os.path.join(root.path, BREADCRUMB))
     with pytest.raises(NotOurDirectoryError, match=re.escape(f"has no {BREADCRUMB}")):
-        root.remove(str(made))
-    assert made.exists()
+        root.remove(str(created))
+    assert created.exists()
 
 
 def test_remove_refuses_a_root_of_another_user(root, worker, monkeypatch):
     """The owner of the root may have changed."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    created = Path(worker.path, "created")
+    created.mkdir()
     foreign = dataclasses.replace(root, uid=root.uid + 1, lock_fd=-1)
     with pytest.raises(NotOurDirectoryError, match="another user"):
-        foreign.remove(str(made))
-    assert made.exists()
+        foreign.remove(str(created))
+    assert created.exists()
 
 
 def test_remove_does_not_follow_a_root_that_was_swapped_for_a_link(root, worker, outside):
     """The link may lead to a directory that looks like ours."""
     (outside / "main").mkdir()
-    (outside / "main" / "made").mkdir()
+    (outside / "main" / "created").mkdir()
     (outside / BREADCRUMB).write_text("{}")
     os.rename(root.path, f"{root.path}.away")
     os.symlink(outside, root.path)
-    failures = root.remove(os.path.join(worker.path, "made"))
-    assert [failure.path for failure in failures] == [os.path.join(worker.path, "made")]
-    assert (outside / "main" / "made").exists()
+    failures = root.remove(os.path.join(worker.path, "created"))
+    assert [failure.path for failure in failures] == [os.path.join(worker.path, "created")]
+    assert (outside / "main" / "created").exists()
 
 
 def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, worker, outside):
@@ -356,7 +356,7 @@ def test_remove_does_not_follow_a_worker_root_that_was_swapped_for_a_link(root, 
 
 
 def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
-    """The link is removed, its target is not."""
+    """The link is removed, and its target stays."""
     tree = Path(worker.path, "tree")
     tree.mkdir()
     (tree / "link").symlink_to(outside)
@@ -365,9 +365,9 @@ def test_remove_does_not_follow_links_inside_a_tree(root, worker, outside):
 
 
 def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker, monkeypatch):
-    """A mock of `os` that outlives its test does not affect the cleanup."""
-    made = Path(worker.path, "made")
-    made.mkdir()
+    """A mock of `os` that was not undone does not affect the cleanup."""
+    created = Path(worker.path, "created")
+    created.mkdir()
 
     def broken(*args, **kwargs):
         raise AssertionError(args)
@@ -375,13 +375,13 @@ def test_remove_works_while_a_test_has_replaced_the_functions_of_os(root, worker
     with monkeypatch.context() as patch:
         for name in ("open", "close", "stat", "lstat", "fstat", "unlink", "rmdir", "listdir"):
             patch.setattr(os, name, broken)
-        failures = root.remove(str(made))
+        failures = root.remove(str(created))
     assert failures == []
-    assert not made.exists()
+    assert not created.exists()
 
 
 def test_remove_leaves_no_descriptor_open(root, worker, outside):
-    """Neither after a removal nor after a refusal."""
+    """This applies after a removal and after a refusal."""
     probe = os.dup(0)
     os.close(probe)
     os.makedirs(os.path.join(worker.path, "a", "b"))
@@ -400,30 +400,30 @@ def test_remove_leaves_no_descriptor_open(root, worker, outside):
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_created_removes_the_directory(tmp_path):
-    """While it is the directory that was created."""
-    made = tmp_path / "made"
-    (made / "deep").mkdir(parents=True)
-    assert remove_created(str(made), identity(made)) == []
-    assert not made.exists()
+    """It is removed while it is the directory that was created."""
+    created = tmp_path / "created"
+    (created / "deep").mkdir(parents=True)
+    assert remove_created(str(created), identity(created)) == []
+    assert not created.exists()
 
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_created_refuses_a_directory_that_was_replaced(tmp_path):
     """Neither the moved directory nor the new one is removed."""
-    made = tmp_path / "made"
-    made.mkdir()
-    before = identity(made)
-    made.rename(tmp_path / "moved")
-    made.mkdir()
+    created = tmp_path / "created"
+    created.mkdir()
+    before = identity(created)
+    created.rename(tmp_path / "moved")
+    created.mkdir()
     with pytest.raises(NotOurDirectoryError, match="it has been replaced"):
-        remove_created(str(made), before)
-    assert made.exists()
+        remove_created(str(created), before)
+    assert created.exists()
     assert (tmp_path / "moved").exists()
 
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_created_of_a_missing_path_is_no_failure(tmp_path):
-    """The parent may be missing too."""
+    """The parent directory may be missing too."""
     assert remove_created(str(tmp_path / "gone"), (0, 0)) == []
     assert remove_created(str(tmp_path / "gone" / "deeper"), (0, 0)) == []
 
@@ -433,17 +433,17 @@ def test_remove_created_follows_a_parent_that_is_a_link(tmp_path):
     """The user's directory may be a link, as /tmp is on macOS."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    made = tmp_path / "link" / "made"
-    made.mkdir()
-    assert remove_created(str(made), identity(made)) == []
-    assert not made.exists()
+    created = tmp_path / "link" / "created"
+    created.mkdir()
+    assert remove_created(str(created), identity(created)) == []
+    assert not created.exists()
 
 
 # -- a root that a test has damaged
 
 
 def test_restore_recreates_the_parts_that_a_test_removed(root):
-    """The next test finds its temp directory."""
+    """The next test has a temp directory again."""
     worker = root.add_worker("main", 0o711)
     module.remove_tree(root.path)
     root.restore(worker, 0o711, {})
@@ -454,19 +454,19 @@ def test_restore_recreates_the_parts_that_a_test_removed(root):
 
 
 def test_restore_changes_no_part_that_still_exists(root, worker):
-    """What fixtures created stays."""
+    """Paths that fixtures created are still there afterwards."""
     Path(worker.fixture_dir, "created").mkdir()
     os.rmdir(worker.path)
-    crumb = Path(root.path, BREADCRUMB).read_text()
+    breadcrumb = Path(root.path, BREADCRUMB).read_text()
     root.restore(worker, 0o700, {})
     assert os.path.isdir(worker.path)
     assert Path(worker.fixture_dir, "created").exists()
-    assert Path(root.path, BREADCRUMB).read_text() == crumb
+    assert Path(root.path, BREADCRUMB).read_text() == breadcrumb
 
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_a_restored_root_is_alive_and_can_be_removed(tmp_path, root, worker):
-    """Like the first one."""
+    """The restored root behaves like the first one."""
     module.remove_tree(root.path)
     now = root.restore(worker, 0o700, {"rootdir": "here"})
     assert lock.take(os.path.join(root.path, LOCK)) is None
@@ -477,7 +477,7 @@ def test_a_restored_root_is_alive_and_can_be_removed(tmp_path, root, worker):
 
 
 def test_two_workers_restore_the_root_at_the_same_time(root, monkeypatch):
-    """Each has its worker root, and one of them writes the breadcrumb."""
+    """Each has its worker root afterwards, and only one of them writes the breadcrumb."""
     one, two = attach(root.path), attach(root.path)
     mine, others = one.add_worker("gw0", 0o700), two.add_worker("gw1", 0o700)
     module.remove_tree(root.path)
@@ -517,7 +517,7 @@ def test_a_root_that_a_worker_restored_is_alive_while_a_process_is(root, gone):
 
 
 def test_removal_in_a_restored_worker_root_does_not_check_for_mounts(root, worker, monkeypatch):
-    """It costs no more than before."""
+    """A removal there costs no more than in the first worker root."""
     module.remove_tree(worker.path)
     module.remove_tree(worker.fixture_dir)
     # The new directories may have the inodes of the old ones.
@@ -525,12 +525,12 @@ def test_removal_in_a_restored_worker_root_does_not_check_for_mounts(root, worke
     root.restore(worker, 0o700, {})
     monkeypatch.setattr(module, "mount_of", None)
     for path in worker[1:]:
-        Path(path, "made").mkdir()
-        assert root.remove(os.path.join(path, "made")) == []
+        Path(path, "created").mkdir()
+        assert root.remove(os.path.join(path, "created")) == []
 
 
 def test_restore_does_not_follow_a_link_in_place_of_the_root(root, worker, outside):
-    """Once the name is known, another user may create a link of that name."""
+    """The name is known by then, so another user may create a link of that name."""
     module.remove_tree(root.path)
     os.symlink(outside, root.path)
     with pytest.raises(OSError):  # noqa: PT011 -- the error depends on the platform
@@ -539,7 +539,7 @@ def test_restore_does_not_follow_a_link_in_place_of_the_root(root, worker, outsi
 
 
 def test_restore_raises_the_error_of_the_system(root, worker):
-    """A file in place of the worker root stays."""
+    """A file in place of the worker root is not removed."""
     os.rmdir(worker.path)
     Path(worker.path).write_text("x")
     with pytest.raises(FileExistsError):
@@ -560,7 +560,7 @@ def test_remove_if_empty_removes_an_empty_root_and_releases_the_lock(tmp_path, r
 
 @pytest.mark.usefixtures("dir_fd_support")
 def test_remove_if_empty_leaves_a_root_that_is_not_empty(root, worker):
-    """A later session can take its lock."""
+    """A later session can take the lock and sweep the root."""
     Path(worker.path, "late").write_text("x")
     assert not root.remove_if_empty()
     assert Path(worker.path, "late").read_text() == "x"
@@ -571,7 +571,7 @@ def test_remove_if_empty_leaves_a_root_that_is_not_empty(root, worker):
 
 
 def test_remove_if_empty_of_a_missing_root_returns_true(root):
-    """A second call does too."""
+    """The result of a second call is true too."""
     module.remove_tree(root.path)
     assert root.remove_if_empty()
     assert root.remove_if_empty()
@@ -579,7 +579,7 @@ def test_remove_if_empty_of_a_missing_root_returns_true(root):
 
 @pytest.mark.usefixtures("worker")
 def test_remove_if_empty_leaves_a_root_without_its_breadcrumb(root):
-    """Not even an empty directory is removed without the proof that it is ours."""
+    """Not even an empty directory is removed unless it is proved to be ours."""
     os.unlink(os.path.join(root.path, BREADCRUMB))
     assert not root.remove_if_empty()
     assert os.path.isdir(os.path.join(root.path, "main"))
@@ -604,7 +604,7 @@ def test_a_worker_that_joined_does_not_remove_the_root(root):
 
 
 def test_a_forked_child_does_not_remove_the_root(root, in_child):
-    """It did not create it."""
+    """Only the process that created the root removes it."""
     assert in_child(lambda: not root.remove_if_empty())
     assert is_ours(root.path)
 
@@ -612,7 +612,7 @@ def test_a_forked_child_does_not_remove_the_root(root, in_child):
 @pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
 @pytest.mark.parametrize("mode", [0, 0o300, 0o500])
 def test_restore_modes_restores_the_modes_that_a_test_changed(root, worker, mode):
-    """Those of the root and of its worker roots."""
+    """This applies to the root and to its worker roots."""
     paths = (worker.fixture_dir, worker.path, root.path)
     for path in paths:
         os.chmod(path, mode)
@@ -623,7 +623,7 @@ def test_restore_modes_restores_the_modes_that_a_test_changed(root, worker, mode
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes mean little on Windows")
 def test_restore_modes_changes_only_our_unusable_directories(root, worker, outside, monkeypatch):
-    """Not the target of a link, and not another user's directory."""
+    """The target of a link and another user's directory are not changed."""
     for path in (outside, worker.fixture_dir):
         os.chmod(path, 0o500)
     os.rmdir(worker.path)

@@ -1,4 +1,4 @@
-"""Every step of the creation and the removal of a root may fail, or kill the process."""
+"""The creation and the removal of a root, when any step fails or the process is killed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_operation(act: Callable[[int, str, object], None]) -> None:
 
 
 def test_a_root_is_created_in_the_order_that_a_sweep_relies_on(tmp_path, in_child):
-    """Directory, lock file, lock, breadcrumb: a root with a breadcrumb is always locked."""
+    """The lock is taken before the breadcrumb is written, so a root with one is always locked."""
 
     def child() -> bool:
         seen = []
@@ -58,7 +58,7 @@ def test_a_root_is_created_in_the_order_that_a_sweep_relies_on(tmp_path, in_chil
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
 def test_a_failed_creation_leaves_nothing(tmp_path, in_child, error):
-    """Neither a directory nor a lock nor a descriptor, at whatever step it fails."""
+    """At whatever step it fails, no directory, lock or descriptor is left."""
 
     def fails_at(step: int) -> bool:
         before, held, failed = lowest_descriptor(), set(lock._held), []
@@ -92,7 +92,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path, in_child, error):
 
 @pytest.mark.parametrize("life", ["creation", "end"])
 def test_a_process_that_dies_at_any_step_leaves_nothing_after_a_sweep(tmp_path, in_child, life):
-    """It is killed while it creates or removes its root."""
+    """The process may be killed while it creates or removes its root."""
 
     def dies_at(step: int) -> bool:
         def act(number: int, event: str, what: object) -> None:
@@ -119,7 +119,7 @@ def test_a_process_that_dies_at_any_step_leaves_nothing_after_a_sweep(tmp_path, 
 
 
 def test_names_cannot_be_guessed(tmp_path, make, in_child):
-    """Later names, also those of forked children, do not follow from earlier ones."""
+    """Later names, and those of forked children, do not follow from earlier ones."""
     names = [os.path.basename(make().path) for _ in range(50)]
     # Children of one parent would all have the same names if they shared its random state.
     for _ in range(10):
@@ -136,7 +136,7 @@ def test_names_cannot_be_guessed(tmp_path, make, in_child):
 def test_nothing_is_created_in_what_replaces_a_new_root(
     tmp_path, outside_tree, in_child, when, what
 ):
-    """In a directory without the sticky bit another user may swap the root."""
+    """In a directory without the sticky bit another user may replace the new root."""
     place = tmp_path / "place"
     place.mkdir()
 

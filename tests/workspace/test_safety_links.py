@@ -27,7 +27,7 @@ TRIES, ROUNDS = 1_000_000, 10_000
 
 
 def race(path: Path, victim: Path, aside: Path, stop: int, report: int) -> None:
-    """Swap *path* for a link to *victim* and back until *stop* ends; write once after a success."""
+    """Swap *path* for a link to *victim* and back until *stop* is closed; report the first swap."""
     exchange = ctypes.CDLL(None).renameat2
     swapped, links, here = False, 0, os.fsencode(path)
     link = b""
@@ -39,7 +39,7 @@ def race(path: Path, victim: Path, aside: Path, stop: int, report: int) -> None:
                 os.write(report, b"x")
             swapped = True
             continue
-        # The tree was removed, and the path aside may be the directory: begin again.
+        # The tree was removed, and the other path may be the directory: create a new link.
         link = b""
         if os.path.lexists(here):
             links += 1
@@ -49,7 +49,7 @@ def race(path: Path, victim: Path, aside: Path, stop: int, report: int) -> None:
 
 @pytest.fixture
 def racer(in_child, shared_place) -> Callable[..., Any]:
-    """Let another process, perhaps of another user, swap a directory for a link repeatedly."""
+    """Let another process, perhaps of another user, repeatedly swap a directory for a link."""
     if not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("only Linux swaps two names at once")
     aside = shared_place / "aside"
@@ -84,7 +84,7 @@ def racer(in_child, shared_place) -> Callable[..., Any]:
 
 
 def make_tree_again(stage: Path, worker: Path) -> None:
-    """Create a world-writable tree in *worker* again, wherever that is now."""
+    """Recreate a world-writable tree in *worker*, at whatever path it is now."""
     if not stage.exists():
         os.makedirs(stage / "deep" / "deeper")
         for directory in (stage, stage / "deep", stage / "deep" / "deeper"):
@@ -116,7 +116,7 @@ def make_tree_again(stage: Path, worker: Path) -> None:
 def test_a_removal_does_not_follow_a_directory_that_is_swapped_for_a_link(
     shared_place, outside_tree, make, racer, how, swapped, other_user
 ):
-    """Whenever and by whatever user it is swapped."""
+    """The target of the link is unchanged, whatever user swaps it and when."""
     root = make(shared_place, mode=0o711, rootdir="/p")
     aside = shared_place / "aside"
     kept = Path(root.path, "main.d", "kept")

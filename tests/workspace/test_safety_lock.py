@@ -1,4 +1,4 @@
-"""Only the end of a session releases its lock: no fork, no exec, no other container."""
+"""The lock of a session, which no fork, exec or other container releases."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pytest_tempres.workspace.root import create
 
 
 def read_byte(pipe: int) -> bytes:
-    """Read one byte from a child; return nothing when all writers have exited."""
+    """Read one byte from a child; return nothing if it has closed the pipe."""
     return os.read(pipe, 1)
 
 
 def test_no_subprocess_inherits_the_lock(tmp_path, root):
-    """Neither with exec nor with posix_spawn, so a daemon does not keep a session alive."""
+    """A daemon that was started with exec or posix_spawn does not keep a session alive."""
     assert not os.get_inheritable(root.lock_fd)
     program = [sys.executable, "-S", "-c", f"import os; os.fstat({root.lock_fd})"]
     quiet = subprocess.run(program, close_fds=False, capture_output=True, check=False)
@@ -76,7 +76,7 @@ def test_a_child_that_outlives_a_killed_session(tmp_path, dead, in_child, native
 
 
 def test_a_session_in_another_container_is_alive_until_it_dies(tmp_path, namespace, in_child):
-    """Process numbers have no meaning across containers, but the lock has."""
+    """The lock works across process namespaces, in which process numbers have no meaning."""
     reader, writer = os.pipe()
 
     def child() -> None:
@@ -120,19 +120,19 @@ def test_a_session_in_another_container_is_alive_until_it_dies(tmp_path, namespa
 def test_a_session_without_a_lock_counts_as_alive_when_locks_work_again(
     tmp_path, make, monkeypatch
 ):
-    """NFS may be without its lock service for some time."""
-    real = lock._lock
+    """On NFS the lock service may be unavailable for some time."""
+    real = lock._lock_exclusive
 
     def refuse(fd: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    for name in ("_lock", "_share"):
+    for name in ("_lock_exclusive", "_lock_shared"):
         if hasattr(lock, name):
             monkeypatch.setattr(lock, name, refuse)
     root = make(tmp_path)
     make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
     monkeypatch.undo()
-    assert lock._lock is real
+    assert lock._lock_exclusive is real
     before = lowest_descriptor()
     assert sweep(tmp_path) == 0
     assert lowest_descriptor() == before

@@ -1,4 +1,4 @@
-"""Mounts in a root are not crossed, and errors of the file system are reported."""
+"""Mounts in a root, and errors of the file system during a removal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MOUNTS = {
 
 @pytest.mark.parametrize("where", MOUNTS)
 def test_a_mount_in_a_root_is_not_crossed(tmp_path, make, outside_tree, namespace, in_child, where):
-    """A bind mount is on the same device as the rest of the root."""
+    """This includes a bind mount, which is on the same device as the root."""
     place = tmp_path / "place"
     place.mkdir()
     root = make(place, rootdir="/p")
@@ -78,7 +78,7 @@ def test_a_mount_in_a_root_is_not_crossed(tmp_path, make, outside_tree, namespac
 def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
     shared_place, namespace, in_child, kind
 ):
-    """In a directory that cannot be changed the error is not EBUSY."""
+    """In a directory that is not writable, the error is not EBUSY."""
     tree = make_tree(shared_place / "tree")
     victim = make_tree(shared_place / "victim")
     (tree / "mounted").mkdir()
@@ -88,9 +88,9 @@ def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
     def child() -> bool:
         namespace.enter("mount")
         if kind == "read-only":
-            namespace.protect(tree)
+            namespace.make_read_only(tree)
         if kind == "memory":
-            namespace.memory(tree / "mounted")
+            namespace.mount_tmpfs(tree / "mounted")
             (tree / "mounted" / "file").touch()
             os.chown(tree / "mounted", NOBODY, NOBODY)
         else:
@@ -99,7 +99,7 @@ def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
         if kind != "read-only":
             os.setegid(NOBODY)
             os.seteuid(NOBODY)
-        # Both the mount itself, and the tree that contains it.
+        # Remove both the mount itself and the tree that contains it.
         failures = [*remove_tree(str(tree / "mounted")), *remove_tree(str(tree))]
         os.seteuid(0)
         assert failures
@@ -110,11 +110,11 @@ def test_a_mount_is_not_crossed_if_the_system_reports_another_error(
 
 
 def test_a_root_cannot_be_created_on_a_read_only_mount(tmp_path, namespace, in_child):
-    """The one error has the path and the option to use."""
+    """The error has the path and names the option to change it."""
 
     def child() -> bool:
         namespace.enter("mount")
-        namespace.memory(tmp_path, read_only=True)
+        namespace.mount_tmpfs(tmp_path, read_only=True)
         with pytest.raises(WorkspaceCreationError, match="--tempres-root") as caught:
             create(str(tmp_path), mode=0o700, metadata={})
         return caught.value.errno == errno.EROFS and sweep(tmp_path) == 0
@@ -125,13 +125,13 @@ def test_a_root_cannot_be_created_on_a_read_only_mount(tmp_path, namespace, in_c
 def test_a_root_that_becomes_read_only_is_removed_by_the_next_session(
     make, tmp_path, namespace, in_child
 ):
-    """What cannot be removed is reported with path and error."""
+    """The paths that cannot be removed are reported with their errors."""
     root = make(rootdir="/p")
     tree = make_tree(Path(root.add_worker("main", 0o700).path, "tree"))
 
     def child() -> bool:
         namespace.enter("mount")
-        namespace.protect(tmp_path)
+        namespace.make_read_only(tmp_path)
         failures = root.remove(str(tree))
         assert not root.remove_if_empty()
         assert sweep(tmp_path) == 0
@@ -150,7 +150,7 @@ def test_a_root_that_becomes_read_only_is_removed_by_the_next_session(
 def test_an_error_of_a_server_is_reported_and_the_rest_removed(
     tmp_path, dead, monkeypatch, call, code
 ):
-    """A stale handle, or a file that is open elsewhere; a later sweep removes it."""
+    """A path with a stale handle, or that is open elsewhere, is removed by a later sweep."""
     root = dead()
     left = "deeper" if call == "rmdir" else "file"
     real = getattr(_rmtree.System, call)
@@ -176,7 +176,7 @@ def test_an_error_of_a_server_is_reported_and_the_rest_removed(
 
 
 def test_the_lock_file_is_closed_before_it_is_removed(tmp_path, make, monkeypatch):
-    """NFS renames an open file that is removed to `.nfs...`."""
+    """On NFS the removal of an open file only renames it to `.nfs...`."""
     root = make(tmp_path)
     root.add_worker("main", 0o700)
     names = {os.fstat(root.lock_fd).st_ino: root.lock_fd}

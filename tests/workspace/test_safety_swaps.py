@@ -1,4 +1,4 @@
-"""A path that another process swaps while we use it: the replacement is not changed."""
+"""A path that another process swaps while the plugin uses it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pytest_tempres.workspace.root import WorkerRoot
 from pytest_tempres.workspace.root import create
 
 #: The least number of swaps by the racing process, and the most attempts of a removal.
-SWAPS, ROUNDS = 4_000, 1_000_000
+SWAPS, ROUNDS = 10_000, 1_000_000
 #: The least number of attempts of each operation on a root.
 TIMES = 300
 
@@ -58,7 +58,7 @@ def victim(open_place) -> Path:
 
 
 def race(path: Path, victim: Path, stop: int, report: int) -> None:
-    """Swap the two until *stop* ends; write a byte after each swap."""
+    """Swap the two until *stop* is closed; write a byte after each swap."""
     exchange = ctypes.CDLL(None).renameat2
     paths = os.fsencode(path), os.fsencode(victim)
     while not select.select([stop], [], [], 0)[0]:
@@ -68,7 +68,7 @@ def race(path: Path, victim: Path, stop: int, report: int) -> None:
 
 @pytest.fixture
 def racer(in_child, open_place, victim) -> Callable[..., Any]:
-    """Let another user swap *victim* for one of our directories; return the count so far."""
+    """Let another user swap *victim* with one of our directories; return a counter of the swaps."""
     if not hasattr(ctypes.CDLL(None), "renameat2"):
         pytest.skip("only Linux swaps two names at once")
 
@@ -103,18 +103,18 @@ def racer(in_child, open_place, victim) -> Callable[..., Any]:
 
 
 def test_remove_created_does_not_empty_a_swapped_directory(open_place, victim, racer):
-    """It belongs to another user."""
-    path, inode = open_place / "made", victim.stat().st_ino
+    """The directory of the other user still has its files."""
+    path, inode = open_place / "created", victim.stat().st_ino
     with racer(path) as count:
         for _ in range(ROUNDS):
             with contextlib.suppress(OSError):
                 path.mkdir(mode=0o700)
             with contextlib.suppress(OSError):
-                made = path.lstat()
-                if made.st_uid == NOBODY:
+                created = path.lstat()
+                if created.st_uid == NOBODY:
                     continue
                 (path / "file").touch()
-                remove_created(str(path), (made.st_dev, made.st_ino))
+                remove_created(str(path), (created.st_dev, created.st_ino))
             if count() >= SWAPS:
                 break
         assert count() >= SWAPS
@@ -125,7 +125,7 @@ def test_remove_created_does_not_empty_a_swapped_directory(open_place, victim, r
 def test_no_operation_on_a_root_changes_a_swapped_directory(
     open_place, victim, racer, make, tmp_path
 ):
-    """Nothing is written to it and nothing removed from it."""
+    """Nothing is written to the directory of the other user, and nothing is removed from it."""
     root = make(open_place, rootdir="/p")
     worker = root.add_worker("main", 0o700)
     private = tmp_path / "private"
@@ -168,32 +168,32 @@ def test_no_operation_on_a_root_changes_a_swapped_directory(
 
 @pytest.mark.parametrize("mode", [0o700, 0o000])
 def test_a_directory_that_is_swapped_after_the_check_is_not_emptied(tmp_path, monkeypatch, mode):
-    """The removal works on the open directory."""
-    made, other = tmp_path / "made", tmp_path / "other"
-    for path in (made, other):
+    """The removal works on the directory that was checked, which is still open."""
+    created, other = tmp_path / "created", tmp_path / "other"
+    for path in (created, other):
         make_tree(path)
-    before, whole = made.stat(), snapshot(other)
+    before, whole = created.stat(), snapshot(other)
     rmdir = System.rmdir
 
     def swap(path, *, dir_fd=None):
-        if made.exists() and other.exists():
-            made.rename(tmp_path / "away")
-            other.rename(made)
-            made.chmod(mode)
+        if created.exists() and other.exists():
+            created.rename(tmp_path / "away")
+            other.rename(created)
+            created.chmod(mode)
         rmdir(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(System, "rmdir", swap)
-    (failure, *_) = remove_created(str(made), (before.st_dev, before.st_ino))
+    (failure, *_) = remove_created(str(created), (before.st_dev, before.st_ino))
     assert "taken its place" in str(failure.error)
-    assert made.stat().st_mode & 0o777 == mode
-    made.chmod(0o700)
-    assert [len(each) for each in (snapshot(made), whole)] == [len(whole)] * 2
+    assert created.stat().st_mode & 0o777 == mode
+    created.chmod(0o700)
+    assert [len(each) for each in (snapshot(created), whole)] == [len(whole)] * 2
 
 
 @pytest.mark.parametrize("what", ["of another user", "with something in it"])
 def test_a_directory_that_cannot_be_the_new_one_is_not_removed(shared_place, what):
-    """A new directory is empty and belongs to this user."""
-    path = shared_place / "made"
+    """A directory that has entries, or belongs to another user, is not the new one."""
+    path = shared_place / "created"
     path.mkdir(mode=0o700)
     if what == "of another user":
         os.chown(path, NOBODY, NOBODY)
@@ -209,7 +209,7 @@ def test_a_directory_that_cannot_be_the_new_one_is_not_removed(shared_place, wha
 
 @pytest.fixture
 def moved(make, tmp_path) -> Callable[[], object]:
-    """Create a live root, and replace it by another root of this user with kept paths."""
+    """Create a live root, and replace it with another root of this user that has kept paths."""
 
     def moved():
         root, other = make(rootdir="/p"), make(rootdir="/p")
@@ -224,7 +224,7 @@ def moved(make, tmp_path) -> Callable[[], object]:
 
 
 def test_another_root_of_this_user_is_not_used_as_the_live_one(moved):
-    """Nothing in it is changed, and the lock is not released."""
+    """Nothing in the other root is changed, and its lock is not released."""
     root, worker, place = moved()
     before = snapshot(place)
     for operation in (
@@ -244,7 +244,7 @@ def test_another_root_of_this_user_is_not_used_as_the_live_one(moved):
 
 
 def test_a_recreated_root_is_recognised_by_the_other_processes(make, tmp_path):
-    """It has another inode, and its name in its breadcrumb."""
+    """Its inode is another one, but its breadcrumb has the name of the root."""
     root = make(rootdir="/p")
     worker = root.add_worker("main", 0o700)
     shutil.rmtree(root.path)
@@ -258,7 +258,7 @@ def test_a_recreated_root_is_recognised_by_the_other_processes(make, tmp_path):
 
 
 def test_nothing_is_written_through_links_in_a_replaced_root(make, tmp_path):
-    """Another user may replace our files by links."""
+    """The targets of links in place of our files are not changed."""
     root = make()
     private = tmp_path / "private"
     private.write_text("private")
@@ -283,7 +283,7 @@ def root_worker(root):
 @pytest.mark.skipif(os.name == "nt", reason="modes are not kept there")
 @pytest.mark.parametrize("umask", [0, 0o777])
 def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
-    """Node ids may be secret, and a sweep trusts the content."""
+    """Their mode is 0600: node ids may be secret, and a sweep trusts their content."""
     before = os.umask(umask)
     try:
         root = create(str(tmp_path), mode=0o711, metadata={})
@@ -301,7 +301,7 @@ def test_our_files_are_private_whatever_the_umask(tmp_path, umask):
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device", "directory", "of another user"])
 @pytest.mark.parametrize("name", [INDEX, BREADCRUMB, LOCK])
 def test_a_special_file_in_place_of_ours_does_not_block_a_sweep(shared_place, dead, kind, name):
-    """It counts as missing: nothing is kept, or the session counts as alive."""
+    """It counts as missing: no path is kept, or the session counts as alive."""
     if kind in ("device", "of another user") and os.geteuid() != 0:
         pytest.skip("only root can make that")
     root = dead(shared_place)

@@ -1,4 +1,4 @@
-"""Directories and files of other users, or that look like ours."""
+"""Directories and files that belong to other users or look like ours."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from pytest_tempres.workspace.root import create
 
 @pytest.mark.parametrize("fake", ["missing", "empty", "link", "fifo", "directory", "socket"])
 def test_without_a_regular_breadcrumb_nothing_is_removed(tmp_path, dead, outside_tree, fake):
-    """A fifo of that name does not block."""
+    """A link, directory or fifo of that name is no proof, and a fifo does not block."""
     root = dead()
-    crumb = Path(root.path, BREADCRUMB)
-    crumb.unlink()
+    breadcrumb = Path(root.path, BREADCRUMB)
+    breadcrumb.unlink()
     if fake == "empty":
-        crumb.touch()
+        breadcrumb.touch()
     elif fake == "link":
-        crumb.symlink_to(outside_tree / "file")
+        breadcrumb.symlink_to(outside_tree / "file")
     elif fake == "fifo":
-        os.mkfifo(crumb)
+        os.mkfifo(breadcrumb)
     elif fake == "directory":
-        crumb.mkdir()
+        breadcrumb.mkdir()
     elif fake == "socket":
-        os.mknod(crumb, stat.S_IFSOCK | 0o600)
+        os.mknod(breadcrumb, stat.S_IFSOCK | 0o600)
     make_old(tmp_path / "place")
     tree = os.path.join(root.path, "main", "tree")
     if fake == "empty":
@@ -57,7 +57,7 @@ def test_without_a_regular_breadcrumb_nothing_is_removed(tmp_path, dead, outside
 
 @pytest.mark.parametrize("length", [0, 1, -1])
 def test_a_truncated_index_counts_as_none(tmp_path, dead, length):
-    """It may be truncated after a power cut."""
+    """After a power cut the index may be incomplete."""
     root = dead()
     kept = os.path.join(root.path, "main", "tree")
     write_index(root, [Kept("t", kept, "failed", "main")])
@@ -112,7 +112,7 @@ def test_a_root_that_another_user_forged_is_left_alone(shared_place, as_nobody, 
 def test_each_user_of_a_sticky_directory_sweeps_only_their_own_sessions(
     shared_place, as_nobody, dead
 ):
-    """As in /tmp."""
+    """In a directory like /tmp the sessions of other users are not removed."""
 
     def dies() -> bool:
         root = create(str(shared_place), mode=0o755, metadata={"rootdir": "/p"})
@@ -136,7 +136,7 @@ def test_each_user_of_a_sticky_directory_sweeps_only_their_own_sessions(
 
 
 def test_directories_of_other_users_in_a_worker_root_are_removed(shared_place, as_nobody, make):
-    """With `tempres_root_mode=1777` other users may create them; no link in them is followed."""
+    """With `tempres_root_mode=1777` other users may create them; links in them are not followed."""
     root = make(shared_place, mode=0o711)
     worker = root.add_worker("main", 0o1777)
     outside = make_tree(shared_place / "outside")
@@ -159,7 +159,7 @@ def test_directories_of_other_users_in_a_worker_root_are_removed(shared_place, a
 
 
 def test_files_with_other_hard_links_are_not_changed(shared_place, as_nobody):
-    """Only one name of the file is removed; content, mode and times stay."""
+    """One name of the file is removed; its content, mode and times do not change."""
 
     def child() -> bool:
         place = shared_place / "mine"

@@ -28,7 +28,7 @@ LONG_AGO = 1_000_000_000
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """The directory that contains the session roots."""
+    """The directory that contains session roots."""
     path = tmp_path / "place"
     path.mkdir()
     return path
@@ -57,7 +57,7 @@ def dead(make, place) -> Callable[..., Path]:
 
 @pytest.fixture
 def reclaim(place) -> Callable[..., module.Reclaimed]:
-    """Sweep *place*, with enough time, and return what was removed."""
+    """Sweep *place* with enough time; return what was removed."""
 
     def reclaim(
         rootdir: str = PROJECT, keep: int = 3, seconds: float = 60, run: str = "", tick=int
@@ -77,7 +77,7 @@ def reclaim(place) -> Callable[..., module.Reclaimed]:
 
 @pytest.fixture
 def sweep(place, reclaim) -> Callable[..., int]:
-    """Sweep *place*, with enough time, and return how many session roots were removed."""
+    """Sweep *place* with enough time; return how many session roots were removed."""
 
     def sweep(*args, **options) -> int:
         before = len(os.listdir(place)) if place.exists() else 0
@@ -88,7 +88,7 @@ def sweep(place, reclaim) -> Callable[..., int]:
 
 
 def make_unfinished(place: Path, name: str = "tempres-abcdefgh", *, locked: bool = True) -> Path:
-    """Create what is left of a process that died while it created its root."""
+    """Create what a process leaves that died while it created its root."""
     path = place / name
     path.mkdir()
     if locked:
@@ -106,7 +106,7 @@ def write_index_text(root: Path, content: object) -> None:
 
 
 def test_a_dead_session_is_removed_with_its_content(place, dead, sweep):
-    """The sweep counts it."""
+    """The result counts the session."""
     dead()
     dead()
     assert sweep() == 2
@@ -114,7 +114,7 @@ def test_a_dead_session_is_removed_with_its_content(place, dead, sweep):
 
 
 def test_a_session_that_is_alive_is_left_alone(make, place, sweep):
-    """It holds its lock, however old its directory is."""
+    """A session that holds its lock is alive, however old its directory is."""
     root = make(place)
     worker = root.add_worker("main", 0o700)
     Path(worker.path, "at work").write_text("x")
@@ -124,7 +124,7 @@ def test_a_session_that_is_alive_is_left_alone(make, place, sweep):
 
 
 def test_a_session_whose_lock_is_unknown_is_left_alone(dead, sweep, monkeypatch):
-    """Without a lock file, and without locks, a session counts as alive."""
+    """Without a lock file, or on a file system without locks, a session counts as alive."""
     without = dead()
     (without / LOCK).unlink()
     other = dead()
@@ -132,7 +132,7 @@ def test_a_session_whose_lock_is_unknown_is_left_alone(dead, sweep, monkeypatch)
     def refuse(fd):
         raise OSError
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(lock, "_lock_exclusive", refuse)
     assert sweep() == 0
     assert (without / "main" / "left").exists()
     assert (other / "main" / "left").exists()
@@ -140,7 +140,7 @@ def test_a_session_whose_lock_is_unknown_is_left_alone(dead, sweep, monkeypatch)
 
 @pytest.mark.parametrize("name", ["tempres-short", "tempres-longer_than8", "pytest-of-me", "x"])
 def test_other_names_are_left_alone(place, dead, sweep, name):
-    """Only directories that are named like session roots are inspected."""
+    """Only directories with the name of a session root are inspected."""
     other = dead().rename(place / name)
     assert sweep() == 0
     assert is_ours(str(other))
@@ -156,7 +156,7 @@ def test_without_a_breadcrumb_nothing_is_removed(dead, sweep):
 
 
 def test_another_users_directories_are_left_alone(place, dead, sweep, monkeypatch):
-    """Finished or not."""
+    """This includes directories that were never finished."""
     root = dead()
     half = make_unfinished(place)
     uid = root.stat().st_uid
@@ -201,14 +201,14 @@ def test_entries_of_every_kind_are_removed(place, dead, sweep):
 
 
 def test_a_missing_directory_is_no_error(place, sweep):
-    """The temp directory may vanish during the session."""
+    """The temp directory may have been removed during the session."""
     place.rmdir()
     assert sweep() == 0
     assert children(str(place)) == []
 
 
 def test_the_result_counts_sessions_items_and_bytes(dead, reclaim):
-    """And has the age of the oldest session."""
+    """The result has the age of the oldest session too."""
     assert reclaim() == module.Reclaimed()
     for age in (100, 5000):
         root = dead()
@@ -220,7 +220,7 @@ def test_the_result_counts_sessions_items_and_bytes(dead, reclaim):
 
 
 def test_sessions_that_kept_something_are_not_counted(dead, reclaim):
-    """Neither when they expire nor when a user has removed the kept paths."""
+    """They are not counted when they expire, nor when a user has removed the kept paths."""
     old = dead("main.d/t")
     shutil.rmtree(old / "main")
     shutil.rmtree(old / "main.d" / "created")
@@ -233,7 +233,7 @@ def test_sessions_that_kept_something_are_not_counted(dead, reclaim):
 
 
 def test_a_path_that_cannot_be_removed_is_reported_and_not_counted(dead, reclaim, monkeypatch):
-    """The result has its path and the error."""
+    """The result has the path and the error."""
     root = dead()
     failure = module.Failure("path", PermissionError())
     monkeypatch.setattr(module.SessionRoot, "remove", lambda *_: [failure])
@@ -247,7 +247,7 @@ def test_a_path_that_cannot_be_removed_is_reported_and_not_counted(dead, reclaim
 
 
 def test_a_session_that_ends_while_it_is_inspected_is_no_error(dead, sweep, monkeypatch):
-    """The lock of a root that is gone is released again."""
+    """The lock of the removed root is released."""
     root = dead()
     take = lock.take
 
@@ -264,7 +264,7 @@ def test_a_session_that_ends_while_it_is_inspected_is_no_error(dead, sweep, monk
 
 
 def test_a_session_that_another_process_sweeps_is_left_alone(dead, sweep):
-    """It holds the lock."""
+    """The other process holds the lock."""
     root = dead()
     fd = lock.take(str(root / LOCK))
     assert sweep() == 0
@@ -287,7 +287,7 @@ def test_a_root_that_loses_its_breadcrumb_during_the_sweep_stays(dead, sweep, mo
 
 
 def test_a_live_root_that_replaces_a_dead_one_is_left_alone(make, place, dead, sweep, monkeypatch):
-    """Without the sticky bit another user may swap the two at any moment."""
+    """In a directory without the sticky bit another user may swap the two at any time."""
     root, live = dead(), make(place)
     Path(live.add_worker("main", 0o700).path, "at work").write_text("x")
     take = lock.take
@@ -316,7 +316,7 @@ def test_a_root_in_creation_is_left_alone(place, sweep):
 
 
 def test_an_unfinished_root_is_removed_after_a_minute(place, sweep):
-    """It contains nothing but a lock file of ours that no process holds."""
+    """It is removed if it contains only a lock file of this user that no process holds."""
     make_unfinished(place)
     sweep()
     assert list(place.iterdir()) == []
@@ -333,7 +333,7 @@ def test_an_unfinished_root_is_removed_after_a_minute(place, sweep):
     ],
 )
 def test_a_directory_that_is_no_unfinished_root_stays(place, sweep, name, mode, content):
-    """The name proves nothing, and the lock file must be as we create it."""
+    """The name proves nothing, and the lock file must be exactly as a session creates it."""
     path = make_unfinished(place, name, locked=False)
     if mode is not None:
         (path / LOCK).touch(mode)
@@ -344,7 +344,7 @@ def test_a_directory_that_is_no_unfinished_root_stays(place, sweep, name, mode, 
 
 
 def test_an_old_unfinished_root_whose_lock_is_held_stays(place, sweep):
-    """Its process may have been stopped, and may continue."""
+    """Its process may only be suspended."""
     path = make_unfinished(place)
     fd = lock.take(str(path / LOCK))
     assert sweep() == 0
@@ -368,7 +368,7 @@ def test_an_unfinished_root_with_anything_else_in_it_stays(place, sweep, other):
 
 
 def test_a_file_named_like_a_root_stays(place, sweep):
-    """Only directories are session roots."""
+    """A session root is always a directory."""
     path = place / "tempres-abcdefgh"
     path.write_text("x")
     os.utime(path, (LONG_AGO, LONG_AGO))
@@ -379,16 +379,16 @@ def test_a_file_named_like_a_root_stays(place, sweep):
 def test_a_lock_file_that_cannot_be_removed_is_released(place, sweep, monkeypatch):
     """After a failed removal no lock is held."""
     path = make_unfinished(place)
-    asked = []
+    tried = []
 
     def refuse(path, **options):
-        asked.append(path)
+        tried.append(path)
         raise PermissionError
 
     held = set(lock._held)
     monkeypatch.setattr(module.System, "unlink", refuse)
     sweep()
-    assert asked == [LOCK]
+    assert tried == [LOCK]
     assert (path / LOCK).exists()
     assert lock._held == held
 
@@ -397,7 +397,7 @@ def test_a_lock_file_that_cannot_be_removed_is_released(place, sweep, monkeypatc
 
 
 def test_of_a_dead_session_only_the_paths_in_the_index_stay(dead, sweep):
-    """Everything beside them is removed."""
+    """Everything else in the session root is removed."""
     root = dead("main.d/test-1", "gw0/stray")
     assert sweep() == 0
     assert (root / "main.d" / "test-1" / "file").read_text() == "kept"
@@ -407,7 +407,7 @@ def test_of_a_dead_session_only_the_paths_in_the_index_stay(dead, sweep):
 
 
 def test_a_kept_path_stays_with_its_parent_directories(dead, sweep):
-    """The path does not change, however deep it is."""
+    """The path does not change, at whatever depth it is."""
     root = dead("main.d/outer/inner")
     sweep()
     assert (root / "main.d" / "outer" / "inner" / "file").exists()
@@ -415,7 +415,7 @@ def test_a_kept_path_stays_with_its_parent_directories(dead, sweep):
 
 
 def test_a_whole_worker_root_can_be_kept(dead, sweep):
-    """Everything in it stays."""
+    """All contents of the worker root stay."""
     root = dead("gw0")
     sweep()
     assert (root / "gw0" / "file").exists()
@@ -434,7 +434,7 @@ def test_only_the_last_sessions_that_kept_something_stay(dead, sweep):
 
 
 def test_a_live_session_with_an_index_counts_as_one_that_kept_something(make, place, dead, sweep):
-    """So the last of several sessions that end at the same time leaves the right number."""
+    """When several sessions end at the same time, the last one leaves the right number."""
     old, new = dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)
     live = make(place, rootdir=PROJECT)
     kept = Path(live.add_worker("main", 0o700).fixture_dir, "t")
@@ -449,7 +449,7 @@ def test_a_live_session_with_an_index_counts_as_one_that_kept_something(make, pl
 
 
 def test_all_workers_of_a_run_count_as_one_session(dead, sweep):
-    """Workers on another host have roots of their own, and keep one another's paths."""
+    """Workers on another host have separate roots, and do not remove what the others kept."""
     old = [dead("main.d/a", ended=LONG_AGO - 20) for _ in range(2)]
     earlier = [dead("main.d/a", ended=LONG_AGO - 10 - age, run="earlier") for age in range(4)]
     same = [dead("main.d/a", ended=LONG_AGO - age, run="this") for age in range(4)]
@@ -460,7 +460,7 @@ def test_all_workers_of_a_run_count_as_one_session(dead, sweep):
 
 
 def test_each_project_counts_its_own_sessions(dead, sweep):
-    """What another project kept stays until that project runs again; the rest is removed."""
+    """What another project kept stays until that project runs again, and the rest is removed."""
     other = dead("main.d/t", rootdir="/other")
     assert sweep(keep=0) == 0
     assert (other / "main.d" / "t" / "file").exists()
@@ -470,7 +470,7 @@ def test_each_project_counts_its_own_sessions(dead, sweep):
 
 
 def test_a_session_whose_kept_paths_are_gone_is_removed(dead, sweep):
-    """A user may have removed them."""
+    """A user may have removed the kept paths."""
     root = dead("main.d/t")
     shutil.rmtree(root / "main.d" / "t")
     assert sweep() == 1
@@ -497,7 +497,7 @@ def test_a_session_whose_kept_paths_are_gone_is_removed(dead, sweep):
     ],
 )
 def test_paths_in_the_index_that_are_not_in_the_root_are_ignored(place, dead, sweep, path):
-    """Outside the session or not normalized, they are neither kept nor removed."""
+    """Paths outside the root or not normalized are neither kept nor removed."""
     (place / "precious").mkdir()
     root = dead()
     neighbour = root.with_name(root.name + "x")
@@ -516,7 +516,7 @@ def test_paths_in_the_index_that_are_not_in_the_root_are_ignored(place, dead, sw
     ["", "{", "[]", "null", "é", '{"kept": 1}', '{"kept": {"t": "path"}}', "[" * 100_000, {}],
 )
 def test_an_index_that_is_not_valid_keeps_nothing(dead, sweep, content):
-    """It is no error either."""
+    """An invalid index counts as missing and raises no error."""
     root = dead()
     write_index_text(root, content)
     assert sweep() == 1
@@ -524,7 +524,7 @@ def test_an_index_that_is_not_valid_keeps_nothing(dead, sweep, content):
 
 
 def test_a_breadcrumb_that_is_not_valid_is_still_a_proof(dead, sweep):
-    """Its existence is the proof, its content only information."""
+    """The existence of the file is the proof, and its content only information."""
     plain = dead()
     kept = dead("main.d/t")
     for root in (plain, kept):
@@ -536,7 +536,7 @@ def test_a_breadcrumb_that_is_not_valid_is_still_a_proof(dead, sweep):
 
 @pytest.mark.parametrize("crumb", ["", "not JSON", '{"rootdir"'])
 def test_the_index_has_the_project_when_the_breadcrumb_is_damaged(dead, sweep, crumb):
-    """After a power cut kept paths still expire with their project."""
+    """Kept paths expire with their project even after a power cut damaged the breadcrumb."""
     root = dead("main.d/t")
     kept = [Kept("t", f"{root}/main.d/t", "failed", "main")]
     found = take(str(root))
@@ -549,7 +549,7 @@ def test_the_index_has_the_project_when_the_breadcrumb_is_damaged(dead, sweep, c
 
 
 def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
-    """Only the files in the root itself count."""
+    """An index counts only if it is a file in the root itself."""
     root = dead()
     index = {"kept": {"t": [str(root / "main" / "left")]}}
     (tmp_path / "elsewhere").write_text(json.dumps(index))
@@ -559,7 +559,7 @@ def test_an_index_behind_a_link_is_not_read(dead, sweep, tmp_path):
 
 
 def test_kept_paths_are_recognised_when_the_root_has_another_path(place, dead, reclaim, tmp_path):
-    """It may be reached through a link or in a container, or moved."""
+    """The root may have been moved, or be reached through a link or in a container."""
     root = dead("main.d/t")
     root = root.rename(root.with_name("tempres-called00"))
     moved = place.rename(tmp_path / "moved")
@@ -578,7 +578,7 @@ def test_kept_paths_are_recognised_when_the_root_has_another_path(place, dead, r
 
 
 class Clock:
-    """A clock that stands still for a number of calls, and then passes the time limit."""
+    """A clock that passes the time limit after a number of calls."""
 
     def __init__(self, calls: int) -> None:
         self.calls = calls
@@ -590,7 +590,7 @@ class Clock:
 
 
 def test_whenever_the_time_is_over_no_lock_is_held(dead, sweep, monkeypatch):
-    """The next session can continue."""
+    """The next session can continue the sweep."""
     for calls in range(1, 40):
         roots = [dead(), dead("main.d/t"), dead("main.d/t", ended=LONG_AGO + 1)]
         held = set(lock._held)
@@ -604,11 +604,11 @@ def test_whenever_the_time_is_over_no_lock_is_held(dead, sweep, monkeypatch):
 
 
 def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
-    """There may be many sessions, and reading may be slow."""
+    """The limit applies even if reading the sessions alone takes too long."""
     for _ in range(9):
         dead("main.d/t")
     read, now = [], [0.0]
-    real = module.read
+    real = module.read_session
 
     def slow(*args):
         read.append(args)
@@ -616,7 +616,7 @@ def test_reading_the_sessions_is_limited_in_time_too(dead, place, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(module.System, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "read", slow)
+    monkeypatch.setattr(module, "read_session", slow)
     module.remove_expired(str(place), rootdir=PROJECT, keep_sessions=1, seconds=4)
     assert 2 <= len(read) < 9
 
@@ -649,7 +649,7 @@ def test_a_huge_tree_is_removed_in_several_sweeps(dead, reclaim):
 
 
 def test_a_huge_directory_is_swept_as_far_as_it_was_listed(dead, sweep, monkeypatch):
-    """When listing alone takes too long, the rest is removed by later sweeps."""
+    """If listing takes too long, the sessions listed so far are removed."""
     roots = [dead() for _ in range(50)]
     seconds = iter([0.0, *(n / 10 for n in range(20)), *[2.0] * 100_000])
     with monkeypatch.context() as patch:
@@ -696,7 +696,7 @@ def test_kept_sessions_of_other_projects_come_last(dead, sweep, monkeypatch):
 
 
 def test_an_interrupt_only_ends_the_sweep(dead, reclaim):
-    """After Ctrl-C the session ends as usual, and no lock is held."""
+    """After Ctrl-C no lock is held, and the session ends as usual."""
     root = dead()
 
     def tick():
@@ -718,7 +718,7 @@ def test_a_huge_directory_is_left_when_the_time_is_over(place, dead, sweep, monk
 
 
 def test_the_modes_of_kept_paths_are_not_changed(dead, sweep):
-    """They stay as the test left them."""
+    """The modes stay as the test left them."""
     root = dead("main.d/t")
     (root / "main.d" / "t" / "file").chmod(0o400)
     sweep()
@@ -728,7 +728,7 @@ def test_the_modes_of_kept_paths_are_not_changed(dead, sweep):
 @pytest.mark.parametrize("name", [INDEX, BREADCRUMB])
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EMFILE])
 def test_a_session_that_cannot_be_read_is_left_alone(dead, sweep, monkeypatch, name, code):
-    """It is unknown what is kept; a later sweep removes the rest."""
+    """Its kept paths are unknown, so a later sweep removes the rest."""
     root = dead("main.d/t")
     real = module.System.open
 

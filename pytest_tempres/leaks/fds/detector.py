@@ -32,7 +32,7 @@ __all__ = ["Descriptors", "unsupported"]
 _LIBRARY: Final = sysconfig.get_path("stdlib")
 
 #: Patterns of paths that may stay open, because the code under test cannot close them.
-SHIPPED: Final = (
+BUILTIN_PATTERNS: Final = (
     # Code files, which the interpreter reads and debuggers and linters keep open.
     f"{_LIBRARY}/*.py",
     f"{_LIBRARY}/*.pyc",
@@ -49,7 +49,7 @@ SHIPPED: Final = (
     "/dev/console",
     "/dev/tty*",
     "/dev/pts/*",
-    # Held by a session of this plugin until the process ends.
+    # A session of this plugin has these files open until the process ends.
     "*/tempres-????????/.lock",
     "*/tempres-????????/.kept.jsonl",
     # Coverage measures until the process ends.
@@ -58,7 +58,7 @@ SHIPPED: Final = (
 
 #: Patterns of paths and descriptions that C libraries open once for a process, on first use, and
 #: keep open. They do not apply to descriptors that Python opened.
-LIBRARIES: Final = (
+LIBRARY_PATTERNS: Final = (
     # Random numbers.
     "/dev/random",
     "/dev/urandom",
@@ -93,13 +93,13 @@ LIBRARIES: Final = (
     "Unix socket to /var/lib/sss/*",
     "Unix socket to /var/run/nscd/*",
 )
-_shipped: Final = Ignore("", SHIPPED).matches
-_libraries: Final = Ignore("", LIBRARIES).matches
+_matches_builtin: Final = Ignore("", BUILTIN_PATTERNS).matches
+_matches_library: Final = Ignore("", LIBRARY_PATTERNS).matches
 
 #: How long to wait for threads and children to close descriptors, in seconds.
 _PAUSES: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 _IMPORT: Final = "<frozen importlib._bootstrap>"
-#: The threads of this process on Linux, those of libraries too.
+#: The threads of this process on Linux, including those of C libraries.
 _THREADS: Final = "/proc/self/task"
 
 if sys.platform == "linux":
@@ -129,7 +129,7 @@ class Descriptors:
 
     :param ignored: Returns whether the ini file says to ignore a descriptor, from its path, or
         from its description if it has no path.
-    :param worker: The name by which reports call this process.
+    :param worker: The name of this worker in reports.
     :param collect: Collects garbage before leaks are reported.
     """
 
@@ -197,7 +197,7 @@ class Descriptors:
                 self._entries[number] = entry
 
     def _is_exempt(self, entry: Entry, hint: Hint | None) -> bool:
-        """Whether nothing has to close it, because it lives as long as the process or a module."""
+        """Whether it may stay open, because the process or a module uses it until the end."""
         if entry.owner.kind == "session":
             return True
         stack = hint.stack if hint is not None else ()
@@ -244,7 +244,7 @@ class Descriptors:
         return [self._leak(number, found) for number, found in suspects.items()]
 
     def _suspects(self, numbers: Iterable[int]) -> dict[int, Description]:
-        """Return those of *numbers* that are still open and not allowed."""
+        """Return those of *numbers* that are still open and may not stay open."""
         exempt = _held_by_multiprocessing()
         found = {}
         for number in numbers:
@@ -258,9 +258,9 @@ class Descriptors:
         return found
 
     def _is_allowed(self, target: str, *, by_python: bool = False) -> bool:
-        """Whether a descriptor of *target* may stay open; more if a C library opened it."""
-        is_of_library = not by_python and _libraries(target)
-        return is_of_library or _shipped(target) or self._ignored(target)
+        """Whether a descriptor of *target* may stay open."""
+        is_of_library = not by_python and _matches_library(target)
+        return is_of_library or _matches_builtin(target) or self._ignored(target)
 
     def _leak(self, number: int, found: Description) -> Leak:
         path = f"fd {number}: {found.text}"
@@ -291,7 +291,7 @@ def _held_by_multiprocessing() -> set[object]:
 
     Packages like loky have copies of the resource tracker.
     """
-    # A copy, because threads of the code under test may import meanwhile.
+    # A copy, because threads of the code under test may import at the same time.
     modules = list(sys.modules.items())
     trackers = (module for name, module in modules if name.endswith(".resource_tracker"))
     server = sys.modules.get("multiprocessing.forkserver")

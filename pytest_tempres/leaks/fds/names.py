@@ -33,7 +33,7 @@ _sysconf: Final[Callable[[str], int]] = getattr(os, "sysconf", lambda _: 0)
 
 if sys.platform == "win32":
 
-    def mode(number: int) -> int:  # noqa: ARG001 -- the same as elsewhere
+    def mode(number: int) -> int:  # noqa: ARG001 -- the signature for POSIX
         """Return 0: descriptors are not checked on Windows."""
         return 0
 
@@ -46,7 +46,7 @@ else:
     _fcntl = fcntl.fcntl
 
     def mode(number: int) -> int:
-        """Return the flags of *number* that the kernel keeps."""
+        """Return the status flags of *number* (see fcntl(2))."""
         try:
             return _fcntl(number, fcntl.F_GETFL)
         except OSError:
@@ -61,7 +61,7 @@ else:
 #: which share one inode.
 Identity = tuple[int, int, "int | str"]
 
-#: Where the kernel shows the descriptors of this process.
+#: The directory that lists the descriptors of this process.
 TABLE: Final = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 #: Capturing and redirection of output replace these temporarily.
 _STANDARD: Final = frozenset({0, 1, 2})
@@ -175,7 +175,7 @@ def _unnamed(number: int, status: os.stat_result, name: str) -> str:
         return "unlinked file"
     anonymous = _ANONYMOUS.fullmatch(name)
     if anonymous is None:
-        return name or "something without a name"
+        return name or "unknown descriptor"
     return anonymous[1].replace("eventpoll", "epoll")
 
 

@@ -39,7 +39,7 @@ _get_native_id = threading.get_native_id
 _Socket = socket.socket
 _fileno = socket.socket.fileno
 
-#: How many events, which hold large stacks, are kept between two scans.
+#: How many events are kept between two scans: each holds a large stack.
 _MAX_EVENTS: Final = 200
 _UNNAMED: Final = getattr(os, "O_TMPFILE", 0)
 #: The flags of `open` that the kernel keeps and that do not change later.
@@ -97,9 +97,9 @@ class Openings:
 
     def take(self) -> list[_Opening]:
         """Return the recorded events, and forget them."""
-        # Threads of the code under test add events meanwhile.
-        noted, self._events = self._events, deque(maxlen=_MAX_EVENTS)
-        return list(noted)
+        # Threads of the code under test may add some at the same time.
+        recorded, self._events = self._events, deque(maxlen=_MAX_EVENTS)
+        return list(recorded)
 
     def scan(self) -> None:
         """Record the owner of new threads, which owns the descriptors that they open later.
@@ -135,32 +135,32 @@ class Matches:
 
     def likely(self, number: int, target: str) -> Hint | None:
         """Return the hint of an event that may have opened *number*."""
-        noted = self._of_path(target) if System.isabs(target) else None
-        hint = noted[-1].hint if noted else self._wrapped(number)
+        openings = self._of_path(target) if System.isabs(target) else None
+        hint = openings[-1].hint if openings else self._wrapped(number)
         if hint is None and target.startswith("socket:"):
             return self._detached()
         return hint
 
     def _file(self, number: int, target: str) -> Hint | None:
-        noted = self._of_path(target)
+        openings = self._of_path(target)
         flags = names.mode(number) & _FIXED_FLAGS
         fitting = [
-            each for each in noted if each.flags is None or each.flags & _FIXED_FLAGS == flags
+            each for each in openings if each.flags is None or each.flags & _FIXED_FLAGS == flags
         ]
         # Keep the last one, because duplicates raise no event.
         if len(fitting) > 1:
-            noted.remove(fitting[-1])
+            openings.remove(fitting[-1])
         return fitting[-1].hint if fitting else None
 
     def _of_path(self, target: str) -> list[_Opening]:
         target = target.removesuffix(names.DELETED)
-        noted = self._paths.get(target) or self._real_paths.get(target)
-        if not noted:
+        openings = self._paths.get(target) or self._real_paths.get(target)
+        if not openings:
             # An unnamed file (O_TMPFILE) is opened with the path of its directory.
             directory = System.dirname(target)
             within = self._paths.get(directory) or self._real_paths.get(directory) or ()
-            noted = [each for each in within if (each.flags or 0) & _UNNAMED == _UNNAMED != 0]
-        return noted
+            openings = [each for each in within if (each.flags or 0) & _UNNAMED == _UNNAMED != 0]
+        return openings
 
     @functools.cached_property
     def _paths(self) -> dict[str, list[_Opening]]:
@@ -184,12 +184,14 @@ class Matches:
         return (each for each in self._openings if isinstance(each.what, weakref.ref))
 
 
-def _by_path(openings: list[_Opening], spelled: Callable[[str], str]) -> dict[str, list[_Opening]]:
+def _by_path(
+    openings: list[_Opening], normalize: Callable[[str], str]
+) -> dict[str, list[_Opening]]:
     found: dict[str, list[_Opening]] = {}
     for opening in openings:
         if isinstance(opening.what, str):
             suffixes = ("", *BESIDE_DATABASE) if opening.flags is None else ("",)
-            path = spelled(opening.what)
+            path = normalize(opening.what)
             for suffix in suffixes:
                 found.setdefault(path + suffix, []).append(opening)
     return found

@@ -44,9 +44,9 @@ __all__ = [
 _THREAD_SECONDS: Final = 1.0
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-#: For each path of an event: the index of its argument, the index of the directory descriptor
-#: that it may be relative to, and whether the event removes it.
-_ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
+#: For each path of an event: the index of its argument, the index of the argument for the directory
+#: descriptor that it may be relative to, and whether the event removes or renames it.
+_PATH_ARGUMENTS: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
     "open": ((0, None, False),),
     "os.link": ((1, 3, False),),
     "os.mkdir": ((0, 2, False),),
@@ -66,7 +66,7 @@ _ROLES: Final[dict[str, tuple[tuple[int, int | None, bool], ...]]] = {
 }
 
 #: The audit events that name a path.
-EVENTS: Final = frozenset(_ROLES)
+EVENTS: Final = frozenset(_PATH_ARGUMENTS)
 _TEMPORARY: Final = frozenset({"tempfile.mkdtemp", "tempfile.mkstemp"})
 #: Those that may create or remove an entry of the worker root.
 _WITH_HINT: Final = EVENTS - {"os.truncate", "os.utime", "shutil.rmtree"}
@@ -90,7 +90,7 @@ class Origins:
         running: Running,
     ) -> None:
         self.hints: dict[str, Hint] = {}
-        #: Known entries that are about to be removed: file systems reuse their inodes at once.
+        #: Known entries that are about to be removed: file systems may reuse their inodes at once.
         self.being_removed: set[str] = set()
         #: Temporary paths outside the worker root, by their full path.
         self.outside: dict[str, Hint] = {}
@@ -109,7 +109,7 @@ class Origins:
         running.thread_work = self.threads.current_work
         running.likely_creator = self.processes.likely_creator
         #: Hints from threads of another owner, and until when each is kept.
-        self._of_threads: dict[str, tuple[Hint, float]] = {}
+        self._hints_of_threads: dict[str, tuple[Hint, float]] = {}
 
     @property
     def error(self) -> Exception | None:
@@ -124,15 +124,15 @@ class Origins:
         """Drop the hints that the last scan has used."""
         self.hints.clear()
         self.being_removed.clear()
-        if self._of_threads:
-            self._keep_those_of_threads()
+        if self._hints_of_threads:
+            self._restore_hints_of_threads()
 
-    def _keep_those_of_threads(self) -> None:
-        """Keep the hints of threads: the scan may have run between the event and the operation."""
+    def _restore_hints_of_threads(self) -> None:
+        """Restore those hints: the scan may have run between the event and the operation."""
         now = System.monotonic()
-        for name, (hint, until) in list(self._of_threads.items()):
+        for name, (hint, until) in list(self._hints_of_threads.items()):
             if name in self._known or until < now:
-                self._of_threads.pop(name, None)
+                self._hints_of_threads.pop(name, None)
             else:
                 self.hints[name] = hint
 
@@ -172,7 +172,7 @@ class Origins:
         name, below = self._name(path)
         if is_removed:
             if not below:
-                self._of_threads.pop(name, None)
+                self._hints_of_threads.pop(name, None)
                 if name in self._known:
                     self.being_removed.add(name)
             return
@@ -183,16 +183,16 @@ class Origins:
         renamed, deeper = self._name(source or "")
         if renamed and not deeper:
             hint = self.hints.get(renamed) or new_hint(self._running)
-            self._keep(name, hint._replace(renamed=hint.renamed or renamed))
+            self._add_hint(name, hint._replace(renamed=hint.renamed or renamed))
         # Opening a path that exists creates nothing: NamedTemporaryFile opens its directory with
         # O_CREAT, and SQLite a file that may exist.
         elif source is not None or name not in self.hints or not exists(path):
-            self._keep(name, new_hint(self._running))
+            self._add_hint(name, new_hint(self._running))
 
-    def _keep(self, name: str, hint: Hint) -> None:
+    def _add_hint(self, name: str, hint: Hint) -> None:
         self.hints[name] = hint
         if hint.owner != self._running.owner:
-            self._of_threads[name] = hint, System.monotonic() + _THREAD_SECONDS
+            self._hints_of_threads[name] = hint, System.monotonic() + _THREAD_SECONDS
 
     def _name(self, path: str) -> tuple[str, bool]:
         """Return the name of the entry that *path* is or is below, and whether it is below."""
@@ -245,13 +245,13 @@ def path_events(event: str, args: tuple[Any, ...], flags: int = _WRITING) -> lis
 
     A path relative to a descriptor is left out, because it cannot be resolved.
 
-    :param flags: Opening a file with none of these flags names nothing.
+    :param flags: Opening a file with none of these flags is ignored.
     :returns: Each path, and whether the event removes or renames it.
     """
     if event == "open" and not (isinstance(args[2], int) and args[2] & flags):
         return []
     found = []
-    for path_at, start_at, is_removed in _ROLES[event]:
+    for path_at, start_at, is_removed in _PATH_ARGUMENTS[event]:
         raw = args[path_at]
         start = args[start_at] if start_at is not None and start_at < len(args) else None
         if start in (None, -1) and isinstance(raw, (str, bytes, os.PathLike)):

@@ -41,7 +41,7 @@ class Measure(NamedTuple):
 
 
 class Scan:
-    """Scans a directory: one `stat`, and a listing only if its result has changed."""
+    """Scans a directory: one `stat`, and a listing only if the result has changed."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -62,7 +62,9 @@ class Scan:
         if status.st_mode & stat.S_IRWXU != self._permissions:
             self._permissions = status.st_mode & stat.S_IRWXU
             if self._permissions != stat.S_IRWXU:
-                raise PermissionError(errno.EACCES, "its owner may not use it", self._path)
+                raise PermissionError(
+                    errno.EACCES, "its owner has no permission to use it", self._path
+                )
         self._inode = status.st_ino
         now = (status.st_mtime_ns, status.st_nlink, status.st_size)
         if now == self._seen and not self._again:
@@ -81,7 +83,7 @@ class Scan:
         return self._listing < _FREE_SECONDS + _SHARE * (System.monotonic() - self._started)
 
     def invalidate(self) -> None:
-        """Make the next :meth:`changed` return True in any case."""
+        """Make the next :meth:`changed` return True."""
         self._seen = None
 
     def names(self) -> dict[str, int]:
@@ -98,7 +100,7 @@ class Scan:
 
 
 def exists(path: str) -> bool:
-    """Whether *path* exists, if only as a dangling link."""
+    """Whether *path* exists; a dangling link does."""
     return identity(path) is not None
 
 

@@ -1,4 +1,4 @@
-"""The recorded changes in watched directories, from this process and from other ones."""
+"""The recorded changes in watched directories, of this process and of workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_tempres.primitives._system import System
 
 __all__ = ["Change", "Changes"]
 
-#: With more changes than this, those that were undone meanwhile are dropped.
+#: With more changes than this, those that have been undone are dropped.
 _PRUNE_AT: Final = 1_000
 #: In a payload: a change that was sent before was undone.
 _UNDONE: Final = "undone"
@@ -92,7 +92,7 @@ class Changes:
         return payload
 
     def adopt(self, payload: Iterable[Any]) -> None:
-        """Add what :meth:`take_changes` returned in another process; of equal changes the first.
+        """Add what :meth:`take_changes` returned in another process; the first change counts.
 
         :raises ValueError, TypeError: When *payload* is malformed.
         """
@@ -105,11 +105,11 @@ class Changes:
             if modification != _UNDONE:
                 self._adopted.setdefault((modification, entry.path), entry)
 
-    def explain(self, path: str, modification: Modification) -> Entry:
-        """Return the entry with the owner of a change; the session if it is not certain."""
+    def entry_of(self, path: str, modification: Modification) -> Entry:
+        """Return the entry for a change; it belongs to the session if the owner is uncertain."""
         found = self._find(path, modification)
         if found is None and modification == "changed":
-            # Its removal raised no event before it was created again.
+            # It was removed without an event, and then created again.
             found = self._find(path, "created")
         if found is not None:
             return found

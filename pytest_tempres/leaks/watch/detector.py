@@ -1,4 +1,4 @@
-"""The detector of changes in watched directories: two walks find them, events name the owner."""
+"""The detector of changes in watched directories, with two walks and the audit events."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from pytest_tempres.primitives._system import System
 __all__ = ["Watched"]
 
 
-#: With this many notes, which hold large stacks, those without an effect on disk are dropped.
-_MAX_NOTES: Final = 200
+#: With events for this many paths, which hold large stacks, those without an effect are dropped.
+_MAX_PATHS: Final = 200
 
 
-class _Note:
+class _PathEvents:
     """The audit events for one path since the last scan, and its state before them."""
 
     __slots__ = ("awaits_creation", "before", "created_by", "removed_by", "top")
@@ -64,7 +64,7 @@ class Watched:
     :param directories: Absolute paths of directories that exist.
     :param ignored: Returns whether the ini file says to ignore an absolute path and everything
         in it.
-    :param worker: The name by which reports call this process.
+    :param worker: The name of this worker in reports.
     :param attributes_mtimes: Whether paths that appear in or disappear from a watched directory
         without an event belong to the current owner: only if no other process runs tests.
     :param walks: Whether this process walks the directories and reports leaks. The workers of a
@@ -96,7 +96,7 @@ class Watched:
         directories = tuple(dict.fromkeys(map(System.normpath, directories)))
         self._tops = tuple(_spellings(directories))
         self._scope = Scope(map(self._spelled, exclude), ignored)
-        self._notes: dict[str, _Note] = {}
+        self._pending: dict[str, _PathEvents] = {}
         self.changes = Changes(worker)
         listed = directories if attributes_mtimes else ()
         self._children = {directory: Children(directory) for directory in listed}
@@ -112,12 +112,12 @@ class Watched:
         """Record *event* until the next scan if it may change a watched directory."""
         actor: Hint | Entry | None = None
         for path, is_removed in path_events(event, args):
-            placed = self._place(path)
-            if placed is None:
+            located = self._locate(path)
+            if located is None:
                 continue
             if event == "os.rename" and is_removed:
-                actor = self._creator(placed[1])
-            self._note(*placed, is_removed, actor)
+                actor = self._creator(located[1])
+            self._add_event(*located, is_removed, actor)
 
     def _spelled(self, path: str) -> str:
         """Return *path* with the watched directory spelled as the user did."""
@@ -127,7 +127,7 @@ class Watched:
                 return System.join(top, path[len(prefix) :])
         return path
 
-    def _place(self, path: str) -> tuple[str, str] | None:
+    def _locate(self, path: str) -> tuple[str, str] | None:
         """Return the watched directory of *path*, and the path as a walk spells it."""
         for prefix, top in self._tops:
             if path.startswith(prefix):
@@ -138,29 +138,29 @@ class Watched:
                 return top, top
         return None
 
-    def _note(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
+    def _add_event(self, top: str, path: str, is_removed: bool, actor: Hint | Entry | None) -> None:
         if any(self._creator(parent) is not None for parent in _between(top, path)):
             # The new directory is reported, not its contents.
             return
-        note = self._notes.get(path)
-        if note is None:
-            if len(self._notes) >= _MAX_NOTES:
-                self._process_notes()
-            note = self._notes.setdefault(path, _Note(top, state(path)))
+        events = self._pending.get(path)
+        if events is None:
+            if len(self._pending) >= _MAX_PATHS:
+                self._process_events()
+            events = self._pending.setdefault(path, _PathEvents(top, state(path)))
         if is_removed:
-            note.awaits_creation = True
+            events.awaits_creation = True
             # Removing what was created in this session leaves nothing to report.
-            note.removed_by = new_hint(self._running) if note.before is not None else None
-        elif note.awaits_creation:
-            note.created_by = actor or new_hint(self._running)
-            note.awaits_creation = False
+            events.removed_by = new_hint(self._running) if events.before is not None else None
+        elif events.awaits_creation:
+            events.created_by = actor or new_hint(self._running)
+            events.awaits_creation = False
 
     def _creator(self, path: str) -> Hint | Entry | None:
-        """Return what created *path* in this session."""
-        note, change = self._notes.get(path), self.changes.get(path)
+        """Return the event or the entry for the creation of *path* in this session, if any."""
+        events, change = self._pending.get(path), self.changes.get(path)
         if change is not None and change.modification == "created":
             return change.entry
-        return note.created_by if note is not None and note.before is None else None
+        return events.created_by if events is not None and events.before is None else None
 
     # -- scans
 
@@ -168,8 +168,8 @@ class Watched:
         """Record the effects of the events since the last scan, for the owners at that time."""
         if System.getpid() != self._pid:
             return
-        if self._notes:
-            self._process_notes()
+        if self._pending:
+            self._process_events()
         for directory, children in self._children.items():
             appeared, disappeared = children.changes()
             for name in appeared:
@@ -178,30 +178,33 @@ class Watched:
                 self._on_listed(System.join(directory, name), "deleted", "created")
         self.changes.prune()
 
-    def _process_notes(self) -> None:
-        # Threads of the code under test add notes meanwhile.
-        notes, self._notes = self._notes, {}
-        for path, note in notes.items():
+    def _process_events(self) -> None:
+        # Threads of the code under test may add some at the same time.
+        pending, self._pending = self._pending, {}
+        for path, events in pending.items():
             # Do not report a path whose state is unknown.
             with suppress(OSError):
-                self._record(path, note)
+                self._record(path, events)
 
-    def _record(self, path: str, note: _Note) -> None:
+    def _record(self, path: str, events: _PathEvents) -> None:
         now = state(path)
         known = self.changes.get(path)
-        # A path that is created may have existed before, and been removed without an event.
-        original = known.original if known is not None else note.before or self._tree.recorded(path)
+        if known is not None:
+            original = known.original
+        else:
+            # A path that is created may have existed before, and been removed without an event.
+            original = events.before or self._tree.recorded(path)
         if now == original:
             self.changes.drop(path)
             return
         modification: Modification = "created" if original is None else "changed"
-        actor: Hint | Entry | None = note.created_by
+        actor: Hint | Entry | None = events.created_by
         if now is None:
-            modification, actor = "deleted", note.removed_by
-        elif note.before is not None and known is not None and known.modification == modification:
-            # Who changed it first is reported.
+            modification, actor = "deleted", events.removed_by
+        elif events.before is not None and known is not None and known.modification == modification:
+            # The owner of the first change is reported.
             return
-        if actor is not None and self._is_reportable(note.top, path):
+        if actor is not None and self._is_reportable(events.top, path):
             self.changes.keep(path, Change(modification, original, self._entry(path, actor)))
 
     def _is_reportable(self, top: str, path: str) -> bool:
@@ -238,7 +241,7 @@ class Watched:
 
         Works in a forked child too, for the changes made there.
         """
-        self._process_notes()
+        self._process_events()
         return self.changes.take_changes()
 
     # -- leaks
@@ -248,7 +251,7 @@ class Watched:
 
         Works in a forked child too, for the changes made there.
         """
-        self._process_notes()
+        self._process_events()
         found = [
             Difference(change.entry.path, change.modification, change.original)
             for change in self.changes.of(test)
@@ -260,7 +263,7 @@ class Watched:
         """Walk once more and return the differences; none if this process took no snapshot."""
         if System.getpid() != self._pid:
             return []
-        self._process_notes()
+        self._process_events()
         return self._leaks(list(self._tree.differences()))
 
     def _topmost(self, found: list[Difference]) -> list[Difference]:
@@ -270,7 +273,7 @@ class Watched:
             each
             for each in found
             if paths.isdisjoint(_between("", each.path))
-            and self._place(each.path) is not None
+            and self._locate(each.path) is not None
             and not (each.modification == "created" and self._scope.ignores_all_in(each.path))
         ]
 
@@ -283,7 +286,7 @@ class Watched:
 
     def _leak(self, difference: Difference) -> Leak | None:
         path, modification, _, items = difference
-        entry = self.changes.explain(path, modification)
+        entry = self.changes.entry_of(path, modification)
         if modification == "deleted":
             return Leak(modification, path, 0, items, complete=True, status="leak", entry=entry)
         found = measure(path)

@@ -102,7 +102,7 @@ class Scope:
         self._prefixes += (System.join(path, ""),)
 
     def excludes(self, path: str, name: str) -> bool:
-        """Whether *path* is left out, given that the directory of its last *name* is not."""
+        """Whether *path* is left out because of itself or its *name*, not of its parents."""
         return _is_excluded_name(name) is not None or path in self._paths
 
     def excludes_below(self, top: str, below: str) -> bool:

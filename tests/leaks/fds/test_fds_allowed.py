@@ -89,7 +89,7 @@ def test_descriptors_from_the_import_of_project_code_are_leaks(tmp_path, monkeyp
         "/home/me/project/.coverage.host.12.x",
     ],
 )
-def test_shipped_patterns(suite, path):
+def test_builtin_patterns(suite, path):
     """They match what tests cannot close."""
     assert suite.detector._is_allowed(path)
     assert suite.asked == []
@@ -111,7 +111,7 @@ def test_shipped_patterns(suite, path):
         *("Unix socket to /run/docker.sock", "Unix socket to /var/run/postgresql/.s.PGSQL.5432"),
     ],
 )
-def test_shipped_patterns_match_nothing_else(suite, path):
+def test_builtin_patterns_match_nothing_else(suite, path):
     """Data, devices and sources of the project are leaks."""
     assert not suite.detector._is_allowed(path)
     assert suite.asked == [path]

@@ -441,7 +441,7 @@ def fail(path: str) -> list[str]:
     raise OSError(errno.ENFILE, "too many in the whole system")
 
 
-def test_notes_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
+def test_recorded_events_are_kept_after_a_failed_scan(suite, tmp_path, keep, monkeypatch):
     """The next scan uses them."""
     with monkeypatch.context() as patch:
         patch.setattr(System, "listdir", staticmethod(fail))

@@ -205,7 +205,7 @@ def test_objects_without_details_have_a_description():
     assert names._address(refuse) == ""
     status = SimpleNamespace(st_mode=stat.S_IFREG)
     assert names._unnamed(0, status, "") == "unlinked file"
-    assert names._unnamed(0, SimpleNamespace(st_mode=0), "") == "something without a name"
+    assert names._unnamed(0, SimpleNamespace(st_mode=0), "") == "unknown descriptor"
 
 
 def test_describing_a_socket_changes_nothing(suite, keep):

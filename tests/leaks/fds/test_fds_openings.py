@@ -162,39 +162,39 @@ def test_a_descriptor_without_an_event_has_no_line(suite, keep):
         ("sqlite3.connect", (Path("/a/db"),), "/a/db", None),
     ],
 )
-def test_notes_of_events(tmp_path, monkeypatch, event, args, what, flags):
+def test_recorded_events(tmp_path, monkeypatch, event, args, what, flags):
     """They have the absolute path or the number, and the owner."""
     monkeypatch.chdir(tmp_path)
     detector = FdsSuite.silent()
     detector.on_event(event, args)
-    ((noted, found, hint),) = detector._openings.take()
-    assert (noted, found) == (what.format(cwd=tmp_path) if isinstance(what, str) else what, flags)
+    ((opened, found, hint),) = detector._openings.take()
+    assert (opened, found) == (what.format(cwd=tmp_path) if isinstance(what, str) else what, flags)
     assert hint.owner == SESSION
-    assert "test_notes_of_events" in [code.co_name for code, _ in hint.stack[:2]]
+    assert "test_recorded_events" in [code.co_name for code, _ in hint.stack[:2]]
 
 
-def test_a_note_has_a_weak_reference_to_a_socket():
+def test_a_recorded_event_has_a_weak_reference_to_a_socket():
     """The number is read later."""
     detector = FdsSuite.silent()
     with socket.socket() as made:
         detector.on_event("socket.__new__", (made, 0, 0, 0))
-        ((noted, _, _),) = detector._openings.take()
-        assert noted() is made
+        ((opened, _, _),) = detector._openings.take()
+        assert opened() is made
     del made
-    assert noted() is None
+    assert opened() is None
 
 
 @pytest.mark.parametrize(
     "event, args", [("open", ("/a/__pycache__/b.cpython-313.pyc", "r", 0)), ("os.scandir", (7,))]
 )
-def test_events_of_compiled_modules_are_not_noted(event, args):
+def test_events_of_compiled_modules_are_not_recorded(event, args):
     """There are thousands, and each is closed."""
     detector = FdsSuite.silent()
     detector.on_event(event, args)
     assert detector._openings.take() == []
 
 
-def test_notes_take_no_memory(suite, tmp_path):
+def test_recorded_events_take_no_memory(suite, tmp_path):
     """Their number is limited during a test, and zero after it."""
     most = openings._MAX_EVENTS
 
@@ -215,7 +215,7 @@ def test_notes_take_no_memory(suite, tmp_path):
 
 
 def test_each_of_many_descriptors_has_its_line(suite, tmp_path, keep, monkeypatch):
-    """A scan runs before there are too many notes."""
+    """A scan runs before there are too many events."""
     monkeypatch.setattr(openings, "_MAX_EVENTS", 3)
     suite.detector._openings.take()
     with suite.run():
@@ -224,7 +224,7 @@ def test_each_of_many_descriptors_has_its_line(suite, tmp_path, keep, monkeypatc
     assert lines(suite.detector.judge()) == ["_open_it"] * 8
 
 
-def test_a_note_keeps_no_socket_open(suite):
+def test_a_recorded_event_keeps_no_socket_open(suite):
     """An unreferenced socket is closed."""
     with suite.run():
         made = socket.socket()

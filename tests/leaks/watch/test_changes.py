@@ -47,15 +47,15 @@ def record(*found: Change, worker: str = "gw0") -> Changes:
 def test_a_modification_is_explained_by_the_change_of_the_same_kind():
     """Another kind may have another owner."""
     known = record(change("/a"), change("/b", "deleted"))
-    assert known.explain("/a", "created") == entry("/a")
-    assert known.explain("/b", "deleted") == entry("/b")
-    assert known.explain("/a", "deleted").owner == SESSION
-    assert known.explain("/b", "created") == Entry("/b", SESSION, worker="gw0")
+    assert known.entry_of("/a", "created") == entry("/a")
+    assert known.entry_of("/b", "deleted") == entry("/b")
+    assert known.entry_of("/a", "deleted").owner == SESSION
+    assert known.entry_of("/b", "created") == Entry("/b", SESSION, worker="gw0")
 
 
 def test_a_changed_path_is_explained_by_its_creation():
     """A walk cannot know that it was removed in between."""
-    assert record(change("/a")).explain("/a", "changed").owner == ONE
+    assert record(change("/a")).entry_of("/a", "changed").owner == ONE
 
 
 @pytest.mark.parametrize("modification", ["created", "deleted"])
@@ -66,11 +66,11 @@ def test_a_directory_is_explained_by_its_contents(modification):
         change("/d/y", modification),
         change("/dd", modification, owner=TWO),
     )
-    assert known.explain("/d", modification) == entry("/d")
+    assert known.entry_of("/d", modification) == entry("/d")
     send(record(change("/d/z", modification, worker="gw1"), worker="gw1"), known)
-    assert known.explain("/d", modification) == entry("/d")
+    assert known.entry_of("/d", modification) == entry("/d")
     send(record(change("/d/w", modification, owner=TWO, worker="gw1"), worker="gw1"), known)
-    assert known.explain("/d", modification).owner == SESSION
+    assert known.entry_of("/d", modification).owner == SESSION
 
 
 def test_a_payload_survives_json():
@@ -78,7 +78,7 @@ def test_a_payload_survives_json():
     path = os.fsdecode(b"/new\nline\xff")
     controller = Changes("main")
     send(record(change(path)), controller)
-    assert controller.explain(path, "created") == entry(path)
+    assert controller.entry_of(path, "created") == entry(path)
     assert controller.get(path) is None
 
 
@@ -100,7 +100,7 @@ def test_the_first_worker_to_report_a_path_counts():
     controller = Changes("main")
     send(record(change("/a")), controller)
     send(record(change("/a", owner=TWO, worker="gw1"), worker="gw1"), controller)
-    assert controller.explain("/a", "created") == entry("/a")
+    assert controller.entry_of("/a", "created") == entry("/a")
 
 
 def test_a_worker_can_correct_its_own_changes():
@@ -110,13 +110,13 @@ def test_a_worker_can_correct_its_own_changes():
     send(worker, controller)
     worker.keep("/a", change("/a", "deleted"))
     send(worker, controller)
-    assert controller.explain("/a", "created").owner == SESSION
-    assert controller.explain("/a", "deleted").owner == ONE
+    assert controller.entry_of("/a", "created").owner == SESSION
+    assert controller.entry_of("/a", "deleted").owner == ONE
     send(other, controller)
     worker.drop("/a")
     send(worker, controller)
-    assert controller.explain("/a", "deleted").owner == SESSION
-    assert controller.explain("/a", "created").owner == TWO
+    assert controller.entry_of("/a", "deleted").owner == SESSION
+    assert controller.entry_of("/a", "created").owner == TWO
 
 
 @pytest.mark.parametrize("data", [["x"], [["created", []]], [["created", None]], [[1, 2, 3]], [3]])

@@ -33,16 +33,16 @@ AT = os.O_CREAT | os.O_WRONLY
 
 
 def handle(suite: WatchSuite, *events: tuple[object, ...]) -> list[str]:
-    """Pass *events* to the detector, and return the paths that it has notes of."""
+    """Pass *events* to the detector, and return the paths with recorded events."""
     for event, *args in events:
         suite.watched.on_event(str(event), tuple(args))
-    return [os.path.relpath(path, suite.top) for path in suite.watched._notes]
+    return [os.path.relpath(path, suite.top) for path in suite.watched._pending]
 
 
-def test_events_that_are_noted(suite, top, monkeypatch):
+def test_events_that_are_recorded(suite, top, monkeypatch):
     """Reading, other places, excluded paths and contents of new directories are not."""
     monkeypatch.chdir(top)
-    noted = handle(
+    recorded = handle(
         suite,
         ("open", "a.txt", "r", os.O_RDONLY),
         ("open", "new", "w", AT),
@@ -55,10 +55,10 @@ def test_events_that_are_noted(suite, top, monkeypatch):
         ("os.rename", "/elsewhere", "src/d.py", -1, -1),
         ("shutil.rmtree", f"{top}/", None),
     )
-    assert noted == ["new", "dir", "a.txt", "b.txt", "src/d.py", "."]
+    assert recorded == ["new", "dir", "a.txt", "b.txt", "src/d.py", "."]
 
 
-def test_notes_of_creation_and_removal(suite, top):
+def test_recorded_creation_and_removal(suite, top):
     """The first creation after the last removal counts; a rename moves it."""
 
     def one():
@@ -75,15 +75,15 @@ def test_notes_of_creation_and_removal(suite, top):
     two()
     one()
     three()
-    notes = suite.watched._notes.values()
-    creators = [note.created_by and functions(note.created_by)[0] for note in notes]
+    pending = suite.watched._pending.values()
+    creators = [events.created_by and functions(events.created_by)[0] for events in pending]
     assert creators == ["two", "two", None]
-    assert [note.removed_by and functions(note.removed_by)[0] for note in notes] == [
+    assert [events.removed_by and functions(events.removed_by)[0] for events in pending] == [
         None,
         None,
         "three",
     ]
-    assert [note.before is None for note in notes] == [True, False, False]
+    assert [events.before is None for events in pending] == [True, False, False]
 
 
 def functions(hint) -> list[str]:
@@ -93,17 +93,17 @@ def functions(hint) -> list[str]:
 
 
 def test_a_rename_moves_the_creator_of_an_earlier_scan(suite, top, monkeypatch):
-    """Few notes are kept."""
+    """Memory is limited."""
     with suite.run(ONE):
         (top / "one").mkdir()
-    monkeypatch.setattr(module, "_MAX_NOTES", 2)
-    noted = handle(
+    monkeypatch.setattr(module, "_MAX_PATHS", 2)
+    recorded = handle(
         suite,
         ("open", f"{top}/one/x", "w", AT),
         ("os.rename", f"{top}/one", f"{top}/two", -1, -1),
     )
-    assert noted == ["one", "two"]
-    assert suite.watched._notes[str(top / "two")].created_by.owner == ONE
+    assert recorded == ["one", "two"]
+    assert suite.watched._pending[str(top / "two")].created_by.owner == ONE
     assert handle(suite, ("open", f"{top}/a.txt", "w", AT)) == ["a.txt"]
 
 
@@ -185,7 +185,7 @@ def test_listings_leave_out_ignored_paths(top, make):
 
 
 def test_events_of_ignored_paths_give_no_leaks(top, make):
-    """Excluded paths get no notes."""
+    """Events for excluded paths are not recorded."""
     suite = make(
         ignored=Ignore(str(top), ["*.log", "src"]).matches,
         exclude=(str(top / "basetemp"), str(top / "report.xml")),
@@ -196,7 +196,7 @@ def test_events_of_ignored_paths_give_no_leaks(top, make):
             (top / name).mkdir(parents=True)
             (top / name / "file").touch()
         (top / "report.xml").touch()
-        assert suite.watched._notes == {}
+        assert suite.watched._pending == {}
         (top / "x.log").touch()
         (top / "src/new").touch()
         (top / "logs").mkdir()
@@ -342,7 +342,7 @@ def test_forked_children_send_changes_by_events_only(suite, top, monkeypatch):
     with suite.run(ONE):
         monkeypatch.setattr(System, "getpid", staticmethod(lambda: 1))
         (top / "new").touch()
-    assert suite.watched._notes
+    assert suite.watched._pending
     assert suite.watched.judge() == []
     assert suite.leaks_of(ONE) == {"new": ("file", ONE.id)}
     assert [modification for modification, _ in suite.watched.take_changes()] == ["created"]
@@ -352,15 +352,15 @@ def test_forked_children_send_changes_by_events_only(suite, top, monkeypatch):
 
 
 def test_removed_paths_take_no_memory(suite, top, monkeypatch):
-    """There are few notes during a test, and none after it."""
-    monkeypatch.setattr(module, "_MAX_NOTES", 20)
+    """Few events are kept during a test, and none after it."""
+    monkeypatch.setattr(module, "_MAX_PATHS", 20)
     with suite.run(ONE):
         for number in range(100):
             path = f"{top}/{number}"
             os.mkdir(path)
             os.rmdir(path)
-        assert len(suite.watched._notes) <= module._MAX_NOTES
-    assert suite.watched._notes == {}
+        assert len(suite.watched._pending) <= module._MAX_PATHS
+    assert suite.watched._pending == {}
     assert suite.watched.changes._changes == {}
     assert suite.watched.take_changes() == []
 
@@ -372,7 +372,7 @@ def test_contents_of_new_directories_take_no_memory(suite, top):
             (top / "new").mkdir(exist_ok=True)
             for number in range(50):
                 (top / "new" / f"{owner.id[-3:]}{number}").touch()
-            assert list(suite.watched._notes) == [str(top / "new")]
+            assert list(suite.watched._pending) == [str(top / "new")]
     assert suite.judged() == {"new": ("directory", ONE.id)}
 
 
@@ -390,9 +390,9 @@ def test_paths_removed_without_an_event_take_no_memory(top, make, monkeypatch):
     assert len(suite.watched.changes._not_yet_sent) < 20
 
 
-def test_early_notes_are_kept_in_a_long_test(suite, top, monkeypatch):
-    """Notes are recorded before there are too many."""
-    monkeypatch.setattr(module, "_MAX_NOTES", 2)
+def test_early_events_are_kept_in_a_long_test(suite, top, monkeypatch):
+    """Events are processed before there are too many."""
+    monkeypatch.setattr(module, "_MAX_PATHS", 2)
     with suite.run(ONE):
         for number in range(10):
             (top / f"{number}").touch()

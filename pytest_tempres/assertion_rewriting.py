@@ -1,7 +1,7 @@
 """The exclusion of this package from the assertion rewriting of pytest.
 
-This package contains none, and to look for them in forty modules takes more than half of the
-time that a session needs to start. There is no public way to exclude a package, so this uses a
+This package has no assert statements, and searching its modules for them takes more than half of
+the time that a session needs to start. There is no public way to exclude a package, so this uses a
 private attribute of the import hook; without that, the modules are rewritten as usual.
 """
 
