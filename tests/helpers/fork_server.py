@@ -16,6 +16,7 @@ from typing import Any
 from typing import NamedTuple
 
 from _pytest.config import default_plugins
+from forked_worker import start_variables
 import pytest  # noqa: F401
 
 
@@ -97,6 +98,9 @@ def become(request: Request) -> None:
         os.close(fd)
     os.chdir(request.cwd)
     os.umask(request.umask)
+    if start_variables(request.env) != start_variables(os.environ):
+        # A worker; for a session `session_server` has compared them.
+        os.execve(sys.executable, [sys.executable, *request.arguments], request.env)
     os.environ.clear()
     os.environ.update(request.env)
     paths = request.env.get("PYTHONPATH", "").split(os.pathsep)

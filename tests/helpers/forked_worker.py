@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import os
 import socket
 import sys
 
-__all__ = ["request"]
+__all__ = ["request", "start_variables"]
+
+#: The variables that are read only when Python starts.
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "COVERAGE_")
+
+
+def start_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Return those of *env* that a forked interpreter would not read."""
+    names = [name for name in env if name.startswith(_READ_AT_START) and name != "PYTHONPATH"]
+    return {name: env[name] for name in names}
 
 
 def request(

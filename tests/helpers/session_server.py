@@ -16,17 +16,11 @@ import subprocess
 import sys
 
 from forked_worker import request
+from forked_worker import start_variables
 
 __all__ = ["Server", "Session"]
 
 _HERE = Path(__file__).parent
-#: The variables that are read only when Python starts.
-_READ_AT_START = ("PYTHON", "LC_", "LANG", "COVERAGE_")
-
-
-def _start_variables(env: dict[str, str]) -> dict[str, str]:
-    names = [name for name in env if name.startswith(_READ_AT_START) and name != "PYTHONPATH"]
-    return {name: env[name] for name in names}
 
 
 class Server:
@@ -34,7 +28,7 @@ class Server:
 
     def __init__(self) -> None:
         self._address = f"tempres-tests-{os.getpid()}-{secrets.token_hex(4)}"
-        self._start_variables = _start_variables(dict(os.environ))
+        self._start_variables = start_variables(os.environ)
         self._process = subprocess.Popen(
             [sys.executable, str(_HERE / "fork_server.py"), self._address],
             stdin=subprocess.PIPE,
@@ -48,7 +42,7 @@ class Server:
         for module in (("-mpytest",), ("-m", "pytest")):
             if tuple(command[: len(module) + 1]) == (sys.executable, *module):
                 arguments = ["pytest", *command[len(module) + 1 :]]
-                if _start_variables(env) == self._start_variables:
+                if start_variables(env) == self._start_variables:
                     return Session(request(self._address, arguments, env, fds))
         return None
 

@@ -434,13 +434,19 @@ def test_an_internal_error_is_one_warning(pytester, run_plain):
     pytester.makepyfile(
         """
         import threading
+        import pytest
 
-        def test_one():
-            thread = threading.Thread(target=len, args=((),))
+        @pytest.fixture(autouse=True, scope="module")
+        def thread():
+            stop = threading.Event()
+            thread = threading.Thread(target=stop.wait)
             thread.start()
+            yield
+            stop.set()
             thread.join()
 
-        test_two = test_one
+        def test_one(): pass
+        def test_two(): pass
         """
     )
     result = run_plain()
