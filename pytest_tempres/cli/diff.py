@@ -9,7 +9,6 @@ from pytest_tempres.cli.inputs import read_report
 from pytest_tempres.cli.output import Output
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.leaks.model import base_id
-from pytest_tempres.reports.layout import UNLIMITED
 from pytest_tempres.reports.layout import frame_line
 from pytest_tempres.reports.summary import Summary
 from pytest_tempres.reports.wording import amount
@@ -63,7 +62,7 @@ def _write(word: str, groups: _Groups, output: Output, colour: str) -> None:
     for fingerprint, leaks in groups.items():
         output.line(f"{word}: {_owner(leaks)} {amount(leaks)}", **{colour: True})
         frames = leaks[0].entry.origin[:1]
-        place = frame_line(frames[0], UNLIMITED) if frames else "made by unknown code"
+        place = frame_line(frames[0]) if frames else "made by unknown code"
         output.line(f"  {place}  [{printable(fingerprint)}]")
 
 

@@ -1,4 +1,4 @@
-"""The lines of the terminal report: what is shortened to fit into them, and the last line."""
+"""The lines of the terminal report: their width, and the last line."""
 
 from __future__ import annotations
 
@@ -22,22 +22,15 @@ from pytest_tempres.reports.wording import printable
 from pytest_tempres.reports.wording import size
 
 __all__ = [
-    "UNLIMITED",
     "Line",
     "closing",
     "colour",
     "columns",
     "fit",
     "frame_line",
-    "shorten",
     "shown_path",
 ]
 
-#: The width for text whose lines are not shortened.
-UNLIMITED: Final = 1_000_000
-#: Nothing is cut to fewer columns than this; the line becomes longer, or gets a break, instead.
-_LEAST: Final = 32
-_CUT: Final = "..."
 _SITES: Final = ("site-packages", "dist-packages")
 
 
@@ -56,43 +49,18 @@ def columns(text: str) -> int:
     return len(text) + wide - sum(bool(unicodedata.combining(each)) for each in text)
 
 
-def shorten(text: str, room: int) -> str:
-    """Return *text*, with its middle left out if it takes more than *room* columns."""
-    if columns(text) <= room:
-        return text
-    left = max(room - len(_CUT), 2)
-    start = _first_columns(text, left // 2)
-    end = _first_columns(text[::-1], left - left // 2)[::-1]
-    return f"{start}{_CUT}{end}"
+def fit(first: str, rest: str, width: int, *, indent: str = "  ") -> list[str]:
+    """Return a line with *first* and *rest*, or two if they do not fit into *width* columns.
+
+    Nothing is cut, because node ids and paths are copied from the report.
+    """
+    line = f"{first} {rest}".rstrip()
+    return [line] if columns(line) <= width else [first, f"{indent}{rest.lstrip()}"]
 
 
-def _first_columns(text: str, room: int) -> str:
-    taken = 0
-    for position, character in enumerate(text):
-        taken += columns(character)
-        if taken > room:
-            return text[:position]
-    return text
-
-
-def fit(name: str, rest: str, width: int) -> list[str]:
-    """Return a line with *name* and *rest*; two lines if too little would remain of the name."""
-    if columns(f"{name} {rest}") <= width:
-        return [f"{name} {rest}"]
-    room = width - columns(rest) - 1
-    if room >= _LEAST:
-        return [f"{shorten(name, room)} {rest}"]
-    return [shorten(name, max(width, _LEAST)), f"  {rest}"]
-
-
-def frame_line(frame: Frame, room: int) -> str:
-    """Return the line for one frame of an origin, at most *room* columns wide if possible."""
-    file, function = printable(_in_site(frame.file)), printable(frame.function)
-    line = f"{file}:{frame.line} in {function}"
-    if columns(line) <= room:
-        return line
-    end = f":{frame.line} in {shorten(function, max(room // 2 - 8, _LEAST))}"
-    return shorten(file, max(room - columns(end), _LEAST)) + end
+def frame_line(frame: Frame) -> str:
+    """Return the line for one frame of an origin."""
+    return f"{printable(_in_site(frame.file))}:{frame.line} in {printable(frame.function)}"
 
 
 def _in_site(file: str) -> str:

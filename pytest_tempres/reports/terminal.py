@@ -20,7 +20,6 @@ from pytest_tempres.reports.findings import by_origin
 from pytest_tempres.reports.findings import by_owner
 from pytest_tempres.reports.findings import combine
 from pytest_tempres.reports.findings import findings
-from pytest_tempres.reports.layout import UNLIMITED
 from pytest_tempres.reports.layout import Line
 from pytest_tempres.reports.layout import closing
 from pytest_tempres.reports.layout import colour
@@ -53,6 +52,8 @@ __all__ = [
 
 #: The verbosity at which only the last line is printed.
 LAST_LINE: Final = -2
+#: The width for lines that get no break.
+_UNLIMITED: Final = 1_000_000
 #: How many of each are listed without ``-v``.
 _OWNERS: Final = 20
 _KEPT: Final = 50
@@ -90,11 +91,6 @@ class _Page(NamedTuple):
     @property
     def verbose(self) -> bool:
         return self.verbosity > 0
-
-    @property
-    def cut(self) -> int:
-        """The width that names are shortened to."""
-        return UNLIMITED if self.verbose else self.width
 
 
 def is_needed(summary: Summary) -> bool:
@@ -155,7 +151,7 @@ def _owners(found: Sequence[Finding], page: _Page) -> Iterator[Line]:
 
 def _of_owner(owner: Owner, found: list[Finding], page: _Page) -> Iterator[Line]:
     leaks = [each.leak for each in found]
-    title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks, page)}", page.cut)
+    title = fit(owner_name(owner), f"{amount(leaks)}{_workers(leaks, page)}", page.width)
     yield from (Line(text, bold=True) for text in title)
     if page.verbosity < 0:
         return
@@ -179,16 +175,11 @@ def _path(alike: list[Finding], page: _Page) -> Iterator[Line]:
     notes = [first.note] if first.note else []
     notes += [f"and {len(alike) - 1} more like it"] if len(alike) > 1 else []
     path, note = f"  {page.place(first.leak)}", ", ".join(notes)
-    if note and columns(f"{path} {note}") > page.width:
-        yield Line(path)
-        yield Line(f"    {note}")
-    else:
-        yield Line(f"{path} {note}".rstrip())
+    yield from map(Line, fit(path, note, page.width, indent="    ") if note else [path])
 
 
 def _origin(leak: Leak, page: _Page) -> list[str]:
-    room = page.cut - 4
-    lines = [frame_line(frame, room) for frame in leak.entry.origin]
+    lines = [frame_line(frame) for frame in leak.entry.origin]
     if len(lines) > _FRAMES and not page.verbose:
         lines[_FRAMES - 1 : -1] = ["..."]
     if leak.entry.made_by == "other" and leak.kind == "descriptor":
@@ -216,7 +207,7 @@ def _kept(summary: Summary, page: _Page, *, is_here: bool) -> Iterator[Line]:
     until = System.monotonic() + _SECONDS
     for kept in summary.kept[:limit]:
         inside = _size_of(kept, until) if is_here else ""
-        yield from (Line(text) for text in _kept_lines(kept, inside, page.width))
+        yield from map(Line, _kept_lines(kept, inside, page.width))
     if len(summary.kept) > limit:
         yield Line(f"... and {len(summary.kept) - limit} more that were kept (-v: all)")
     if summary.artifacts is not None:
@@ -231,10 +222,7 @@ def _size_of(kept: Kept, until: float) -> str:
 
 
 def _kept_lines(kept: Kept, inside: str, width: int) -> list[str]:
-    """Return a line for a kept path, or two: the path must stay complete, to be copied."""
-    test, path = f"kept: {printable(kept.nodeid)}{inside}", printable(kept.path)
-    line = f"{test}  {path}"
-    return [line] if columns(line) <= width else [test, f"  {path}"]
+    return fit(f"kept: {printable(kept.nodeid)}{inside}", f" {printable(kept.path)}", width)
 
 
 def _copied(artifacts: Artifacts, width: int) -> list[str]:
@@ -246,8 +234,7 @@ def _copied(artifacts: Artifacts, width: int) -> list[str]:
     skipped = f"; {artifacts.skipped} skipped" if artifacts.skipped else ""
     manifest = printable(artifacts.manifest or "")
     see = f", see {manifest}" if skipped and manifest else ""
-    line = f"{directory} ({copies}){skipped}{see}"
-    return [line] if columns(line) <= width else [directory, f"  {copies}{skipped}{see}"]
+    return fit(directory, f"({copies}){skipped}{see}", width)
 
 
 def in_short(
@@ -262,7 +249,7 @@ def in_short(
     paths = kept if summary is None else summary.kept
     if with_paths:
         for each in paths[:_KEPT]:
-            yield from _kept_lines(each, "", UNLIMITED)
+            yield from _kept_lines(each, "", _UNLIMITED)
         if len(paths) > _KEPT:
             yield f"... and {len(paths) - _KEPT} more that were kept"
     found = findings(summary) if summary is not None else []
@@ -300,5 +287,5 @@ def describe(leaks: Iterable[Leak], root: str) -> Iterator[str]:
         within = root if leak.path.startswith(inside) else None
         return shown_path(leak, root=within, host=None, rootdir="")
 
-    for line in _owners(combine(list(leaks), (root,)), _Page(UNLIMITED, 0, place)):
+    for line in _owners(combine(list(leaks), (root,)), _Page(_UNLIMITED, 0, place)):
         yield line.text

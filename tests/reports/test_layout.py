@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 from pytest_tempres.reports.layout import columns
-from pytest_tempres.reports.layout import shorten
+from pytest_tempres.reports.layout import fit
 
 
 @pytest.mark.parametrize(
@@ -16,24 +16,9 @@ def test_columns_are_counted_as_a_terminal_shows_them(text, number):
     assert columns(text) == number
 
 
-@pytest.mark.parametrize(
-    "text, room, expected",
-    [
-        ("abcdefghij", 10, "abcdefghij"),
-        ("abcdefghij", 9, "abc...hij"),
-        ("abcdefghij", 8, "ab...hij"),
-        ("日本日本日本", 9, "日...本"),
-    ],
-)
-def test_the_middle_is_left_out(text, room, expected):
-    """Only if the text is too long."""
-    assert shorten(text, room) == expected
-
-
-@given(st.text(), st.integers(5, 40))
-def test_shortened_text_fits(text, room):
-    """Text in any script keeps its beginning and its end."""
-    short = shorten(text, room)
-    assert columns(short) <= room
-    start, _, end = short.partition("...")
-    assert short == text or (text.startswith(start) and text.endswith(end))
+@given(first=st.text("a日"), rest=st.text("a日"), width=st.integers(1, 30))
+def test_lines_get_a_break_and_are_never_cut(first, rest, width):
+    """There are two lines only if one would be too long."""
+    lines = fit(first, rest, width)
+    assert len(lines) == 1 + (columns(f"{first} {rest}".rstrip()) > width)
+    assert "".join(lines).replace(" ", "") == f"{first}{rest}".replace(" ", "")
