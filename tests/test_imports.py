@@ -30,7 +30,7 @@ WITHOUT_PYTEST = {"cli"}
 #: What `pytest_tempres/__init__.py`, which has no level, may import.
 PUBLIC = {"exceptions"}
 #: What may import `pytest_tempres/__init__.py`: its version.
-READS_VERSION = {"cli"}
+READS_VERSION = {"cli", "reports"}
 XDIST = {"execnet", "xdist"}
 #: What the HTML report needs, from an optional extra.
 TEMPLATES = {"jinja2"}

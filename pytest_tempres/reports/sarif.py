@@ -7,6 +7,8 @@ from typing import Any
 from typing import Final
 from urllib.parse import quote
 
+from pytest_tempres import __version__
+from pytest_tempres.leaks.model import MODIFICATIONS
 from pytest_tempres.leaks.model import Frame
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.reports import wording
@@ -58,12 +60,33 @@ def _driver() -> dict[str, Any]:
         {
             "id": _rule_id(kind),
             "shortDescription": {"text": text},
+            "fullDescription": {"text": f"{text} {_advice(kind)}"},
+            "help": {"text": _advice(kind)},
             "helpUri": f"{_HOME}/blob/main/docs/leaks.md",
             "defaultConfiguration": {"level": "warning"},
         }
         for kind, text in _RULES.items()
     ]
-    return {"name": "pytest-tempres", "informationUri": _HOME, "rules": rules}
+    return {
+        "name": "pytest-tempres",
+        "version": __version__,
+        "informationUri": _HOME,
+        "rules": rules,
+    }
+
+
+def _advice(kind: str) -> str:
+    """Return what to do about a leak, which GitHub's code scanning shows beside it."""
+    if kind == "descriptor":
+        return "Close the file where it is opened, for example with a `with` statement."
+    if kind in MODIFICATIONS:
+        return (
+            "Let the test work on a copy, for example in the directory of the fixture `temp_dir`."
+        )
+    return (
+        "Remove it where it is created, or create it with a context manager or a fixture that "
+        "removes it, such as `temp_dir`."
+    )
 
 
 def _rule_id(kind: str) -> str:
