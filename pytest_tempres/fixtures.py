@@ -224,7 +224,7 @@ def _recorder(
     retention: Retention, factory: CurrentTest | ScopedFactory
 ) -> Callable[[CreatedPath], None]:
     """Return a function that records a created path, in the journal too if that is needed."""
-    if not retention.journals_created:
+    if not retention.journal.adds_created:
         return factory.created.append
 
     def record(path: CreatedPath) -> None:

@@ -18,7 +18,6 @@ from pytest_tempres.primitives import _process
 from pytest_tempres.primitives._system import System
 from pytest_tempres.reports.escape import escaped
 from pytest_tempres.reports.summary import Summary
-from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.messages import Progress
 from pytest_tempres.session.messages import write_late
 from pytest_tempres.session.report_files import write_files
@@ -43,11 +42,11 @@ def remove_leftovers(state: SessionState) -> None:
     reported = summary.leaks if summary is not None else ()
     if not {leak.path for leak in reported}.issuperset(left):
         # These paths were created after the verdict, or there was none.
-        state.leaks.find_deferred()
+        state.leaks.at_exit.find()
     leaks = _correctable_paths(summary) if summary is not None else set()
     # Other plugins may have removed reported paths after the verdict.
     _correct(state, leaks)
-    if left and not _is_exit_handler_pending(state.leaks):
+    if left and not state.leaks.is_exit_handler_pending():
         with _progress(state, "leftover files") as progress:
             _remove_all(state, left, progress)
     leaks = {path for path in leaks if System.lexists(path)}
@@ -62,18 +61,11 @@ def _progress(state: SessionState, what: str) -> closing[Progress]:
     return closing(Progress(state.config, what, silent=not state.settings.prints_report))
 
 
-def _is_exit_handler_pending(leaks: LeakDetection) -> bool:
-    """Whether an exit handler of the code under test may need some of the paths."""
-    return leaks.is_on and bool(
-        leaks.callbacks and leaks.callbacks.any_from_code_under_test(leaks.ledger.frame_filter)
-    )
-
-
 def _remove_all(
     state: SessionState, paths: list[str], tick: Callable[[], object] | None = None
 ) -> None:
     for path in paths:
-        if path not in state.leaks.deferred:
+        if path not in state.leaks.at_exit.paths:
             state.workspace.remove(CreatedPath(path), tick)
     if state.retention.index_failed:
         # The disk may have been full.

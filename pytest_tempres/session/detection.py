@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
@@ -24,7 +25,28 @@ from pytest_tempres.session.workspace import Workspace
 if TYPE_CHECKING:
     from pytest_tempres.leaks.watch.detector import Watched
 
-__all__ = ["LeakDetection"]
+__all__ = ["ExitRemovals", "LeakDetection"]
+
+
+@dataclass(eq=False, repr=False)
+class ExitRemovals:
+    """The paths that are removed when Python exits."""
+
+    #: The replacements for `atexit.register` and `atexit.unregister`.
+    callbacks: ExitCallbacks | None = None
+    directories: LiveDirectories = field(default_factory=LiveDirectories)
+    #: Those that were found so far, in this process and in workers.
+    paths: set[str] = field(default_factory=set)
+
+    def find(self) -> None:
+        """Add those of this process to `paths`. This is expensive."""
+        self.paths |= removed_at_exit(self.callbacks)
+
+    def scheduled(self) -> Iterator[str]:
+        """Yield those that finalizers and exit handlers will remove, the cheapest first."""
+        yield from self.directories.scheduled_removals()
+        if self.callbacks is not None:
+            yield from self.callbacks.scheduled_removals()
 
 
 @dataclass(eq=False, repr=False)
@@ -38,14 +60,10 @@ class LeakDetection:
     is_on: bool
     #: The known leaks, by fingerprint.
     baseline: dict[str, Known]
-    #: The replacements for `atexit.register` and `atexit.unregister`.
-    callbacks: ExitCallbacks | None = None
     #: The entries of this process and of all reports, by path.
     entries: dict[str, Entry] = field(default_factory=dict)
-    #: The paths that are removed at interpreter exit.
-    deferred: set[str] = field(default_factory=set)
+    at_exit: ExitRemovals = field(default_factory=ExitRemovals)
     gc_budget: verdict.CollectionBudget = field(default_factory=verdict.CollectionBudget)
-    directories: LiveDirectories = field(default_factory=LiveDirectories)
     #: The detector whose findings workers send to their controller.
     watched: Watched | None = None
     #: The patterns of the markers of tests, by node id.
@@ -89,6 +107,13 @@ class LeakDetection:
         text = f"leaks may be reported for the wrong owner: {error!r}"
         self.workspace.messages.warn("owner", text, TempresLeakWarning)
 
+    def is_exit_handler_pending(self) -> bool:
+        """Whether an exit handler of the code under test may need some of the paths."""
+        callbacks = self.at_exit.callbacks
+        if callbacks is None or not self.is_on:
+            return False
+        return callbacks.any_from_code_under_test(self.ledger.frame_filter)
+
     def take_unsent(self) -> None:
         """Add the entries that no report has sent to those that are judged in this process."""
         self.add(self.ledger.not_yet_sent)
@@ -97,10 +122,6 @@ class LeakDetection:
     def add(self, entries: Iterable[Entry]) -> None:
         """Add *entries* to those that are judged in this process, by path: the last one counts."""
         self.entries.update((entry.path, entry) for entry in entries)
-
-    def find_deferred(self) -> None:
-        """Add the paths that this process will remove at exit. This is expensive."""
-        self.deferred |= removed_at_exit(self.callbacks)
 
     def run_detectors(self, failed: set[str]) -> list[Leak]:
         """Return what the optional detectors found here, marked if it is of a *failed* test."""
@@ -124,7 +145,7 @@ class LeakDetection:
         """Return a leak for each entry that still exists and that no hook ignores."""
         return verdict.judge(
             existing,
-            deferred=self.deferred,
+            deferred=self.at_exit.paths,
             failed=failed,
             is_ignored_by_hook=self.is_ignored_by_hook,
             known=self.baseline,

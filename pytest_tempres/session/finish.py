@@ -97,7 +97,7 @@ def _removed_at_exit_by_worker(leaks: LeakDetection) -> set[str]:
     if not leaks.ledger.paths():
         return set()
     gc.collect()
-    return removed_at_exit(leaks.callbacks)
+    return removed_at_exit(leaks.at_exit.callbacks)
 
 
 def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
@@ -116,7 +116,7 @@ def _judge(state: SessionState, session: pytest.Session) -> list[Leak]:
     suspects = verdict.suspects(leaks.entries.values(), leaks.gc_budget.collect)
     suspects = _without_kept(state.retention, suspects)
     if suspects:
-        leaks.find_deferred()
+        leaks.at_exit.find()
     return leaks.judge(suspects, state.reported.failed_here())
 
 
@@ -174,8 +174,10 @@ def _ignored_from_failed(state: SessionState) -> list[Entry]:
         ),
     )
     if existing:
-        state.leaks.find_deferred()
-    return [entry for entry in existing if not verdict.is_deferred(entry, state.leaks.deferred)]
+        state.leaks.at_exit.find()
+    return [
+        entry for entry in existing if not verdict.is_deferred(entry, state.leaks.at_exit.paths)
+    ]
 
 
 def _summarize(state: SessionState, session: pytest.Session, found: list[Leak]) -> None:

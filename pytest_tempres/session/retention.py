@@ -55,8 +55,6 @@ class Retention:
     artifacts: Artifacts | None = None
     #: Whether the index could not be written.
     index_failed: bool = False
-    #: Whether created paths are added to the journal at once, because a test may end the process.
-    journals_created: bool = False
     #: How many paths were kept when the index was written.
     _indexed: int = 0
     #: The kept paths of this process, and every directory above them.

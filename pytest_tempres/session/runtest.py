@@ -120,7 +120,7 @@ def recover_created(state: SessionState, current: CurrentTest) -> None:
 def journal_created_paths(state: SessionState) -> None:
     """Add created paths to the journal from now on: the current test may end the process."""
     retention, current = state.retention, state.current
-    retention.journals_created = True
+    retention.journal.adds_created = True
     if current is not None:
         retention.add_created_to_journal(current.nodeid, current.created)
         for factory in retention.used_by(current.item):

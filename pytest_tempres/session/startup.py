@@ -104,7 +104,7 @@ def _move_temp_location(state: SessionState) -> None:
     """Move the temp location, and register the cleanup that restores it."""
     redirect = Redirect()
     if state.settings.redirect:
-        state.leaks.callbacks = redirect.callbacks
+        state.leaks.at_exit.callbacks = redirect.callbacks
         redirect.move(state.workspace.worker.path, state.workspace.system_tmpdir)
     state.config.add_cleanup(lambda: _stop(state, redirect))
     state.config.stash[session_key] = state
@@ -123,7 +123,7 @@ def _start_detection(state: SessionState, membership: Membership) -> None:
     ledger.origins.recreate = state.leaks.recreate
     if membership.is_worker:
         ledger.provisional = deferred.Provisional(
-            lambda: deferred.removed_by_handlers(state.leaks.callbacks)
+            lambda: deferred.removed_by_handlers(state.leaks.at_exit.callbacks)
         )
     audit.activate(ledger.origins)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from collections.abc import Iterator
 
 import pytest
 
@@ -88,7 +87,7 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
     entries = own_entries(state, current)
     leaks = _only_leaks(state.leaks.judge(entries))
     # Each further step is more expensive, so known and ignored leaks are filtered out first.
-    leaks = verdict.not_scheduled(leaks, _scheduled_removals(state.leaks))
+    leaks = verdict.not_scheduled(leaks, state.leaks.at_exit.scheduled())
     leaks = _not_removed_by_files(state.leaks, leaks)
     paths = {leak.path for leak in leaks}
     left = [entry for entry in entries if entry.path in paths]
@@ -100,12 +99,6 @@ def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
         *(leak for leak in leaks if leak.path in paths),
         *_only_leaks(state.leaks.without_ignored(found)),
     ]
-
-
-def _scheduled_removals(detection: LeakDetection) -> Iterator[str]:
-    yield from detection.directories.scheduled_removals()
-    if detection.callbacks is not None:
-        yield from detection.callbacks.scheduled_removals()
 
 
 def _not_removed_by_files(detection: LeakDetection, leaks: list[Leak]) -> list[Leak]:

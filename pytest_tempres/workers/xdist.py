@@ -274,7 +274,7 @@ def _receive(state: SessionState, node: Any, data: dict[str, Any]) -> None:
         _remote_worker(state.reported, node, data["node"]).judge(data["root"], leaks, kept)
         return
     state.leaks.add(model.entry_from_plain(record) for record in data["entries"])
-    state.leaks.deferred.update(data["deferred"])
+    state.leaks.at_exit.paths.update(data["deferred"])
     state.retention.kept.extend(kept)
     if state.leaks.watched is not None:
         state.leaks.watched.changes.adopt(data["changed"])

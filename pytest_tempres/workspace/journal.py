@@ -38,9 +38,11 @@ _APPEND_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFE_FLAGS
 class Journal:
     """The journal of a session root, open in one of the processes that write to it."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "adds_created")
 
     def __init__(self) -> None:
+        #: Whether created paths are added at once, because a test may end the process.
+        self.adds_created = False
         #: Negative while the journal is closed.
         self._fd = -1
 
