@@ -62,7 +62,7 @@ def test_kept_paths_are_copied_and_reported(pytester, run_with_report):
     result.assert_outcomes(passed=1, failed=3)
     lines = [
         f"artifacts: {out}",
-        "  2 directories, 9 files, 59 bytes; 2 skipped, see manifest.json",
+        "  (2 directories, 9 files, 59 bytes); 2 skipped, see manifest.json",
     ]
     result.stdout.fnmatch_lines(["kept: *", *lines, "=* no leaks; 5 paths kept; *"])
     check(out, first, ["link", "test_copied.py", "to_do"])
@@ -71,7 +71,7 @@ def test_kept_paths_are_copied_and_reported(pytester, run_with_report):
     result, second = run_with_report()
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(
-        [f"artifacts: {out}", "  2 directories, 7 files, 13 bytes; 4 skipped, see manifest.json"]
+        [f"artifacts: {out}", "  (2 directories, 7 files, 13 bytes); 4 skipped, see manifest.json"]
     )
     check(out, second, ["link", "to_do"])
 
@@ -163,7 +163,7 @@ def test_failed_copy_is_one_warning_and_changes_nothing_else(
         assert os.listdir(kept["artifact"]) == ["a"]
         (record,) = manifest(out).values()
         assert record["skipped"] == [{"path": "b", "reason": "No space left on device"}]
-        what = "  1 directory, 1 file, 100 bytes; 1 skipped, see manifest.json"
+        what = "  (1 directory, 1 file, 100 bytes); 1 skipped, see manifest.json"
         result.stdout.fnmatch_lines([f"artifacts: {out}", what])
     else:
         assert kept["artifact"] is None

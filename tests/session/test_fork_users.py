@@ -129,7 +129,9 @@ def test_leak_of_another_user_that_cannot_be_removed(
     result = pytester.run(*without_root_override, sys.executable, "-m", "pytest", *args)
     result.assert_outcomes(passed=3)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*test_starts?0? left 1 directory*", "*3 leaks from 3 tests*"])
+    result.stdout.fnmatch_lines(
+        ["*::test_starts?0?", "  left 1 directory*", "*3 leaks from 3 tests*"]
+    )
     said = [line for line in (*result.outlines, *result.errlines) if "could not remove" in line]
     assert len(said) == 1
     assert "/other-" in said[0]
