@@ -36,6 +36,15 @@ def test_temp_resources(temp_resources):
         assert file.name.endswith(".bin")
 
 
+def test_scope(temp_resources):
+    """The directory of each picture is removed before the next one is created."""
+    for picture in (b"abcdef", b"abcd"):
+        with temp_resources.scope() as resources:
+            small = shrink(picture, resources.dir() / "small.bin")
+            assert small.exists()
+        assert not small.parent.exists()
+
+
 @pytest.fixture(scope="module")
 def album(temp_resources_module):
     directory = temp_resources_module.dir(prefix="album-")
