@@ -604,6 +604,26 @@ def test_block_that_ends_in_a_forked_child_stays_in_the_parent(pytester, run, no
     nothing_left()
 
 
+def test_block_of_a_test_that_may_end_the_process_is_in_the_journal(pytester, run, nothing_left):
+    """The next session keeps what the block has created, under the name of the test."""
+    pytester.makepyfile(
+        """
+        import json
+        from pytest_tempres.session.state import session_key
+
+        def test_it(request, temp_resources_module):
+            request.config.stash[session_key].retention.journals_created = True
+            with temp_resources_module.scope() as resources:
+                path = resources.dir()
+                journal = path.parent.parent / ".kept.jsonl"
+                record = json.loads(journal.read_text().splitlines()[-1])
+            assert record == {"test": request.node.nodeid, "path": str(path)}
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
 @pytest.mark.parametrize("mode", ["plain"], indirect=True)
 def test_fixture_with_a_block_of_an_interrupted_test(pytester, run_with_report):
     """The block ends after the test, and what it keeps is recorded for the test."""
