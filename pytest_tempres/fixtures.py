@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TempResources",
+    "artifact_dir",
     "named_temp_file",
     "spooled_file",
     "temp_dir",
@@ -107,15 +108,18 @@ class TempResources:
             options.get("suffix") or "",
         )
         self._register(path, None, keep=options.get("keep"))
+        self._fill(path, options)
+        if options.get("chdir"):
+            self._closing.append(_change_directory(path))
+        return Path(path)
+
+    def _fill(self, path: str, options: dict[str, Any]) -> None:
         if options.get("copy") is not None:
             _copy_into(self._base / options["copy"], path)
         if options.get("files"):
             from pytest_tempres import content  # noqa: PLC0415 -- rarely used
 
             content.write(options["files"], path)
-        if options.get("chdir"):
-            self._closing.append(_change_directory(path))
-        return Path(path)
 
     def file(self, **options: Any) -> IO[Any]:
         """Open a temporary file without a name.
@@ -332,6 +336,17 @@ def temp_dir(request: pytest.FixtureRequest) -> Path:
     if options.get("chdir"):
         request.addfinalizer(resources.close)  # noqa: PT021 -- a generator fixture is slower
     return _create_as_marked(resources.dir, options, "tempdir")
+
+
+@pytest.fixture
+def artifact_dir(request: pytest.FixtureRequest) -> Path:
+    """A pathlib.Path to an empty directory, copied to the artifacts whatever the outcome.
+
+    Without the option --tempres-artifacts it is removed or kept like `temp_dir`.
+    """
+    resources = _factory_for_test(request)
+    exported = _state(request).settings.artifacts is not None
+    return resources.dir(keep=True if exported else None)
 
 
 def _create_as_marked(

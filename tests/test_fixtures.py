@@ -814,3 +814,49 @@ def test_hypothesis_example_of_the_documentation(pytester, run_with_report, syst
         assert {each["path"] for each in report["kept"]} <= set(paths)
         last = paths[len(report["kept"]) - 1]
         assert gzip.decompress(Path(last, "data.gz").read_bytes()) == b"\0\0\0", "the smallest"
+
+
+@pytest.mark.parametrize("policy", ["none", "failed", "all"])
+def test_artifact_dir_is_copied_whatever_the_outcome(pytester, run_with_report, policy):
+    """It is an artifact under every policy, and of a skipped test too."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("outcome", ["passed", "skipped", "failed"])
+        def test_it(artifact_dir, temp_dir, outcome):
+            assert artifact_dir != temp_dir and not list(artifact_dir.iterdir())
+            (artifact_dir / outcome).write_text(outcome)
+            if outcome == "skipped":
+                pytest.skip()
+            assert outcome == "passed"
+        """
+    )
+    artifacts = pytester.path / "artifacts"
+    options = (f"--tempres-artifacts={artifacts}", f"--tempres-keep={policy}", "-W", "error")
+    result, report = run_with_report(*options)
+    result.assert_outcomes(passed=1, skipped=1, failed=1)
+    outcomes = {"passed", "skipped", "failed"}
+    copies = {path.name: path for path in artifacts.rglob("*") if path.name in outcomes}
+    assert {name: path.read_text() for name, path in copies.items()} == {n: n for n in outcomes}
+    assert all(name in str(path.relative_to(artifacts).parts[0]) for name, path in copies.items())
+    asked = [
+        each["nodeid"].partition("[")[2] for each in report["kept"] if each["reason"] == "asked"
+    ]
+    assert sorted(asked) == ["failed]", "passed]", "skipped]"]
+
+
+def test_artifact_dir_without_artifacts_is_an_ordinary_directory(pytester, run, nothing_left):
+    """It is removed when the test has passed, and markers do not apply."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.tempdir(files={"x": ""}, keep=True)
+        def test_it(artifact_dir):
+            assert artifact_dir.stat().st_mode & 0o777 in (0o700, 0o777)
+            assert not list(artifact_dir.iterdir())
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()

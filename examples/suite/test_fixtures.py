@@ -10,6 +10,11 @@ def test_temp_dir(temp_dir):
     assert small.read_bytes() == b"ace"
 
 
+def test_artifact_dir(artifact_dir):
+    """With ``--tempres-artifacts=DIR``, the picture is in DIR though the test passes."""
+    assert shrink(b"abcdef", artifact_dir / "small.bin").exists()
+
+
 def test_temp_file(temp_file):
     temp_file.write(b"abcdef")
     temp_file.seek(0)
