@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextlib import suppress
 import errno
+from functools import partial
 from operator import methodcaller
 import os
 from pathlib import Path
 from typing import IO
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
@@ -33,8 +36,12 @@ from pytest_tempres.workspace.proof import identity_of_new
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import safe_name
 
+if TYPE_CHECKING:
+    from pytest_tempres.session.blocks import Blocks
+
 __all__ = [
     "TempResources",
+    "artifact_dir",
     "named_temp_file",
     "spooled_file",
     "temp_dir",
@@ -59,6 +66,9 @@ class TempResources:
     unless it is kept.
     """
 
+    #: The blocks of `scope`, once there was one.
+    _blocks: Blocks | None = None
+
     def __init__(
         self, state: SessionState, record: Callable[[CreatedPath], None], name: str, base: Path
     ) -> None:
@@ -70,16 +80,20 @@ class TempResources:
         self._closing: list[Callable[[], object]] = []
 
     def dir(self, **options: Any) -> Path:
-        """Create an empty directory with mode 0700.
+        """Create a directory with mode 0700, empty without `copy` and `files`.
 
         :param prefix: (str) The start of its name; by default the test's name.
         :param suffix: (str) The end of its name, after the random characters.
         :param dir: (path) The directory to create it in.
         :param keep: (bool) Keep or remove it, whatever the outcome of the test.
         :param copy: (path) A directory or file to copy into it; relative to the test file.
+        :param files: (mapping) The files to create in it, after the copy: for each relative name a
+            str, bytes or `Executable`, or a mapping for a directory.
         :param chdir: (bool) Make it the working directory until the scope ends.
         :raises TypeError: An argument is unknown or has a wrong type.
-        :raises OSError: The directory cannot be created, or the copy fails.
+        :raises ValueError: A name in `files` is not below the directory or is given twice, or the
+            copy has a directory in the place of a file; or a name has a path separator.
+        :raises OSError: The directory or its content cannot be created.
         """
         if not options:
             path = self._create(make_directory, self._directory, self._name, "")
@@ -94,11 +108,18 @@ class TempResources:
             options.get("suffix") or "",
         )
         self._register(path, None, keep=options.get("keep"))
-        if options.get("copy") is not None:
-            _copy_into(self._base / options["copy"], path)
+        self._fill(path, options)
         if options.get("chdir"):
             self._closing.append(_change_directory(path))
         return Path(path)
+
+    def _fill(self, path: str, options: dict[str, Any]) -> None:
+        if options.get("copy") is not None:
+            _copy_into(self._base / options["copy"], path)
+        if options.get("files"):
+            from pytest_tempres import content  # noqa: PLC0415 -- rarely used
+
+            content.write(options["files"], path)
 
     def file(self, **options: Any) -> IO[Any]:
         """Open a temporary file without a name.
@@ -135,6 +156,32 @@ class TempResources:
         """
         markers.check("spooled", options)
         return self._open(SpooledTemporaryFile, options)
+
+    @contextmanager
+    def scope(self) -> Iterator[TempResources]:
+        """Return a context manager with a factory for the resources of its block.
+
+        What this factory creates is closed and removed at the end of the block, the last first.
+        If an exception ends the block, it is closed, and kept if the test fails and the retention
+        policy keeps failures.
+        """
+        if self._blocks is None:
+            from pytest_tempres.session.blocks import Blocks  # noqa: PLC0415 -- rarely used
+
+            self._blocks = Blocks(self._state)
+        blocks, block = self._blocks, self._blocks.begin()
+        resources = _BlockResources(
+            self._state, partial(blocks.record, block), self._name[:-1], self._base
+        )
+        failed = True
+        try:
+            yield resources
+            failed = False
+        finally:
+            try:
+                resources.close()
+            finally:
+                blocks.end(block, failed=failed)
 
     def _open(
         self,
@@ -188,6 +235,21 @@ class TempResources:
                     self._state.messages.warn(
                         "close", f"a temporary resource could not be closed: {error}"
                     )
+
+
+class _BlockResources(TempResources):
+    """The factory of a block, which creates nothing after its end."""
+
+    _has_ended = False
+
+    def close(self) -> None:
+        self._has_ended = True
+        super().close()
+
+    def _create(self, create: Callable[..., _Created], *args: Any, **options: Any) -> _Created:
+        if self._has_ended:
+            raise RuntimeError("the `with` block of this factory has ended; use another one")
+        return super()._create(create, *args, **options)
 
 
 def _copy_into(source: Path, target: str) -> None:
@@ -269,19 +331,33 @@ def temp_dir(request: pytest.FixtureRequest) -> Path:
     """
     resources = _factory_for_test(request)
     options = markers.arguments(request.node, "tempdir")
+    if not options:
+        return resources.dir()
     if options.get("chdir"):
         request.addfinalizer(resources.close)  # noqa: PT021 -- a generator fixture is slower
-    return resources.dir(**options)
+    return _create_as_marked(resources.dir, options, "tempdir")
 
 
-def _open_as_marked(open_file: Callable[..., IO[Any]], item: pytest.Item, name: str) -> IO[Any]:
-    """Open a file with the arguments of the marker *name*.
+@pytest.fixture
+def artifact_dir(request: pytest.FixtureRequest) -> Path:
+    """A pathlib.Path to an empty directory, copied to the artifacts whatever the outcome.
+
+    Without the option --tempres-artifacts it is removed or kept like `temp_dir`.
+    """
+    resources = _factory_for_test(request)
+    exported = _state(request).settings.artifacts is not None
+    return resources.dir(keep=True if exported else None)
+
+
+def _create_as_marked(
+    create: Callable[..., _Created], options: dict[str, Any], name: str
+) -> _Created:
+    """Create a resource with *options*, the arguments of the marker *name*.
 
     Arguments that do not go together, such as an encoding and a binary mode, fail the test.
     """
-    options = markers.arguments(item, name)
     try:
-        return open_file(**options)
+        return create(**options)
     except (LookupError, TypeError, ValueError) as error:
         if not options:
             raise
@@ -294,7 +370,8 @@ def _open_as_marked(open_file: Callable[..., IO[Any]], item: pytest.Item, name: 
 def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file without a name; see the marker `tempfile`."""
     resources = _factory_for_test(request)
-    yield _open_as_marked(resources.file, request.node, "tempfile")
+    options = markers.arguments(request.node, "tempfile")
+    yield _create_as_marked(resources.file, options, "tempfile")
     resources.close()
 
 
@@ -302,7 +379,8 @@ def temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file with a name, not in `temp_dir`; see the marker `tempfile`."""
     resources = _factory_for_test(request)
-    yield _open_as_marked(resources.named_file, request.node, "tempfile")
+    options = markers.arguments(request.node, "tempfile")
+    yield _create_as_marked(resources.named_file, options, "tempfile")
     resources.close()
 
 
@@ -310,7 +388,8 @@ def named_temp_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
 def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     """An open temporary file that stays in memory while it is small; see the marker `spooled`."""
     resources = _factory_for_test(request)
-    yield _open_as_marked(resources.spooled, request.node, "spooled")
+    options = markers.arguments(request.node, "spooled")
+    yield _create_as_marked(resources.spooled, options, "spooled")
     resources.close()
 
 

@@ -35,6 +35,7 @@ _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
         "dir": (*_PATH, _NONE),
         "keep": (bool, _NONE),
         "copy": (*_PATH, _NONE),
+        "files": (Mapping, _NONE),
         "chdir": (bool,),
     },
     "tempfile": {**_OPEN_ARGUMENTS, "delete": (bool,), "delete_on_close": (bool,)},
@@ -44,9 +45,10 @@ _ARGUMENTS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
 
 _HELP: Final = (
     (
-        "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, chdir=False): "
-        "options of temp_dir. keep: keep it (or not) whatever the outcome; copy: a file or "
-        "directory to copy into it, relative to the test file; chdir: make it the working directory"
+        "tempdir(*, prefix=None, suffix=None, dir=None, keep=None, copy=None, files=None, "
+        "chdir=False): options of temp_dir. keep: keep it (or not) whatever the outcome; copy: a "
+        "file or directory to copy into it, relative to the test file; files: the contents of "
+        "files to create in it, by name; chdir: make it the working directory"
     ),
     (
         "tempfile(*, content=None, mode='w+b', ...): options of temp_file and named_temp_file: "
@@ -105,7 +107,8 @@ def check(name: str, values: Mapping[str, Any]) -> None:
     """Check the arguments of a call that accepts the arguments of the marker *name*.
 
     :raises TypeError: For an unknown argument or a value of the wrong type.
-    :raises ValueError: For a value that cannot be part of a file name, or a mode of `open`.
+    :raises ValueError: For a value that cannot be part of a file name, or a mode of `open`, and
+        for `files` that cannot be created in the directory.
     """
     for argument, value in values.items():
         error = _argument_error(name, argument, value)
@@ -158,8 +161,20 @@ def _argument_error(name: str, argument: str, value: object) -> Exception | None
                 f"{name}: {argument}={value!r} must not contain {bad[0]!r}; "
                 "use dir= for another directory"
             )
+    if argument == "files" and isinstance(value, Mapping):
+        return _error_in_files(name, value)
     if argument == "mode" and not _is_mode(str(value)):
         return ValueError(f"{name}: mode={value!r} is not a mode of open(), such as 'w+b' or 'w'")
+    return None
+
+
+def _error_in_files(name: str, files: Mapping[str, Any]) -> Exception | None:
+    from pytest_tempres import content  # noqa: PLC0415 -- rarely used
+
+    try:
+        content.plan(files)
+    except (TypeError, ValueError) as error:
+        return type(error)(f"{name}: {error}")
     return None
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gzip
+import os
+from pathlib import Path
+
 import pytest
 
 
@@ -429,3 +433,430 @@ def test_replacement_of_a_directory_elsewhere_is_not_removed(pytester, run):
     run().assert_outcomes(passed=1)
     assert (elsewhere / "moved").is_dir()
     assert len(list(elsewhere.glob("mine-*/precious"))) == 1
+
+
+def test_marker_and_factory_write_files(pytester, run, nothing_left):
+    """They come after the copy, and before the working directory changes."""
+    data = pytester.mkdir("data")
+    for name in ("one.txt", "two.txt"):
+        data.joinpath(name).write_text("copied")
+    pytester.makepyfile(
+        """
+        import os
+        from pathlib import Path
+        import pytest
+        from pytest_tempres import Executable
+
+        FILES = {"one.txt": "written", "sub": {"data.bin": b"\\0"}, "bin/run": Executable("#!")}
+
+        def check(path):
+            found = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
+            assert set(found) == {"one.txt", "two.txt", "sub/data.bin", "bin/run"}
+            assert found["one.txt"].read_text() == "written"
+            assert found["two.txt"].read_text() == "copied"
+            assert found["sub/data.bin"].read_bytes() == b"\\0"
+            assert os.name == "nt" or found["bin/run"].stat().st_mode & 0o777 == 0o755
+
+        @pytest.mark.tempdir(copy="data", files=FILES, chdir=True)
+        def test_marker(temp_dir):
+            check(temp_dir)
+            assert Path("one.txt").read_text() == "written"
+
+        def test_factory(temp_resources, temp_resources_session):
+            for factory in (temp_resources, temp_resources_session):
+                check(factory.dir(copy="data", files=FILES))
+
+        @pytest.mark.tempdir(files={"class": ""})
+        class TestIt:
+            @pytest.mark.tempdir(files={"function": ""})
+            def test_closest_marker_wins(self, temp_dir):
+                assert os.listdir(temp_dir) == ["function"]
+
+            @pytest.mark.tempdir(files=None)
+            def test_no_files(self, temp_dir):
+                assert os.listdir(temp_dir) == []
+
+        def test_refused(temp_resources):
+            with pytest.raises(ValueError, match=r"files\\['a/../../b'\\]"):
+                temp_resources.dir(files={"a/../../b": ""})
+            with pytest.raises(TypeError, match=r"files\\['a'\\]\\['b'\\]: 3 must be"):
+                temp_resources.dir(files={"a": {"b": 3}})
+            with pytest.raises(ValueError, match=r"files\\['one.txt/x'\\].* is no directory"):
+                temp_resources.dir(copy="data", files={"one.txt/x": ""})
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=5)
+    assert data.joinpath("one.txt").read_text() == "copied"
+    nothing_left()
+
+
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_wrong_files_of_a_marker_are_errors(pytester, run, nothing_left):
+    """What the marker alone shows is an error at collection, the rest one at setup."""
+    pytester.mkdir("data").joinpath("file").touch()
+    conflict = "@pytest.mark.tempdir(copy='data', files={'file/x': ''})"
+    wrong = "@pytest.mark.tempdir(files={'../x': ''})"
+    test = "def test_it(temp_dir): pass"
+    pytester.makepyfile(
+        test_conflict=f"import pytest\n{conflict}\n{test}",
+        test_wrong=f"import pytest\n{wrong}\n{test}",
+    )
+    result = run("test_wrong.py")
+    result.assert_outcomes(errors=1)
+    message = "marker tempdir: files['../x']: no part of the name may be '..'"
+    assert f"test_wrong.py::test_it: {message}" in result.outlines
+    result = run("test_conflict.py", "--tempres-keep=none")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("marker tempdir: files[[]'file/x'[]]: *file' was copied, and*")
+    result.stdout.no_fnmatch_line("*fixtures.py*")
+    nothing_left()
+
+
+def test_block_of_a_scope_ends_with_its_resources(pytester, run, nothing_left):
+    """They are closed and removed at its end, whatever factory has the scope."""
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+
+        SCOPES = ("", "_class", "_module", "_package", "_session")
+
+        @pytest.mark.parametrize("scope", SCOPES)
+        def test_it(request, scope):
+            factory = request.getfixturevalue("temp_resources" + scope)
+            stays = factory.dir()
+            cwd = os.getcwd()
+            with factory.scope() as resources:
+                paths = [resources.dir(files={"a/b": ""}), resources.dir(prefix="x-")]
+                files = [resources.file(), resources.named_file(), resources.spooled()]
+                paths.append(files[1].name)
+                in_other = resources.dir(dir=stays, keep=False)
+                resources.dir(chdir=True)
+                assert os.path.basename(paths[0])[:-9] == os.path.basename(stays)[:-9]
+            assert os.getcwd() == cwd
+            assert all(file.closed for file in files)
+            assert not any(os.path.exists(path) for path in [*paths, in_other])
+            assert stays.is_dir() and not list(stays.iterdir())
+
+        def test_nested(temp_resources):
+            with temp_resources.scope() as outer:
+                first = outer.dir()
+                with outer.scope() as inner, temp_resources.scope() as other:
+                    inside = inner.dir(dir=first), other.dir()
+                assert first.is_dir() and not any(path.exists() for path in inside)
+            assert not first.exists()
+
+        def test_order(temp_resources, monkeypatch):
+            import errno
+            closed = []
+            with temp_resources.scope() as resources:
+                for number in range(3):
+                    file = resources.file()
+                    close = file.close
+                    resources._closing[-1] = lambda n=number, c=close: (closed.append(n), c())
+            assert closed == [2, 1, 0]
+
+        def test_after_the_end(temp_resources):
+            with temp_resources.scope() as resources:
+                pass
+            for create in (resources.dir, resources.file, resources.named_file, resources.spooled):
+                with pytest.raises(RuntimeError, match="block of this factory has ended"):
+                    create()
+            assert temp_resources.dir().is_dir()
+
+        def test_changed_by_the_test(temp_resources):
+            with temp_resources.scope() as resources:
+                resources.dir().rmdir()
+                os.unlink(resources.named_file().name)
+                os.close(resources.file().fileno())
+                os.chdir(resources.dir())
+        """
+    )
+    run("-W", "error", "-W", "ignore::ResourceWarning").assert_outcomes(passed=9)
+    nothing_left()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_block_that_ends_in_a_forked_child_stays_in_the_parent(pytester, run, nothing_left):
+    """A child removes nothing that its parent created."""
+    pytester.makepyfile(
+        """
+        import os
+
+        class InChild(Exception):
+            pass
+
+        def test_it(temp_resources):
+            try:
+                with temp_resources.scope() as resources:
+                    path = resources.dir()
+                    pid = os.fork()
+                    if pid == 0:
+                        raise InChild
+                    os.waitpid(pid, 0)
+                    assert path.is_dir()
+            except InChild:
+                os._exit(0)
+            assert not path.exists()
+        """
+    )
+    run("-W", "error", "-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
+    nothing_left()
+
+
+def test_block_of_a_test_that_may_end_the_process_is_in_the_journal(pytester, run, nothing_left):
+    """The next session keeps what the block has created, under the name of the test."""
+    pytester.makepyfile(
+        """
+        import json
+        from pytest_tempres.session.state import session_key
+
+        def test_it(request, temp_resources_module):
+            request.config.stash[session_key].retention.journals_created = True
+            with temp_resources_module.scope() as resources:
+                path = resources.dir()
+                journal = path.parent.parent / ".kept.jsonl"
+                record = json.loads(journal.read_text().splitlines()[-1])
+            assert record == {"test": request.node.nodeid, "path": str(path)}
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()
+
+
+@pytest.mark.parametrize("mode", ["plain"], indirect=True)
+def test_fixture_with_a_block_of_an_interrupted_test(pytester, run_with_report):
+    """The block ends after the test, and what it keeps is recorded for the test."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def path(temp_resources):
+            with temp_resources.scope() as resources:
+                resources.dir()
+                yield resources.dir(keep=True)
+
+        def test_it(path):
+            raise KeyboardInterrupt
+        """
+    )
+    result, report = run_with_report()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    (kept,) = report["kept"]
+    assert (kept["nodeid"].partition("::")[2], kept["reason"]) == ("test_it", "asked")
+
+
+FAILING_BLOCKS = """
+    import pytest
+
+    def fail(factory, **options):
+        with factory.scope() as resources:
+            (resources.dir(prefix="failed-", **options) / "evidence").touch()
+            resources.named_file(prefix="failed-file-")
+            raise RuntimeError("in the block")
+
+    def test_fails(temp_resources_session):
+        with temp_resources_session.scope() as resources:
+            resources.dir(prefix="passed-")
+        fail(temp_resources_session)
+
+    def test_nested(temp_resources_module):
+        with temp_resources_module.scope() as resources:
+            resources.dir(prefix="failed-outer-")
+            fail(resources)
+
+    def test_asked(temp_resources_module):
+        with temp_resources_module.scope() as resources:
+            resources.dir(prefix="asked-", keep=True, dir=resources.dir(prefix="around-"))
+            resources.dir(prefix="passed-")
+
+    def test_catches(temp_resources_class):
+        for options in ({}, {"keep": True}):
+            with pytest.raises(RuntimeError):
+                fail(temp_resources_class, **options)
+
+    def test_unwanted(temp_resources):
+        fail(temp_resources, keep=False)
+
+    def test_skips(temp_resources_module):
+        with temp_resources_module.scope() as resources:
+            resources.dir(prefix="skipped-")
+            pytest.skip("in the block")
+    """
+
+
+@pytest.mark.parametrize(
+    "policy, names",
+    [
+        (
+            "failed",
+            {
+                "test_fails": ["failed-", "failed-file-"],
+                "test_nested": ["failed-", "failed-file-", "failed-outer-"],
+                "test_asked": ["asked-"],
+                "test_catches": ["failed-"],
+                "test_unwanted": ["failed-file-"],
+            },
+        ),
+        ("none", {"test_asked": ["asked-"], "test_catches": ["failed-"]}),
+    ],
+)
+def test_failed_block_is_kept_with_its_test(pytester, run_with_report, policy, names):
+    """An exception leaves the resources to the test; a test that catches it has not failed."""
+    pytester.makepyfile(FAILING_BLOCKS)
+    result, report = run_with_report(f"--tempres-keep={policy}", "-W", "error")
+    result.assert_outcomes(failed=3, passed=2, skipped=1)
+    found = {}
+    for kept in report["kept"]:
+        found.setdefault(kept["nodeid"].partition("::")[2], []).append(
+            kept["path"].replace("\\", "/").rpartition("/")[2][:-8]
+        )
+    assert {test: sorted(paths) for test, paths in found.items()} == names
+    assert report["leaks"] == []
+    text = result.stdout.str()
+    if policy == "failed":
+        assert text.count("evidence") >= 2, "the section of the failure lists the files"
+
+
+def test_all_blocks_are_kept_by_the_policy_all(pytester, run_with_report):
+    """The policy decides at the end of a block too."""
+    pytester.makepyfile(
+        """
+        def test_it(temp_resources_module):
+            for _ in range(3):
+                with temp_resources_module.scope() as resources:
+                    path = resources.dir()
+            assert path.is_dir()
+        """
+    )
+    result, report = run_with_report("--tempres-keep=all")
+    result.assert_outcomes(passed=1)
+    kept = [(each["nodeid"].partition("::")[2], each["reason"]) for each in report["kept"]]
+    assert kept == [("test_it", "all")] * 3
+
+
+def test_only_the_last_failed_blocks_of_a_test_are_kept(pytester, run_with_report):
+    """A search that fails many times does not fill the disk; each test has its own limit."""
+    pytester.makepyfile(
+        """
+        import contextlib
+        import pytest
+
+        @pytest.mark.parametrize("name", "ab")
+        def test_it(temp_resources_session, name):
+            for number in range(25):
+                with contextlib.suppress(ValueError):
+                    with temp_resources_session.scope() as resources:
+                        path = resources.dir(prefix=f"{name}{number:02}-")
+                        raise ValueError
+            assert path.is_dir()
+            assert len(list(path.parent.glob(f"{name}*"))) == 10
+            assert 0
+        """
+    )
+    result, report = run_with_report()
+    result.assert_outcomes(failed=2)
+    kept = sorted(each["path"].replace("\\", "/").rpartition("/")[2][:3] for each in report["kept"])
+    assert kept == [f"{name}{number}" for name in "ab" for number in range(15, 25)]
+
+
+def test_block_of_a_rerun_is_not_kept_after_it_passes(pytester, run_with_report, nothing_left):
+    """What a failed block left belongs to the attempt."""
+    pytest.importorskip("pytest_rerunfailures")
+    pytester.makepyfile(
+        """
+        COUNT = []
+
+        def test_it(temp_resources_module):
+            with temp_resources_module.scope() as resources:
+                resources.dir()
+                COUNT.append(1)
+                assert len(COUNT) == 2
+        """
+    )
+    result, report = run_with_report("-p", "pytest_rerunfailures", "--reruns=1")
+    assert result.parseoutcomes() == {"passed": 1, "rerun": 1}
+    assert report["kept"] == []
+    nothing_left()
+
+
+def python_of(document, heading):
+    """Return the first Python block of a section of a document."""
+    text = (Path(__file__).parents[1] / "docs" / document).read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return section.partition("```python\n")[2].partition("```")[0]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hypothesis_example_of_the_documentation(pytester, run_with_report, system_tmp, fails):
+    """Each example has a new directory, which is gone before the next one."""
+    source = python_of("recipes.md", "Use a directory in each example of Hypothesis")
+    assert "@given(" in source
+    pytester.makeconftest(
+        """
+        from hypothesis import settings
+        settings.register_profile("slow-machine", deadline=None)
+        settings.load_profile("slow-machine")
+        """
+    )
+    check = "        assert len(list(path.parent.parent.iterdir())) == 1, 'earlier ones exist'\n"
+    if fails:
+        check = "        assert len(data) < 3\n"
+    pytester.makepyfile(source + check)
+    result, report = run_with_report("-W", "error", "-p", "hypothesispytest")
+    result.assert_outcomes(failed=fails, passed=not fails)
+    assert report["leaks"] == []
+    assert len(report["kept"]) <= 10
+    assert bool(report["kept"]) is fails
+    if fails:
+        paths = [line.partition(" ")[2] for line in result.outlines if line.startswith("kept: ")]
+        assert {each["path"] for each in report["kept"]} <= set(paths)
+        last = paths[len(report["kept"]) - 1]
+        assert gzip.decompress(Path(last, "data.gz").read_bytes()) == b"\0\0\0", "the smallest"
+
+
+@pytest.mark.parametrize("policy", ["none", "failed", "all"])
+def test_artifact_dir_is_copied_whatever_the_outcome(pytester, run_with_report, policy):
+    """It is an artifact under every policy, and of a skipped test too."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("outcome", ["passed", "skipped", "failed"])
+        def test_it(artifact_dir, temp_dir, outcome):
+            assert artifact_dir != temp_dir and not list(artifact_dir.iterdir())
+            (artifact_dir / outcome).write_text(outcome)
+            if outcome == "skipped":
+                pytest.skip()
+            assert outcome == "passed"
+        """
+    )
+    artifacts = pytester.path / "artifacts"
+    options = (f"--tempres-artifacts={artifacts}", f"--tempres-keep={policy}", "-W", "error")
+    result, report = run_with_report(*options)
+    result.assert_outcomes(passed=1, skipped=1, failed=1)
+    outcomes = {"passed", "skipped", "failed"}
+    copies = {path.name: path for path in artifacts.rglob("*") if path.name in outcomes}
+    assert {name: path.read_text() for name, path in copies.items()} == {n: n for n in outcomes}
+    assert all(name in str(path.relative_to(artifacts).parts[0]) for name, path in copies.items())
+    asked = [
+        each["nodeid"].partition("[")[2] for each in report["kept"] if each["reason"] == "asked"
+    ]
+    assert sorted(asked) == ["failed]", "passed]", "skipped]"]
+
+
+def test_artifact_dir_without_artifacts_is_an_ordinary_directory(pytester, run, nothing_left):
+    """It is removed when the test has passed, and markers do not apply."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.tempdir(files={"x": ""}, keep=True)
+        def test_it(artifact_dir):
+            assert artifact_dir.stat().st_mode & 0o777 in (0o700, 0o777)
+            assert not list(artifact_dir.iterdir())
+        """
+    )
+    run("-W", "error").assert_outcomes(passed=1)
+    nothing_left()

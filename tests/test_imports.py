@@ -16,7 +16,7 @@ PACKAGE = "pytest_tempres"
 LEVELS = (
     {"exceptions", "assertion_rewriting"},
     {"primitives"},
-    {"workspace", "leaks"},
+    {"content", "workspace", "leaks"},
     {"artifacts", "reports"},
     {"cli", "hookspecs", "markers", "options"},
     {"session"},
@@ -28,7 +28,7 @@ FIRST_WITH_PYTEST = LEVEL_OF["options"]
 #: The command starts faster without it.
 WITHOUT_PYTEST = {"cli"}
 #: What `pytest_tempres/__init__.py`, which has no level, may import.
-PUBLIC = {"exceptions"}
+PUBLIC = {"content", "exceptions"}
 #: What may import `pytest_tempres/__init__.py`: its version.
 READS_VERSION = {"cli", "reports"}
 XDIST = {"execnet", "xdist"}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from pytest_tempres import Executable
 from pytest_tempres import markers
 from pytest_tempres.markers import arguments
 from pytest_tempres.markers import check
@@ -15,7 +16,7 @@ from pytest_tempres.markers import ignored_patterns
 from pytest_tempres.markers import problems
 from pytest_tempres.markers import register
 
-TEMPDIR = ("prefix", "suffix", "dir", "keep", "copy", "chdir")
+TEMPDIR = ("prefix", "suffix", "dir", "keep", "copy", "files", "chdir")
 MARKERS = ("tempdir", "tempfile", "spooled", "tempres_ignore")
 
 
@@ -58,6 +59,8 @@ def test_every_marker_is_registered_with_a_line_of_help():
                 "chdir": True,
             },
         ),
+        ("tempdir", {"files": {"a/b.txt": "", "a": {"c": b"", "run": Executable("")}}}),
+        ("tempdir", {"files": None}),
         ("tempfile", {"mode": "w", "encoding": "utf-8", "newline": "", "errors": None}),
         ("tempfile", {"content": b"x", "delete": False, "delete_on_close": True, "buffering": 0}),
         ("spooled", {"content": "x", "mode": "w+", "max_size": 10}),
@@ -82,6 +85,10 @@ def test_valid_arguments_pass(name, given):
         ("tempfile", {"mode": "wbt"}, "tempfile: mode='wbt' is not a mode of open"),
         ("spooled", {"mode": "b+"}, "spooled: mode='b+' is not a mode of open"),
         ("tempdir", {"copy": 3}, "tempdir: copy=3 must be str or PathLike or None"),
+        ("tempdir", {"files": ["a"]}, "tempdir: files=['a'] must be Mapping or None"),
+        ("tempdir", {"files": {"a": 3}}, "tempdir: files['a']: 3 must be str, bytes, Executable"),
+        ("tempdir", {"files": {"../a": ""}}, "tempdir: files['../a']: no part of the name may be"),
+        ("tempdir", {"file": {}}, "tempdir: unknown argument 'file'; did you mean 'files'?"),
         ("tempdir", {"chdir": None}, "tempdir: chdir=None must be bool"),
         ("tempfile", {"content": 3}, "tempfile: content=3 must be str or bytes or None"),
         ("spooled", {"max_size": "1M"}, "spooled: max_size='1M' must be int"),
@@ -108,8 +115,13 @@ def test_prefix_with_a_separator_is_refused(name, argument, value):
 @given(
     st.sampled_from(MARKERS),
     st.dictionaries(
-        st.text(max_size=8) | st.sampled_from(["prefix", "suffix", "dir", "keep", "mode"]),
-        st.none() | st.booleans() | st.integers() | st.text() | st.binary(),
+        st.text(max_size=8) | st.sampled_from(["prefix", "suffix", "dir", "keep", "mode", "files"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text()
+        | st.binary()
+        | st.dictionaries(st.text() | st.integers(), st.none() | st.text()),
         max_size=3,
     ),
 )
@@ -178,6 +190,10 @@ def test_patterns_of_all_markers_are_combined():
                 "marker tempdir: unknown argument 'prefx'; did you mean 'prefix'?",
                 "marker tempdir: keep=1 must be bool or None",
             ],
+        ),
+        (
+            mark("tempdir", files={"a": {"/b": ""}}),
+            ["marker tempdir: files['a']['/b']: the name must be relative to the directory"],
         ),
         (mark("tempres_ignore"), ["marker tempres_ignore: give at least one glob pattern"]),
         (

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 FIXTURES = (
-    *("temp_dir", "temp_file", "named_temp_file", "spooled_file", "temp_resources"),
+    *("temp_dir", "artifact_dir", "temp_file", "named_temp_file", "spooled_file"),
+    "temp_resources",
     *("temp_resources_class", "temp_resources_module"),
     *("temp_resources_package", "temp_resources_session"),
 )

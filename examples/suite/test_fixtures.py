@@ -10,6 +10,11 @@ def test_temp_dir(temp_dir):
     assert small.read_bytes() == b"ace"
 
 
+def test_artifact_dir(artifact_dir):
+    """With ``--tempres-artifacts=DIR``, the picture is in DIR though the test passes."""
+    assert shrink(b"abcdef", artifact_dir / "small.bin").exists()
+
+
 def test_temp_file(temp_file):
     temp_file.write(b"abcdef")
     temp_file.seek(0)
@@ -34,6 +39,15 @@ def test_temp_resources(temp_resources):
     assert source != target
     with temp_resources.named_file(suffix=".bin") as file:
         assert file.name.endswith(".bin")
+
+
+def test_scope(temp_resources):
+    """The directory of each picture is removed before the next one is created."""
+    for picture in (b"abcdef", b"abcd"):
+        with temp_resources.scope() as resources:
+            small = shrink(picture, resources.dir() / "small.bin")
+            assert small.exists()
+        assert not small.parent.exists()
 
 
 @pytest.fixture(scope="module")

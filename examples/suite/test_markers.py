@@ -18,6 +18,11 @@ def test_copy(temp_dir):
     assert {path.name for path in temp_dir.rglob("*.bin")} == {"harbour.bin", "sunrise.bin"}
 
 
+@pytest.mark.tempdir(files={"album/1.bin": b"abc", "album": {"title.txt": "Harbour\n"}})
+def test_files(temp_dir):
+    assert {path.name for path in (temp_dir / "album").iterdir()} == {"1.bin", "title.txt"}
+
+
 @pytest.mark.tempdir(chdir=True)
 def test_chdir(temp_dir):
     Path("here.txt").write_text("relative paths work")
