@@ -10,6 +10,7 @@ from operator import methodcaller
 import os
 from pathlib import Path
 from typing import IO
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
@@ -33,12 +34,16 @@ from pytest_tempres.workspace.proof import identity_of_new
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import safe_name
 
+if TYPE_CHECKING:
+    from pytest_tempres.session.leak_check import LeakCheck
+
 __all__ = [
     "TempResources",
     "named_temp_file",
     "spooled_file",
     "temp_dir",
     "temp_file",
+    "temp_leaks",
     "temp_resources",
     "temp_resources_class",
     "temp_resources_module",
@@ -312,6 +317,17 @@ def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     resources = _factory_for_test(request)
     yield _open_as_marked(resources.spooled, request.node, "spooled")
     resources.close()
+
+
+@pytest.fixture
+def temp_leaks(request: pytest.FixtureRequest) -> LeakCheck:
+    """A check of a block (`with temp_leaks:`), or of the test so far (`temp_leaks.verify()`).
+
+    It fails if anything was left in the temp directory.
+    """
+    from pytest_tempres.session.leak_check import check_of  # noqa: PLC0415 -- loads when used
+
+    return check_of(_state(request), request.node)
 
 
 @pytest.fixture
