@@ -50,16 +50,16 @@ def test_export(temp_leaks):
             ">       with temp_leaks:",
             "E       AssertionError: *::test_export left 1 directory (1 file, 5 bytes)",
             "E         tempres-*left-*",
-            "E           *.py:7 in leave",
-            "E           *.py:12 in test_export",
-            "E         (temp_leaks)",
+            "E           *.py:6 in leave",
+            "E           *.py:11 in test_export",
+            "E       (temp_leaks)",
         ]
     )
     result.stdout.no_fnmatch_line("*leak_check.py*")
 
 
 @pytest.mark.parametrize("option", ["report", "strict", "fail"])
-def test_reported_leak_is_not_reported_again(check, option):
+def test_reported_leak_is_not_reported_again(check, option, nothing_left):
     """Neither in strict mode nor at the end; the test alone decides whether it fails."""
     source = """
 def test_once(temp_leaks):
@@ -73,6 +73,23 @@ def test_once(temp_leaks):
         pass
 """
     assert check(source, f"--tempres-leaks={option}") == []
+    nothing_left()
+
+
+def test_leak_that_failed_the_test_is_kept(pytester, run_with_report):
+    """It can be examined like everything that a failed test leaves."""
+    pytester.makepyfile(
+        PREAMBLE
+        + """
+def test_fails(temp_leaks):
+    with temp_leaks:
+        leave()
+"""
+    )
+    _, report = run_with_report()
+    (kept,) = report["kept"]
+    assert "left-" in kept["path"]
+    assert report["totals"]["leaks"] == 0
 
 
 def test_only_what_the_block_created_is_checked(check):
