@@ -255,6 +255,28 @@ def test_after_end(temp_leaks):
     assert check(source) == ["cache"]
 
 
+def test_thread_of_an_earlier_test(check):
+    """What it creates in a block belongs to the test that started it."""
+    source = """
+go, done = threading.Event(), threading.Event()
+
+def late():
+    assert go.wait(30)
+    leave("thread-")
+    done.set()
+
+def test_starts():
+    threading.Thread(target=late).start()
+
+def test_block(temp_leaks):
+    with temp_leaks:
+        go.set()
+        assert done.wait(30)
+    assert temp_leaks.find() == []
+"""
+    assert check(source, "--dist=loadfile") == ["threa"]
+
+
 def test_async_code(check):
     """Tasks may have blocks of their own."""
     source = """
@@ -426,5 +448,14 @@ def test_known_leaks_and_hooks(check, pytester):
 def test_hook(temp_leaks):
     with temp_leaks:
         leave("hook-")
+"""
+    assert check(source) == []
+
+
+def test_run_without_it_does_not_load_it(check):
+    """The fixture costs nothing where no test uses it."""
+    source = """
+def test_modules(temp_dir):
+    assert "pytest_tempres.session.leak_check" not in sys.modules
 """
     assert check(source) == []
