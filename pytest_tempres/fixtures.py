@@ -38,6 +38,7 @@ from pytest_tempres.workspace.root import safe_name
 
 if TYPE_CHECKING:
     from pytest_tempres.session.blocks import Blocks
+    from pytest_tempres.session.leak_check import LeakCheck
 
 __all__ = [
     "TempResources",
@@ -46,6 +47,7 @@ __all__ = [
     "spooled_file",
     "temp_dir",
     "temp_file",
+    "temp_leaks",
     "temp_resources",
     "temp_resources_class",
     "temp_resources_module",
@@ -391,6 +393,17 @@ def spooled_file(request: pytest.FixtureRequest) -> Iterator[IO[Any]]:
     options = markers.arguments(request.node, "spooled")
     yield _create_as_marked(resources.spooled, options, "spooled")
     resources.close()
+
+
+@pytest.fixture
+def temp_leaks(request: pytest.FixtureRequest) -> LeakCheck:
+    """A check of a block (`with temp_leaks:`), or of the test so far (`temp_leaks.verify()`).
+
+    It fails if anything was left in the temp directory.
+    """
+    from pytest_tempres.session.leak_check import check_of  # noqa: PLC0415 -- loads when used
+
+    return check_of(_state(request), request.node)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 import os
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,16 @@ class Ledger:
         self.not_yet_sent = [
             e._replace(from_failed=True) if e in entries else e for e in self.not_yet_sent
         ]
+
+    def mark_as_ignored(self, paths: AbstractSet[str]) -> None:
+        """Mark the entries at *paths*, which were reported already."""
+
+        def marked(entry: Entry) -> Entry:
+            return entry._replace(ignored=True) if entry.path in paths else entry
+
+        self.not_yet_sent = [marked(entry) for entry in self.not_yet_sent]
+        # For an entry that is renamed later.
+        self._entries.update({name: marked(entry) for name, entry in self._entries.items()})
 
     def adopt(self, entries: list[Entry]) -> None:
         """Add *entries*, which a forked child found, so that no scan reports them again."""

@@ -8,13 +8,14 @@ import pytest
 
 from pytest_tempres.leaks import verdict
 from pytest_tempres.leaks.deferred import removed_by_objects
+from pytest_tempres.leaks.model import Entry
 from pytest_tempres.leaks.model import Leak
 from pytest_tempres.session.detection import LeakDetection
 from pytest_tempres.session.runtest import own_entries
 from pytest_tempres.session.state import CurrentTest
 from pytest_tempres.session.state import SessionState
 
-__all__ = ["StrictHooks"]
+__all__ = ["StrictHooks", "judge_now"]
 
 
 class StrictHooks:
@@ -84,21 +85,23 @@ def _has_failed(current: CurrentTest) -> bool:
 
 
 def _find_leaks(state: SessionState, current: CurrentTest) -> list[Leak]:
-    entries = own_entries(state, current)
-    leaks = _only_leaks(state.leaks.judge(entries))
-    # Each further step is more expensive, so known and ignored leaks are filtered out first.
-    leaks = verdict.not_scheduled(leaks, state.leaks.at_exit.scheduled())
-    leaks = _not_removed_by_files(state.leaks, leaks)
-    paths = {leak.path for leak in leaks}
-    left = [entry for entry in entries if entry.path in paths]
-    paths = {entry.path for entry in verdict.suspects(left, state.leaks.gc_budget.collect)}
+    leaks = judge_now(state.leaks, own_entries(state, current))
     detectors = state.leaks.ledger.detectors
     found = [leak for detector in detectors for leak in detector.leaks_of(current.nodeid)]
     found = [leak for leak in found if _is_final(leak) and not state.leaks.is_allowed(leak)]
-    return [
-        *(leak for leak in leaks if leak.path in paths),
-        *_only_leaks(state.leaks.without_ignored(found)),
-    ]
+    return [*leaks, *_only_leaks(state.leaks.without_ignored(found))]
+
+
+def judge_now(detection: LeakDetection, entries: list[Entry]) -> list[Leak]:
+    """Return a leak for each of *entries* that still exists and that nothing will remove."""
+    leaks = _only_leaks(detection.judge(entries))
+    # Each further step is more expensive, so known and ignored leaks are filtered out first.
+    leaks = verdict.not_scheduled(leaks, detection.at_exit.scheduled())
+    leaks = _not_removed_by_files(detection, leaks)
+    paths = {leak.path for leak in leaks}
+    left = [entry for entry in entries if entry.path in paths]
+    paths = {entry.path for entry in verdict.suspects(left, detection.gc_budget.collect)}
+    return [leak for leak in leaks if leak.path in paths]
 
 
 def _not_removed_by_files(detection: LeakDetection, leaks: list[Leak]) -> list[Leak]:

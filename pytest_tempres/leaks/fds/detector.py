@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 import functools
 import gc
@@ -220,6 +221,28 @@ class Descriptors:
         ]
         return self._judge(numbers, connections=False)
 
+    def recorded(self) -> dict[int, Entry]:
+        """Return what was open at the last scan and may be a leak, by number."""
+        return dict(self._entries)
+
+    def leaks_since(
+        self, earlier: Mapping[int, Entry], is_due: Callable[[Entry], bool]
+    ) -> list[Leak]:
+        """Return what is open as of the last scan and was opened later than *earlier*.
+
+        Connections are left out, as in :meth:`leaks_of`.
+
+        :param earlier: What :meth:`recorded` returned.
+        :param is_due: Returns whether the owner of a descriptor should have closed it.
+        """
+        new = {n: entry for n, entry in self._entries.items() if earlier.get(n) is not entry}
+        return self._judge([n for n, entry in new.items() if is_due(entry)], connections=False)
+
+    def forget(self, leaks: Iterable[Leak]) -> None:
+        """Do not report *leaks* again, as long as they stay open."""
+        for leak in leaks:
+            self._entries.pop(_number(leak), None)
+
     def judge(self) -> list[Leak]:
         """Return what is still open at the end of the session, after a short wait."""
         self.scan()
@@ -266,6 +289,10 @@ class Descriptors:
         path = f"fd {number}: {found.text}"
         entry = self._entries[number]._replace(path=found.target)
         return Leak("descriptor", path, found.size, 1, complete=True, status="leak", entry=entry)
+
+
+def _number(leak: Leak) -> int:
+    return int(leak.path.removeprefix("fd ").partition(":")[0])
 
 
 def _is_own(file: str | None) -> bool:
