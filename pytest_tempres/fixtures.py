@@ -10,6 +10,7 @@ from operator import methodcaller
 import os
 from pathlib import Path
 from typing import IO
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
+from pytest_tempres.primitives._location import typed_as
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.retention import ScopedFactory
@@ -32,6 +34,9 @@ from pytest_tempres.workspace.proof import identity_of
 from pytest_tempres.workspace.proof import identity_of_new
 from pytest_tempres.workspace.retention import CreatedPath
 from pytest_tempres.workspace.root import safe_name
+
+if TYPE_CHECKING:
+    from pytest_tempres.signatures import FileMethods
 
 __all__ = [
     "TempResources",
@@ -100,6 +105,7 @@ class TempResources:
             self._closing.append(_change_directory(path))
         return Path(path)
 
+    @typed_as(lambda: FileMethods.file)
     def file(self, **options: Any) -> IO[Any]:
         """Open a temporary file without a name.
 
@@ -111,6 +117,7 @@ class TempResources:
             options.pop(name, None)
         return self._open(TemporaryFile, options)
 
+    @typed_as(lambda: FileMethods.named_file)
     def named_file(self, **options: Any) -> IO[Any]:
         """Open a temporary file with a name, in the same directory as those of `dir`.
 
@@ -127,6 +134,7 @@ class TempResources:
         self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
         return file
 
+    @typed_as(lambda: FileMethods.spooled)
     def spooled(self, **options: Any) -> IO[Any]:
         """Open a file that stays in memory until it grows or its `fileno` is called.
 
