@@ -12,7 +12,7 @@ import selectors
 import signal
 import socket
 import sys
-from typing import Any
+from types import ModuleType
 from typing import NamedTuple
 
 from _pytest.config import default_plugins
@@ -113,8 +113,9 @@ def become(request: Request) -> None:
     else:
         sys.path.insert(0, "")
         sys.argv[:] = ["-c"]
-        namespace: dict[str, Any] = {"__name__": "__main__"}
-        exec(request.arguments[-1], namespace)
+        # Without a file, which a process that multiprocessing spawns would run.
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(request.arguments[-1], vars(sys.modules["__main__"]))
 
 
 if __name__ == "__main__":
