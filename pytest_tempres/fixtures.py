@@ -25,6 +25,7 @@ from pytest_tempres.primitives import SpooledTemporaryFile
 from pytest_tempres.primitives import TemporaryFile
 from pytest_tempres.primitives._create import make_directory
 from pytest_tempres.primitives._file import close_and_keep
+from pytest_tempres.primitives._location import typed_as
 from pytest_tempres.primitives._system import System
 from pytest_tempres.session.retention import Retention
 from pytest_tempres.session.retention import ScopedFactory
@@ -39,6 +40,7 @@ from pytest_tempres.workspace.root import safe_name
 if TYPE_CHECKING:
     from pytest_tempres.session.blocks import Blocks
     from pytest_tempres.session.leak_check import LeakCheck
+    from pytest_tempres.signatures import FileMethods
 
 __all__ = [
     "TempResources",
@@ -123,6 +125,7 @@ class TempResources:
 
             content.write(options["files"], path)
 
+    @typed_as(lambda: FileMethods.file)
     def file(self, **options: Any) -> IO[Any]:
         """Open a temporary file without a name.
 
@@ -134,6 +137,7 @@ class TempResources:
             options.pop(name, None)
         return self._open(TemporaryFile, options)
 
+    @typed_as(lambda: FileMethods.named_file)
     def named_file(self, **options: Any) -> IO[Any]:
         """Open a temporary file with a name, in the same directory as those of `dir`.
 
@@ -150,6 +154,7 @@ class TempResources:
         self._register(System.fsdecode(System.abspath(file.name)), file.fileno())
         return file
 
+    @typed_as(lambda: FileMethods.spooled)
     def spooled(self, **options: Any) -> IO[Any]:
         """Open a file that stays in memory until it grows or its `fileno` is called.
 

@@ -18,7 +18,7 @@ LEVELS = (
     {"primitives"},
     {"content", "workspace", "leaks"},
     {"artifacts", "reports"},
-    {"cli", "hookspecs", "markers", "options"},
+    {"cli", "hookspecs", "markers", "options", "signatures"},
     {"session"},
     {"fixtures", "workers"},
     {"plugin", "__main__"},
@@ -27,8 +27,9 @@ LEVEL_OF = {part: number for number, parts in enumerate(LEVELS) for part in part
 FIRST_WITH_PYTEST = LEVEL_OF["options"]
 #: The command starts faster without it.
 WITHOUT_PYTEST = {"cli"}
-#: What `pytest_tempres/__init__.py`, which has no level, may import.
-PUBLIC = {"content", "exceptions"}
+#: What `pytest_tempres/__init__.py`, which has no level, may import at once. What it imports for
+#: types is imported when it is used.
+PUBLIC = {"exceptions"}
 #: What may import `pytest_tempres/__init__.py`: its version.
 READS_VERSION = {"cli", "reports"}
 XDIST = {"execnet", "xdist"}
@@ -107,12 +108,15 @@ def violations(root: Path) -> list[str]:
             problem = problem_of(module, each, known)
             if problem:
                 found.append(f"{module}:{each.line} {problem}")
-            graph[module].add(nearest(each.module, known))
+            if module != PACKAGE or not each.for_types:
+                graph[module].add(nearest(each.module, known))
     return found + cycles(graph)
 
 
 def problem_of(module: str, each: Import, known: dict[str, Path]) -> str | None:
     """Return what is wrong with an import, if anything."""
+    if module == PACKAGE and (each.module == "?" or each.for_types):
+        return None
     if each.module == "?":
         return "imports a module that the source does not name"
     top = each.module.partition(".")[0]
@@ -226,6 +230,7 @@ def test_package_that_follows_the_rule_has_no_violations(check):
     "module, source",
     [
         ("__init__", "from pytest_tempres.exceptions import RemovalError"),
+        ("__init__", "if TYPE_CHECKING:\n    from pytest_tempres.leaks.model import Leak"),
         ("workspace/root", "from pytest_tempres.workspace import lock"),
         ("workspace/root", "from . import lock\nfrom .lock import take"),
         ("workspace/root", "from ..primitives import make\nfrom .. import exceptions"),

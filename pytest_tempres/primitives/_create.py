@@ -48,18 +48,16 @@ __all__ = [
 
 P = TypeVar("P", str, bytes)
 
-TMP_MAX: Final[int] = getattr(os, "TMP_MAX", 10_000)
+# A name is one of 3 * 10**12: among a million files, 20 names are all taken once in 10**120 calls.
+# On Windows a denial may also mean that a name is taken, so that this is how many names are tried
+# in a directory that is not writable (gh-66305).
+TMP_MAX: Final[int] = 20
 
 _TEXT_FLAGS: Final = OPEN_FLAGS & ~getattr(os, "O_BINARY", 0)
 
-# No O_NOFOLLOW: with O_TMPFILE the path is the parent directory, which may be a link. O_EXCL:
-# linkat can never give the file a name.
-_UNNAMED_FLAGS: Final[int] = os.O_TMPFILE | os.O_RDWR | os.O_EXCL if hasattr(os, "O_TMPFILE") else 0
-
-# On Windows os.access ignores access control lists, so for a directory that one of them protects a
-# denial looks like a name that is taken. Names collide once in 10**12: after this many denials in a
-# row the directory is not writable (gh-66305).
-_MAX_DENIALS: Final = 20
+# No O_NOFOLLOW: with O_TMPFILE the path is the parent directory, which may be a link. No O_EXCL,
+# with which linkat could not give the file a name.
+_UNNAMED_FLAGS: Final[int] = os.O_TMPFILE | os.O_RDWR if hasattr(os, "O_TMPFILE") else 0
 
 
 @typed_as(lambda: tempfile.mkstemp)
@@ -231,8 +229,8 @@ def _create(
     kind: Kind, arguments: tuple[int, ...], parent: P | PathLike[P], prefix: P, suffix: P
 ) -> tuple[Any, P]:
     start = _join_prefix(parent, prefix)
-    denials = 0
-    for _ in range(SETTINGS["TMP_MAX"]):
+    last = SETTINGS["TMP_MAX"] - 1
+    for number in range(last + 1):
         name: Any = random_name()
         if type(start) is bytes:
             name = name.encode()
@@ -245,8 +243,7 @@ def _create(
         except FileExistsError:
             continue
         except PermissionError:
-            denials += 1
-            if denials > _MAX_DENIALS or not taken_on_windows(fspath(parent)):
+            if number == last or not taken_on_windows(fspath(parent)):
                 raise
         except BaseException:
             _discard(kind, created, path)

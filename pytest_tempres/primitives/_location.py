@@ -66,13 +66,13 @@ P = TypeVar("P", str, bytes)
 _T = TypeVar("_T")
 
 
-def typed_as(stdlib: Callable[[], _T]) -> Callable[[Callable[..., Any]], _T]:
-    """Give a function the type of one in the standard library, with all its overloads.
+def typed_as(other: Callable[[], _T]) -> Callable[[Callable[..., Any]], _T]:
+    """Give a function the type of another one, such as one of `tempfile`, with all its overloads.
 
-    :param stdlib: Returns that function to type checkers; never called, so the function need not be
+    :param other: Returns that function to type checkers; never called, so the function need not be
         imported.
     """
-    del stdlib
+    del other
 
     def unchanged(function: Any) -> _T:
         return function  # type: ignore[no-any-return]
@@ -84,8 +84,6 @@ def typed_as(stdlib: Callable[[], _T]) -> Callable[[Callable[..., Any]], _T]:
 OPEN_FLAGS: Final = (
     os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
-
-_NAMES_TO_TRY: Final = 100
 
 _POSIX_DIRS: Final[tuple[str, ...]] = ("/tmp", "/var/tmp", "/usr/tmp")
 _WINDOWS_DIRS: Final = (
@@ -130,7 +128,7 @@ def first_usable(directories: Sequence[str]) -> str:
 
 def taken_on_windows(parent: str | bytes, system: str = os.name) -> bool:
     """Whether a ``PermissionError`` in *parent* may mean that the name is taken (Windows)."""
-    return system == "nt" and os.path.isdir(parent) and os.access(parent, os.W_OK)
+    return system == "nt" and os.path.isdir(parent)
 
 
 def gettempdir() -> str:
@@ -217,7 +215,7 @@ def _temp_location() -> Any:
 
 
 def _is_usable(directory: str) -> bool:
-    for _ in range(_NAMES_TO_TRY):
+    for _ in range(SETTINGS["TMP_MAX"]):
         probe = os.path.join(directory, random_name())
         try:
             _write_and_remove(probe)

@@ -25,7 +25,14 @@ else:
     # attributes of the file.
     from typing import Generic as _FileLike
 
-__all__ = ["TemporaryFileCloser", "call_if_unclosed", "close_and_keep", "observable", "raw_file"]
+__all__ = [
+    "TemporaryFileCloser",
+    "TemporaryFileWrapper",
+    "call_if_unclosed",
+    "close_and_keep",
+    "observable",
+    "raw_file",
+]
 
 
 def raw_file(file: Any) -> Any:
@@ -211,6 +218,10 @@ class _TemporaryFileWrapper(_FileLike[AnyStr]):
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+
+
+# The name for annotations; the class has CPython's, which its repr shows.
+TemporaryFileWrapper = _TemporaryFileWrapper
 
 
 class _FileAttribute:

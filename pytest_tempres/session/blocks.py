@@ -43,7 +43,7 @@ class Blocks:
         """Record a created path, in the journal too if the test may end the process."""
         block.created.append(created)
         retention, test = self._state.retention, self._state.current
-        if retention.journals_created and test is not None:
+        if retention.journal.adds_created and test is not None:
             retention.add_created_to_journal(test.nodeid, [created])
 
     def end(self, block: ScopedFactory, *, failed: bool) -> None:

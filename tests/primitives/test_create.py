@@ -150,7 +150,7 @@ class TestDenied:
     """gh-66305: in a Windows directory closed by an ACL, 2,147,483,647 names were tried."""
 
     def test_windows_gives_up(self, place, monkeypatch):
-        """After 20 denials in a row the directory is considered not writable."""
+        """After TMP_MAX denials in a row the directory is considered not writable."""
         tried = []
 
         def deny(path, *_):
@@ -161,7 +161,7 @@ class TestDenied:
         monkeypatch.setattr(_create, "taken_on_windows", lambda parent: True)
         with pytest.raises(PermissionError) as caught:
             primitives.mkdtemp()
-        assert 10 < len(set(tried)) < 100
+        assert len(set(tried)) == len(tried) == primitives.TMP_MAX
         assert caught.value.filename == tried[-1]
 
     def test_windows_tries_another_name(self, place, monkeypatch):
@@ -319,6 +319,19 @@ class TestOutOfDescriptors:
 
 
 class TestUnnamed:
+    @pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="needs files without a name")
+    def test_can_be_given_a_name(self, place):
+        """As since CPython 3.15, linkat makes the complete file appear under a name."""
+        directory = os.open(place, os.O_RDONLY)
+        with primitives.TemporaryFile() as file:
+            file.write(b"complete")
+            file.flush()
+            # With a descriptor, os.link calls linkat and follows the link in /proc.
+            os.link(f"/proc/self/fd/{file.fileno()}", "named", dst_dir_fd=directory)
+        os.close(directory)
+        assert (place / "named").read_bytes() == b"complete"
+        (place / "named").unlink()
+
     def test_system_without_unnamed_files(self, place, monkeypatch):
         """Without O_TMPFILE the name is removed before the file is returned."""
         monkeypatch.setattr(_create, "_UNNAMED_FLAGS", 0)

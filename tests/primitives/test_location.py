@@ -74,7 +74,7 @@ class TestFirstUsable:
         assert str(tmp_path / "b") in str(caught.value)
 
     def test_names_that_are_taken(self, tmp_path, monkeypatch):
-        """If a file has the name, another name is tried, up to a hundred times."""
+        """If a file has the name, another name is tried, up to TMP_MAX times."""
         (tmp_path / "taken").touch()
         names = iter(["taken", "free"])
         monkeypatch.setattr(_location, "random_name", lambda: next(names))
@@ -100,7 +100,7 @@ class TestFirstUsable:
 
 
 def test_taken_on_windows(tmp_path):
-    """A denial may mean a taken name only on Windows, in a directory that seems writable."""
+    """A denial may mean a taken name only on Windows, in a directory that exists."""
     assert taken_on_windows(str(tmp_path), "nt")
     assert not taken_on_windows(str(tmp_path / "missing"), "nt")
     assert not taken_on_windows(str(tmp_path), "posix")

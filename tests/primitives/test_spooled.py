@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import signal
+import sys
 import types
 import weakref
 
@@ -35,7 +36,8 @@ class TestRollover:
             file.write(b"d")
             assert file._rolled
             assert file.name == file.fileno() == file._file.fileno()
-            assert file.mode == "rb+"
+            # io.FileIO remembers since 3.15 that the file was opened with "w".
+            assert file.mode == ("wb+" if sys.version_info >= (3, 15) else "rb+")
             file.seek(0)
             assert file.read() == b"abcd"
 
