@@ -612,7 +612,7 @@ def test_block_of_a_test_that_may_end_the_process_is_in_the_journal(pytester, ru
         from pytest_tempres.session.state import session_key
 
         def test_it(request, temp_resources_module):
-            request.config.stash[session_key].retention.journals_created = True
+            request.config.stash[session_key].retention.journal.adds_created = True
             with temp_resources_module.scope() as resources:
                 path = resources.dir()
                 journal = path.parent.parent / ".kept.jsonl"
