@@ -232,15 +232,17 @@ class _Search:
         patterns = (*markers.ignored_patterns(self._item), *block.options.ignore)
         matchers = [Ignore(root, patterns) for root in self._roots() if patterns]
 
-        def is_due(entry: Entry) -> bool:
-            return self._is_due(entry, block) and not any(m.matches(entry.path) for m in matchers)
+        def is_left(entry: Entry) -> bool:
+            if not self._should_be_gone(entry, block):
+                return False
+            return not any(matcher.matches(entry.path) for matcher in matchers)
 
         leaks = []
         if "temp" in block.options.detect:
-            leaks += self._paths(filter(is_due, self._ledger.not_yet_sent[block.first :]))
+            leaks += self._paths(filter(is_left, self._ledger.not_yet_sent[block.first :]))
         descriptors = self._descriptors() if "fds" in block.options.detect else None
         if descriptors is not None:
-            found = descriptors.leaks_since(block.open_before, is_due)
+            found = descriptors.leaks_since(block.open_before, is_left)
             found = self._state.leaks.without_ignored(found)
             found = [leak for leak in found if leak.status == "leak"]
             descriptors.forget(found)
@@ -262,7 +264,7 @@ class _Search:
         location = self._ledger.worker_root if is_moved else state.workspace.system_tmpdir
         return location, str(state.config.rootpath)
 
-    def _is_due(self, entry: Entry, block: _Block) -> bool:
+    def _should_be_gone(self, entry: Entry, block: _Block) -> bool:
         """Whether the owner of *entry* should have removed it by now.
 
         A fixture that was set up in the block still has its teardown before it, unless the block
